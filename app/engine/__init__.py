@@ -1,0 +1,9 @@
+"""From texts to vectors, synchronously: tokenise, pad, run, post-process.
+
+Plain code for worker threads; nothing here knows of asyncio or HTTP.
+"""
+
+from app.engine.engine import BatchResult, Encoded, Engine, OnnxEngine, TokenIds
+from app.engine.sessions import SessionConfig
+
+__all__ = ["BatchResult", "Encoded", "Engine", "OnnxEngine", "SessionConfig", "TokenIds"]

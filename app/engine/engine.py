@@ -1,0 +1,148 @@
+"""The engine: what the scheduler asks of a model, and its one implementation on ORT."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from app.core.errors import InferenceFailed
+from app.core.manifest import Manifest, Precision
+from app.engine.padding import pad
+from app.engine.postprocess import FloatArray, postprocess
+from app.engine.sessions import Session, SessionConfig
+from app.engine.tokenizer import Encoded, TextTokenizer, TokenIds
+from app.graph.artifact import Artifact
+
+SOLO_TOKENS = 512
+"""Texts over this many tokens run alone and unmasked, shorter ones always masked.
+
+Masked attention holds a (T, T) score matrix for each head: 12 x 8192² floats are 3.2 GB.
+The rule looks at a text's own length only, so that its vector never depends on company.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class BatchResult:
+    """Vectors of one batch, and what they cost.
+
+    Attributes:
+        embeddings: one float32 unit vector for each text, in order.
+        n_padding: padding tokens computed beside the real ones.
+        inference_s: seconds in the model.
+        postprocess_s: seconds from hidden states to vectors.
+    """
+
+    embeddings: list[FloatArray]
+    n_padding: int
+    inference_s: float
+    postprocess_s: float
+
+
+class Engine(Protocol):
+    """A loaded model. Every method may be called from several threads at once."""
+
+    @property
+    def manifest(self) -> Manifest:
+        """The model served."""
+        ...
+
+    @property
+    def precision(self) -> Precision:
+        """The precision served."""
+        ...
+
+    @property
+    def fingerprint(self) -> str:
+        """Names everything that shapes a vector, apart from what a request chooses."""
+        ...
+
+    def tokenize(self, texts: Sequence[str]) -> list[Encoded]:
+        """Token ids of each text, special tokens included, uncut."""
+        ...
+
+    def cut(self, ids: TokenIds) -> TokenIds:
+        """The ids cut to the model's limit."""
+        ...
+
+    def embed(self, texts: Sequence[TokenIds], dimensions: Sequence[int]) -> BatchResult:
+        """Vectors of a batch.
+
+        Args:
+            texts: ids of each text, at least one text, each within the model's limit.
+            dimensions: output size of each text, 1 to native.
+
+        Raises:
+            InferenceFailed: the run raised, or gave values that are not finite.
+        """
+        ...
+
+    def close(self) -> None:
+        """Free the model; runs under way fail soon."""
+        ...
+
+
+class OnnxEngine:
+    """A model on ONNX Runtime.
+
+    Args:
+        manifest: the model.
+        artifact: its artefact; every file is hashed while the session loads.
+        config: use of the machine.
+
+    Raises:
+        ArtifactDamaged: a file is not the one that was built.
+    """
+
+    def __init__(self, manifest: Manifest, artifact: Artifact, config: SessionConfig) -> None:
+        self.manifest = manifest
+        self.precision: Precision = artifact.record.precision
+        self.fingerprint = f"{manifest.id}/{self.precision}/{artifact.record.key}"
+        with ThreadPoolExecutor(1) as pool:
+            checked = pool.submit(artifact.check_files)
+            try:
+                self._tokenizer = TextTokenizer(artifact.tokenizer, manifest.tokenizer.max_tokens)
+                self._session = Session(artifact.graph, config)
+            finally:
+                checked.result()  # a damaged file explains whatever failed above
+
+    def tokenize(self, texts: Sequence[str]) -> list[Encoded]:
+        """Token ids of each text, special tokens included, uncut."""
+        return self._tokenizer.encode(texts)
+
+    def cut(self, ids: TokenIds) -> TokenIds:
+        """The ids cut to the model's limit."""
+        return self._tokenizer.cut(ids)
+
+    def embed(self, texts: Sequence[TokenIds], dimensions: Sequence[int]) -> BatchResult:
+        """Vectors of a batch; see `Engine.embed`."""
+        places = range(len(texts))
+        long = [place for place in places if len(texts[place]) > SOLO_TOKENS]
+        short = [place for place in places if len(texts[place]) <= SOLO_TOKENS]
+        groups = ([short] if short else []) + [[place] for place in long]
+
+        embeddings: list[FloatArray] = [np.empty(0, np.float32)] * len(texts)
+        n_padding, inference_s, postprocess_s = 0, 0.0, 0.0
+        for group in groups:
+            started = time.perf_counter()
+            batch = pad([texts[place] for place in group])
+            hidden = self._session.run(batch, apply_mask=group is short)
+            ran = time.perf_counter()
+            sizes = [dimensions[place] for place in group]
+            vectors = postprocess(hidden, batch.attention_mask, sizes, self.manifest.output)
+            for place, vector in zip(group, vectors, strict=True):
+                if not np.isfinite(vector).all():
+                    raise InferenceFailed(f"{self.fingerprint}: the model gave NaN or infinity")
+                embeddings[place] = vector
+            n_padding += batch.n_padding
+            inference_s += ran - started
+            postprocess_s += time.perf_counter() - ran
+        return BatchResult(embeddings, n_padding, inference_s, postprocess_s)
+
+    def close(self) -> None:
+        """Make runs under way fail soon."""
+        self._session.interrupt()

@@ -1,0 +1,6 @@
+"""Reading upstream weights: one module a format, tensor names as data."""
+
+from app.graph.checkpoint.base import Checkpoint, FloatArray
+from app.graph.checkpoint.names import Part, Spelling, Weights
+
+__all__ = ["Checkpoint", "FloatArray", "Part", "Spelling", "Weights"]

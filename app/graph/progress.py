@@ -1,0 +1,24 @@
+"""Progress of a long step, shown on a terminal and nowhere else."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+
+Progress = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
+"""`progress(what, total_bytes)` shows a bar while open; call its value with bytes done."""
+
+
+@contextmanager
+def bar(what: str, total: int) -> Iterator[Callable[[int], None]]:
+    """A bar on standard error if that is a terminal; silent otherwise."""
+    if not sys.stderr.isatty():
+        yield lambda _: None
+        return
+    from tqdm import tqdm  # noqa: PLC0415 - not needed by a server
+
+    with tqdm(
+        total=total or None, desc=what, unit="B", unit_scale=True, unit_divisor=1024, leave=False
+    ) as shown:
+        yield lambda n_bytes: (shown.update(n_bytes), None)[1]

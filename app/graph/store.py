@@ -1,0 +1,128 @@
+"""The store: where checkpoints and artefacts lie, and how they get there whole.
+
+    <home>/checkpoints/<id>/<checkpoint key>/         a complete, verified checkpoint
+    <home>/checkpoints/<id>/<checkpoint key>.part/    one being fetched; resumed by the next pull
+    <home>/artifacts/<id>/<precision>/<key>/          a complete artefact
+    <home>/artifacts/<id>/<precision>/current         the key to serve
+    <home>/locks/                                     one lock for each id
+
+A folder gets its final name by one rename when everything in it is complete, so whatever
+has a final name is whole. Not covered: a disk that loses writes it acknowledged; the
+hashes taken at load find that.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from app.core.errors import StoreFull
+
+CHUNK_BYTES = 1 << 20
+PART = ".part"
+TEMPORARY = ".tmp"
+
+
+class Store:
+    """Paths below one home folder.
+
+    Args:
+        home: the folder; made on first write.
+    """
+
+    def __init__(self, home: Path) -> None:
+        self.home = home
+
+    def checkpoint(self, model_id: str, key: str) -> Path:
+        """Folder of a complete checkpoint; may not exist."""
+        return self.home / "checkpoints" / model_id / key
+
+    def artifacts(self, model_id: str, precision: str) -> Path:
+        """Folder of the artefacts of a model in one precision; may not exist."""
+        return self.home / "artifacts" / model_id / precision
+
+    @contextlib.contextmanager
+    def lock(self, name: str, *, waiting: Callable[[], None] | None = None) -> Iterator[None]:
+        """Hold the lock `name` against every process on this store; freed if we are killed.
+
+        Args:
+            name: a model id; the operations on one model exclude each other.
+            waiting: called once if another process holds it now.
+        """
+        from filelock import FileLock, Timeout  # noqa: PLC0415 - serving never locks
+
+        folder = self.home / "locks"
+        with room_for(self.home):
+            folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder / f"{name}.lock")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            if waiting:
+                waiting()
+            lock.acquire()
+        try:
+            yield
+        finally:
+            lock.release()
+
+
+@contextlib.contextmanager
+def room_for(folder: Path, n_bytes: int = 0) -> Iterator[None]:
+    """Refuse at once if the disk of `folder` has less than `n_bytes` free, and name a full
+    disk as such if it fills up meanwhile.
+
+    Raises:
+        StoreFull: before or during the block; the message says how much is missing.
+    """
+    existing = next(path for path in (folder, *folder.parents) if path.exists())
+    free = shutil.disk_usage(existing).free
+    if free < n_bytes:
+        raise StoreFull(
+            f"not enough room in {folder}: {n_bytes:,} bytes needed, {free:,} free. "
+            "Free some space, or point MATRYO_HOME at a larger disk."
+        )
+    try:
+        yield
+    except OSError as exc:
+        if exc.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        free = shutil.disk_usage(existing).free
+        raise StoreFull(
+            f"the disk of {folder} is full ({free:,} bytes free). Free some space, or point "
+            "MATRYO_HOME at a larger disk, and run the command again."
+        ) from exc
+
+
+def sha256_file(path: Path, progress: Callable[[int], None] | None = None) -> str:
+    """SHA-256 of a file as 64 hex digits, read once in pieces of 1 MiB."""
+    digest = hashlib.sha256()
+    buffer = bytearray(CHUNK_BYTES)
+    view = memoryview(buffer)
+    with path.open("rb", buffering=0) as file:
+        while n_bytes := file.readinto(buffer):
+            digest.update(view[:n_bytes])
+            if progress:
+                progress(n_bytes)
+    return digest.hexdigest()
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Replace `path` by `text` in one step; readers see the old or the new, never half."""
+    aside = path.with_name(f"{path.name}{TEMPORARY}-{os.getpid()}")
+    aside.write_text(text, encoding="utf-8")
+    aside.replace(path)
+
+
+def remove_tree(path: Path) -> None:
+    """Remove a folder, or nothing if it is gone; it loses its final name first."""
+    if not path.exists():
+        return
+    doomed = path.with_name(f"{path.name}{TEMPORARY}-gone-{os.getpid()}")
+    path.rename(doomed)
+    shutil.rmtree(doomed)
