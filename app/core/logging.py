@@ -13,7 +13,11 @@ from typing import Any, Literal, TextIO
 
 import orjson
 
-_STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
+_STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {
+    "message",
+    "asctime",
+    "taskName",
+}
 
 
 def _facts(record: logging.LogRecord) -> dict[str, Any]:

@@ -13,7 +13,23 @@ from prometheus_client.platform_collector import PlatformCollector
 from prometheus_client.process_collector import ProcessCollector
 
 _FAST_S = (0.0001, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0)
-_SLOW_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
+_SLOW_S = (
+    0.001,
+    0.0025,
+    0.005,
+    0.01,
+    0.025,
+    0.05,
+    0.1,
+    0.25,
+    0.5,
+    1.0,
+    2.5,
+    5.0,
+    10.0,
+    30.0,
+    60.0,
+)
 _COUNTS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048)
 _TOKENS = (8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384)
 
@@ -45,21 +61,35 @@ class Metrics:
             registry=registry,
         )
         self.requests_in_progress = Gauge(
-            "matryo_requests_in_progress", "HTTP requests not answered yet.", registry=registry
+            "matryo_requests_in_progress",
+            "HTTP requests not answered yet.",
+            registry=registry,
         )
 
         def stage(name: str, what: str, buckets: tuple[float, ...]) -> Histogram:
             return Histogram(
-                f"matryo_{name}_seconds", what, ("model",), buckets=buckets, registry=registry
+                f"matryo_{name}_seconds",
+                what,
+                ("model",),
+                buckets=buckets,
+                registry=registry,
             )
 
-        self.tokenize_seconds = stage("tokenize", "Tokenising the texts of a request.", _FAST_S)
-        self.queue_seconds = stage("queue", "A text's wait from admission to its run.", _SLOW_S)
-        self.inference_seconds = stage("inference", "One run of the model on a batch.", _SLOW_S)
+        self.tokenize_seconds = stage(
+            "tokenize", "Tokenising the texts of a request.", _FAST_S
+        )
+        self.queue_seconds = stage(
+            "queue", "A text's wait from admission to its run.", _SLOW_S
+        )
+        self.inference_seconds = stage(
+            "inference", "One run of the model on a batch.", _SLOW_S
+        )
         self.postprocess_seconds = stage(
             "postprocess", "Pooling, layer norm, cut and L2 of a batch.", _FAST_S
         )
-        self.encode_seconds = stage("encode", "Writing the answer of a request.", _FAST_S)
+        self.encode_seconds = stage(
+            "encode", "Writing the answer of a request.", _FAST_S
+        )
 
         shape = ("model", "input_type", "dimensions")
         self.texts = Counter(
@@ -69,11 +99,18 @@ class Metrics:
             registry=registry,
         )
         self.tokens = Counter(
-            "matryo_tokens", "Tokens embedded, padding not counted.", shape, registry=registry
+            "matryo_tokens",
+            "Tokens embedded, padding not counted.",
+            shape,
+            registry=registry,
         )
 
         self.batch_texts = Histogram(
-            "matryo_batch_texts", "Texts in a batch.", ("model",), buckets=_COUNTS, registry=registry
+            "matryo_batch_texts",
+            "Texts in a batch.",
+            ("model",),
+            buckets=_COUNTS,
+            registry=registry,
         )
         self.batch_tokens = Histogram(
             "matryo_batch_tokens",
@@ -90,7 +127,9 @@ class Metrics:
         )
 
         self.queue_tokens = Gauge(
-            "matryo_queue_tokens", "Tokens admitted and not answered yet.", registry=registry
+            "matryo_queue_tokens",
+            "Tokens admitted and not answered yet.",
+            registry=registry,
         )
         self.rejections = Counter(
             "matryo_rejections",
@@ -99,7 +138,10 @@ class Metrics:
             registry=registry,
         )
         self.truncations = Counter(
-            "matryo_truncations", "Texts cut to the model's limit.", ("model",), registry=registry
+            "matryo_truncations",
+            "Texts cut to the model's limit.",
+            ("model",),
+            registry=registry,
         )
         self.cancellations = Counter(
             "matryo_cancellations",
@@ -108,10 +150,15 @@ class Metrics:
             registry=registry,
         )
         self.failures = Counter(
-            "matryo_failures", "Batches that failed in the engine.", ("model",), registry=registry
+            "matryo_failures",
+            "Batches that failed in the engine.",
+            ("model",),
+            registry=registry,
         )
         self.ready = Gauge(
-            "matryo_ready", "1 if /readyz answers 200: the model ran lately.", registry=registry
+            "matryo_ready",
+            "1 if /readyz answers 200: the model ran lately.",
+            registry=registry,
         )
         self.build = Info(
             "matryo_build",

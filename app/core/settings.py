@@ -32,7 +32,11 @@ class Settings(BaseSettings):
     """The operator's choices; the description of each field is its documentation."""
 
     model_config = SettingsConfigDict(
-        env_prefix=PREFIX, env_file=".env", env_ignore_empty=True, extra="ignore", frozen=True
+        env_prefix=PREFIX,
+        env_file=".env",
+        env_ignore_empty=True,
+        extra="ignore",
+        frozen=True,
     )
 
     model: _Words = Field(
@@ -44,12 +48,19 @@ class Settings(BaseSettings):
         Path("~/.cache/matryo"), description="The store of checkpoints and artefacts."
     )
     models: _Words = Field(
-        (), description="More folders of model folders, separated by commas; later ones win."
+        (),
+        description="More folders of model folders, separated by commas; later ones win.",
     )
-    host: str = Field("127.0.0.1", description="Address to listen on; 0.0.0.0 for every one.")
-    port: int = Field(8080, ge=0, le=65535, description="Port to listen on; 0 for any free one.")
+    host: str = Field(
+        "127.0.0.1", description="Address to listen on; 0.0.0.0 for every one."
+    )
+    port: int = Field(
+        8080, ge=0, le=65535, description="Port to listen on; 0 for any free one."
+    )
     api_keys: _Words = Field(
-        (), repr=False, description="Keys that may call, separated by commas; none = open to all."
+        (),
+        repr=False,
+        description="Keys that may call, separated by commas; none = open to all.",
     )
     aliases: _Words = Field(
         ("text-embedding-3-small", "text-embedding-3-large", "text-embedding-ada-002"),
@@ -61,16 +72,25 @@ class Settings(BaseSettings):
         "classification, clustering or none.",
     )
     dimensions: int | None = Field(
-        None, ge=1, description="Output size when the request names none; empty = the model's own."
+        None,
+        ge=1,
+        description="Output size when the request names none; empty = the model's own.",
     )
     strict_dimensions: bool = Field(
-        default=False, description="Refuse sizes a model was not trained for, in place of warning."
+        default=False,
+        description="Refuse sizes a model was not trained for, in place of warning.",
     )
     workers: int = Field(
-        0, ge=0, le=256, description="Concurrent runs of the model; 0 = chosen from the cores."
+        0,
+        ge=0,
+        le=256,
+        description="Concurrent runs of the model; 0 = chosen from the cores.",
     )
     threads: int = Field(
-        0, ge=0, le=1024, description="Threads of one run; 0 = the cores shared among the workers."
+        0,
+        ge=0,
+        le=1024,
+        description="Threads of one run; 0 = the cores shared among the workers.",
     )
     batch_ms: int = Field(
         200, ge=1, le=60_000, description="Time one batch should take, in milliseconds."
@@ -82,19 +102,24 @@ class Settings(BaseSettings):
         "request is always admitted when nothing else waits.",
     )
     max_body_bytes: int = Field(
-        16 * 1024 * 1024, ge=1024, description="Largest request body in bytes; past it 413."
+        16 * 1024 * 1024,
+        ge=1024,
+        description="Largest request body in bytes; past it 413.",
     )
     body_timeout_s: float = Field(
         60, gt=0, description="Seconds a request body may take to arrive; past it 408."
     )
     ready_interval_s: float = Field(
-        30, gt=0, description="/readyz is true if the model ran within this many seconds."
+        30,
+        gt=0,
+        description="/readyz is true if the model ran within this many seconds.",
     )
     grace_s: float = Field(
         25, ge=0, description="Seconds that running requests get after SIGTERM."
     )
     cors_origins: _Words = Field(
-        (), description="Origins that browsers may call from, separated by commas; * for any."
+        (),
+        description="Origins that browsers may call from, separated by commas; * for any.",
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="Least level that is logged."
@@ -103,7 +128,9 @@ class Settings(BaseSettings):
         "auto", description="auto = text on a terminal, JSON lines elsewhere."
     )
 
-    @field_validator("model", "models", "api_keys", "aliases", "cors_origins", mode="before")
+    @field_validator(
+        "model", "models", "api_keys", "aliases", "cors_origins", mode="before"
+    )
     @classmethod
     def _split(cls, value: object) -> object:
         if isinstance(value, str):
@@ -136,13 +163,16 @@ class Settings(BaseSettings):
     @property
     def model_folders(self) -> tuple[Path, ...]:
         """The shipped models, then the operator's folders."""
-        return (shipped_models(), *(Path(folder).expanduser() for folder in self.models))
+        return (
+            shipped_models(),
+            *(Path(folder).expanduser() for folder in self.models),
+        )
 
     @property
-    def alias_map(self) -> dict[str, str]:
-        """Alias to model name; a bare alias names the default model."""
+    def alias_map(self) -> dict[str, str | None]:
+        """Alias to model name; None stands for the default model."""
         pairs = (alias.partition("=") for alias in self.aliases)
-        return {name.strip(): model.strip() or self.model[0] for name, _, model in pairs}
+        return {name.strip(): model.strip() or None for name, _, model in pairs}
 
 
 def load_settings(env_file: Path | str | None = ".env", **flags: Any) -> Settings:  # noqa: ANN401
@@ -197,7 +227,9 @@ def _explain(exc: ValidationError, flags: Mapping[str, object]) -> str:
     lines: list[str] = []
     for error in exc.errors():
         field = str(error["loc"][0])
-        name = f"--{field.replace('_', '-')}" if field in flags else PREFIX + field.upper()
+        name = (
+            f"--{field.replace('_', '-')}" if field in flags else PREFIX + field.upper()
+        )
         reason = error["msg"].removeprefix("Value error, ")
         value = "" if field == "api_keys" else f" is {error['input']!r}"
         hint = ""

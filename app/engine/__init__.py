@@ -3,7 +3,22 @@
 Plain code for worker threads; nothing here knows of asyncio or HTTP.
 """
 
-from app.engine.engine import BatchResult, Encoded, Engine, OnnxEngine, TokenIds
+from app.engine.engine import (
+    SOLO_TOKENS,
+    BatchResult,
+    Encoded,
+    Engine,
+    OnnxEngine,
+    TokenIds,
+)
 from app.engine.sessions import SessionConfig
 
-__all__ = ["BatchResult", "Encoded", "Engine", "OnnxEngine", "SessionConfig", "TokenIds"]
+__all__ = [
+    "SOLO_TOKENS",
+    "BatchResult",
+    "Encoded",
+    "Engine",
+    "OnnxEngine",
+    "SessionConfig",
+    "TokenIds",
+]

@@ -64,7 +64,10 @@ def l2_normalize(x: FloatArray) -> FloatArray:
 
 
 def postprocess(
-    hidden: FloatArray, mask: NDArray[np.int64], dimensions: Sequence[int], output: Output
+    hidden: FloatArray,
+    mask: NDArray[np.int64],
+    dimensions: Sequence[int],
+    output: Output,
 ) -> list[FloatArray]:
     """Apply the manifest's steps to a batch whose texts may want different sizes.
 
@@ -84,6 +87,8 @@ def postprocess(
     vectors: list[FloatArray] = [x[0]] * len(sizes)
     for size in set(dimensions):
         rows = np.flatnonzero(sizes == size)
-        for row, vector in zip(rows, l2_normalize(truncate(x[rows], size)), strict=True):
+        for row, vector in zip(
+            rows, l2_normalize(truncate(x[rows], size)), strict=True
+        ):
             vectors[row] = vector
     return vectors

@@ -44,7 +44,9 @@ class Session:
         options = ort.SessionOptions()
         options.intra_op_num_threads = config.threads
         options.inter_op_num_threads = 1
-        options.log_severity_level = 3  # its one warning is about apply_mask's default value
+        options.log_severity_level = (
+            3  # its one warning is about apply_mask's default value
+        )
         # Spinning between operators burns the cores that other runs could use.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         try:
@@ -77,7 +79,9 @@ class Session:
             "apply_mask": np.array(apply_mask),
         }
         try:
-            outputs: Any = self._session.run(["last_hidden_state"], feeds, self._options)
+            outputs: Any = self._session.run(
+                ["last_hidden_state"], feeds, self._options
+            )
         except Exception as exc:
             shape = "x".join(map(str, batch.input_ids.shape))
             raise InferenceFailed(f"a run of {shape} tokens failed: {exc}") from exc

@@ -53,7 +53,9 @@ def check_graph(
     # Weights stay mapped: a check reads each twice, so packing them would only cost memory.
     options.add_session_config_entry("session.disable_prepacking", "1")
     try:
-        session = ort.InferenceSession(str(graph_path), options, ["CPUExecutionProvider"])
+        session = ort.InferenceSession(
+            str(graph_path), options, ["CPUExecutionProvider"]
+        )
         alone = _run(session, text[None], np.ones_like(text[None]), apply_mask=False)[0]
         padded = _run(session, batch, mask, apply_mask=True)[0, :_N_TOKENS]
     except Exception as exc:

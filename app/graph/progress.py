@@ -19,6 +19,23 @@ def bar(what: str, total: int) -> Iterator[Callable[[int], None]]:
     from tqdm import tqdm  # noqa: PLC0415 - not needed by a server
 
     with tqdm(
-        total=total or None, desc=what, unit="B", unit_scale=True, unit_divisor=1024, leave=False
+        total=total or None,
+        desc=what,
+        unit="B",
+        unit_scale=True,
+        unit_divisor=1024,
+        leave=False,
     ) as shown:
         yield lambda n_bytes: (shown.update(n_bytes), None)[1]
+
+
+@contextmanager
+def count(what: str, unit: str) -> Iterator[Callable[[int], None]]:
+    """A counter of things done, their total unknown; on a terminal only."""
+    if not sys.stderr.isatty():
+        yield lambda _: None
+        return
+    from tqdm import tqdm  # noqa: PLC0415
+
+    with tqdm(desc=what, unit=unit) as shown:
+        yield lambda n: (shown.update(n), None)[1]

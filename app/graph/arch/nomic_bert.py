@@ -123,7 +123,9 @@ def rotary_tables(config: Config) -> tuple[FloatArray, FloatArray]:
     Angles are rounded to float32 where the reference rounds them: at position 8000 exact
     ones would differ from it by 5e-4.
     """
-    exponents = np.arange(0, config.head_size, 2, dtype=np.float32) / np.float32(config.head_size)
+    exponents = np.arange(0, config.head_size, 2, dtype=np.float32) / np.float32(
+        config.head_size
+    )
     frequencies = np.float32(1) / np.power(np.float32(config.rope_theta), exponents)
     positions = np.arange(config.max_position_embeddings, dtype=np.float32)
     angles = np.outer(positions, frequencies)
@@ -132,11 +134,17 @@ def rotary_tables(config: Config) -> tuple[FloatArray, FloatArray]:
 
 def emit(graph: GraphBuilder, weights: Weights, config: Config) -> None:
     """Write the graph."""
-    hidden, inner, heads = config.hidden_size, config.intermediate_size, config.num_attention_heads
+    hidden, inner, heads = (
+        config.hidden_size,
+        config.intermediate_size,
+        config.num_attention_heads,
+    )
     mask = layers.declare_inputs(graph)
     cos, sin = (
         graph.constant(name, table)
-        for name, table in zip(("cos_cache", "sin_cache"), rotary_tables(config), strict=True)
+        for name, table in zip(
+            ("cos_cache", "sin_cache"), rotary_tables(config), strict=True
+        )
     )
     first = graph.constant("first_position", np.zeros(1, np.int64))
 
@@ -150,7 +158,14 @@ def emit(graph: GraphBuilder, weights: Weights, config: Config) -> None:
     def rotate(x: str) -> str:
         # interleaved=0: first half with second half of each head, as NeoX has it.
         return graph.op(
-            "RotaryEmbedding", x, first, cos, sin, domain=CONTRIB, num_heads=heads, interleaved=0
+            "RotaryEmbedding",
+            x,
+            first,
+            cos,
+            sin,
+            domain=CONTRIB,
+            num_heads=heads,
+            interleaved=0,
         )
 
     table = (config.vocab_size, hidden)
@@ -177,18 +192,30 @@ def emit(graph: GraphBuilder, weights: Weights, config: Config) -> None:
     graph.output(layers.LAST_HIDDEN_STATE, x, ("B", "T", hidden))
 
 
-def forward(weights: Weights, config: Config, input_ids: NDArray[np.int64]) -> FloatArray:
+def forward(
+    weights: Weights, config: Config, input_ids: NDArray[np.int64]
+) -> FloatArray:
     """Hidden states `(T, H)` of one text, in plain numpy."""
-    hidden, inner, eps = config.hidden_size, config.intermediate_size, config.layer_norm_eps
-    cos, sin = (table[: len(input_ids), None, :] for table in rotary_tables(config))  # (T, 1, D/2)
+    hidden, inner, eps = (
+        config.hidden_size,
+        config.intermediate_size,
+        config.layer_norm_eps,
+    )
+    cos, sin = (
+        table[: len(input_ids), None, :] for table in rotary_tables(config)
+    )  # (T, 1, D/2)
 
-    def linear(x: FloatArray, name: str, size: tuple[int, int], *, bias: bool) -> FloatArray:
+    def linear(
+        x: FloatArray, name: str, size: tuple[int, int], *, bias: bool
+    ) -> FloatArray:
         return layers.np_linear(weights, x, name, size, bias=bias)
 
     def rotate(x: FloatArray) -> FloatArray:
         heads = x.reshape(len(x), config.num_attention_heads, config.head_size)
         a, b = np.split(heads, 2, axis=-1)
-        return np.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1).reshape(x.shape)
+        return np.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1).reshape(
+            x.shape
+        )
 
     table = (config.vocab_size, hidden)
     x = layers.np_embed_tokens(weights, table, config.type_vocab_size, input_ids)
@@ -204,7 +231,9 @@ def forward(weights: Weights, config: Config, input_ids: NDArray[np.int64]) -> F
         x = layers.np_layer_norm(weights, x + y, at + "attention_norm", eps)
         y = linear(x, at + "up", (inner, hidden), bias=config.mlp_bias)
         if config.hidden_act == "swiglu":
-            y = y * layers.np_silu(linear(x, at + "gate", (inner, hidden), bias=config.mlp_bias))
+            y = y * layers.np_silu(
+                linear(x, at + "gate", (inner, hidden), bias=config.mlp_bias)
+            )
         else:
             y = layers.np_gelu(y)
         y = linear(y, at + "down", (hidden, inner), bias=config.mlp_bias)

@@ -24,7 +24,12 @@ def tokenizer_json(folder: Path, into: Path) -> Path:
     path = folder / _FILE
     if path.is_file():
         return path
-    vocabularies = ("vocab.txt", "vocab.json", "sentencepiece.bpe.model", "spiece.model")
+    vocabularies = (
+        "vocab.txt",
+        "vocab.json",
+        "sentencepiece.bpe.model",
+        "spiece.model",
+    )
     if not any((folder / name).is_file() for name in vocabularies):
         raise CheckpointMismatch(
             f"{folder} has no {_FILE}, nor a vocabulary to make one from "
@@ -33,7 +38,9 @@ def tokenizer_json(folder: Path, into: Path) -> Path:
     from transformers import AutoTokenizer  # noqa: PLC0415 - 1.5 s, and rarely needed
 
     try:
-        tokenizer = cast("Any", AutoTokenizer).from_pretrained(folder, local_files_only=True)
+        tokenizer = cast("Any", AutoTokenizer).from_pretrained(
+            folder, local_files_only=True
+        )
         tokenizer.backend_tokenizer.save(str(into / _FILE))
     except Exception as exc:
         raise CheckpointMismatch(

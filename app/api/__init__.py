@@ -1,0 +1,1 @@
+"""OpenAI's contract over HTTP: routes, wire types, errors, authentication, operations."""

@@ -1,0 +1,55 @@
+"""For those who keep the service alive: liveness, readiness, metrics. No key is asked."""
+
+from __future__ import annotations
+
+import orjson
+from fastapi import APIRouter, Request
+from prometheus_client.exposition import choose_encoder
+from starlette.responses import Response
+
+from app.api.context import context_of
+
+
+async def livez() -> Response:
+    """The process answers; restart it if it does not."""
+    return _json({"status": "ok"})
+
+
+async def readyz(request: Request) -> Response:
+    """Every model ran within the last interval; send no traffic while it says otherwise."""
+    reason = context_of(request).scheduler.why_not_ready()
+    if reason is None:
+        return _json({"status": "ok"})
+    return _json({"status": "unavailable", "reason": reason}, 503)
+
+
+async def metrics(request: Request) -> Response:
+    """Prometheus' metrics, in the format its Accept header prefers."""
+    encode, content_type = choose_encoder(request.headers.get("accept", ""))
+    registry = context_of(request).metrics.registry
+    return Response(encode(registry), headers={"content-type": content_type})
+
+
+def _json(data: dict[str, str], status: int = 200) -> Response:
+    return Response(orjson.dumps(data), status, media_type="application/json")
+
+
+def build_router() -> APIRouter:
+    """The operators' routes; load balancers may ask with HEAD."""
+    router = APIRouter(tags=["operations"])
+    routes = {
+        "/livez": livez,
+        "/readyz": readyz,
+        "/health": readyz,
+        "/metrics": metrics,
+    }
+    for path, endpoint in routes.items():
+        for method in ("GET", "HEAD"):
+            router.add_api_route(
+                path,
+                endpoint,
+                methods=[method],
+                name=path,
+                include_in_schema=method == "GET",
+            )
+    return router

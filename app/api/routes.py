@@ -1,0 +1,210 @@
+"""OpenAI's routes: embeddings and models, with and without `/v1`."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Any
+
+import orjson
+from fastapi import APIRouter, Request
+from starlette.responses import Response
+
+from app.api.body import check_media, read_body, unless_gone
+from app.api.context import Context, context_of
+from app.api.encoding import check_embedding_type, encode_response, quantize
+from app.api.inputs import Choices, Tokenized, choose, tokenize
+from app.api.schemas import (
+    EmbeddingRequest,
+    EmbeddingResponse,
+    ErrorResponse,
+    Inputs,
+    Model,
+    ModelList,
+    parse_request,
+)
+from app.core.manifest import Manifest
+from app.engine.postprocess import FloatArray
+
+
+async def create_embeddings(request: Request) -> Response:
+    """Embed one text or up to 2048."""
+    started = time.perf_counter()
+    context = context_of(request)
+    context.keys.check(request.headers.get("authorization"))
+    check_media(request)
+    call, inputs = parse_request(await read_body(request, context.limits))
+    choices = choose(call, context.directory, context.defaults)
+    embedding_type = call.embedding_type or "float"
+    check_embedding_type(embedding_type, choices.dimensions)
+
+    tokenized, vectors = await unless_gone(
+        request, _embed(context, call, inputs, choices)
+    )
+
+    manifest = choices.engine.manifest
+    encoding = time.perf_counter()
+    body = await asyncio.get_running_loop().run_in_executor(
+        context.tokenizers,
+        lambda: encode_response(
+            quantize(vectors, embedding_type),
+            call.encoding_format or "float",
+            model=manifest.id,
+            n_tokens=tokenized.n_tokens,
+        ),
+    )
+    context.metrics.encode_seconds.labels(manifest.id).observe(
+        time.perf_counter() - encoding
+    )
+    _count(context, choices, tokenized)
+    request.state.facts |= {
+        "model": manifest.id,
+        "texts": len(tokenized.texts),
+        "tokens": tokenized.n_tokens,
+        "input_type": choices.input_type,
+        "dimensions": choices.dimensions,
+        "truncated": tokenized.n_truncated or None,
+    }
+
+    # A model without prompts makes the same vector of every input type.
+    input_type = choices.input_type if manifest.has_prompts else "none"
+    headers = {
+        "openai-processing-ms": str(round((time.perf_counter() - started) * 1000)),
+        "x-matryo-fingerprint": "/".join(
+            (
+                choices.engine.fingerprint,
+                input_type,
+                str(choices.dimensions),
+                embedding_type,
+            )
+        ),
+    }
+    if tokenized.n_truncated:
+        headers["x-matryo-truncated"] = str(tokenized.n_truncated)
+    if choices.warning:
+        headers["x-matryo-warning"] = choices.warning
+    return Response(body, headers=headers, media_type="application/json")
+
+
+async def _embed(
+    context: Context, call: EmbeddingRequest, inputs: Inputs, choices: Choices
+) -> tuple[Tokenized, FloatArray]:
+    """Tokens, then vectors: all of a request that its caller's hanging up cancels."""
+    context.scheduler.check_room()
+    started = time.perf_counter()
+    tokenized = await tokenize(inputs, call, choices, executor=context.tokenizers)
+    model = choices.engine.manifest.id
+    context.metrics.tokenize_seconds.labels(model).observe(
+        time.perf_counter() - started
+    )
+    vectors = await context.scheduler.run(
+        choices.engine, tokenized.texts, choices.dimensions
+    )
+    return tokenized, vectors
+
+
+def _count(context: Context, choices: Choices, tokenized: Tokenized) -> None:
+    manifest = choices.engine.manifest
+    known = choices.dimensions in manifest.output.dimensions.trained
+    size = str(choices.dimensions) if known else "other"
+    context.metrics.texts.labels(manifest.id, choices.input_type, size).inc(
+        len(tokenized.texts)
+    )
+    context.metrics.tokens.labels(manifest.id, choices.input_type, size).inc(
+        tokenized.n_tokens
+    )
+    if tokenized.n_truncated:
+        context.metrics.truncations.labels(manifest.id).inc(tokenized.n_truncated)
+
+
+async def list_models(request: Request) -> Response:
+    """The served models, the default first."""
+    context = context_of(request)
+    context.keys.check(request.headers.get("authorization"))
+    models = [
+        _model(engine.manifest).model_dump() for engine in context.directory.engines
+    ]
+    return _json({"object": "list", "data": models})
+
+
+async def retrieve_model(request: Request, model: str) -> Response:
+    """One served model, by id or alias."""
+    context = context_of(request)
+    context.keys.check(request.headers.get("authorization"))
+    engine, _ = context.directory.resolve(model, param="model")
+    return _json(_model(engine.manifest).model_dump())
+
+
+def _model(manifest: Manifest) -> Model:
+    return Model(
+        id=manifest.id,
+        object="model",
+        created=manifest.created_s,
+        owned_by=manifest.owned_by,
+    )
+
+
+def _json(data: Any) -> Response:  # noqa: ANN401
+    return Response(orjson.dumps(data), media_type="application/json")
+
+
+_ERRORS: dict[int, str] = {
+    400: "The request can never succeed as it is; the message says why.",
+    401: "No API key, or a wrong one.",
+    404: "No such model here.",
+    408: "The body did not arrive in time.",
+    413: "The body is too large.",
+    415: "The body is not plain JSON.",
+    429: "The queue is full: try again after Retry-After seconds.",
+    500: "A fault of the server; the message carries an id for its operator.",
+    503: "Starting or shutting down: try again after Retry-After seconds.",
+}
+
+
+def _responses(model: type[Any], *statuses: int) -> dict[int | str, dict[str, Any]]:
+    described = {
+        status: {"model": ErrorResponse, "description": _ERRORS[status]}
+        for status in statuses
+    }
+    return {200: {"model": model}, **described}
+
+
+def build_router() -> APIRouter:
+    """OpenAI's routes; those without `/v1` serve base URLs that lack it."""
+    router = APIRouter()
+    body = {"application/json": {"schema": EmbeddingRequest.model_json_schema()}}
+    for prefix in ("/v1", ""):
+        shared: dict[str, Any] = {"include_in_schema": bool(prefix)}
+        router.add_api_route(
+            prefix + "/embeddings",
+            create_embeddings,
+            methods=["POST"],
+            name="/v1/embeddings",
+            summary="Create embeddings",
+            operation_id="createEmbedding",
+            responses=_responses(EmbeddingResponse, *_ERRORS),
+            openapi_extra={"requestBody": {"required": True, "content": body}},
+            **shared,
+        )
+        router.add_api_route(
+            prefix + "/models",
+            list_models,
+            methods=["GET"],
+            name="/v1/models",
+            summary="List models",
+            operation_id="listModels",
+            responses=_responses(ModelList, 401),
+            **shared,
+        )
+        # `:path`, because clients percent-encode a slash in an id and servers decode it again.
+        router.add_api_route(
+            prefix + "/models/{model:path}",
+            retrieve_model,
+            methods=["GET"],
+            name="/v1/models/{model}",
+            summary="Retrieve a model",
+            operation_id="retrieveModel",
+            responses=_responses(Model, 401, 404),
+            **shared,
+        )
+    return router

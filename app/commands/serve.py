@@ -1,0 +1,49 @@
+"""`matryo serve`: get the models ready, then serve them until told to stop."""
+
+from __future__ import annotations
+
+import logging
+
+from app.api.serving import bind, serve
+from app.commands.ready import ready_engines
+from app.core import logging as logs
+from app.core.settings import Settings, unknown_settings
+from app.main import create_app
+
+log = logging.getLogger("matryo")
+
+
+def run(settings: Settings) -> None:
+    """Serve the models of `settings`; returns after SIGTERM or SIGINT.
+
+    Raises:
+        SetupError: anything that keeps a model from being served.
+    """
+    logs.configure(settings.log_level, settings.log_format)
+    for sentence in unknown_settings():
+        log.warning(sentence)
+    # First of all: a port in use should not be found out after a download.
+    listener = bind(settings.host, settings.port)
+    engines = ready_engines(settings)
+    application = create_app(settings, engines)
+
+    host, port = listener.getsockname()[:2]
+    url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+
+    def ready() -> None:
+        served = ", ".join(f"{e.manifest.id} ({e.precision})" for e in engines)
+        log.info("ready: %s on %s", served, url)
+        log.info(
+            "try: curl %s/v1/embeddings -H 'Content-Type: application/json' "
+            """-d '{"input": "The sky is blue."}'""",
+            url,
+        )
+
+    def drain(grace_s: float) -> None:
+        log.info("stopping: running requests get %g s", grace_s)
+        application.state.scheduler.drain(grace_s)
+
+    serve(
+        application, listener, grace_s=settings.grace_s, on_ready=ready, on_drain=drain
+    )
+    log.info("stopped")

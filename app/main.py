@@ -1,0 +1,194 @@
+"""The composition root: settings in, application out. Nothing is global, nothing is read
+from the environment here unless no settings are given.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+
+from fastapi import FastAPI, Request
+from prometheus_client import CollectorRegistry
+from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
+from starlette.responses import Response
+
+import app
+from app.api import operations, routes
+from app.api.auth import KeyRing
+from app.api.context import Context, Limits
+from app.api.errors import error_response
+from app.api.inputs import Defaults, Directory
+from app.api.middleware import RequestMiddleware
+from app.core.errors import MatryoError, SettingsInvalid
+from app.core.manifest import Catalog
+from app.core.metrics import Metrics
+from app.core.settings import Settings, load_settings
+from app.engine import Engine, OnnxEngine, SessionConfig
+from app.graph.artifact import find_artifact
+from app.graph.store import Store
+from app.scheduler import Scheduler, SchedulerConfig
+
+_EXPOSED = [
+    "x-request-id",
+    "openai-processing-ms",
+    "retry-after",
+    "x-matryo-fingerprint",
+    "x-matryo-truncated",
+    "x-matryo-warning",
+]
+
+
+def create_app(
+    settings: Settings | None = None, engine: Engine | Sequence[Engine] | None = None
+) -> FastAPI:
+    """The application; its lifespan runs the workers and closes the engines.
+
+    Args:
+        settings: None to read flags' defaults, environment and `.env`.
+        engine: what to serve, the default first; None loads the artefacts of
+            `settings.model`.
+
+    Raises:
+        SetupError: settings, manifests or artefacts that cannot be used.
+    """
+    settings = settings or load_settings()
+    match engine:
+        case None:
+            engines = load_engines(settings)
+        case Sequence():
+            engines = tuple(engine)
+        case _:
+            engines = (engine,)
+    check_dimensions(settings, engines)
+    directory = Directory(engines, settings.alias_map)
+    metrics = Metrics(CollectorRegistry())
+    config = scheduler_config(settings)
+    scheduler = Scheduler(engines, config, metrics)
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        with ThreadPoolExecutor(
+            config.workers, thread_name_prefix="matryo-text"
+        ) as tokenizers:
+            app.state.context = Context(
+                directory=directory,
+                defaults=Defaults(
+                    settings.default_input_type,
+                    settings.dimensions,
+                    settings.strict_dimensions,
+                ),
+                limits=Limits(settings.max_body_bytes, settings.body_timeout_s),
+                keys=KeyRing(settings.api_keys),
+                scheduler=scheduler,
+                tokenizers=tokenizers,
+                metrics=metrics,
+            )
+            await scheduler.start()
+            try:
+                yield
+            finally:
+                await scheduler.close()
+
+    application = FastAPI(
+        title="Matryo",
+        version=app.__version__,
+        description="OpenAI's embeddings endpoint over Matryoshka text models.",
+        lifespan=lifespan,
+        redirect_slashes=False,
+    )
+    application.state.scheduler = scheduler
+    application.include_router(routes.build_router())
+    application.include_router(operations.build_router())
+    for kind in (MatryoError, HTTPException):
+        application.add_exception_handler(kind, _answer)
+    if settings.cors_origins:
+        application.add_middleware(
+            CORSMiddleware,
+            allow_origins=settings.cors_origins,
+            allow_methods=["GET", "POST"],
+            # Mirrored by name in the answer: "*" itself would not cover Authorization.
+            allow_headers=["*"],
+            expose_headers=_EXPOSED,
+        )
+    application.add_middleware(RequestMiddleware, metrics=metrics)
+
+    metrics.ready.set_function(lambda: scheduler.why_not_ready() is None)
+    for served in engines:
+        metrics.build.labels(served.manifest.id).info(
+            {
+                "version": app.__version__,
+                "precision": served.precision,
+                "fingerprint": served.fingerprint,
+            }
+        )
+    return application
+
+
+async def _answer(request: Request, exc: Exception) -> Response:
+    return error_response(
+        exc, request.state.request_id, method=request.method, path=request.url.path
+    )
+
+
+def load_engines(settings: Settings) -> tuple[Engine, ...]:
+    """The models of `settings.model`, loaded from the store.
+
+    Raises:
+        SetupError: an unknown model, a bad manifest, or an artefact missing or damaged.
+    """
+    catalog = Catalog(settings.model_folders)
+    store = Store(settings.home)
+    _, threads = split_cores(settings)
+    engines: list[Engine] = []
+    for model_id in settings.model:
+        manifest = catalog.manifest(model_id)
+        artifact = find_artifact(store, manifest, settings.precision)
+        engines.append(OnnxEngine(manifest, artifact, SessionConfig(threads)))
+    return tuple(engines)
+
+
+def check_dimensions(settings: Settings, engines: Sequence[Engine]) -> None:
+    """Hold the default output size against the models it is for.
+
+    Raises:
+        SettingsInvalid: a model cannot give it.
+    """
+    wanted = settings.dimensions
+    for manifest in (engine.manifest for engine in engines):
+        sizes = manifest.output.dimensions
+        if (
+            wanted is None
+            or wanted == sizes.native
+            or (sizes.cut and wanted < sizes.native)
+        ):
+            continue
+        allowed = f"1 to {sizes.native}" if sizes.cut else f"{sizes.native} only"
+        raise SettingsInvalid(
+            f"MATRYO_DIMENSIONS is {wanted}, but {manifest.id} gives {allowed}"
+        )
+
+
+def scheduler_config(settings: Settings) -> SchedulerConfig:
+    """The scheduler's part of the settings."""
+    workers, _ = split_cores(settings)
+    return SchedulerConfig(
+        workers=workers,
+        queue_tokens=settings.queue_tokens,
+        batch_s=settings.batch_ms / 1000,
+        ready_interval_s=settings.ready_interval_s,
+    )
+
+
+def split_cores(settings: Settings) -> tuple[int, int]:
+    """Concurrent runs, and threads of each: the cores divided, unless the operator chose."""
+    cores = (
+        len(os.sched_getaffinity(0))
+        if hasattr(os, "sched_getaffinity")
+        else os.cpu_count()
+    )
+    cores = cores or 1
+    workers = settings.workers or 1
+    return workers, settings.threads or max(1, cores // workers)

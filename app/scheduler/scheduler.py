@@ -1,0 +1,404 @@
+"""Admit, run, cancel, supervise: the one way from tokens to vectors.
+
+All state belongs to the event loop; worker threads see only the batch in their hands. The
+invariant kept everywhere: a job that left `pending` is delivered, failed, or its caller
+is gone, and its tokens leave `queued_tokens` exactly once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Callable, Coroutine, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+from app.core.errors import (
+    EngineError,
+    InferenceFailed,
+    MatryoError,
+    NotReady,
+    Overloaded,
+)
+from app.core.metrics import Metrics
+from app.engine import BatchResult, Engine, TokenIds
+from app.engine.postprocess import FloatArray
+from app.scheduler.jobs import Job, Ticket
+from app.scheduler.policy import BatchLimits, next_batch
+
+log = logging.getLogger(__name__)
+
+_PROBE_TEXT = "ready?"
+_WARM_UP_TEXT = "How fast does this machine run the model? " * 12
+_RESTART_S = 0.2
+_RATE_WEIGHT = 0.2
+# Below this, a run's fixed cost hides the rate.
+_RATE_MIN_TOKENS = 32
+_MIN_BATCH_TOKENS = 64
+_MAX_BATCH_TOKENS = 8192
+
+
+@dataclass(frozen=True, slots=True)
+class SchedulerConfig:
+    """Bounds and times of a scheduler.
+
+    Attributes:
+        workers: concurrent runs.
+        queue_tokens: tokens admitted and not done; a request that would exceed it is refused
+            unless nothing else is there.
+        batch_s: seconds one batch should take.
+        ready_interval_s: the service is ready if every model ran within so many seconds.
+        max_wait_s: after so many seconds without progress a request goes before all others.
+    """
+
+    workers: int = 1
+    queue_tokens: int = 1_000_000
+    batch_s: float = 0.2
+    ready_interval_s: float = 30.0
+    max_wait_s: float = 1.0
+
+
+@dataclass(slots=True)
+class _Health:
+    """What is known of one model.
+
+    Attributes:
+        last_success: the clock at the end of the last good run; None before the first.
+        failed: the last run failed.
+        rate: tokens a second of one run.
+    """
+
+    last_success: float | None = None
+    failed: bool = False
+    rate: float = 1000.0
+
+
+class Scheduler:
+    """Runs texts on engines, several requests sharing a batch.
+
+    Args:
+        engines: every model that may be asked for.
+        config: bounds and times.
+        metrics: what is counted.
+        clock: monotonic seconds.
+    """
+
+    def __init__(
+        self,
+        engines: Sequence[Engine],
+        config: SchedulerConfig,
+        metrics: Metrics,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._engines = engines
+        self._config = config
+        self._metrics = metrics
+        self._clock = clock
+        self._tickets: list[Ticket] = []
+        self._queued_tokens = 0
+        self._health = {id(engine): _Health() for engine in engines}
+        self._wake = asyncio.Event()
+        self._suspect = asyncio.Event()
+        self._tasks: list[asyncio.Task[None]] = []
+        self._threads: ThreadPoolExecutor | None = None
+        self._draining = False
+
+    # --- life
+
+    async def start(self) -> None:
+        """Start the workers and run every model once.
+
+        Raises:
+            EngineError: a model cannot run.
+        """
+        workers = self._config.workers
+        self._threads = ThreadPoolExecutor(workers, thread_name_prefix="matryo-run")
+        self._tasks = [
+            asyncio.create_task(self._forever(self._work), name=f"matryo-worker-{n}")
+            for n in range(workers)
+        ]
+        try:
+            for engine in self._engines:
+                await self._probe(engine)
+                await self._probe(
+                    engine, _WARM_UP_TEXT
+                )  # the first estimate of its rate
+        except BaseException:
+            await self.close()
+            raise
+        self._tasks.append(
+            asyncio.create_task(self._forever(self._heartbeat), name="matryo-heartbeat")
+        )
+
+    def drain(self, grace_s: float) -> None:
+        """Admit nothing more; what is admitted may still run for so many seconds."""
+        self._draining = True
+        asyncio.get_running_loop().call_later(grace_s, self._abandon)
+
+    def _abandon(self) -> None:
+        """Answer whatever is still admitted, rather than let its callers wait."""
+        self._fail_all(
+            lambda: NotReady("The server shut down before this request's turn.")
+        )
+
+    async def close(self) -> None:
+        """Stop the workers; whatever is still admitted fails with `NotReady`."""
+        self._draining = True
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._abandon()
+        for engine in self._engines:
+            engine.close()
+        if self._threads:
+            # A run under way ends soon after close(); waiting for it must not block the loop.
+            await asyncio.to_thread(self._threads.shutdown)
+
+    # --- what others see
+
+    @property
+    def queued_tokens(self) -> int:
+        """Tokens admitted and not done."""
+        return self._queued_tokens
+
+    @property
+    def n_requests(self) -> int:
+        """Requests admitted and not done."""
+        return len(self._tickets)
+
+    def why_not_ready(self) -> str | None:
+        """None if every model ran well within the interval; else a sentence for the operator."""
+        if self._draining:
+            return "draining"
+        now = self._clock()
+        for engine in self._engines:
+            health, name = self._health[id(engine)], engine.manifest.id
+            if health.last_success is None:
+                return f"{name} has not run yet"
+            if health.failed:
+                return f"the last run of {name} failed"
+            age = now - health.last_success
+            if age > self._config.ready_interval_s:
+                return f"{name} last ran {age:.0f} s ago"
+        return None
+
+    def check_room(self) -> None:
+        """Refuse a request before it costs anything, if it could not be admitted anyway.
+
+        Raises:
+            NotReady: draining.
+            Overloaded: the queue is full.
+        """
+        self._check_admission(1)
+
+    async def run(
+        self, engine: Engine, texts: Sequence[TokenIds], dimensions: int
+    ) -> FloatArray:
+        """Vectors of one request, admitted whole or refused at once.
+
+        Cancelling the call drops what has not run.
+
+        Args:
+            engine: one of the scheduler's.
+            texts: ids of each text, at least one, each within the model's limit.
+            dimensions: output size, 1 to native.
+
+        Returns:
+            `(len(texts), dimensions)` float32 unit vectors, in input order.
+
+        Raises:
+            NotReady: draining, or closed meanwhile.
+            Overloaded: no room for the whole request.
+            InferenceFailed: a run with one of its texts failed.
+        """
+        self._check_admission(sum(map(len, texts)))
+        return await self._run(Ticket(engine, texts, dimensions, self._clock()))
+
+    # --- admission and release
+
+    def _check_admission(self, n_tokens: int) -> None:
+        if self._draining:
+            self._metrics.rejections.labels("draining").inc()
+            raise NotReady(
+                "The server is shutting down. Please try again on another one."
+            )
+        limit = self._config.queue_tokens
+        if not self._queued_tokens or self._queued_tokens + n_tokens <= limit:
+            return
+        self._metrics.rejections.labels("queue_full").inc()
+        rate = (
+            max(health.rate for health in self._health.values()) * self._config.workers
+        )
+        over = min(self._queued_tokens + n_tokens - limit, self._queued_tokens)
+        raise Overloaded(
+            n_tokens=n_tokens,
+            queued_tokens=self._queued_tokens,
+            max_tokens=limit,
+            retry_after_s=over / rate,
+        )
+
+    async def _run(self, ticket: Ticket) -> FloatArray:
+        self._tickets.append(ticket)
+        self._count(ticket.pending_tokens)
+        self._wake.set()
+        try:
+            return await ticket.future
+        finally:
+            self._release(ticket)
+
+    def _release(self, ticket: Ticket) -> None:
+        """Forget a ticket; jobs of it that still wait are dropped."""
+        if ticket.pending:
+            self._count(-ticket.pending_tokens)
+            dropped = self._metrics.cancellations.labels(ticket.engine.manifest.id)
+            dropped.inc(len(ticket.pending))
+            ticket.take(ticket.pending, ticket.waiting_since)
+        ticket.future.cancel()
+        if ticket in self._tickets:
+            self._tickets.remove(ticket)
+
+    def _count(self, n_tokens: int) -> None:
+        self._queued_tokens += n_tokens
+        self._metrics.queue_tokens.set(self._queued_tokens)
+
+    def _fail_all(self, error: Callable[[], MatryoError]) -> None:
+        for ticket in list(self._tickets):
+            ticket.fail(error())  # one each: a raised instance collects tracebacks
+            self._release(ticket)
+
+    # --- running
+
+    async def _forever(self, body: Callable[[], Coroutine[None, None, None]]) -> None:
+        """Run `body` for good; should it raise, what is admitted fails and it starts anew."""
+        while True:
+            try:
+                await body()
+            except Exception:
+                log.exception(
+                    "a worker died; its jobs fail and another takes its place"
+                )
+                for health in self._health.values():
+                    health.failed = True
+                self._suspect.set()
+                self._fail_all(lambda: InferenceFailed("a worker died"))
+                await asyncio.sleep(_RESTART_S)
+
+    async def _work(self) -> None:
+        """Take batches while there are any, then sleep until woken."""
+        while True:
+            tickets = [ticket for ticket in self._tickets if ticket.live]
+            batch = next_batch(
+                tickets,
+                self._limits,
+                max_wait_s=self._config.max_wait_s,
+                now=self._clock(),
+            )
+            if batch:
+                await self._run_batch(batch)
+            else:
+                self._wake.clear()
+                await self._wake.wait()
+
+    def _limits(self, engine: Engine) -> BatchLimits:
+        budget = int(self._health[id(engine)].rate * self._config.batch_s)
+        budget = min(max(budget, _MIN_BATCH_TOKENS), _MAX_BATCH_TOKENS)
+        return BatchLimits(max_tokens=budget)
+
+    async def _run_batch(self, batch: Sequence[Job]) -> None:
+        engine = batch[0].ticket.engine
+        n_tokens = sum(job.n_tokens for job in batch)
+        now = self._clock()
+        tickets = dict.fromkeys(job.ticket for job in batch)
+        for ticket in tickets:
+            ticket.take([job for job in batch if job.ticket is ticket], now)
+        waits = self._metrics.queue_seconds.labels(engine.manifest.id)
+        for job in batch:
+            waits.observe(now - job.ticket.arrived)
+
+        loop = asyncio.get_running_loop()
+        try:
+            outcome = await loop.run_in_executor(self._threads, _embed, engine, batch)
+        finally:
+            self._count(-n_tokens)
+        if isinstance(outcome, BaseException):
+            self._failed(engine, outcome)
+            for ticket in tickets:
+                ticket.fail(_as_engine_error(outcome))
+            return
+        self._succeeded(engine, batch, n_tokens, outcome)
+        for job, vector in zip(batch, outcome.embeddings, strict=True):
+            job.ticket.deliver(job, vector)
+
+    def _failed(self, engine: Engine, error: BaseException) -> None:
+        log.error("a batch failed", exc_info=error, extra={"model": engine.manifest.id})
+        self._metrics.failures.labels(engine.manifest.id).inc()
+        self._health[id(engine)].failed = True
+        self._suspect.set()
+
+    def _succeeded(
+        self, engine: Engine, batch: Sequence[Job], n_tokens: int, result: BatchResult
+    ) -> None:
+        health, model = self._health[id(engine)], engine.manifest.id
+        health.last_success = self._clock()
+        health.failed = False
+        spent_s = result.inference_s + result.postprocess_s
+        if n_tokens >= _RATE_MIN_TOKENS and spent_s > 0:
+            health.rate += _RATE_WEIGHT * (n_tokens / spent_s - health.rate)
+        metrics = self._metrics
+        metrics.inference_seconds.labels(model).observe(result.inference_s)
+        metrics.postprocess_seconds.labels(model).observe(result.postprocess_s)
+        metrics.batch_texts.labels(model).observe(len(batch))
+        metrics.batch_tokens.labels(model).observe(n_tokens)
+        metrics.padding_tokens.labels(model).inc(result.n_padding)
+
+    # --- health
+
+    async def _heartbeat(self) -> None:
+        """Run every model that has not run lately, and at once one whose last run failed."""
+        pause_s = self._config.ready_interval_s / 3
+        while True:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._suspect.wait(), pause_s)
+            self._suspect.clear()
+            for engine in self._engines:
+                health = self._health[id(engine)]
+                age = self._clock() - (health.last_success or 0.0)
+                if not self._draining and (health.failed or age >= pause_s):
+                    with contextlib.suppress(
+                        EngineError, NotReady
+                    ):  # logged where it failed
+                        await self._probe(engine)
+            # A model that fails every probe must not turn this into a busy loop.
+            await asyncio.sleep(_RESTART_S)
+
+    async def _probe(self, engine: Engine, text: str = _PROBE_TEXT) -> None:
+        """One real run, past the bounds of admission."""
+        ids = engine.cut(engine.tokenize([text])[0].ids)
+        size = engine.manifest.output.dimensions.native
+        await self._run(Ticket(engine, [ids], size, self._clock()))
+
+
+def _embed(engine: Engine, batch: Sequence[Job]) -> BatchResult | BaseException:
+    """On a worker thread. Errors are values here: some, such as StopIteration, cannot pass
+    through a future, and the batch's callers would wait for ever.
+    """
+    try:
+        result = engine.embed(
+            [job.ids for job in batch], [job.ticket.dimensions for job in batch]
+        )
+        if len(result.embeddings) != len(batch):
+            return InferenceFailed(
+                f"{len(result.embeddings)} vectors for {len(batch)} texts"
+            )
+    except BaseException as exc:  # noqa: BLE001
+        return exc
+    return result
+
+
+def _as_engine_error(error: BaseException) -> EngineError:
+    """A fresh error for each request of a failed batch."""
+    failed = InferenceFailed(f"the run of this batch failed: {error!r}")
+    failed.__cause__ = error
+    return failed
