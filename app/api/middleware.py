@@ -27,7 +27,7 @@ _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 _QUIET = frozenset({"/livez", "/readyz", "/health", "/metrics"})
 
 
-class ClientGone(Exception):  # noqa: N818 - not an error of ours
+class ClientGone(Exception):
     """The caller hung up; there is nobody to answer."""
 
 
@@ -70,9 +70,7 @@ class RequestMiddleware:
             log.exception("unhandled error", extra={"request_id": request_id})
             if status:  # too late for another answer; the server closes the connection
                 raise
-            response = error_response(
-                exc, request_id, method=scope["method"], path=scope["path"]
-            )
+            response = error_response(exc, request_id, method=scope["method"], path=scope["path"])
             await response(scope, receive, send_with_id)
         finally:
             self._metrics.requests_in_progress.dec()

@@ -38,9 +38,7 @@ async def create_embeddings(request: Request) -> Response:
     embedding_type = call.embedding_type or "float"
     check_embedding_type(embedding_type, choices.dimensions)
 
-    tokenized, vectors = await unless_gone(
-        request, _embed(context, call, inputs, choices)
-    )
+    tokenized, vectors = await unless_gone(request, _embed(context, call, inputs, choices))
 
     manifest = choices.engine.manifest
     encoding = time.perf_counter()
@@ -53,9 +51,7 @@ async def create_embeddings(request: Request) -> Response:
             n_tokens=tokenized.n_tokens,
         ),
     )
-    context.metrics.encode_seconds.labels(manifest.id).observe(
-        time.perf_counter() - encoding
-    )
+    context.metrics.encode_seconds.labels(manifest.id).observe(time.perf_counter() - encoding)
     _count(context, choices, tokenized)
     request.state.facts |= {
         "model": manifest.id,
@@ -94,12 +90,8 @@ async def _embed(
     started = time.perf_counter()
     tokenized = await tokenize(inputs, call, choices, executor=context.tokenizers)
     model = choices.engine.manifest.id
-    context.metrics.tokenize_seconds.labels(model).observe(
-        time.perf_counter() - started
-    )
-    vectors = await context.scheduler.run(
-        choices.engine, tokenized.texts, choices.dimensions
-    )
+    context.metrics.tokenize_seconds.labels(model).observe(time.perf_counter() - started)
+    vectors = await context.scheduler.run(choices.engine, tokenized.texts, choices.dimensions)
     return tokenized, vectors
 
 
@@ -107,12 +99,8 @@ def _count(context: Context, choices: Choices, tokenized: Tokenized) -> None:
     manifest = choices.engine.manifest
     known = choices.dimensions in manifest.output.dimensions.trained
     size = str(choices.dimensions) if known else "other"
-    context.metrics.texts.labels(manifest.id, choices.input_type, size).inc(
-        len(tokenized.texts)
-    )
-    context.metrics.tokens.labels(manifest.id, choices.input_type, size).inc(
-        tokenized.n_tokens
-    )
+    context.metrics.texts.labels(manifest.id, choices.input_type, size).inc(len(tokenized.texts))
+    context.metrics.tokens.labels(manifest.id, choices.input_type, size).inc(tokenized.n_tokens)
     if tokenized.n_truncated:
         context.metrics.truncations.labels(manifest.id).inc(tokenized.n_truncated)
 
@@ -121,9 +109,7 @@ async def list_models(request: Request) -> Response:
     """The served models, the default first."""
     context = context_of(request)
     context.keys.check(request.headers.get("authorization"))
-    models = [
-        _model(engine.manifest).model_dump() for engine in context.directory.engines
-    ]
+    models = [_model(engine.manifest).model_dump() for engine in context.directory.engines]
     return _json({"object": "list", "data": models})
 
 
@@ -163,8 +149,7 @@ _ERRORS: dict[int, str] = {
 
 def _responses(model: type[Any], *statuses: int) -> dict[int | str, dict[str, Any]]:
     described = {
-        status: {"model": ErrorResponse, "description": _ERRORS[status]}
-        for status in statuses
+        status: {"model": ErrorResponse, "description": _ERRORS[status]} for status in statuses
     }
     return {200: {"model": model}, **described}
 

@@ -54,9 +54,7 @@ class EmbeddingRequest(BaseModel):
 
     input: Annotated[
         Any,
-        Field(
-            description="The text to embed, or a list of up to 2048 texts, none of them empty."
-        ),
+        Field(description="The text to embed, or a list of up to 2048 texts, none of them empty."),
         WithJsonSchema(_INPUT_SCHEMA),
     ]
     model: Annotated[

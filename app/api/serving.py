@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import socket
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from types import FrameType
 from typing import Any
 
@@ -48,9 +48,7 @@ class Protocol(HttpToolsProtocol):
             self._header_bytes += len(data)
         super().data_received(data)
         if self._in_headers and self._header_bytes > _MAX_HEADER_BYTES:
-            self._refuse(
-                431, f"The request's headers are larger than {_MAX_HEADER_BYTES} bytes."
-            )
+            self._refuse(431, f"The request's headers are larger than {_MAX_HEADER_BYTES} bytes.")
 
     def on_message_begin(self) -> None:  # noqa: D102
         super().on_message_begin()
@@ -70,9 +68,7 @@ class Protocol(HttpToolsProtocol):
         self._refuse(400, f"{msg} (HINT: this is not well-formed HTTP/1.1.)")
 
     def _too_slow(self) -> None:
-        self._refuse(
-            408, f"The request's headers did not arrive within {_HEADERS_S} s."
-        )
+        self._refuse(408, f"The request's headers did not arrive within {_HEADERS_S} s.")
 
     def _headers_done(self) -> None:
         self._in_headers = False
@@ -99,7 +95,9 @@ class Protocol(HttpToolsProtocol):
         self.transport.close()
 
 
-class _Server(uvicorn.Server):
+class Server(uvicorn.Server):
+    """The server of one process; `run` it with the sockets it listens on."""
+
     _loop: asyncio.AbstractEventLoop | None = None
 
     def __init__(
@@ -113,19 +111,22 @@ class _Server(uvicorn.Server):
         self._on_exit = on_exit
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Start, and say so."""
         self._loop = asyncio.get_running_loop()
         await super().startup(sockets)
         if self.started:
             self._on_ready()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """A signal to stop came."""
         # A signal may come between any two instructions: leave the rest to the loop.
         if not self.should_exit and self._loop:
             self._loop.call_soon_threadsafe(self._on_exit)
         super().handle_exit(sig, frame)
 
     @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
+    def capture_signals(self) -> Generator[None, None, None]:
+        """Take signals while running, and keep them."""
         with super().capture_signals():
             try:
                 yield
@@ -155,19 +156,17 @@ def bind(host: str, port: int) -> socket.socket:
     return listener
 
 
-def serve(
+def build_server(
     application: ASGIApp,
-    listener: socket.socket,
     *,
     grace_s: float,
     on_ready: Callable[[], None],
     on_drain: Callable[[float], None],
-) -> None:
-    """Serve until SIGTERM or SIGINT; returns when all that ran is answered.
+) -> Server:
+    """A server that runs until SIGTERM or SIGINT, and ends when all that ran is answered.
 
     Args:
         application: the ASGI application.
-        listener: a bound socket.
         grace_s: seconds that running requests get after the signal.
         on_ready: called once requests are accepted.
         on_drain: called with `grace_s` at the signal, on the event loop.
@@ -185,7 +184,4 @@ def serve(
         # What drains is ours to end, with a proper answer; this is for what does not end then.
         "timeout_graceful_shutdown": int(grace_s) + 3,
     }
-    server = _Server(
-        uvicorn.Config(application, **options), on_ready, lambda: on_drain(grace_s)
-    )
-    server.run(sockets=[listener])
+    return Server(uvicorn.Config(application, **options), on_ready, lambda: on_drain(grace_s))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -12,6 +12,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol, cast
 
+import click
 import numpy as np
 import orjson
 from prometheus_client import CollectorRegistry
@@ -67,21 +68,25 @@ def run(
     """
     directory = Directory(ready_engines(settings), {})
     choices = choose(request, directory, Defaults(settings.default_input_type))
+    if choices.warning:
+        click.echo(f"warning: {choices.warning}", err=True)
     with ExitStack() as stack:
         writer = stack.enter_context(_open_writer(output, choices.dimensions))
         lines = stack.enter_context(_open_lines(file))
         advance = stack.enter_context(count("embedding", "text"))
         items = read_items(lines, str(file))
-        asyncio.run(_embed(items, request, choices, writer, settings, advance))
+        work = _embed(items, writer, advance, settings=settings, request=request, choices=choices)
+        asyncio.run(work)
 
 
 async def _embed(
     items: Iterator[Item],
+    writer: Writer,
+    advance: Callable[[int], None],
+    *,
+    settings: Settings,
     request: EmbeddingRequest,
     choices: Choices,
-    writer: Writer,
-    settings: Settings,
-    advance: Callable[[int], None],
 ) -> None:
     scheduler = Scheduler(
         [choices.engine], scheduler_config(settings), Metrics(CollectorRegistry())
@@ -101,9 +106,7 @@ async def _embed(
                         f"{choices.engine.manifest.id} takes {exc.max_tokens}; "
                         "give --truncate to have such texts cut"
                     ) from exc
-                vectors = await scheduler.run(
-                    choices.engine, tokenized.texts, choices.dimensions
-                )
+                vectors = await scheduler.run(choices.engine, tokenized.texts, choices.dimensions)
                 writer.write(window, vectors)
                 advance(len(window))
     finally:
@@ -114,7 +117,7 @@ async def _embed(
 
 
 @contextmanager
-def _open_lines(file: Path) -> Iterator[Iterable[bytes]]:
+def _open_lines(file: Path) -> Generator[Iterable[bytes], None, None]:
     if str(file) == "-":
         yield sys.stdin.buffer
         return
@@ -153,9 +156,7 @@ def read_items(lines: Iterable[bytes], name: str) -> Iterator[Item]:
         try:
             yield Item(number, line.decode("utf-8"))
         except UnicodeDecodeError as exc:
-            raise InvalidRequest(
-                f"{name}, line {number}: not UTF-8: {exc.reason}"
-            ) from exc
+            raise InvalidRequest(f"{name}, line {number}: not UTF-8: {exc.reason}") from exc
 
 
 def _text_of(line: bytes) -> tuple[str, object] | None:
@@ -233,8 +234,8 @@ class _Parquet:
 
     def __init__(self, file: BinaryIO, dimensions: int) -> None:
         try:
-            import pyarrow as pa  # noqa: PLC0415 - an extra
-            import pyarrow.parquet as pq  # noqa: PLC0415
+            import pyarrow as pa
+            import pyarrow.parquet as pq
         except ImportError as exc:
             raise SettingsInvalid(
                 "Parquet needs pyarrow; install it with: pip install 'matryo[parquet]'"
@@ -247,7 +248,7 @@ class _Parquet:
                 ("embedding", pa.list_(pa.float32(), dimensions)),
             ]
         )
-        self._writer: Any = pq.ParquetWriter(file, self._schema)
+        self._writer: Any = cast("Any", pq).ParquetWriter(file, self._schema)
         self._n_rows = 0
 
     def write(self, items: Sequence[Item], vectors: FloatArray) -> None:
@@ -272,7 +273,7 @@ _WRITERS: dict[str, Callable[[BinaryIO, int], Writer]] = {
 
 
 @contextmanager
-def _open_writer(output: Path | None, dimensions: int) -> Iterator[Writer]:
+def _open_writer(output: Path | None, dimensions: int) -> Generator[Writer, None, None]:
     """A writer for the format of the name; a file gets its name only when it is complete."""
     if output is None:
         writer = _JsonLines(sys.stdout.buffer, dimensions)

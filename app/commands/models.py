@@ -28,9 +28,7 @@ def run(settings: Settings) -> None:
                 model_id,
                 manifest.output.dimensions.native,
                 manifest.tokenizer.max_tokens,
-                "here"
-                if store.checkpoint(model_id, manifest.checkpoint_key).is_dir()
-                else "-",
+                "here" if store.checkpoint(model_id, manifest.checkpoint_key).is_dir() else "-",
                 _artifacts(store, manifest) or "-",
             )
         )

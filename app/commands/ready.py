@@ -43,8 +43,9 @@ def ready_engines(settings: Settings) -> tuple[Engine, ...]:
 
 
 def _build_apart(settings: Settings, model_id: str) -> None:
-    """Pull and build in a process of its own: a server that had built once would keep the
-    build's libraries and memory for good.
+    """Pull and build in a process of its own.
+
+    A server that had built once would keep the build's libraries and memory for good.
     """
     child = multiprocessing.get_context("spawn").Process(
         target=_build, args=(settings, model_id), name="matryo-build"
@@ -56,8 +57,8 @@ def _build_apart(settings: Settings, model_id: str) -> None:
 
 
 def _build(settings: Settings, model_id: str) -> None:
-    from app.graph.progress import bar  # noqa: PLC0415 - in the child only
-    from app.graph.provision import ensure_model  # noqa: PLC0415
+    from app.graph.progress import bar
+    from app.graph.provision import ensure_model
 
     try:
         ensure_model(

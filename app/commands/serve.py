@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 
-from app.api.serving import bind, serve
+from app.api.serving import bind, build_server
 from app.commands.ready import ready_engines
 from app.core import logging as logs
 from app.core.settings import Settings, unknown_settings
@@ -43,7 +43,6 @@ def run(settings: Settings) -> None:
         log.info("stopping: running requests get %g s", grace_s)
         application.state.scheduler.drain(grace_s)
 
-    serve(
-        application, listener, grace_s=settings.grace_s, on_ready=ready, on_drain=drain
-    )
+    server = build_server(application, grace_s=settings.grace_s, on_ready=ready, on_drain=drain)
+    server.run(sockets=[listener])
     log.info("stopped")

@@ -47,9 +47,7 @@ class RequestError(MatryoError):
         code: OpenAI's machine-readable code, where it has one.
     """
 
-    def __init__(
-        self, message: str, *, param: str | None = None, code: str | None = None
-    ) -> None:
+    def __init__(self, message: str, *, param: str | None = None, code: str | None = None) -> None:
         super().__init__(message)
         self.param = param
         self.code = code
@@ -116,9 +114,7 @@ class Unauthorized(RequestError):
 class UnknownModel(RequestError):
     """A model name that is neither served nor an alias."""
 
-    def __init__(
-        self, name: str, *, served: tuple[str, ...], param: str | None = None
-    ) -> None:
+    def __init__(self, name: str, *, served: tuple[str, ...], param: str | None = None) -> None:
         super().__init__(
             f"The model `{name}` does not exist or you do not have access to it. "
             f"This server serves: {', '.join(served)}.",

@@ -14,7 +14,7 @@ import tomllib
 from collections.abc import Mapping, Sequence
 from datetime import UTC, date, datetime
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal, cast, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -115,14 +115,10 @@ class Dimensions(_Table):
     @model_validator(mode="after")
     def _check(self) -> Dimensions:
         if not self.trained or self.trained[0] != self.native:
-            msg = (
-                f"must begin with native, {self.native}, and lists {list(self.trained)}"
-            )
+            msg = f"must begin with native, {self.native}, and lists {list(self.trained)}"
             raise ValueError(f"trained {msg}")
         if list(self.trained) != sorted(set(self.trained), reverse=True):
-            raise ValueError(
-                f"trained must be descending and distinct: {list(self.trained)}"
-            )
+            raise ValueError(f"trained must be descending and distinct: {list(self.trained)}")
         return self
 
 
@@ -136,18 +132,12 @@ class Output(_Table):
     @model_validator(mode="after")
     def _check(self) -> Output:
         order = ["mean_pool", "layer_norm", "truncate", "l2_normalize"]
-        expected = [
-            step for step in order if step != "layer_norm" or step in self.steps
-        ]
+        expected = [step for step in order if step != "layer_norm" or step in self.steps]
         if list(self.steps) != expected:
             # Normalising before the cut, or the layer norm after it, gives other vectors.
-            raise ValueError(
-                f"steps must be {expected}, in this order, not {list(self.steps)}"
-            )
+            raise ValueError(f"steps must be {expected}, in this order, not {list(self.steps)}")
         if ("layer_norm" in self.steps) != (self.layer_norm_eps is not None):
-            raise ValueError(
-                "layer_norm_eps belongs with the step layer_norm, both or neither"
-            )
+            raise ValueError("layer_norm_eps belongs with the step layer_norm, both or neither")
         return self
 
 
@@ -166,7 +156,7 @@ class Manifest(_Table):
     created: date
     license: str
     files: Mapping[_File, CheckpointFile]
-    sources: tuple[Source, ...]
+    sources: tuple[Source, ...] = ()
     architecture: Architecture
     tokenizer: TokenizerSpec
     prompts: Prompts = Prompts()
@@ -202,7 +192,7 @@ class Manifest(_Table):
         """Input types a caller may ask for; all of them if the model has no prompts."""
         if not self.has_prompts:
             return get_args(InputType)
-        named: dict[InputType, str | None] = self.prompts.model_dump()
+        named = cast("dict[InputType, str | None]", self.prompts.model_dump())
         return (*(kind for kind, text in named.items() if text is not None), "none")
 
     def prefix(self, input_type: InputType) -> str:
@@ -221,9 +211,7 @@ class Manifest(_Table):
         """16 hex digits that change with anything here that shapes a vector, files apart."""
         fields = {"architecture", "tokenizer", "prompts", "output"}
         shape = self.model_dump(mode="json", include=fields)
-        return hashlib.sha256(json.dumps(shape, sort_keys=True).encode()).hexdigest()[
-            :16
-        ]
+        return hashlib.sha256(json.dumps(shape, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def read_manifest(folder: Path) -> Manifest:
@@ -251,13 +239,16 @@ def read_manifest(folder: Path) -> Manifest:
     return manifest
 
 
-def _tuples(value: Any) -> Any:  # noqa: ANN401 - a tree of TOML values
+def _tuples(value: object) -> object:
     """TOML's arrays as tuples: strict models of frozen tables take no lists."""
-    if isinstance(value, dict):
-        return {key: _tuples(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return tuple(_tuples(item) for item in value)
-    return value
+    match value:
+        case dict():
+            table = cast("dict[str, object]", value)
+            return {key: _tuples(item) for key, item in table.items()}
+        case list():
+            return tuple(_tuples(item) for item in cast("list[object]", value))
+        case _:
+            return value
 
 
 def _explain(path: Path, exc: ValidationError) -> str:
@@ -270,21 +261,13 @@ def _explain(path: Path, exc: ValidationError) -> str:
             case "extra_forbidden":
                 known = _known_keys(loc[:-1])
                 near = difflib.get_close_matches(loc[-1], known, n=1)
-                hint = (
-                    f"did you mean '{near[0]}'?"
-                    if near
-                    else f"known here: {', '.join(known)}"
-                )
+                hint = f"did you mean '{near[0]}'?" if near else f"known here: {', '.join(known)}"
                 lines.append(f"{path}: unknown key '{key}'; {hint}")
             case "missing":
                 lines.append(f"{path}: key '{key}' is missing; add it")
             case _:
                 reason = error["msg"].removeprefix("Value error, ")
-                got = (
-                    ""
-                    if isinstance(error["input"], dict)
-                    else f", got {error['input']!r}"
-                )
+                got = "" if isinstance(error["input"], dict) else f", got {error['input']!r}"
                 lines.append(f"{path}: key '{key}': {reason}{got}")
     return "\n".join(lines)
 

@@ -75,21 +75,13 @@ class Metrics:
                 registry=registry,
             )
 
-        self.tokenize_seconds = stage(
-            "tokenize", "Tokenising the texts of a request.", _FAST_S
-        )
-        self.queue_seconds = stage(
-            "queue", "A text's wait from admission to its run.", _SLOW_S
-        )
-        self.inference_seconds = stage(
-            "inference", "One run of the model on a batch.", _SLOW_S
-        )
+        self.tokenize_seconds = stage("tokenize", "Tokenising the texts of a request.", _FAST_S)
+        self.queue_seconds = stage("queue", "A text's wait from admission to its run.", _SLOW_S)
+        self.inference_seconds = stage("inference", "One run of the model on a batch.", _SLOW_S)
         self.postprocess_seconds = stage(
             "postprocess", "Pooling, layer norm, cut and L2 of a batch.", _FAST_S
         )
-        self.encode_seconds = stage(
-            "encode", "Writing the answer of a request.", _FAST_S
-        )
+        self.encode_seconds = stage("encode", "Writing the answer of a request.", _FAST_S)
 
         shape = ("model", "input_type", "dimensions")
         self.texts = Counter(

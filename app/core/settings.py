@@ -51,12 +51,8 @@ class Settings(BaseSettings):
         (),
         description="More folders of model folders, separated by commas; later ones win.",
     )
-    host: str = Field(
-        "127.0.0.1", description="Address to listen on; 0.0.0.0 for every one."
-    )
-    port: int = Field(
-        8080, ge=0, le=65535, description="Port to listen on; 0 for any free one."
-    )
+    host: str = Field("127.0.0.1", description="Address to listen on; 0.0.0.0 for every one.")
+    port: int = Field(8080, ge=0, le=65535, description="Port to listen on; 0 for any free one.")
     api_keys: _Words = Field(
         (),
         repr=False,
@@ -114,9 +110,7 @@ class Settings(BaseSettings):
         gt=0,
         description="/readyz is true if the model ran within this many seconds.",
     )
-    grace_s: float = Field(
-        25, ge=0, description="Seconds that running requests get after SIGTERM."
-    )
+    grace_s: float = Field(25, ge=0, description="Seconds that running requests get after SIGTERM.")
     cors_origins: _Words = Field(
         (),
         description="Origins that browsers may call from, separated by commas; * for any.",
@@ -128,9 +122,7 @@ class Settings(BaseSettings):
         "auto", description="auto = text on a terminal, JSON lines elsewhere."
     )
 
-    @field_validator(
-        "model", "models", "api_keys", "aliases", "cors_origins", mode="before"
-    )
+    @field_validator("model", "models", "api_keys", "aliases", "cors_origins", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         if isinstance(value, str):
@@ -175,7 +167,7 @@ class Settings(BaseSettings):
         return {name.strip(): model.strip() or None for name, _, model in pairs}
 
 
-def load_settings(env_file: Path | str | None = ".env", **flags: Any) -> Settings:  # noqa: ANN401
+def load_settings(env_file: Path | str | None = ".env", **flags: Any) -> Settings:
     """Settings from flags (those that are not None), the environment and `env_file`.
 
     Raises:
@@ -227,9 +219,7 @@ def _explain(exc: ValidationError, flags: Mapping[str, object]) -> str:
     lines: list[str] = []
     for error in exc.errors():
         field = str(error["loc"][0])
-        name = (
-            f"--{field.replace('_', '-')}" if field in flags else PREFIX + field.upper()
-        )
+        name = f"--{field.replace('_', '-')}" if field in flags else PREFIX + field.upper()
         reason = error["msg"].removeprefix("Value error, ")
         value = "" if field == "api_keys" else f" is {error['input']!r}"
         hint = ""

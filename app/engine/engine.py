@@ -69,9 +69,7 @@ class Engine(Protocol):
         """The ids cut to the model's limit."""
         ...
 
-    def embed(
-        self, texts: Sequence[TokenIds], dimensions: Sequence[int]
-    ) -> BatchResult:
+    def embed(self, texts: Sequence[TokenIds], dimensions: Sequence[int]) -> BatchResult:
         """Vectors of a batch.
 
         Args:
@@ -100,18 +98,14 @@ class OnnxEngine:
         ArtifactDamaged: a file is not the one that was built.
     """
 
-    def __init__(
-        self, manifest: Manifest, artifact: Artifact, config: SessionConfig
-    ) -> None:
+    def __init__(self, manifest: Manifest, artifact: Artifact, config: SessionConfig) -> None:
         self.manifest = manifest
         self.precision: Precision = artifact.record.precision
         self.fingerprint = f"{manifest.id}/{self.precision}/{artifact.record.key}"
         with ThreadPoolExecutor(1) as pool:
             checked = pool.submit(artifact.check_files)
             try:
-                self._tokenizer = TextTokenizer(
-                    artifact.tokenizer, manifest.tokenizer.max_tokens
-                )
+                self._tokenizer = TextTokenizer(artifact.tokenizer, manifest.tokenizer.max_tokens)
                 self._session = Session(artifact.graph, config)
             finally:
                 checked.result()  # a damaged file explains whatever failed above
@@ -124,9 +118,7 @@ class OnnxEngine:
         """The ids cut to the model's limit."""
         return self._tokenizer.cut(ids)
 
-    def embed(
-        self, texts: Sequence[TokenIds], dimensions: Sequence[int]
-    ) -> BatchResult:
+    def embed(self, texts: Sequence[TokenIds], dimensions: Sequence[int]) -> BatchResult:
         """Vectors of a batch; see `Engine.embed`."""
         places = range(len(texts))
         long = [place for place in places if len(texts[place]) > SOLO_TOKENS]
@@ -141,14 +133,10 @@ class OnnxEngine:
             hidden = self._session.run(batch, apply_mask=group is short)
             ran = time.perf_counter()
             sizes = [dimensions[place] for place in group]
-            vectors = postprocess(
-                hidden, batch.attention_mask, sizes, self.manifest.output
-            )
+            vectors = postprocess(hidden, batch.attention_mask, sizes, self.manifest.output)
             for place, vector in zip(group, vectors, strict=True):
                 if not np.isfinite(vector).all():
-                    raise InferenceFailed(
-                        f"{self.fingerprint}: the model gave NaN or infinity"
-                    )
+                    raise InferenceFailed(f"{self.fingerprint}: the model gave NaN or infinity")
                 embeddings[place] = vector
             n_padding += batch.n_padding
             inference_s += ran - started

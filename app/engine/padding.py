@@ -32,7 +32,8 @@ class PaddedBatch:
 def pad(texts: Sequence[TokenIds]) -> PaddedBatch:
     """Pad on the right to the longest text; there is at least one, and none is empty."""
     lengths = np.fromiter(map(len, texts), np.int64, len(texts))
-    mask = np.arange(lengths.max()) < lengths[:, None]  # (B, T)
+    places = np.arange(int(lengths.max()))
+    mask: NDArray[np.bool_] = places < lengths[:, None]  # (B, T)
     input_ids = np.zeros(mask.shape, np.int64)
     input_ids[mask] = np.concatenate(texts)
     return PaddedBatch(input_ids, mask.astype(np.int64))

@@ -87,8 +87,6 @@ def postprocess(
     vectors: list[FloatArray] = [x[0]] * len(sizes)
     for size in set(dimensions):
         rows = np.flatnonzero(sizes == size)
-        for row, vector in zip(
-            rows, l2_normalize(truncate(x[rows], size)), strict=True
-        ):
+        for row, vector in zip(rows, l2_normalize(truncate(x[rows], size)), strict=True):
             vectors[row] = vector
     return vectors

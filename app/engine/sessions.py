@@ -41,12 +41,10 @@ class Session:
     """
 
     def __init__(self, path: Path, config: SessionConfig) -> None:
-        options = ort.SessionOptions()
+        options = cast("Any", ort).SessionOptions()
         options.intra_op_num_threads = config.threads
         options.inter_op_num_threads = 1
-        options.log_severity_level = (
-            3  # its one warning is about apply_mask's default value
-        )
+        options.log_severity_level = 3  # its one warning is about apply_mask's default value
         # Spinning between operators burns the cores that other runs could use.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         try:
@@ -60,7 +58,7 @@ class Session:
             raise ArtifactDamaged(
                 f"{path}: ONNX Runtime cannot load it: {exc}. Build it again with matryo build."
             ) from exc
-        self._options = ort.RunOptions()
+        self._options: Any = cast("Any", ort).RunOptions()
 
     def run(self, batch: PaddedBatch, *, apply_mask: bool) -> FloatArray:
         """Hidden states `(B, T, H)` float32.
@@ -79,9 +77,7 @@ class Session:
             "apply_mask": np.array(apply_mask),
         }
         try:
-            outputs: Any = self._session.run(
-                ["last_hidden_state"], feeds, self._options
-            )
+            outputs = cast("Any", self._session).run(["last_hidden_state"], feeds, self._options)
         except Exception as exc:
             shape = "x".join(map(str, batch.input_ids.shape))
             raise InferenceFailed(f"a run of {shape} tokens failed: {exc}") from exc

@@ -65,9 +65,7 @@ class TextTokenizer:
         self._head_chars = _CHARS_PER_TOKEN * max_tokens
         # Special tokens at the end stay when a text is cut: [SEP], </s>.
         mask = self._tokenizer.encode("a").special_tokens_mask
-        self._n_tail = next(
-            (i for i, special in enumerate(reversed(mask)) if not special), 0
-        )
+        self._n_tail = next((i for i, special in enumerate(reversed(mask)) if not special), 0)
 
     @property
     def vocab_size(self) -> int:
@@ -77,9 +75,7 @@ class TextTokenizer:
     def encode(self, texts: Sequence[str]) -> list[Encoded]:
         """Tokenise, in order; a text of nothing gives its special tokens."""
         heads = [text[: self._head_chars] for text in texts]
-        found = [
-            _ids(encoding.ids) for encoding in self._tokenizer.encode_batch_fast(heads)
-        ]
+        found = [_ids(encoding.ids) for encoding in self._tokenizer.encode_batch_fast(heads)]
         return [
             self._judge(text, ids) if len(text) > self._head_chars else Encoded(ids)
             for text, ids in zip(texts, found, strict=True)

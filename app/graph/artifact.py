@@ -98,13 +98,9 @@ class Artifact:
             n_bytes = path.stat().st_size if path.is_file() else -1
             if n_bytes != expected.bytes:
                 found = "missing" if n_bytes < 0 else f"{n_bytes:,} bytes"
-                raise _damaged(
-                    self, f"{path} is {found}, was built with {expected.bytes:,} bytes"
-                )
+                raise _damaged(self, f"{path} is {found}, was built with {expected.bytes:,} bytes")
             if (found := sha256_file(path)) != expected.sha256:
-                raise _damaged(
-                    self, f"{path} has sha256 {found}, was built as {expected.sha256}"
-                )
+                raise _damaged(self, f"{path} has sha256 {found}, was built as {expected.sha256}")
 
 
 def artifact_key(
@@ -127,9 +123,7 @@ def artifact_key(
 
 def write_record(folder: Path, record: ArtifactRecord) -> None:
     """Write `artifact.json`; last of all files of a build."""
-    (folder / RECORD_FILE).write_text(
-        json.dumps(asdict(record), indent=1), encoding="utf-8"
-    )
+    (folder / RECORD_FILE).write_text(json.dumps(asdict(record), indent=1), encoding="utf-8")
 
 
 def find_artifact(store: Store, manifest: Manifest, precision: Precision) -> Artifact:
@@ -208,6 +202,5 @@ def read_artifact(folder: Path) -> Artifact:
 def _damaged(artifact: Artifact, what: str) -> ArtifactDamaged:
     record = artifact.record
     return ArtifactDamaged(
-        f"{what}. Build it again: "
-        f"matryo build {record.model_id} --precision {record.precision}"
+        f"{what}. Build it again: matryo build {record.model_id} --precision {record.precision}"
     )

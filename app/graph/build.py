@@ -102,9 +102,7 @@ def build(
         with room_for(store.home):
             aside.mkdir()
         files = _read_files(manifest, checkpoint, aside, allow_unverified, progress)
-        key = artifact_key(
-            manifest, precision, files.weights_sha256, files.tokenizer_sha256
-        )
+        key = artifact_key(manifest, precision, files.weights_sha256, files.tokenizer_sha256)
 
         with room_for(store.home, files.weights.stat().st_size):
             report(f"building {manifest.id} in {precision}")
@@ -113,9 +111,7 @@ def build(
                 architecture.emit(graph, weights, config)
                 graph.save(manifest.id)
         vocab_size = manifest.architecture.config["vocab_size"]
-        error = check_graph(
-            aside / GRAPH_FILE, architecture, weights, config, vocab_size
-        )
+        error = check_graph(aside / GRAPH_FILE, architecture, weights, config, vocab_size)
         report(f"checked against the plain forward: max abs difference {error:.2g}")
 
         with room_for(store.home):
@@ -133,9 +129,7 @@ def build(
                 checkpoint_path=str(checkpoint.resolve()),
                 max_abs_error=error,
                 files={
-                    name: FileRecord(
-                        (aside / name).stat().st_size, sha256_file(aside / name)
-                    )
+                    name: FileRecord((aside / name).stat().st_size, sha256_file(aside / name))
                     for name in (GRAPH_FILE, DATA_FILE, TOKENIZER_FILE)
                 },
             )
@@ -162,9 +156,7 @@ def _read_files(
     folder = checkpoint.parent if checkpoint.is_file() else checkpoint
     weights = checkpoint if checkpoint.is_file() else folder / WEIGHTS_FILE
     if not weights.is_file():
-        there = (
-            sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
-        )
+        there = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
         raise CheckpointMismatch(
             f"{weights}: no such file"
             + (f"; {folder} holds {', '.join(there[:8]) or 'nothing'}" if there else "")

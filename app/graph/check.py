@@ -7,7 +7,7 @@ the *weights* are the published model's is for the manifest's hashes and `matryo
 from __future__ import annotations
 
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import onnxruntime as ort
@@ -48,14 +48,12 @@ def check_graph(
     batch = np.stack([np.pad(text, (0, _N_TOKENS)), ids])
     mask = np.ones_like(batch)
     mask[0, _N_TOKENS:] = 0
-    options = ort.SessionOptions()
+    options = cast("Any", ort).SessionOptions()
     options.log_severity_level = 3
     # Weights stay mapped: a check reads each twice, so packing them would only cost memory.
     options.add_session_config_entry("session.disable_prepacking", "1")
     try:
-        session = ort.InferenceSession(
-            str(graph_path), options, ["CPUExecutionProvider"]
-        )
+        session = ort.InferenceSession(str(graph_path), options, ["CPUExecutionProvider"])
         alone = _run(session, text[None], np.ones_like(text[None]), apply_mask=False)[0]
         padded = _run(session, batch, mask, apply_mask=True)[0, :_N_TOKENS]
     except Exception as exc:

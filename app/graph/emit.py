@@ -66,13 +66,9 @@ class GraphBuilder:
     def output(self, name: str, value: str, shape: tuple[str | int, ...]) -> None:
         """Declare `value` a graph output, float32, under `name`."""
         self._nodes.append(helper.make_node("Identity", [value], [name], name=name))
-        self._outputs.append(
-            helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)
-        )
+        self._outputs.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, shape))
 
-    def op(
-        self, op_type: str, *inputs: str, domain: str = "", **attributes: Any
-    ) -> str:  # noqa: ANN401
+    def op(self, op_type: str, *inputs: str, domain: str = "", **attributes: Any) -> str:
         """Add a node of one output; an empty string leaves an optional input out."""
         value = self._fresh(op_type)
         node = helper.make_node(
@@ -87,7 +83,7 @@ class GraphBuilder:
         then: tuple[str, ...],
         other: tuple[str, ...],
         **attributes: Any,
-    ) -> str:  # noqa: ANN401, E501
+    ) -> str:
         """One contrib node on either of two lists of inputs, by a boolean scalar.
 
         Args:
@@ -127,23 +123,17 @@ class GraphBuilder:
         """Add a tensor at hand; a large one goes to the data file."""
         if array.nbytes > _INLINE_BYTES and array.dtype == np.float32:
             return self.tensor(name, array.shape, [array])
-        self._initializers.append(
-            numpy_helper.from_array(np.asarray(array, order="C"), name)
-        )
+        self._initializers.append(numpy_helper.from_array(np.asarray(array, order="C"), name))
         return name
 
-    def tensor(
-        self, name: str, shape: tuple[int, ...], pieces: Iterable[FloatArray]
-    ) -> str:
+    def tensor(self, name: str, shape: tuple[int, ...], pieces: Iterable[FloatArray]) -> str:
         """Add a float32 tensor whose rows come in pieces, each written and forgotten."""
         self._data.write(bytes(-self._data.tell() % _ALIGN_BYTES))
         offset = self._data.tell()
         for piece in pieces:
             self._data.write(np.ascontiguousarray(piece, dtype="<f4").data)
         length = self._data.tell() - offset
-        assert length == 4 * math.prod(shape), (
-            f"{name}: {length} bytes for shape {shape}"
-        )
+        assert length == 4 * math.prod(shape), f"{name}: {length} bytes for shape {shape}"
         proto = TensorProto(
             name=name,
             data_type=TensorProto.FLOAT,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import AbstractContextManager, contextmanager
 
 Progress = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
@@ -11,12 +11,12 @@ Progress = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
 
 
 @contextmanager
-def bar(what: str, total: int) -> Iterator[Callable[[int], None]]:
+def bar(what: str, total: int) -> Generator[Callable[[int], None], None, None]:
     """A bar on standard error if that is a terminal; silent otherwise."""
     if not sys.stderr.isatty():
         yield lambda _: None
         return
-    from tqdm import tqdm  # noqa: PLC0415 - not needed by a server
+    from tqdm import tqdm
 
     with tqdm(
         total=total or None,
@@ -30,12 +30,12 @@ def bar(what: str, total: int) -> Iterator[Callable[[int], None]]:
 
 
 @contextmanager
-def count(what: str, unit: str) -> Iterator[Callable[[int], None]]:
+def count(what: str, unit: str) -> Generator[Callable[[int], None], None, None]:
     """A counter of things done, their total unknown; on a terminal only."""
     if not sys.stderr.isatty():
         yield lambda _: None
         return
-    from tqdm import tqdm  # noqa: PLC0415
+    from tqdm import tqdm
 
     with tqdm(desc=what, unit=unit) as shown:
         yield lambda n: (shown.update(n), None)[1]

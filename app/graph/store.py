@@ -18,7 +18,7 @@ import errno
 import hashlib
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from pathlib import Path
 
 from app.core.errors import StoreFull
@@ -49,14 +49,14 @@ class Store:
     @contextlib.contextmanager
     def lock(
         self, name: str, *, waiting: Callable[[], None] | None = None
-    ) -> Iterator[None]:
+    ) -> Generator[None, None, None]:
         """Hold the lock `name` against every process on this store; freed if we are killed.
 
         Args:
             name: a model id; the operations on one model exclude each other.
             waiting: called once if another process holds it now.
         """
-        from filelock import FileLock, Timeout  # noqa: PLC0415 - serving never locks
+        from filelock import FileLock, Timeout
 
         folder = self.home / "locks"
         with room_for(self.home):
@@ -75,9 +75,10 @@ class Store:
 
 
 @contextlib.contextmanager
-def room_for(folder: Path, n_bytes: int = 0) -> Iterator[None]:
-    """Refuse at once if the disk of `folder` has less than `n_bytes` free, and name a full
-    disk as such if it fills up meanwhile.
+def room_for(folder: Path, n_bytes: int = 0) -> Generator[None, None, None]:
+    """Refuse at once if the disk of `folder` has less than `n_bytes` free.
+
+    A disk that fills up during the block is named as such too.
 
     Raises:
         StoreFull: before or during the block; the message says how much is missing.

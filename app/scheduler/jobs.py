@@ -56,9 +56,7 @@ class Ticket:
         jobs = (Job(self, index, ids) for index, ids in enumerate(texts))
         self.pending = sorted(jobs, key=lambda job: job.n_tokens)
         self.pending_tokens = sum(job.n_tokens for job in self.pending)
-        self.future: asyncio.Future[FloatArray] = (
-            asyncio.get_running_loop().create_future()
-        )
+        self.future: asyncio.Future[FloatArray] = asyncio.get_running_loop().create_future()
         self._vectors = np.empty((len(texts), dimensions), np.float32)
         self._n_left = len(texts)
 

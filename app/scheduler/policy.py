@@ -86,9 +86,7 @@ def _leader(waiting: Sequence[Ticket], max_wait_s: float, now: float) -> Ticket:
     return min(waiting, key=lambda ticket: (ticket.pending_tokens, ticket.arrived))
 
 
-def _candidates(
-    leader: Ticket, waiting: Sequence[Ticket], width: int
-) -> Iterator[Iterator[Job]]:
+def _candidates(leader: Ticket, waiting: Sequence[Ticket], width: int) -> Iterator[Iterator[Job]]:
     """For each ticket, its jobs of at most `width` tokens, longest first; the leader's first."""
     yield reversed(leader.pending)
     for ticket in waiting:

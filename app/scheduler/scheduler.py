@@ -122,9 +122,7 @@ class Scheduler:
         try:
             for engine in self._engines:
                 await self._probe(engine)
-                await self._probe(
-                    engine, _WARM_UP_TEXT
-                )  # the first estimate of its rate
+                await self._probe(engine, _WARM_UP_TEXT)  # the first estimate of its rate
         except BaseException:
             await self.close()
             raise
@@ -139,9 +137,7 @@ class Scheduler:
 
     def _abandon(self) -> None:
         """Answer whatever is still admitted, rather than let its callers wait."""
-        self._fail_all(
-            lambda: NotReady("The server shut down before this request's turn.")
-        )
+        self._fail_all(lambda: NotReady("The server shut down before this request's turn."))
 
     async def close(self) -> None:
         """Stop the workers; whatever is still admitted fails with `NotReady`."""
@@ -193,9 +189,7 @@ class Scheduler:
         """
         self._check_admission(1)
 
-    async def run(
-        self, engine: Engine, texts: Sequence[TokenIds], dimensions: int
-    ) -> FloatArray:
+    async def run(self, engine: Engine, texts: Sequence[TokenIds], dimensions: int) -> FloatArray:
         """Vectors of one request, admitted whole or refused at once.
 
         Cancelling the call drops what has not run.
@@ -221,16 +215,12 @@ class Scheduler:
     def _check_admission(self, n_tokens: int) -> None:
         if self._draining:
             self._metrics.rejections.labels("draining").inc()
-            raise NotReady(
-                "The server is shutting down. Please try again on another one."
-            )
+            raise NotReady("The server is shutting down. Please try again on another one.")
         limit = self._config.queue_tokens
         if not self._queued_tokens or self._queued_tokens + n_tokens <= limit:
             return
         self._metrics.rejections.labels("queue_full").inc()
-        rate = (
-            max(health.rate for health in self._health.values()) * self._config.workers
-        )
+        rate = max(health.rate for health in self._health.values()) * self._config.workers
         over = min(self._queued_tokens + n_tokens - limit, self._queued_tokens)
         raise Overloaded(
             n_tokens=n_tokens,
@@ -276,9 +266,7 @@ class Scheduler:
             try:
                 await body()
             except Exception:
-                log.exception(
-                    "a worker died; its jobs fail and another takes its place"
-                )
+                log.exception("a worker died; its jobs fail and another takes its place")
                 for health in self._health.values():
                     health.failed = True
                 self._suspect.set()
@@ -366,9 +354,7 @@ class Scheduler:
                 health = self._health[id(engine)]
                 age = self._clock() - (health.last_success or 0.0)
                 if not self._draining and (health.failed or age >= pause_s):
-                    with contextlib.suppress(
-                        EngineError, NotReady
-                    ):  # logged where it failed
+                    with contextlib.suppress(EngineError, NotReady):  # logged where it failed
                         await self._probe(engine)
             # A model that fails every probe must not turn this into a busy loop.
             await asyncio.sleep(_RESTART_S)
@@ -381,18 +367,16 @@ class Scheduler:
 
 
 def _embed(engine: Engine, batch: Sequence[Job]) -> BatchResult | BaseException:
-    """On a worker thread. Errors are values here: some, such as StopIteration, cannot pass
-    through a future, and the batch's callers would wait for ever.
+    """On a worker thread; errors are values here.
+
+    Some, such as StopIteration, cannot pass through a future, and the batch's callers
+    would wait for ever.
     """
     try:
-        result = engine.embed(
-            [job.ids for job in batch], [job.ticket.dimensions for job in batch]
-        )
+        result = engine.embed([job.ids for job in batch], [job.ticket.dimensions for job in batch])
         if len(result.embeddings) != len(batch):
-            return InferenceFailed(
-                f"{len(result.embeddings)} vectors for {len(batch)} texts"
-            )
-    except BaseException as exc:  # noqa: BLE001
+            return InferenceFailed(f"{len(result.embeddings)} vectors for {len(batch)} texts")
+    except BaseException as exc:
         return exc
     return result
 

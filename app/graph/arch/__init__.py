@@ -51,16 +51,12 @@ def load(manifest: Manifest) -> tuple[ArchitectureModule, BaseModel]:
         UnsupportedArchitecture: no such module, or a config it has no graph for.
     """
     model_type = manifest.architecture.model_type
-    known = sorted(
-        info.name for info in pkgutil.iter_modules(__path__) if info.name[0] != "_"
-    )
+    known = sorted(info.name for info in pkgutil.iter_modules(__path__) if info.name[0] != "_")
     if model_type not in known:
         raise UnsupportedArchitecture(
             f"{manifest.id}: no graph for model_type '{model_type}'; known: {', '.join(known)}"
         )
-    module = cast(
-        "ArchitectureModule", importlib.import_module(f"{__name__}.{model_type}")
-    )
+    module = cast("ArchitectureModule", importlib.import_module(f"{__name__}.{model_type}"))
     try:
         return module, module.Config.model_validate(manifest.architecture.config)
     except ValidationError as exc:

@@ -7,7 +7,7 @@ Fusions were measured before they were chosen; docs/LOG.md has the figures.
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -75,14 +75,10 @@ def layer_norm(
     return graph.op("LayerNormalization", x, scale, shift, axis=-1, epsilon=eps)
 
 
-def attention(
-    graph: GraphBuilder, q: str, k: str, v: str, mask: str, *, num_heads: int
-) -> str:
+def attention(graph: GraphBuilder, q: str, k: str, v: str, mask: str, *, num_heads: int) -> str:
     """Bidirectional attention on `(B, T, H)`, padding masked if `apply_mask`."""
     op = "MultiHeadAttention"
-    return graph.choose(
-        APPLY_MASK, (op, q, k, v, "", mask), (op, q, k, v), num_heads=num_heads
-    )
+    return graph.choose(APPLY_MASK, (op, q, k, v, "", mask), (op, q, k, v), num_heads=num_heads)
 
 
 def gelu(graph: GraphBuilder, x: str, bias: str | None = None) -> str:
@@ -136,17 +132,11 @@ def np_layer_norm(weights: Weights, x: FloatArray, name: str, eps: float) -> Flo
     return centred / np.sqrt(variance + np.float32(eps)) * scale + shift
 
 
-def np_attention(
-    q: FloatArray, k: FloatArray, v: FloatArray, num_heads: int
-) -> FloatArray:
+def np_attention(q: FloatArray, k: FloatArray, v: FloatArray, num_heads: int) -> FloatArray:
     """Bidirectional attention of one text; `(T, H)` each."""
     n_tokens, hidden = q.shape
-    heads = [
-        x.reshape(n_tokens, num_heads, -1).swapaxes(0, 1) for x in (q, k, v)
-    ]  # (A, T, D)
-    scores = (
-        heads[0] @ heads[1].swapaxes(1, 2) / np.float32(math.sqrt(hidden // num_heads))
-    )
+    heads = [x.reshape(n_tokens, num_heads, -1).swapaxes(0, 1) for x in (q, k, v)]  # (A, T, D)
+    scores = heads[0] @ heads[1].swapaxes(1, 2) / np.float32(math.sqrt(hidden // num_heads))
     scores = np.exp(scores - scores.max(-1, keepdims=True))
     scores /= scores.sum(-1, keepdims=True)
     return (scores @ heads[2]).swapaxes(0, 1).reshape(n_tokens, hidden)
@@ -154,10 +144,10 @@ def np_attention(
 
 def np_gelu(x: FloatArray) -> FloatArray:
     """Exact GELU."""
-    erf: NDArray[Any] = np.frompyfunc(math.erf, 1, 1)(x / math.sqrt(2))
-    return (x * 0.5 * (1.0 + erf.astype(np.float32))).astype(np.float32)
+    erf = cast("NDArray[Any]", np.frompyfunc(math.erf, 1, 1)(x / np.float32(math.sqrt(2))))
+    return (x * (1 + erf) / 2).astype(np.float32)
 
 
 def np_silu(x: FloatArray) -> FloatArray:
     """`x * sigmoid(x)`."""
-    return x / (1.0 + np.exp(-x))
+    return x / (np.float32(1) + np.exp(-x))

@@ -68,9 +68,7 @@ IGNORED = (r"(bert\.)?pooler\..*", r"(bert\.)?embeddings\.position_ids", r"cls\.
 
 def bind(checkpoint: Checkpoint, config: Config) -> Weights:
     """`checkpoint` under the names of `_spelling`."""
-    return Weights(
-        checkpoint, SPELLINGS, ignored=IGNORED, num_layers=config.num_hidden_layers
-    )
+    return Weights(checkpoint, SPELLINGS, ignored=IGNORED, num_layers=config.num_hidden_layers)
 
 
 def emit(graph: GraphBuilder, weights: Weights, config: Config) -> None:
@@ -88,9 +86,7 @@ def emit(graph: GraphBuilder, weights: Weights, config: Config) -> None:
     x = norm(_embed(graph, weights, config), "embedding_norm")
     for i in range(config.num_hidden_layers):
         at = f"layer.{i}."
-        q, k, v = (
-            linear(x, at + name, (hidden, hidden)) for name in ("query", "key", "value")
-        )
+        q, k, v = (linear(x, at + name, (hidden, hidden)) for name in ("query", "key", "value"))
         y = layers.attention(graph, q, k, v, mask, num_heads=config.num_attention_heads)
         y = linear(y, at + "attention_output", (hidden, hidden))
         x = norm(graph.op("Add", x, y), at + "attention_norm")
@@ -106,17 +102,13 @@ def _embed(graph: GraphBuilder, weights: Weights, config: Config) -> str:
         graph, weights, (config.vocab_size, config.hidden_size), config.type_vocab_size
     )
     shape = (config.max_position_embeddings, config.hidden_size)
-    table = graph.constant(
-        "position_embeddings", weights.read("position_embeddings", shape)
-    )
+    table = graph.constant("position_embeddings", weights.read("position_embeddings", shape))
     n_tokens = graph.op("Shape", layers.INPUT_IDS, start=1, end=2)
     first = graph.constant("first_position", np.zeros(1, np.int64))
     return graph.op("Add", words, graph.op("Slice", table, first, n_tokens))
 
 
-def forward(
-    weights: Weights, config: Config, input_ids: NDArray[np.int64]
-) -> FloatArray:
+def forward(weights: Weights, config: Config, input_ids: NDArray[np.int64]) -> FloatArray:
     """Hidden states `(T, H)` of one text, in plain numpy."""
     hidden, inner, eps = (
         config.hidden_size,
@@ -129,15 +121,11 @@ def forward(
 
     table = (config.vocab_size, hidden)
     x = layers.np_embed_tokens(weights, table, config.type_vocab_size, input_ids)
-    positions = weights.read(
-        "position_embeddings", (config.max_position_embeddings, hidden)
-    )
+    positions = weights.read("position_embeddings", (config.max_position_embeddings, hidden))
     x = layers.np_layer_norm(weights, x + positions[: len(x)], "embedding_norm", eps)
     for i in range(config.num_hidden_layers):
         at = f"layer.{i}."
-        q, k, v = (
-            linear(x, at + name, (hidden, hidden)) for name in ("query", "key", "value")
-        )
+        q, k, v = (linear(x, at + name, (hidden, hidden)) for name in ("query", "key", "value"))
         y = layers.np_attention(q, k, v, config.num_attention_heads)
         y = linear(y, at + "attention_output", (hidden, hidden))
         x = layers.np_layer_norm(weights, x + y, at + "attention_norm", eps)

@@ -23,8 +23,10 @@ _Size = Annotated[int, Field(ge=1)]
 
 
 class Config(BaseModel):
-    """Hugging Face's config words; the hub's `config.json` spells some as GPT-2 does
-    (`n_embd`, `n_layer`, `n_head`, `n_inner`, `rotary_emb_base`, `layer_norm_epsilon`).
+    """Transformers' words for the config.
+
+    The hub's `config.json` spells some as GPT-2 does: `n_embd`, `n_layer`, `n_head`,
+    `n_inner`, `rotary_emb_base`, `layer_norm_epsilon`.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
@@ -118,14 +120,12 @@ def bind(checkpoint: Checkpoint, config: Config) -> Weights:
 
 
 def rotary_tables(config: Config) -> tuple[FloatArray, FloatArray]:
-    """cos and sin of every position, `(max_position_embeddings, head_size / 2)` float32.
+    """Cosines and sines of every position, `(max_position_embeddings, head_size / 2)` float32.
 
     Angles are rounded to float32 where the reference rounds them: at position 8000 exact
     ones would differ from it by 5e-4.
     """
-    exponents = np.arange(0, config.head_size, 2, dtype=np.float32) / np.float32(
-        config.head_size
-    )
+    exponents = np.arange(0, config.head_size, 2, dtype=np.float32) / np.float32(config.head_size)
     frequencies = np.float32(1) / np.power(np.float32(config.rope_theta), exponents)
     positions = np.arange(config.max_position_embeddings, dtype=np.float32)
     angles = np.outer(positions, frequencies)
@@ -142,9 +142,7 @@ def emit(graph: GraphBuilder, weights: Weights, config: Config) -> None:
     mask = layers.declare_inputs(graph)
     cos, sin = (
         graph.constant(name, table)
-        for name, table in zip(
-            ("cos_cache", "sin_cache"), rotary_tables(config), strict=True
-        )
+        for name, table in zip(("cos_cache", "sin_cache"), rotary_tables(config), strict=True)
     )
     first = graph.constant("first_position", np.zeros(1, np.int64))
 
@@ -192,30 +190,23 @@ def emit(graph: GraphBuilder, weights: Weights, config: Config) -> None:
     graph.output(layers.LAST_HIDDEN_STATE, x, ("B", "T", hidden))
 
 
-def forward(
-    weights: Weights, config: Config, input_ids: NDArray[np.int64]
-) -> FloatArray:
+def forward(weights: Weights, config: Config, input_ids: NDArray[np.int64]) -> FloatArray:
     """Hidden states `(T, H)` of one text, in plain numpy."""
     hidden, inner, eps = (
         config.hidden_size,
         config.intermediate_size,
         config.layer_norm_eps,
     )
-    cos, sin = (
-        table[: len(input_ids), None, :] for table in rotary_tables(config)
-    )  # (T, 1, D/2)
+    cos, sin = (table[: len(input_ids), None, :] for table in rotary_tables(config))  # (T, 1, D/2)
 
-    def linear(
-        x: FloatArray, name: str, size: tuple[int, int], *, bias: bool
-    ) -> FloatArray:
+    def linear(x: FloatArray, name: str, size: tuple[int, int], *, bias: bool) -> FloatArray:
         return layers.np_linear(weights, x, name, size, bias=bias)
 
     def rotate(x: FloatArray) -> FloatArray:
         heads = x.reshape(len(x), config.num_attention_heads, config.head_size)
         a, b = np.split(heads, 2, axis=-1)
-        return np.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1).reshape(
-            x.shape
-        )
+        turned = [a * cos - b * sin, b * cos + a * sin]
+        return np.concatenate(turned, axis=-1, dtype=np.float32).reshape(x.shape)
 
     table = (config.vocab_size, hidden)
     x = layers.np_embed_tokens(weights, table, config.type_vocab_size, input_ids)
@@ -231,9 +222,7 @@ def forward(
         x = layers.np_layer_norm(weights, x + y, at + "attention_norm", eps)
         y = linear(x, at + "up", (inner, hidden), bias=config.mlp_bias)
         if config.hidden_act == "swiglu":
-            y = y * layers.np_silu(
-                linear(x, at + "gate", (inner, hidden), bias=config.mlp_bias)
-            )
+            y = y * layers.np_silu(linear(x, at + "gate", (inner, hidden), bias=config.mlp_bias))
         else:
             y = layers.np_gelu(y)
         y = linear(y, at + "down", (hidden, inner), bias=config.mlp_bias)

@@ -57,9 +57,7 @@ class Weights:
         tables = [_expand(spelling, num_layers) for spelling in spellings]
         self._sources = min(
             tables,
-            key=lambda table: sum(
-                p.name not in checkpoint.names for p in table.values()
-            ),
+            key=lambda table: sum(p.name not in checkpoint.names for p in table.values()),
         )
         used = {part.name for part in self._sources.values()}
         if not used & checkpoint.names:
@@ -70,9 +68,7 @@ class Weights:
         if missing := sorted(used - checkpoint.names):
             raise CheckpointMismatch(f"the checkpoint lacks {_some(missing)}")
         unused = checkpoint.names - used
-        if strange := sorted(
-            n for n in unused if not any(re.fullmatch(p, n) for p in ignored)
-        ):
+        if strange := sorted(n for n in unused if not any(re.fullmatch(p, n) for p in ignored)):
             raise CheckpointMismatch(
                 f"the checkpoint has {_some(strange)}, which this architecture's config has no "
                 "place for; compare [architecture] in model.toml with the model's config.json"
@@ -84,9 +80,7 @@ class Weights:
         rows, *rest = self._checkpoint.shape(part.name)
         return (rows // part.of, *rest)
 
-    def read(
-        self, name: str, shape: tuple[int, ...], rows: slice | None = None
-    ) -> FloatArray:
+    def read(self, name: str, shape: tuple[int, ...], rows: slice | None = None) -> FloatArray:
         """The tensor as float32, or some of its rows.
 
         Args:
@@ -113,13 +107,9 @@ class Weights:
         for start in range(0, shape[0], _CHUNK_ROWS):
             yield self.read(name, shape, slice(start, start + _CHUNK_ROWS))
 
-    def lookup(
-        self, name: str, shape: tuple[int, ...], rows: Sequence[int]
-    ) -> FloatArray:
+    def lookup(self, name: str, shape: tuple[int, ...], rows: Sequence[int]) -> FloatArray:
         """Single rows of the tensor, in the order asked; float32 `(len(rows), ...)`."""
-        return np.concatenate(
-            [self.read(name, shape, slice(row, row + 1)) for row in rows]
-        )
+        return np.concatenate([self.read(name, shape, slice(row, row + 1)) for row in rows])
 
 
 def _expand(spelling: Spelling, num_layers: int) -> dict[str, Part]:
@@ -136,6 +126,4 @@ def _expand(spelling: Spelling, num_layers: int) -> dict[str, Part]:
 def _some(names: Sequence[str], most: int = 5) -> str:
     """A few names for a message; a checkpoint may have hundreds."""
     shown = ", ".join(f"'{name}'" for name in names[:most])
-    return (
-        shown if len(names) <= most else f"{shown} and {len(names) - most} more tensors"
-    )
+    return shown if len(names) <= most else f"{shown} and {len(names) - most} more tensors"

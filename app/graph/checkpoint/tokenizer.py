@@ -35,12 +35,10 @@ def tokenizer_json(folder: Path, into: Path) -> Path:
             f"{folder} has no {_FILE}, nor a vocabulary to make one from "
             f"({', '.join(vocabularies)}); put the model's {_FILE} there"
         )
-    from transformers import AutoTokenizer  # noqa: PLC0415 - 1.5 s, and rarely needed
+    from transformers import AutoTokenizer
 
     try:
-        tokenizer = cast("Any", AutoTokenizer).from_pretrained(
-            folder, local_files_only=True
-        )
+        tokenizer = cast("Any", AutoTokenizer).from_pretrained(folder, local_files_only=True)
         tokenizer.backend_tokenizer.save(str(into / _FILE))
     except Exception as exc:
         raise CheckpointMismatch(

@@ -1,0 +1,1 @@
+"""The suite: offline, with injected engines, clocks and registries."""

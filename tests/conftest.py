@@ -1,0 +1,81 @@
+"""Fixtures shared by every test."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+
+import pytest
+from prometheus_client import CollectorRegistry
+
+from app.core.manifest import read_manifest
+from app.core.metrics import Metrics
+from app.engine import OnnxEngine, SessionConfig
+from app.graph.artifact import Artifact
+from app.graph.provision import build_model
+from app.graph.store import Store
+from tests.checkpoints import TinyModel, make_model
+from tests.fakes import FakeEngine
+
+
+def pytest_configure() -> None:
+    """No test reads this machine's settings, store or hub."""
+    for name in [name for name in os.environ if name.startswith(("MATRYO_", "HF_"))]:
+        if name != "MATRYO_HOME":  # the golden tests' store
+            del os.environ[name]
+
+
+def silent(what: str, total: int) -> AbstractContextManager[Callable[[int], None]]:
+    """A progress bar for nobody."""
+    return nullcontext(lambda _: None)
+
+
+@pytest.fixture
+def engine() -> Iterator[FakeEngine]:
+    """An engine without a model; its gate is opened at the end, whatever the test did."""
+    fake = FakeEngine()
+    yield fake
+    fake.gate.set()
+
+
+@pytest.fixture
+def metrics() -> Metrics:
+    """Metrics on a registry of their own."""
+    return Metrics(CollectorRegistry())
+
+
+def build_tiny(root: Path, model: TinyModel) -> Artifact:
+    """Build a tiny model into the store `root/home`."""
+    manifest = read_manifest(model.models / model.id)
+    return build_model(
+        Store(root / "home"),
+        manifest,
+        "fp32",
+        model.checkpoint,
+        allow_unverified=False,
+        progress=silent,
+        report=lambda _: None,
+    )
+
+
+def load_tiny(model: TinyModel, artifact: Artifact, threads: int = 1) -> OnnxEngine:
+    """The engine of a tiny model that was built."""
+    return OnnxEngine(read_manifest(model.models / model.id), artifact, SessionConfig(threads))
+
+
+@pytest.fixture(scope="session")
+def tiny_bert(tmp_path_factory: pytest.TempPathFactory) -> tuple[TinyModel, OnnxEngine]:
+    """A tiny `bert` on ONNX Runtime, its limit beyond SOLO_TOKENS."""
+    root = tmp_path_factory.mktemp("bert")
+    model = make_model(root, "bert", max_tokens=1200)
+    return model, load_tiny(model, build_tiny(root, model))
+
+
+@pytest.fixture(scope="session")
+def tiny_nomic(tmp_path_factory: pytest.TempPathFactory) -> tuple[TinyModel, OnnxEngine]:
+    """A tiny `nomic_bert` on ONNX Runtime, with prompts and layer norm as v1.5."""
+    root = tmp_path_factory.mktemp("nomic")
+    model = make_model(root, "nomic_bert", max_tokens=1200, layer_norm=True, prompts=True)
+    return model, load_tiny(model, build_tiny(root, model))

@@ -1,0 +1,91 @@
+"""An engine without a model: deterministic vectors, and faults on demand."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from app.core.manifest import Manifest, Precision, read_manifest
+from app.engine import BatchResult, Encoded, TokenIds
+from app.engine.postprocess import FloatArray, l2_normalize
+
+MODELS = Path(__file__).parent.parent / "models"
+NOMIC = read_manifest(MODELS / "nomic-embed-text-v1.5")
+MINILM = read_manifest(MODELS / "all-minilm-l6-v2")
+
+CLS, SEP = 1, 2
+
+
+class FakeEngine:
+    """One token for each word, one vector for each token sequence.
+
+    Args:
+        manifest: the model it pretends to be.
+
+    Attributes:
+        batches: the token counts of every batch it ran.
+        seen: every text it tokenised.
+        before: called with each batch's texts on the worker thread; may wait, or raise.
+        delay_s: how long a run takes.
+        gate: runs wait until it is set.
+    """
+
+    def __init__(self, manifest: Manifest = NOMIC) -> None:
+        self.manifest = manifest
+        self.precision: Precision = "fp32"
+        self.fingerprint = f"{manifest.id}/fp32/fake"
+        self.batches: list[list[int]] = []
+        self.seen: list[str] = []
+        self.before: Callable[[Sequence[TokenIds]], None] = lambda _: None
+        self.delay_s = 0.0
+        self.gate = threading.Event()
+        self.gate.set()
+        self.closed = False
+        self._lock = threading.Lock()
+
+    def tokenize(self, texts: Sequence[str]) -> list[Encoded]:
+        """A token for each word, between CLS and SEP."""
+        self.seen.extend(texts)
+        return [Encoded(np.array([CLS, *map(_word_id, text.split()), SEP])) for text in texts]
+
+    def cut(self, ids: TokenIds) -> TokenIds:
+        """The first tokens and SEP."""
+        limit = self.manifest.tokenizer.max_tokens
+        return ids if len(ids) <= limit else np.append(ids[: limit - 1], SEP)
+
+    def embed(self, texts: Sequence[TokenIds], dimensions: Sequence[int]) -> BatchResult:
+        """`vector` of each text, after whatever the test asked for."""
+        started = time.perf_counter()
+        assert self.gate.wait(30), "a test forgot to open the gate"
+        self.before(texts)
+        if self.delay_s:
+            time.sleep(self.delay_s)
+        with self._lock:
+            self.batches.append([len(ids) for ids in texts])
+        vectors = [self.vector(ids, size) for ids, size in zip(texts, dimensions, strict=True)]
+        return BatchResult(vectors, 0, time.perf_counter() - started, 0.0)
+
+    def vector(self, ids: TokenIds, dimensions: int) -> FloatArray:
+        """What `embed` gives for one text."""
+        seed = int.from_bytes(hashlib.sha256(ids.astype("<i8").tobytes()).digest()[:8], "little")
+        native = self.manifest.output.dimensions.native
+        row = np.random.default_rng(seed).standard_normal((1, native), dtype=np.float32)
+        return l2_normalize(row[:, :dimensions])[0]
+
+    def expected(self, text: str, dimensions: int | None = None) -> FloatArray:
+        """The vector of a text as the tokenizer gets it, prefix included."""
+        size = dimensions or self.manifest.output.dimensions.native
+        return self.vector(self.tokenize([text])[0].ids, size)
+
+    def close(self) -> None:
+        """Remember that it was closed."""
+        self.closed = True
+
+
+def _word_id(word: str) -> int:
+    return 3 + int.from_bytes(hashlib.sha256(word.encode()).digest()[:3], "little")

@@ -1,0 +1,128 @@
+"""Encoders in float64, loop by loop, from the papers: what every graph is held against.
+
+Written apart from `app.graph.arch`, and slower on purpose: no fusing, no folding, no
+batching, one head and one token at a time where that makes the maths plain.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.float64]
+
+
+def hidden_states(
+    config: Mapping[str, Any], tensors: Mapping[str, NDArray[Any]], ids: list[int]
+) -> Array:
+    """Last hidden states `(T, H)` of one text."""
+    weights = {name: tensor.astype(np.float64) for name, tensor in tensors.items()}
+    forward = {"bert": _bert, "nomic_bert": _nomic_bert}[config["model_type"]]
+    return forward(config, weights, ids)
+
+
+def pooled(hidden: Array, *, layer_norm_eps: float | None, dimensions: int) -> Array:
+    """Mean, layer norm if any, cut, L2; in this order."""
+    x = sum(hidden) / len(hidden)
+    if layer_norm_eps is not None:
+        mean = sum(x) / len(x)
+        variance = sum((v - mean) ** 2 for v in x) / len(x)
+        x = (x - mean) / math.sqrt(variance + layer_norm_eps)
+    x = x[:dimensions]
+    return x / math.sqrt(sum(v * v for v in x))
+
+
+def _linear(weights: Mapping[str, Array], name: str, x: Array) -> Array:
+    bias = weights.get(f"{name}.bias", 0.0)
+    return np.stack([weights[f"{name}.weight"] @ row + bias for row in x])
+
+
+def _norm(weights: Mapping[str, Array], name: str, x: Array, eps: float) -> Array:
+    rows: list[Array] = []
+    for row in x:
+        scaled = (row - row.mean()) / math.sqrt(row.var() + eps)
+        rows.append(scaled * weights[f"{name}.weight"] + weights[f"{name}.bias"])
+    return np.stack(rows)
+
+
+def _gelu(x: Array) -> Array:
+    return np.vectorize(lambda v: 0.5 * v * (1 + math.erf(v / math.sqrt(2))))(x)
+
+
+def _silu(x: Array) -> Array:
+    return np.vectorize(lambda v: v / (1 + math.exp(-v)))(x)
+
+
+def _attention(q: Array, k: Array, v: Array, n_heads: int) -> Array:
+    size = q.shape[1] // n_heads
+    out = np.zeros_like(v)
+    for head in range(n_heads):
+        columns = slice(head * size, (head + 1) * size)
+        for t in range(len(q)):
+            scores = np.array([q[t, columns] @ k[s, columns] for s in range(len(k))])
+            weight = np.exp((scores - scores.max()) / math.sqrt(size))
+            out[t, columns] = (weight / weight.sum()) @ v[:, columns]
+    return out
+
+
+def _bert(config: Mapping[str, Any], w: Mapping[str, Array], ids: list[int]) -> Array:
+    eps = config["layer_norm_eps"]
+    x = np.stack(
+        [
+            w["embeddings.word_embeddings.weight"][token]
+            + w["embeddings.position_embeddings.weight"][place]
+            + w["embeddings.token_type_embeddings.weight"][0]
+            for place, token in enumerate(ids)
+        ]
+    )
+    x = _norm(w, "embeddings.LayerNorm", x, eps)
+    for i in range(config["num_hidden_layers"]):
+        at = f"encoder.layer.{i}."
+        q, k, v = (
+            _linear(w, f"{at}attention.self.{name}", x) for name in ("query", "key", "value")
+        )
+        y = _attention(q, k, v, config["num_attention_heads"])
+        y = _linear(w, at + "attention.output.dense", y)
+        x = _norm(w, at + "attention.output.LayerNorm", x + y, eps)
+        y = _gelu(_linear(w, at + "intermediate.dense", x))
+        x = _norm(w, at + "output.LayerNorm", x + _linear(w, at + "output.dense", y), eps)
+    return x
+
+
+def _rotate(x: Array, n_heads: int, theta: float) -> Array:
+    size = x.shape[1] // n_heads
+    out = x.copy()
+    for place in range(len(x)):
+        for head in range(n_heads):
+            for pair in range(size // 2):
+                a, b = head * size + pair, head * size + pair + size // 2
+                angle = place / theta ** (2 * pair / size)
+                out[place, a] = x[place, a] * math.cos(angle) - x[place, b] * math.sin(angle)
+                out[place, b] = x[place, b] * math.cos(angle) + x[place, a] * math.sin(angle)
+    return out
+
+
+def _nomic_bert(config: Mapping[str, Any], w: Mapping[str, Array], ids: list[int]) -> Array:
+    eps, heads, theta = (
+        config["layer_norm_eps"],
+        config["num_attention_heads"],
+        config["rope_theta"],
+    )
+    token_type = w["embeddings.token_type_embeddings.weight"][0]
+    x = np.stack([w["embeddings.word_embeddings.weight"][token] + token_type for token in ids])
+    x = _norm(w, "emb_ln", x, eps)
+    for i in range(config["num_hidden_layers"]):
+        at = f"encoder.layers.{i}."
+        q, k, v = np.split(_linear(w, at + "attn.Wqkv", x), 3, axis=1)
+        y = _attention(_rotate(q, heads, theta), _rotate(k, heads, theta), v, heads)
+        x = _norm(w, at + "norm1", x + _linear(w, at + "attn.out_proj", y), eps)
+        if config["hidden_act"] == "swiglu":
+            y = _linear(w, at + "mlp.fc11", x) * _silu(_linear(w, at + "mlp.fc12", x))
+        else:
+            y = _gelu(_linear(w, at + "mlp.fc1", x))
+        x = _norm(w, at + "norm2", x + _linear(w, at + "mlp.fc2", y), eps)
+    return x
