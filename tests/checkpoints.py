@@ -9,11 +9,11 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
+import safetensors.numpy
 from numpy.typing import NDArray
-from safetensors.numpy import save_file
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
 from app.graph.store import sha256_file
@@ -23,6 +23,11 @@ Tensors = dict[str, NDArray[np.float32]]
 WORDS = ("the", "sky", "is", "blue", "grass", "green", "search", "_", "query", "document", ":")
 LETTERS = tuple("abcdefghijklmnopqrstuvwxyz")
 HIDDEN, HEADS, LAYERS, INNER, POSITIONS = 32, 4, 2, 48, 1200
+
+
+def save_tensors(tensors: Tensors, path: Path) -> None:
+    """Write a safetensors file."""
+    cast("Any", safetensors.numpy).save_file(tensors, path)
 
 
 def vocabulary() -> list[str]:
@@ -158,7 +163,7 @@ def make_model(
         tensors["pooler.ballast"] = np.zeros(ballast_bytes // 4, np.float32)
     checkpoint = root / f"{model_id}-checkpoint"
     checkpoint.mkdir(parents=True)
-    save_file(tensors, checkpoint / "model.safetensors")
+    save_tensors(tensors, checkpoint / "model.safetensors")
     make_tokenizer().save(str(checkpoint / "tokenizer.json"))
     folder = root / "models" / model_id
     folder.mkdir(parents=True)

@@ -27,13 +27,15 @@ def hidden_states(
 
 def pooled(hidden: Array, *, layer_norm_eps: float | None, dimensions: int) -> Array:
     """Mean, layer norm if any, cut, L2; in this order."""
-    x = sum(hidden) / len(hidden)
+    n_tokens, size = hidden.shape
+    x = [sum(float(hidden[t, h]) for t in range(n_tokens)) / n_tokens for h in range(size)]
     if layer_norm_eps is not None:
-        mean = sum(x) / len(x)
-        variance = sum((v - mean) ** 2 for v in x) / len(x)
-        x = (x - mean) / math.sqrt(variance + layer_norm_eps)
+        mean = sum(x) / size
+        variance = sum((value - mean) ** 2 for value in x) / size
+        x = [(value - mean) / math.sqrt(variance + layer_norm_eps) for value in x]
     x = x[:dimensions]
-    return x / math.sqrt(sum(v * v for v in x))
+    norm = math.sqrt(sum(value * value for value in x))
+    return np.array([value / norm for value in x])
 
 
 def _linear(weights: Mapping[str, Array], name: str, x: Array) -> Array:
@@ -50,11 +52,13 @@ def _norm(weights: Mapping[str, Array], name: str, x: Array, eps: float) -> Arra
 
 
 def _gelu(x: Array) -> Array:
-    return np.vectorize(lambda v: 0.5 * v * (1 + math.erf(v / math.sqrt(2))))(x)
+    flat = [0.5 * v * (1 + math.erf(v / math.sqrt(2))) for v in x.ravel().tolist()]
+    return np.array(flat).reshape(x.shape)
 
 
 def _silu(x: Array) -> Array:
-    return np.vectorize(lambda v: v / (1 + math.exp(-v)))(x)
+    flat = [v / (1 + math.exp(-v)) for v in x.ravel().tolist()]
+    return np.array(flat).reshape(x.shape)
 
 
 def _attention(q: Array, k: Array, v: Array, n_heads: int) -> Array:

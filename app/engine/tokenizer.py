@@ -62,7 +62,7 @@ class TextTokenizer:
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
         self.max_tokens = max_tokens
-        self._head_chars = _CHARS_PER_TOKEN * max_tokens
+        self._head_chars = _CHARS_PER_TOKEN * (max_tokens + _HEAD_MARGIN)
         # Special tokens at the end stay when a text is cut: [SEP], </s>.
         mask = self._tokenizer.encode("a").special_tokens_mask
         self._n_tail = next((i for i, special in enumerate(reversed(mask)) if not special), 0)

@@ -16,7 +16,7 @@ import zipfile
 from collections.abc import Callable, Collection, Mapping
 from functools import partial
 from pathlib import Path
-from typing import IO, cast
+from typing import IO, Any, cast
 
 import httpx2
 
@@ -186,8 +186,10 @@ def _from_hub(
     report: Callable[[str], None],
 ) -> None:
     # Imported here: it reads HF_ENDPOINT, HF_HUB_OFFLINE and HF_TOKEN when imported.
-    from huggingface_hub import constants, errors, get_hf_file_metadata, hf_hub_url
-    from huggingface_hub.utils import build_hf_headers
+    import huggingface_hub
+    from huggingface_hub import constants, errors, hf_hub_url
+
+    hub = cast("Any", huggingface_hub)
 
     by_hand = (
         f"Or fetch {', '.join(names)} of {source.repo} at revision {source.revision} on another "
@@ -203,7 +205,7 @@ def _from_hub(
         try:
             # The library knows who we are, what the hub calls the file, and what its refusals
             # mean. It does not take up what an earlier process left; `download` does.
-            n_bytes = get_hf_file_metadata(url).size
+            n_bytes = hub.get_hf_file_metadata(url).size
         except errors.HfHubHTTPError as exc:
             raise PullFailed(
                 f"the hub at {constants.ENDPOINT} does not give us {name} of {source.repo}: {exc}. "
@@ -216,7 +218,9 @@ def _from_hub(
             ) from exc
         path = into / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        download(url, path, n_bytes=n_bytes, progress=progress, headers=build_hf_headers())
+        download(
+            url, path, n_bytes=n_bytes, progress=progress, headers=hub.utils.build_hf_headers()
+        )
 
 
 # --- from PyPI

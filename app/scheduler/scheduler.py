@@ -34,7 +34,7 @@ _PROBE_TEXT = "ready?"
 _WARM_UP_TEXT = "How fast does this machine run the model? " * 12
 _RESTART_S = 0.2
 _RATE_WEIGHT = 0.2
-# Below this, a run's fixed cost hides the rate.
+# Below this, a run's fixed cost hides the cost of a token.
 _RATE_MIN_TOKENS = 32
 _MIN_BATCH_TOKENS = 64
 _MAX_BATCH_TOKENS = 8192
@@ -67,12 +67,13 @@ class _Health:
     Attributes:
         last_success: the clock at the end of the last good run; None before the first.
         failed: the last run failed.
-        rate: tokens a second of one run.
+        token_s: seconds a token of one run; a mean of times follows a slowdown at once,
+            where a mean of rates would remember the fast past.
     """
 
     last_success: float | None = None
     failed: bool = False
-    rate: float = 1000.0
+    token_s: float = 0.001
 
 
 class Scheduler:
@@ -220,13 +221,13 @@ class Scheduler:
         if not self._queued_tokens or self._queued_tokens + n_tokens <= limit:
             return
         self._metrics.rejections.labels("queue_full").inc()
-        rate = max(health.rate for health in self._health.values()) * self._config.workers
+        token_s = min(health.token_s for health in self._health.values()) / self._config.workers
         over = min(self._queued_tokens + n_tokens - limit, self._queued_tokens)
         raise Overloaded(
             n_tokens=n_tokens,
             queued_tokens=self._queued_tokens,
             max_tokens=limit,
-            retry_after_s=over / rate,
+            retry_after_s=over * token_s,
         )
 
     async def _run(self, ticket: Ticket) -> FloatArray:
@@ -290,7 +291,7 @@ class Scheduler:
                 await self._wake.wait()
 
     def _limits(self, engine: Engine) -> BatchLimits:
-        budget = int(self._health[id(engine)].rate * self._config.batch_s)
+        budget = int(self._config.batch_s / self._health[id(engine)].token_s)
         budget = min(max(budget, _MIN_BATCH_TOKENS), _MAX_BATCH_TOKENS)
         return BatchLimits(max_tokens=budget)
 
@@ -333,7 +334,7 @@ class Scheduler:
         health.failed = False
         spent_s = result.inference_s + result.postprocess_s
         if n_tokens >= _RATE_MIN_TOKENS and spent_s > 0:
-            health.rate += _RATE_WEIGHT * (n_tokens / spent_s - health.rate)
+            health.token_s += _RATE_WEIGHT * (spent_s / n_tokens - health.token_s)
         metrics = self._metrics
         metrics.inference_seconds.labels(model).observe(result.inference_s)
         metrics.postprocess_seconds.labels(model).observe(result.postprocess_s)

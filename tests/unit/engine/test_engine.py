@@ -1,0 +1,139 @@
+"""The same vector, always: alone, in any company, at any thread count."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from app.core.errors import ArtifactDamaged, InferenceFailed
+from app.engine import SOLO_TOKENS, OnnxEngine, TokenIds
+from app.engine import engine as engine_module
+from app.engine.padding import PaddedBatch
+from app.engine.postprocess import FloatArray
+from tests.checkpoints import TinyModel
+from tests.conftest import build_tiny, load_tiny
+
+Tiny = tuple[TinyModel, OnnxEngine]
+
+
+def texts_of(lengths: list[int], seed: int = 0) -> list[TokenIds]:
+    """Random texts of given lengths."""
+    rng = np.random.default_rng(seed)
+    return [rng.integers(4, 60, length) for length in lengths]
+
+
+@pytest.mark.parametrize("kind", ["tiny_bert", "tiny_nomic"])
+def test_alone_as_in_any_batch(kind: str, request: pytest.FixtureRequest) -> None:
+    """Bit-identical alone and in shuffled batches, short and long texts mixed."""
+    _, engine = request.getfixturevalue(kind)
+    lengths = [2, 3, 5, 8, 13, 21, 34, 55, 89, 144, SOLO_TOKENS, SOLO_TOKENS + 1, 700]
+    texts = texts_of(lengths)
+    alone = [engine.embed([text], [32]).embeddings[0] for text in texts]
+    rng = np.random.default_rng(1)
+    for _ in range(6):
+        order = rng.permutation(len(texts))[: rng.integers(2, len(texts) + 1)]
+        result = engine.embed([texts[i] for i in order], [32] * len(order))
+        for vector, i in zip(result.embeddings, order, strict=True):
+            assert np.array_equal(vector, alone[i]), lengths[i]
+
+
+def test_threads_change_nothing(tmp_path_factory: pytest.TempPathFactory, tiny_nomic: Tiny) -> None:
+    """One thread or three: the same bits."""
+    model, engine = tiny_nomic
+    artifact = build_tiny(tmp_path_factory.mktemp("threads"), model)
+    other = load_tiny(model, artifact, threads=3)
+    texts = texts_of([5, 40, 300, 900])
+    mine = engine.embed(texts, [32] * 4).embeddings
+    theirs = other.embed(texts, [32] * 4).embeddings
+    assert all(map(np.array_equal, mine, theirs))
+
+
+def test_only_long_texts_run_alone_and_unmasked(
+    tiny_bert: Tiny, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The path depends on a text's own length: nothing else may choose it."""
+    _, engine = tiny_bert
+    runs: list[tuple[tuple[int, ...], bool]] = []
+    session = engine._session
+    run = session.run
+
+    def spy(batch: PaddedBatch, *, apply_mask: bool) -> FloatArray:
+        runs.append((batch.input_ids.shape, apply_mask))
+        return run(batch, apply_mask=apply_mask)
+
+    monkeypatch.setattr(session, "run", spy)
+    engine.embed(texts_of([4, SOLO_TOKENS + 1, 6, 1000]), [32] * 4)
+    assert runs == [((2, 6), True), ((1, SOLO_TOKENS + 1), False), ((1, 1000), False)]
+    runs.clear()
+    engine.embed(texts_of([SOLO_TOKENS]), [32])
+    assert runs == [((1, SOLO_TOKENS), True)]
+
+
+def test_masked_and_unmasked_agree(tiny_nomic: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both attention paths compute the same attention, but for the last bits."""
+    _, engine = tiny_nomic
+    (text,) = texts_of([300])
+    (masked,) = engine.embed([text], [32]).embeddings
+    monkeypatch.setattr(engine_module, "SOLO_TOKENS", 10)
+    (unmasked,) = engine.embed([text], [32]).embeddings
+    assert np.abs(masked - unmasked).max() < 1e-5
+
+
+def test_dimensions_of_one_batch_may_differ(tiny_nomic: Tiny) -> None:
+    """Each text is cut to its own size, and k dimensions are the first k, normalised again."""
+    _, engine = tiny_nomic
+    texts = texts_of([6, 9, 7, 5])
+    cut = engine.embed(texts, [32, 16, 5, 1]).embeddings
+    whole = engine.embed(texts, [32] * 4).embeddings
+    for size, vector, full in zip([32, 16, 5, 1], cut, whole, strict=True):
+        expected = full[:size] / np.linalg.norm(full[:size])
+        assert np.abs(vector - expected).max() < 1e-6
+
+
+@pytest.mark.parametrize("text", ["", "\u200b", " \n"])
+def test_a_text_of_nothing_is_a_unit_vector(tiny_bert: Tiny, text: str) -> None:
+    """Special tokens alone are embedded; nothing turns NaN."""
+    _, engine = tiny_bert
+    (vector,) = engine.embed([engine.tokenize([text])[0].ids], [32]).embeddings
+    assert abs(float(np.linalg.norm(vector)) - 1) < 1e-6
+
+
+def test_values_that_are_not_finite_are_a_fault(
+    tiny_bert: Tiny, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """NaN never reaches a caller, where JSON would write it as null."""
+    _, engine = tiny_bert
+
+    def broken(batch: PaddedBatch, *, apply_mask: bool) -> FloatArray:
+        return np.full((*batch.input_ids.shape, 32), np.nan, np.float32)
+
+    monkeypatch.setattr(engine._session, "run", broken)
+    with pytest.raises(InferenceFailed, match="NaN or infinity"):
+        engine.embed(texts_of([4]), [32])
+
+
+def test_a_run_that_raises_is_typed(tiny_bert: Tiny) -> None:
+    """ORT's own exceptions do not leave the engine."""
+    _, engine = tiny_bert
+    with pytest.raises(InferenceFailed, match="a run of 1x1 tokens failed"):
+        engine.embed([np.array([10_000_000])], [32])
+
+
+def test_closing_interrupts(tmp_path_factory: pytest.TempPathFactory, tiny_bert: Tiny) -> None:
+    """After close, runs fail at once in place of holding up the process."""
+    model, _ = tiny_bert
+    engine = load_tiny(model, build_tiny(tmp_path_factory.mktemp("close"), model))
+    engine.embed(texts_of([4]), [32])
+    engine.close()
+    with pytest.raises(InferenceFailed):
+        engine.embed(texts_of([4]), [32])
+
+
+def test_a_graph_that_is_none(tmp_path_factory: pytest.TempPathFactory, tiny_bert: Tiny) -> None:
+    """A file that ORT cannot load is named, with the remedy."""
+    from app.engine.sessions import Session, SessionConfig
+
+    path = tmp_path_factory.mktemp("bad") / "model.onnx"
+    path.write_bytes(b"rubbish")
+    with pytest.raises(ArtifactDamaged, match="cannot load it"):
+        Session(path, SessionConfig(1))

@@ -1,0 +1,91 @@
+"""Tokens are the model's own, uncut and unpadded, whatever tokenizer.json says."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from app.core.errors import ArtifactDamaged
+from app.engine.tokenizer import TextTokenizer
+from tests.checkpoints import make_tokenizer
+
+CLS, SEP = 2, 3
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> TextTokenizer:
+    """The tiny tokenizer, whose file asks for truncation and padding to 16."""
+    path = tmp_path_factory.mktemp("tokenizer") / "tokenizer.json"
+    make_tokenizer().save(str(path))
+    return TextTokenizer(path, max_tokens=20)
+
+
+def test_files_truncation_and_padding_are_off(tokenizer: TextTokenizer) -> None:
+    """MiniLM's file cuts at 128 and pads to 128; neither may happen here."""
+    short, long = tokenizer.encode(["the sky", "the sky is blue " * 10])
+    assert short.n_tokens == 4
+    assert long.n_tokens == 42
+    assert long.exact
+
+
+@pytest.mark.parametrize("text", ["", " ", "\n\t", "\u200b", "\x00", "\ufeff", "\u0301"])
+def test_texts_of_nothing(tokenizer: TextTokenizer, text: str) -> None:
+    """A text without a token still has its special ones."""
+    (encoded,) = tokenizer.encode([text])
+    assert encoded.ids[0] == CLS
+    assert encoded.ids[-1] == SEP
+
+
+def test_cut_keeps_the_end_token(tokenizer: TextTokenizer) -> None:
+    """Cutting takes from the text, not from what closes it."""
+    (encoded,) = tokenizer.encode(["the sky is blue " * 10])
+    cut = tokenizer.cut(encoded.ids)
+    assert len(cut) == 20
+    assert np.array_equal(cut[:-1], encoded.ids[:19])
+    assert cut[-1] == SEP
+    assert np.array_equal(tokenizer.cut(cut), cut)
+
+
+def test_cut_is_the_librarys(tokenizer: TextTokenizer) -> None:
+    """A cut text has the ids that the library's own truncation gives."""
+    other = make_tokenizer()
+    other.no_padding()
+    other.enable_truncation(20)
+    text = "green grass is the blue sky: " * 9
+    (encoded,) = tokenizer.encode([text])
+    assert tokenizer.cut(encoded.ids).tolist() == other.encode(text).ids
+
+
+def test_huge_texts_are_judged_by_their_head(tokenizer: TextTokenizer) -> None:
+    """A text far over the limit is not tokenised to its end, and cuts the same."""
+    text = "blue sky " * 100_000
+    (encoded,) = tokenizer.encode([text])
+    assert not encoded.exact
+    assert 20 < encoded.n_tokens < 3000
+    (whole,) = tokenizer.encode([text[:600]])
+    assert np.array_equal(tokenizer.cut(encoded.ids), tokenizer.cut(whole.ids))
+
+
+def test_huge_texts_of_few_tokens_are_counted(tokenizer: TextTokenizer) -> None:
+    """Blanks do not count: what stands behind them is found, and the count is exact."""
+    (encoded,) = tokenizer.encode([" " * 100_000 + "sky"])
+    assert encoded.exact
+    assert encoded.n_tokens == 3
+
+
+def test_order_is_kept(tokenizer: TextTokenizer) -> None:
+    """Texts come back in order, long ones among short ones."""
+    texts = ["sky", "blue sky " * 1000, "the", "", "grass"]
+    together = tokenizer.encode(texts)
+    for text, encoded in zip(texts, together, strict=True):
+        assert np.array_equal(encoded.ids, tokenizer.encode([text])[0].ids)
+
+
+def test_not_a_tokenizer(tmp_path: Path) -> None:
+    """A file that is none is named."""
+    path = tmp_path / "tokenizer.json"
+    path.write_text("{}")
+    with pytest.raises(ArtifactDamaged, match=r"tokenizer\.json"):
+        TextTokenizer(path, 20)

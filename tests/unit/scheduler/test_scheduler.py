@@ -1,0 +1,412 @@
+"""Admission, cancellation and supervision, with faults injected into the engine."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import AsyncIterator, Sequence
+
+import numpy as np
+import pytest
+from prometheus_client import CollectorRegistry
+
+from app.core.errors import EngineError, InferenceFailed, NotReady, Overloaded
+from app.core.metrics import Metrics
+from app.engine import TokenIds
+from app.scheduler import Scheduler, SchedulerConfig
+from app.scheduler import scheduler as module
+from tests.fakes import MINILM, FakeEngine
+
+
+class Clock:
+    """Seconds that pass when the test says so."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        """The time."""
+        return self.now
+
+
+def make(
+    engine: FakeEngine, clock: Clock | None = None, **changes: float
+) -> tuple[Scheduler, Metrics]:
+    """A scheduler of one worker, not started."""
+    config = SchedulerConfig(**changes)  # pyright: ignore[reportArgumentType]
+    metrics = Metrics(CollectorRegistry())
+    return Scheduler([engine], config, metrics, clock or Clock()), metrics
+
+
+@pytest.fixture
+async def scheduler(engine: FakeEngine) -> AsyncIterator[Scheduler]:
+    """A started scheduler on the fake engine."""
+    scheduler, _ = make(engine)
+    await scheduler.start()
+    engine.batches.clear()
+    yield scheduler
+    engine.gate.set()
+    await scheduler.close()
+
+
+def texts(*lengths: int) -> list[TokenIds]:
+    """Distinct texts of these lengths."""
+    return [np.arange(place, place + length) for place, length in enumerate(lengths)]
+
+
+async def settled(scheduler: Scheduler) -> None:
+    """Wait until nothing is admitted any more."""
+    async with asyncio.timeout(5):
+        while scheduler.n_requests or scheduler.queued_tokens:
+            await asyncio.sleep(0.001)
+
+
+async def until_running(engine: FakeEngine, started: threading.Event) -> None:
+    """Wait until a worker is inside the engine."""
+    assert await asyncio.to_thread(started.wait, 5)
+
+
+def hold(engine: FakeEngine) -> threading.Event:
+    """Close the gate; the event tells when a run waits before it."""
+    engine.gate.clear()
+    started = threading.Event()
+    wait = engine.gate.wait
+
+    def announce(timeout: float | None = None) -> bool:
+        started.set()
+        return wait(timeout)
+
+    engine.gate.wait = announce
+    return started
+
+
+class TestResults:
+    """What comes back is what was asked, in order."""
+
+    async def test_order_and_values(self, scheduler: Scheduler, engine: FakeEngine) -> None:
+        """Rows are in input order, though batches are formed by length."""
+        sent = texts(30, 3, 17, 3, 90, 41, 8, 8)
+        vectors = await scheduler.run(engine, sent, 16)
+        assert vectors.dtype == np.float32
+        for ids, vector in zip(sent, vectors, strict=True):
+            assert np.array_equal(vector, engine.vector(ids, 16))
+
+    async def test_requests_share_batches(self, scheduler: Scheduler, engine: FakeEngine) -> None:
+        """Requests of different sizes run together, each with its own dimensions."""
+        started = hold(engine)
+        first = asyncio.create_task(scheduler.run(engine, texts(5), 8))
+        await until_running(engine, started)
+        others = [
+            asyncio.create_task(scheduler.run(engine, texts(7), size)) for size in (8, 64, 768)
+        ]
+        await asyncio.sleep(0)
+        engine.gate.set()
+        await first
+        assert [(await task).shape for task in others] == [(1, 8), (1, 64), (1, 768)]
+        assert engine.batches == [[5], [7, 7, 7]]
+
+    async def test_concurrent_requests(self, engine: FakeEngine) -> None:
+        """Many requests on several workers: everybody gets their own."""
+        scheduler, _ = make(engine, workers=3)
+        await scheduler.start()
+        rng = np.random.default_rng(0)
+        sent = [[rng.integers(0, 99, n) for n in rng.integers(1, 60, 9)] for _ in range(60)]
+        answers = await asyncio.gather(*(scheduler.run(engine, each, 8) for each in sent))
+        for each, answer in zip(sent, answers, strict=True):
+            assert np.array_equal(answer, np.stack([engine.vector(ids, 8) for ids in each]))
+        await settled(scheduler)
+        await scheduler.close()
+
+
+class TestAdmission:
+    """Whole requests, admitted or refused at once."""
+
+    async def test_full_queue_refuses(self, engine: FakeEngine) -> None:
+        """Past the bound a request is refused whole, with numbers and a time to wait."""
+        scheduler, metrics = make(engine, queue_tokens=100)
+        await scheduler.start()
+        started = hold(engine)
+        running = asyncio.create_task(scheduler.run(engine, texts(60), 8))
+        await until_running(engine, started)
+        waiting = asyncio.create_task(scheduler.run(engine, texts(20, 20), 8))
+        await asyncio.sleep(0)
+        with pytest.raises(Overloaded) as caught:
+            await scheduler.run(engine, texts(1), 8)
+        assert (caught.value.queued_tokens, caught.value.max_tokens) == (100, 100)
+        assert 1 <= caught.value.retry_after_s <= 60
+        with pytest.raises(Overloaded):
+            scheduler.check_room()
+        engine.gate.set()
+        await asyncio.gather(running, waiting)
+        assert len(await scheduler.run(engine, texts(90), 8)) == 1
+        count = metrics.registry.get_sample_value
+        assert count("matryo_rejections_total", {"reason": "queue_full"}) == 2
+        assert count("matryo_queue_tokens") == 0
+        await scheduler.close()
+
+    async def test_one_large_request_is_always_admitted(self, engine: FakeEngine) -> None:
+        """An empty queue takes any request, however far over the bound, and splits it inside."""
+        scheduler, _ = make(engine, queue_tokens=100)
+        await scheduler.start()
+        engine.batches.clear()
+        vectors = await scheduler.run(engine, texts(*[300] * 40), 8)
+        assert len(vectors) == 40
+        assert len(engine.batches) > 1
+        await scheduler.close()
+
+    async def test_draining_refuses_but_finishes(
+        self, scheduler: Scheduler, engine: FakeEngine
+    ) -> None:
+        """After the signal nothing new is taken, and what was taken is answered."""
+        started = hold(engine)
+        running = asyncio.create_task(scheduler.run(engine, texts(5), 8))
+        await until_running(engine, started)
+        scheduler.drain(grace_s=30)
+        with pytest.raises(NotReady):
+            await scheduler.run(engine, texts(5), 8)
+        assert scheduler.why_not_ready() == "draining"
+        engine.gate.set()
+        assert (await running).shape == (1, 8)
+
+    async def test_grace_ends(self, scheduler: Scheduler, engine: FakeEngine) -> None:
+        """What does not finish in the grace period is answered, not left hanging."""
+        started = hold(engine)
+        running = asyncio.create_task(scheduler.run(engine, texts(5), 8))
+        await until_running(engine, started)
+        scheduler.drain(grace_s=0.01)
+        with pytest.raises(NotReady):
+            await running
+
+
+class TestCancellation:
+    """Work nobody waits for does not run."""
+
+    async def test_waiting_work_is_dropped(self, engine: FakeEngine) -> None:
+        """A cancelled request leaves the queue at once and never reaches the engine."""
+        scheduler, metrics = make(engine)
+        await scheduler.start()
+        engine.batches.clear()
+        started = hold(engine)
+        running = asyncio.create_task(scheduler.run(engine, texts(5), 8))
+        await until_running(engine, started)
+        waiting = asyncio.create_task(scheduler.run(engine, texts(40, 41, 42), 8))
+        await asyncio.sleep(0)
+        assert scheduler.queued_tokens == 5 + 123
+        waiting.cancel()
+        await asyncio.gather(waiting, return_exceptions=True)
+        assert scheduler.queued_tokens == 5
+        engine.gate.set()
+        await running
+        await settled(scheduler)
+        assert engine.batches == [[5]]
+        dropped = metrics.registry.get_sample_value
+        assert dropped("matryo_cancellations_total", {"model": engine.manifest.id}) == 3
+        await scheduler.close()
+
+    async def test_running_work_is_forgotten(
+        self, scheduler: Scheduler, engine: FakeEngine
+    ) -> None:
+        """A request cancelled in the middle of its run disturbs neither worker nor company."""
+        started = hold(engine)
+        gone = asyncio.create_task(scheduler.run(engine, texts(5), 8))
+        await until_running(engine, started)
+        gone.cancel()
+        await asyncio.gather(gone, return_exceptions=True)
+        stays = asyncio.create_task(scheduler.run(engine, texts(6), 8))
+        engine.gate.set()
+        assert np.array_equal((await stays)[0], engine.vector(texts(6)[0], 8))
+        await settled(scheduler)
+
+    async def test_a_storm_of_cancellations(self, engine: FakeEngine) -> None:
+        """Hundreds of requests, half of them cancelled at odd moments: nothing is left over."""
+        scheduler, _ = make(engine, workers=2)
+        await scheduler.start()
+        engine.delay_s = 0.001
+        rng = np.random.default_rng(0)
+        tasks = [
+            asyncio.create_task(scheduler.run(engine, [np.arange(n) for n in sizes], 8))
+            for sizes in rng.integers(1, 99, (300, 3))
+        ]
+        for task in tasks[::2]:
+            await asyncio.sleep(0)
+            task.cancel()
+        results = await asyncio.gather(*tasks, return_exceptions=True)
+        assert all(isinstance(result, asyncio.CancelledError) for result in results[::2])
+        assert all(isinstance(result, np.ndarray) for result in results[1::2])
+        await settled(scheduler)
+        await scheduler.close()
+
+
+class TestSupervision:
+    """A fault fails its own jobs, shows in readiness, and heals."""
+
+    @pytest.mark.parametrize(
+        "fault", [RuntimeError("boom"), StopIteration(), SystemExit(3), InferenceFailed("x")]
+    )
+    async def test_a_failed_run_fails_its_batch(
+        self, scheduler: Scheduler, engine: FakeEngine, fault: BaseException
+    ) -> None:
+        """Whatever a run raises, its callers get an EngineError and the next batch runs."""
+
+        def explode(_: Sequence[TokenIds]) -> None:
+            engine.before = lambda _: None
+            raise fault
+
+        engine.before = explode
+        with pytest.raises(EngineError):
+            await scheduler.run(engine, texts(5), 8)
+        assert (await scheduler.run(engine, texts(5), 8)).shape == (1, 8)
+        assert scheduler.why_not_ready() is None
+        await settled(scheduler)
+
+    async def test_a_failed_batch_fails_the_rest_of_its_request(
+        self, scheduler: Scheduler, engine: FakeEngine
+    ) -> None:
+        """A request with a failed text is over: its other texts are not computed."""
+
+        def explode(batch: Sequence[TokenIds]) -> None:
+            if len(batch[0]) == 500:
+                raise RuntimeError("boom")
+
+        engine.before = explode
+        with pytest.raises(InferenceFailed):
+            await scheduler.run(engine, texts(500, 5, 6), 8)
+        await settled(scheduler)
+        assert not [batch for batch in engine.batches if 6 in batch]
+
+    async def test_readiness_follows_the_runs(self, engine: FakeEngine) -> None:
+        """A model that fails every run is not ready, and is again once it runs."""
+        scheduler, metrics = make(engine)
+        assert scheduler.why_not_ready() == f"{engine.manifest.id} has not run yet"
+        await scheduler.start()
+        assert scheduler.why_not_ready() is None
+
+        def explode(_: Sequence[TokenIds]) -> None:
+            raise RuntimeError("boom")
+
+        engine.before = explode
+        with pytest.raises(InferenceFailed):
+            await scheduler.run(engine, texts(5), 8)
+        assert scheduler.why_not_ready() == f"the last run of {engine.manifest.id} failed"
+        engine.before = lambda _: None
+        async with asyncio.timeout(5):
+            while scheduler.why_not_ready():  # the heartbeat tries again by itself
+                await asyncio.sleep(0.01)
+        failures = metrics.registry.get_sample_value
+        assert failures("matryo_failures_total", {"model": engine.manifest.id})
+        await scheduler.close()
+
+    async def test_readiness_grows_old(self, engine: FakeEngine) -> None:
+        """A model that has not run within the interval is not ready."""
+        clock = Clock()
+        scheduler, _ = make(engine, clock, ready_interval_s=30)
+        await scheduler.start()
+        clock.now += 29
+        assert scheduler.why_not_ready() is None
+        clock.now += 2
+        assert scheduler.why_not_ready() == f"{engine.manifest.id} last ran 31 s ago"
+        await scheduler.close()
+
+    async def test_the_heartbeat_keeps_an_idle_service_ready(self, engine: FakeEngine) -> None:
+        """Without any caller the model still runs every third of the interval."""
+        scheduler = Scheduler(
+            [engine], SchedulerConfig(ready_interval_s=0.15), Metrics(CollectorRegistry())
+        )
+        await scheduler.start()
+        before = len(engine.batches)
+        async with asyncio.timeout(5):
+            while len(engine.batches) < before + 2:
+                await asyncio.sleep(0.01)
+        await scheduler.close()
+
+    async def test_a_dead_worker_fails_what_waits_and_lives_again(
+        self, scheduler: Scheduler, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A bug between dequeue and run leaves no future pending, and the queue goes on."""
+        real = module.next_batch
+
+        def buggy(*args: object, **kwargs: object) -> list[object]:
+            raise ZeroDivisionError
+
+        monkeypatch.setattr(module, "next_batch", buggy)
+        with pytest.raises(InferenceFailed, match="a worker died"):
+            await scheduler.run(engine, texts(5, 6, 7), 8)
+        assert scheduler.why_not_ready()
+        monkeypatch.setattr(module, "next_batch", real)
+        async with asyncio.timeout(5):
+            while scheduler.why_not_ready():
+                await asyncio.sleep(0.01)
+        assert (await scheduler.run(engine, texts(5), 8)).shape == (1, 8)
+        await settled(scheduler)
+
+    async def test_vectors_that_do_not_fit_are_a_fault(
+        self, scheduler: Scheduler, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """An engine that returns too few vectors fails the batch; nobody waits for the rest."""
+        real = engine.embed
+
+        def short(batch: Sequence[TokenIds], dimensions: Sequence[int]) -> object:
+            result = real(batch, dimensions)
+            result.embeddings.pop()
+            return result
+
+        monkeypatch.setattr(engine, "embed", short)
+        with pytest.raises(InferenceFailed, match="0 vectors for 1 texts"):
+            await scheduler.run(engine, texts(5), 8)
+
+    async def test_a_model_that_cannot_run_stops_the_start(self, engine: FakeEngine) -> None:
+        """Start-up runs the model once, and says if it cannot."""
+
+        def explode(_: Sequence[TokenIds]) -> None:
+            raise RuntimeError("boom")
+
+        engine.before = explode
+        scheduler, _ = make(engine)
+        with pytest.raises(InferenceFailed):
+            await scheduler.start()
+        assert engine.closed
+
+    async def test_close_answers_everybody(self, engine: FakeEngine) -> None:
+        """Closing in the middle of work answers running and waiting callers."""
+        scheduler, _ = make(engine)
+        await scheduler.start()
+        started = hold(engine)
+        tasks = [asyncio.create_task(scheduler.run(engine, texts(n), 8)) for n in (5, 300)]
+        await until_running(engine, started)
+        closing = asyncio.create_task(scheduler.close())
+        results = await asyncio.gather(*tasks, return_exceptions=True)
+        assert all(isinstance(result, NotReady) for result in results)
+        engine.gate.set()
+        await closing
+        assert engine.closed
+
+
+async def test_batches_follow_the_measured_rate(engine: FakeEngine) -> None:
+    """A slow model gets small batches, so that none takes much over its time."""
+    scheduler, _ = make(engine, batch_s=0.2)
+    await scheduler.start()
+
+    def slowly(batch: Sequence[TokenIds]) -> None:
+        time.sleep(sum(map(len, batch)) / 2000)
+
+    engine.before = slowly
+    for _ in range(12):
+        await scheduler.run(engine, texts(100), 8)
+    engine.batches.clear()
+    await scheduler.run(engine, texts(*[50] * 30), 8)
+    assert max(sum(batch) for batch in engine.batches) <= 650
+    await scheduler.close()
+
+
+async def test_two_models_share_the_workers() -> None:
+    """Each request runs on its own model, and no batch mixes them."""
+    one, two = FakeEngine(), FakeEngine(MINILM)
+    scheduler = Scheduler([one, two], SchedulerConfig(), Metrics(CollectorRegistry()))
+    await scheduler.start()
+    answers = await asyncio.gather(
+        scheduler.run(one, texts(5, 6), 768), scheduler.run(two, texts(5, 6), 384)
+    )
+    assert [answer.shape for answer in answers] == [(2, 768), (2, 384)]
+    assert np.array_equal(answers[1][1], two.vector(texts(5, 6)[1], 384))
+    await scheduler.close()
