@@ -114,6 +114,7 @@ def create_app(
         )
     application.add_middleware(RequestMiddleware, metrics=metrics)
 
+    metrics.start_at_zero(served.manifest.id for served in engines)
     metrics.ready.set_function(lambda: scheduler.why_not_ready() is None)
     for served in engines:
         metrics.build.labels(served.manifest.id).info(

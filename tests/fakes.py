@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -89,3 +90,8 @@ class FakeEngine:
 
 def _word_id(word: str) -> int:
     return 3 + int.from_bytes(hashlib.sha256(word.encode()).digest()[:3], "little")
+
+
+def as_float32(values: Any) -> FloatArray:
+    """The vector of a response, as its client holds it."""
+    return np.asarray(values, dtype=np.float32)

@@ -14,6 +14,7 @@ from collections.abc import Callable, Generator
 from types import FrameType
 from typing import Any
 
+import httptools
 import orjson
 import uvicorn
 from starlette.types import ASGIApp
@@ -36,6 +37,7 @@ class Protocol(HttpToolsProtocol):
     _deadline: asyncio.TimerHandle | None = None
     _header_bytes = 0
     _in_headers = False
+    _declining = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # noqa: D102
         super().connection_made(transport)
@@ -44,9 +46,15 @@ class Protocol(HttpToolsProtocol):
         )
 
     def data_received(self, data: bytes) -> None:  # noqa: D102
+        self._unset_keepalive_if_required()
         if self._in_headers:
             self._header_bytes += len(data)
-        super().data_received(data)
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserUpgrade as exc:
+            self._decline_upgrade(data[exc.args[0] :])
+        except httptools.HttpParserError:
+            self.send_400_response("Invalid HTTP request received.")
         if self._in_headers and self._header_bytes > _MAX_HEADER_BYTES:
             self._refuse(431, f"The request's headers are larger than {_MAX_HEADER_BYTES} bytes.")
 
@@ -58,11 +66,33 @@ class Protocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:  # noqa: D102
         self._headers_done()
-        super().on_headers_complete()
+        offers = any(name == b"upgrade" for name, _ in self.headers)
+        self._declining = offers and self.parser.should_upgrade()
+        if not self._declining:
+            super().on_headers_complete()
+
+    def on_message_complete(self) -> None:  # noqa: D102
+        if not self._declining:
+            super().on_message_complete()
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: D102
         self._headers_done()
         super().connection_lost(exc)
+
+    def _decline_upgrade(self, rest: bytes) -> None:
+        """Take a request that offered another protocol as the HTTP/1.1 that it is.
+
+        Java's client offers h2c with every request. The parser stops at the offer, before
+        the body, so the request is parsed again without it.
+        """
+        if not self._declining:  # CONNECT
+            self.send_400_response("Unsupported upgrade.")
+            return
+        dropped = (b"upgrade", b"http2-settings")
+        lines = [self.parser.get_method() + b" " + self.url + b" HTTP/1.1"]
+        lines += [name + b": " + value for name, value in self.headers if name not in dropped]
+        self.parser = httptools.HttpRequestParser(self)
+        self.data_received(b"\r\n".join([*lines, b"", b""]) + rest)
 
     def send_400_response(self, msg: str) -> None:  # noqa: D102
         self._refuse(400, f"{msg} (HINT: this is not well-formed HTTP/1.1.)")

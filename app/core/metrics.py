@@ -7,10 +7,14 @@ caller sent, so that nobody can grow the registry from outside.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info
 from prometheus_client.gc_collector import GCCollector
 from prometheus_client.platform_collector import PlatformCollector
 from prometheus_client.process_collector import ProcessCollector
+
+REJECTION_REASONS = ("queue_full", "draining")
 
 _FAST_S = (0.0001, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0)
 _SLOW_S = (
@@ -158,3 +162,15 @@ class Metrics:
             ("model",),
             registry=registry,
         )
+
+    def start_at_zero(self, models: Iterable[str]) -> None:
+        """Make the series of rare events exist, so that an alert on a rate sees the first.
+
+        Args:
+            models: ids of what is served.
+        """
+        for reason in REJECTION_REASONS:
+            self.rejections.labels(reason)
+        for model in models:
+            for counter in (self.truncations, self.cancellations, self.failures):
+                counter.labels(model)

@@ -1,0 +1,96 @@
+"""The application, in process and on a real socket, on an engine without a model."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import AsyncGenerator, AsyncIterator, Generator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import httpx2
+import openai
+import pytest
+from fastapi import FastAPI
+
+from app.api.serving import Server, bind, build_server
+from app.core.settings import Settings, load_settings
+from app.engine import Engine
+from app.main import create_app
+from tests.fakes import MINILM, FakeEngine
+
+
+def settings(**changes: Any) -> Settings:
+    """Settings of this test alone."""
+    return load_settings(None, **changes)
+
+
+@asynccontextmanager
+async def client_of(
+    engine: Engine | list[Engine], **changes: Any
+) -> AsyncGenerator[httpx2.AsyncClient, None]:
+    """A client of an application in this process, started and closed around the block."""
+    application = create_app(settings(**changes), engine)
+    async with application.router.lifespan_context(application):
+        transport = httpx2.ASGITransport(application)
+        async with httpx2.AsyncClient(transport=transport, base_url="http://test") as client:
+            yield client
+
+
+def openai_of(client: httpx2.AsyncClient, **options: Any) -> openai.AsyncOpenAI:
+    """The official client over that client."""
+    defaults: dict[str, Any] = {"api_key": "none", "base_url": "http://test/v1", "max_retries": 0}
+    return openai.AsyncOpenAI(http_client=client, **defaults | options)
+
+
+@pytest.fixture
+async def client(engine: FakeEngine) -> AsyncIterator[httpx2.AsyncClient]:
+    """Two models: the fake v1.5 as default, and a fake MiniLM."""
+    async with client_of([engine, FakeEngine(MINILM)]) as client:
+        yield client
+
+
+@pytest.fixture
+def sdk(client: httpx2.AsyncClient) -> openai.AsyncOpenAI:
+    """The official client."""
+    return openai_of(client)
+
+
+@dataclass
+class Live:
+    """A server on a socket of loopback, in a thread."""
+
+    application: FastAPI
+    server: Server
+    port: int
+
+    @property
+    def url(self) -> str:
+        """Its root."""
+        return f"http://127.0.0.1:{self.port}"
+
+
+@contextmanager
+def live_server(
+    engine: Engine, *, grace_s: float = 5, **changes: Any
+) -> Generator[Live, None, None]:
+    """Serve an engine on a free port until the block ends."""
+    application = create_app(settings(**changes), engine)
+    listener = bind("127.0.0.1", 0)
+    ready = threading.Event()
+    server = build_server(
+        application,
+        grace_s=grace_s,
+        on_ready=ready.set,
+        on_drain=application.state.scheduler.drain,
+    )
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+    thread.start()
+    try:
+        assert ready.wait(10)
+        yield Live(application, server, listener.getsockname()[1])
+    finally:
+        server.should_exit = True
+        thread.join(20)
+        listener.close()
+        assert not thread.is_alive(), "the server did not stop"

@@ -1,0 +1,128 @@
+"""What operators see: health, metrics, the OpenAPI document."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import httpx2
+from prometheus_client.parser import text_string_to_metric_families
+
+from tests.contract.conftest import client_of
+from tests.fakes import MINILM, NOMIC, FakeEngine
+
+
+async def scrape(client: httpx2.AsyncClient) -> dict[tuple[str, frozenset[Any]], float]:
+    """Every sample by name and labels."""
+    text = (await client.get("/metrics")).text
+    return {
+        (sample.name, frozenset(sample.labels.items())): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }
+
+
+def key(name: str, **labels: str) -> tuple[str, frozenset[Any]]:
+    """How `scrape` names a sample."""
+    return name, frozenset(labels.items())
+
+
+async def test_health(client: httpx2.AsyncClient) -> None:
+    """All three answer GET and HEAD."""
+    for path in ("/livez", "/readyz", "/health"):
+        assert (await client.get(path)).json() == {"status": "ok"}
+        head = await client.head(path)
+        assert (head.status_code, head.content) == (200, b"")
+
+
+async def test_metrics_count_what_happened(engine: FakeEngine) -> None:
+    """Texts, tokens, stages, sizes and refusals are all counted."""
+    async with client_of([engine, FakeEngine(MINILM)]) as client:
+        url = "/v1/embeddings"
+        await client.post(url, json={"input": ["a", "b c"], "dimensions": 64})
+        await client.post(
+            "/embeddings", json={"input": "a", "dimensions": 100, "input_type": "query"}
+        )
+        await client.post(url, json={"input": "w " * 9000, "truncate": True})
+        await client.post(url, json={"input": ["a", ""]})
+        await client.get("/unknown/path")
+        samples = await scrape(client)
+
+    model = NOMIC.id
+    assert samples[key("matryo_requests_total", route=url, status="200", model=model)] == 3
+    assert samples[key("matryo_requests_total", route=url, status="400", model="")] == 1
+    assert samples[key("matryo_requests_total", route="other", status="404", model="")] == 1
+    shape = {"model": model, "input_type": "document"}
+    assert samples[key("matryo_texts_total", dimensions="64", **shape)] == 2
+    assert samples[key("matryo_tokens_total", dimensions="64", **shape)] == 9
+    assert (
+        samples[key("matryo_texts_total", model=model, input_type="query", dimensions="other")] == 1
+    )
+    assert samples[key("matryo_truncations_total", model=model)] == 1
+    for stage in ("tokenize", "encode"):
+        assert samples[key(f"matryo_{stage}_seconds_count", model=model)] == 3
+    for stage in ("queue", "inference", "postprocess"):
+        assert samples[key(f"matryo_{stage}_seconds_count", model=model)] >= 3
+    assert samples[key("matryo_ready")] == 1
+    assert samples[key("matryo_queue_tokens")] == 0
+    assert samples[key("matryo_requests_in_progress")] == 1  # the scrape itself
+    builds = [labels for (name, labels), _ in samples.items() if name == "matryo_build_info"]
+    assert {dict(labels)["model"] for labels in builds} == {NOMIC.id, MINILM.id}
+    assert any(dict(labels)["fingerprint"] == engine.fingerprint for labels in builds)
+
+
+async def test_counters_start_at_zero(client: httpx2.AsyncClient) -> None:
+    """A counter exists before its first event: an alert on its rate sees that event."""
+    samples = await scrape(client)
+    for reason in ("queue_full", "draining"):
+        assert samples[key("matryo_rejections_total", reason=reason)] == 0
+    for name in ("truncations", "cancellations", "failures"):
+        assert samples[key(f"matryo_{name}_total", model=NOMIC.id)] == 0
+
+
+async def test_callers_cannot_grow_the_metrics(client: httpx2.AsyncClient) -> None:
+    """No label holds what a caller sent."""
+    before: set[Any] = set()
+    for n in range(20):
+        await client.post("/v1/embeddings", json={"input": "a", "model": f"m{n}"})
+        await client.post(f"/v{n}/embeddings", json={"input": "a"})
+        await client.post("/v1/embeddings", json={"input": "a", "dimensions": 200 + n})
+        if n < 3:  # the scrapes themselves are counted, too
+            before = set(await scrape(client))
+    assert set(await scrape(client)) == before
+
+
+async def test_openmetrics(client: httpx2.AsyncClient) -> None:
+    """A scraper that prefers OpenMetrics gets it."""
+    response = await client.get("/metrics", headers={"accept": "application/openmetrics-text"})
+    assert response.headers["content-type"].startswith("application/openmetrics-text")
+    assert response.text.endswith("# EOF\n")
+
+
+async def test_openapi(client: httpx2.AsyncClient) -> None:
+    """The document describes the request, our extensions and every error."""
+    document = (await client.get("/openapi.json")).json()
+    assert set(document["paths"]) >= {"/v1/embeddings", "/v1/models", "/v1/models/{model}"}
+    assert "/embeddings" not in document["paths"]
+    call = document["paths"]["/v1/embeddings"]["post"]
+    schema = call["requestBody"]["content"]["application/json"]["schema"]
+    assert schema["required"] == ["input"]
+    assert {"input_type", "truncate", "embedding_type"} <= set(schema["properties"])
+    assert {"200", "400", "401", "404", "413", "429", "503"} <= set(call["responses"])
+    assert "422" not in call["responses"]
+    assert (await client.get("/docs")).status_code == 200
+
+
+async def test_health_of_a_model_that_fails(engine: FakeEngine) -> None:
+    """/readyz turns to 503 with a reason when the model fails, and /livez does not."""
+
+    def explode(_: object) -> None:
+        raise RuntimeError("boom")
+
+    async with client_of(engine) as client:
+        engine.before = explode
+        await client.post("/v1/embeddings", json={"input": "a"})
+        response = await client.get("/readyz")
+        assert response.status_code == 503
+        assert response.json()["reason"] == f"the last run of {NOMIC.id} failed"
+        assert (await client.get("/livez")).status_code == 200
+        engine.before = lambda _: None

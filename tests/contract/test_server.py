@@ -1,0 +1,355 @@
+"""The server on a real socket: hang-ups, bad bytes, slow peers, signals."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx2
+import numpy as np
+import openai
+import pytest
+import requests
+
+from app.api import serving
+from tests.checkpoints import make_model
+from tests.contract.conftest import Live, live_server
+from tests.fakes import FakeEngine, as_float32
+
+BODY = json.dumps({"input": "a"}).encode()
+
+
+@pytest.fixture
+def live(engine: FakeEngine) -> Iterator[Live]:
+    """A server with the fake engine."""
+    with live_server(engine) as server:
+        yield server
+
+
+def connect(live: Live) -> socket.socket:
+    """A bare connection."""
+    connection = socket.create_connection(("127.0.0.1", live.port), timeout=10)
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return connection
+
+
+def read_all(connection: socket.socket) -> bytes:
+    """Everything until the server closes."""
+    pieces: list[bytes] = []
+    while piece := connection.recv(65536):
+        pieces.append(piece)
+    return b"".join(pieces)
+
+
+def post(body: bytes = BODY, *headers: str) -> bytes:
+    """The bytes of a POST."""
+    head = [
+        "POST /v1/embeddings HTTP/1.1",
+        "Host: x",
+        "Content-Type: application/json",
+        f"Content-Length: {len(body)}",
+        *headers,
+    ]
+    return "\r\n".join(head).encode() + b"\r\n\r\n" + body
+
+
+def assert_error(raw: bytes, status: int) -> None:
+    """A raw response with OpenAI's error and an id."""
+    head, _, body = raw.partition(b"\r\n\r\n")
+    assert head.startswith(f"HTTP/1.1 {status} ".encode()), raw
+    assert re.search(rb"\r\nx-request-id: \S+", head)
+    assert set(json.loads(body)["error"]) == {"message", "type", "param", "code"}
+
+
+def wait_until(condition: object, seconds: float = 10) -> None:
+    """Poll until a condition holds."""
+    assert callable(condition)
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.005)
+
+
+class TestClients:
+    """Clients as they are."""
+
+    def test_requests(self, live: Live, engine: FakeEngine) -> None:
+        """The plainest client there is."""
+        answer = requests.post(
+            f"{live.url}/v1/embeddings", json={"input": ["search_document: a"]}, timeout=10
+        )
+        vector = as_float32(answer.json()["data"][0]["embedding"])
+        assert np.array_equal(vector, engine.expected("search_document: a"))
+
+    def test_openai(self, live: Live, engine: FakeEngine) -> None:
+        """The official client, synchronous."""
+        with openai.OpenAI(api_key="none", base_url=f"{live.url}/v1") as client:
+            answer = client.embeddings.create(model="text-embedding-3-small", input=["a", "b"])
+        assert np.array_equal(
+            as_float32(answer.data[1].embedding), engine.expected("search_document: b")
+        )
+
+    def test_openai_retries_when_told(self, engine: FakeEngine) -> None:
+        """A refusal with Retry-After is tried again, and answered once there is room."""
+        with (
+            live_server(engine, queue_tokens=5) as live,
+            openai.OpenAI(api_key="none", base_url=f"{live.url}/v1", max_retries=3) as client,
+        ):
+            engine.gate.clear()
+            first = threading.Thread(
+                target=lambda: client.embeddings.create(model="nomic-embed-text", input="a b c d")
+            )
+            first.start()
+            wait_until(lambda: live.application.state.scheduler.queued_tokens)
+            threading.Timer(0.3, engine.gate.set).start()
+            answer = client.embeddings.create(model="nomic-embed-text", input="b")
+            first.join()
+        assert len(answer.data) == 1
+        seen = live.application.state.context.metrics.registry.get_sample_value(
+            "matryo_rejections_total", {"reason": "queue_full"}
+        )
+        assert seen >= 1
+
+    def test_a_slash_in_a_model_id(self, live: Live) -> None:
+        """SDKs percent-encode it, and the server decodes it before routing."""
+        answer = requests.get(f"{live.url}/v1/models/nomic-ai%2Fnomic-embed-text-v1.5", timeout=10)
+        assert answer.json()["id"] == "nomic-embed-text-v1.5"
+
+    def test_upgrade_offers_are_ignored(self, live: Live) -> None:
+        """Java's client offers h2c with every request, body included."""
+        with connect(live) as connection:
+            offer = ("Connection: Upgrade, HTTP2-Settings", "Upgrade: h2c", "HTTP2-Settings: AAA")
+            connection.sendall(post(BODY, *offer))
+            assert connection.recv(100_000).startswith(b"HTTP/1.1 200 OK")
+            head, _, body = post(BODY, *offer).partition(b"\r\n\r\n")
+            connection.sendall(head[:70])
+            time.sleep(0.01)
+            connection.sendall(head[70:] + b"\r\n\r\n" + body[:5])
+            time.sleep(0.01)
+            connection.sendall(body[5:] + post(BODY, "Connection: close"))
+            assert read_all(connection).count(b"HTTP/1.1 200 OK") == 2
+
+    def test_expect_continue(self, live: Live) -> None:
+        """Curl asks before it sends a large body, and gets leave."""
+        with connect(live) as connection:
+            head, _, body = post(BODY, "Expect: 100-continue", "Connection: close").partition(
+                b"\r\n\r\n"
+            )
+            connection.sendall(head + b"\r\n\r\n")
+            assert connection.recv(100).startswith(b"HTTP/1.1 100 Continue")
+            connection.sendall(body)
+            assert read_all(connection).startswith(b"HTTP/1.1 200 OK")
+
+    def test_pipelining(self, live: Live, engine: FakeEngine) -> None:
+        """Requests sent in one go are answered in order, each its own."""
+        bodies = [json.dumps({"input": text, "dimensions": 2}).encode() for text in "abc"]
+        with connect(live) as connection:
+            connection.sendall(
+                b"".join(map(post, bodies[:2])) + post(bodies[2], "Connection: close")
+            )
+            raw = read_all(connection)
+        found = [json.loads(line)["data"][0]["embedding"] for line in re.findall(rb"\{.*\}", raw)]
+        expected = [engine.expected(f"search_document: {text}", 2) for text in "abc"]
+        assert all(map(np.array_equal, as_float32(found), expected))
+
+
+class TestHangUps:
+    """Callers who leave free their place, and nobody else notices."""
+
+    def test_waiting_request(self, live: Live, engine: FakeEngine) -> None:
+        """A caller that hangs up while waiting frees its place at once."""
+        scheduler = live.application.state.scheduler
+        engine.gate.clear()
+        with connect(live) as stays, connect(live) as leaves:
+            stays.sendall(post(BODY, "Connection: close"))
+            wait_until(lambda: scheduler.n_requests == 1)
+            leaves.sendall(post(json.dumps({"input": "b " * 50}).encode()))
+            wait_until(lambda: scheduler.n_requests == 2)
+            leaves.close()
+            wait_until(lambda: scheduler.n_requests == 1)
+            assert scheduler.queued_tokens == 4
+            engine.gate.set()
+            assert read_all(stays).startswith(b"HTTP/1.1 200 OK")
+        wait_until(lambda: not scheduler.n_requests)
+        assert not [batch for batch in engine.batches if 53 in batch]
+
+    def test_half_a_body(self, live: Live) -> None:
+        """A caller that leaves in the middle of its body is forgotten."""
+        for _ in range(20):
+            with connect(live) as connection:
+                connection.sendall(post(b"x" * 1000)[:-500])
+        wait_until(lambda: not live.server.server_state.connections)
+        assert requests.get(f"{live.url}/readyz", timeout=10).status_code == 200
+
+    def test_two_hundred_connections_half_of_them_leave(self, engine: FakeEngine) -> None:
+        """A storm of callers, half of whom leave midway: the rest is right, nothing is left."""
+        engine.delay_s = 0.002
+        with live_server(engine, workers=2) as live:
+            scheduler = live.application.state.scheduler
+
+            async def caller(n: int, client: httpx2.AsyncClient) -> None:
+                texts = [f"t{n} " * (1 + (n * k) % 40) for k in range(1, 8)]
+                call = client.post("/v1/embeddings", json={"input": texts, "dimensions": 8})
+                if n % 2:
+                    with pytest.raises(TimeoutError):
+                        await asyncio.wait_for(call, timeout=0.02 + n / 5000)
+                    return
+                answer = (await call).json()
+                for text, item in zip(texts, answer["data"], strict=True):
+                    expected = engine.expected(f"search_document: {text}", 8)
+                    assert np.array_equal(as_float32(item["embedding"]), expected)
+
+            async def storm() -> None:
+                limits = httpx2.Limits(max_connections=200)
+                async with httpx2.AsyncClient(
+                    base_url=live.url, limits=limits, timeout=30
+                ) as client:
+                    results = await asyncio.gather(
+                        *(caller(n, client) for n in range(200)), return_exceptions=True
+                    )
+                # A few of the impatient may have been answered in time after all.
+                failed = [r for n, r in enumerate(results) if r is not None and not n % 2]
+                assert not failed, failed[:3]
+
+            asyncio.run(storm())
+            wait_until(lambda: not scheduler.n_requests and not scheduler.queued_tokens)
+            assert requests.get(f"{live.url}/readyz", timeout=10).status_code == 200
+
+
+class TestBadBytes:
+    """Below HTTP, too, errors are OpenAI's, and nobody stays for ever."""
+
+    @pytest.mark.parametrize(
+        "raw",
+        [
+            b"GARBAGE\r\n\r\n",
+            b"GET / HTTP/9.9\r\n\r\n",
+            b"POST /v1/embeddings HTTP/1.1\r\nContent-Length: x\r\n\r\n",
+            b"POST /v1/embeddings HTTP/1.1\r\nContent-Length: -5\r\n\r\n",
+            b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
+            b"GET /\xff HTTP/1.1\r\nHost: x\r\n\r\n",
+            b"CONNECT x:1 HTTP/1.1\r\nHost: x\r\n\r\n",
+        ],
+    )
+    def test_not_http(self, live: Live, raw: bytes) -> None:
+        """What is no HTTP is answered with 400 and closed."""
+        with connect(live) as connection:
+            connection.sendall(raw)
+            assert_error(read_all(connection), 400)
+
+    def test_endless_headers(self, live: Live) -> None:
+        """Headers without end are cut off."""
+        with connect(live) as connection:
+            connection.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n")
+            raw = b""
+            try:
+                for _ in range(100):
+                    connection.sendall(b"X-Filler: " + b"a" * 4000 + b"\r\n")
+            except ConnectionError:
+                pass
+            try:
+                raw = read_all(connection)
+            except ConnectionError:  # closed while we still sent
+                return
+            assert_error(raw, 431)
+
+    def test_slow_headers(self, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A peer that never ends its headers is told, and dropped."""
+        monkeypatch.setattr(serving, "_HEADERS_S", 0.1)
+        with live_server(engine) as live, connect(live) as connection:
+            connection.sendall(b"POST /v1/embeddings HTTP/1.1\r\nHost: x\r\n")
+            assert_error(read_all(connection), 408)
+
+    def test_slow_body(self, engine: FakeEngine) -> None:
+        """A body that does not come is told, and the connection closed."""
+        with live_server(engine, body_timeout_s=0.1) as live, connect(live) as connection:
+            connection.sendall(post(b"x" * 1000)[:-500])
+            assert_error(read_all(connection), 408)
+
+    def test_silent_peer(self, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A connection that sends nothing at all is closed."""
+        monkeypatch.setattr(serving, "_KEEP_ALIVE_S", 0.1)
+        with live_server(engine) as live, connect(live) as connection:
+            assert read_all(connection) == b""
+
+    def test_a_hundred_megabytes(self, live: Live) -> None:
+        """A huge body is refused from its header; the caller gets to read why."""
+        answer = requests.post(
+            f"{live.url}/v1/embeddings",
+            data=b" " * 100_000_000,
+            headers={"content-type": "application/json"},
+            timeout=30,
+        )
+        assert answer.status_code == 413
+        assert answer.json()["error"]["code"] == "request_too_large"
+
+
+class TestStopping:
+    """What runs is answered; then the process ends."""
+
+    def test_drain_answers_what_runs(self, engine: FakeEngine) -> None:
+        """A request under way when the server stops gets its answer."""
+        with live_server(engine) as live:
+            engine.gate.clear()
+            with connect(live) as connection:
+                connection.sendall(post())
+                wait_until(lambda: live.application.state.scheduler.n_requests)
+                live.server.should_exit = True
+                time.sleep(0.2)
+                engine.gate.set()
+                raw = read_all(connection)
+            assert raw.startswith(b"HTTP/1.1 200 OK")
+            assert b"connection: close" in raw
+
+    @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+    def test_signals_exit_zero(self, tmp_path: Path, signum: signal.Signals) -> None:
+        """`matryo serve` builds, serves, drains and exits 0."""
+        model = make_model(tmp_path, "bert")
+        env = os.environ | {
+            "MATRYO_HOME": str(tmp_path / "home"),
+            "MATRYO_MODELS": str(model.models),
+        }
+        command = [sys.executable, "-m", "app"]
+        subprocess.run(
+            [*command, "build", "tiny", "--checkpoint", str(model.checkpoint)], env=env, check=True
+        )
+        process = subprocess.Popen(
+            [*command, "serve", "--model", "tiny", "--port", "0", "--log-format", "json"],
+            env=env,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        assert process.stderr
+        line = process.stderr.readline()
+        found = re.search(r"http://127\.0\.0\.1:(\d+)", json.loads(line)["message"])
+        assert found, line
+        url = f"{found[0]}/v1/embeddings"
+        answer = requests.post(url, json={"input": "the sky is blue"}, timeout=10)
+        assert len(answer.json()["data"][0]["embedding"]) == 32
+        process.send_signal(signum)
+        _, rest = process.communicate(timeout=20)
+        assert process.returncode == 0
+        assert "Traceback" not in rest
+
+
+def test_port_in_use(live: Live) -> None:
+    """A port that is taken is said in one line, before anything is loaded."""
+    done = subprocess.run(
+        [sys.executable, "-m", "app", "serve", "--port", str(live.port)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"matryo: cannot listen on 127.0.0.1:{live.port}")
+    assert "--port" in done.stderr

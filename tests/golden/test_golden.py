@@ -1,0 +1,73 @@
+"""Real weights against published values; `make golden` puts the weights in the store."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import httpx2
+import numpy as np
+import pytest
+
+from app.core.golden import CosineCheck, PooledCheck, read_golden
+from app.core.manifest import InputType
+from app.core.settings import load_settings
+from app.engine import OnnxEngine
+from app.engine.padding import pad
+from app.engine.postprocess import mean_pool
+from app.main import load_engines
+from tests.contract.conftest import client_of, openai_of
+from tests.fakes import MINILM, MODELS
+
+pytestmark = pytest.mark.golden
+
+
+@pytest.fixture
+def engine() -> OnnxEngine:
+    """MiniLM's real weights; loaded anew, because an application closes its engines."""
+    (engine,) = load_engines(load_settings(None, model=MINILM.id))
+    assert isinstance(engine, OnnxEngine)
+    return engine
+
+
+async def embed(client: httpx2.AsyncClient, texts: Sequence[str], input_type: InputType) -> Any:
+    """Vectors by way of the official client."""
+    answer = await openai_of(client).embeddings.create(
+        model=MINILM.id, input=list(texts), extra_body={"input_type": input_type}
+    )
+    return np.array([item.embedding for item in answer.data])
+
+
+async def test_published_values(engine: OnnxEngine) -> None:
+    """Every published value is met, through the whole service."""
+    async with client_of(engine) as client:
+        for check in read_golden(MODELS / MINILM.id).checks:
+            match check:
+                case CosineCheck():
+                    rows = await embed(client, check.rows, check.row_type)
+                    columns = await embed(client, check.columns, check.column_type)
+                    expected = np.array(check.expected)
+                    allowed = np.maximum(
+                        check.abs_tolerance, check.rel_tolerance * np.abs(expected)
+                    )
+                    assert (np.abs(rows @ columns.T - expected) <= allowed).all(), check.source
+                case PooledCheck():
+                    batch = pad([engine.tokenize([check.text])[0].ids])
+                    hidden = engine._session.run(batch, apply_mask=True)
+                    found = mean_pool(hidden, batch.attention_mask)[0, : len(check.values)]
+                    assert (
+                        check.max_abs is None or np.abs(found - check.values).max() < check.max_abs
+                    )
+
+
+def test_alone_as_in_any_batch(engine: OnnxEngine) -> None:
+    """Real weights, texts of 2 to 512 tokens: bit-identical alone and in company."""
+    rng = np.random.default_rng(0)
+    texts = [rng.integers(1000, 30000, n) for n in [*range(2, 40), 64, 100, 127, 200, 333, 512]]
+    alone = [engine.embed([text], [384]).embeddings[0] for text in texts]
+    for _ in range(4):
+        order = rng.permutation(len(texts))[:16]
+        together = engine.embed([texts[i] for i in order], [384] * 16).embeddings
+        assert all(
+            np.array_equal(vector, alone[i]) for vector, i in zip(together, order, strict=True)
+        )
