@@ -177,8 +177,11 @@ def scheduler_config(settings: Settings) -> SchedulerConfig:
 
 
 def split_cores(settings: Settings) -> tuple[int, int]:
-    """Concurrent runs, and threads of each: the cores divided, unless the operator chose."""
+    """Concurrent runs, and threads of each, unless the operator chose.
+
+    Two runs that each use every core: a lone query is as quick as with one run, and under
+    load they fill each other's gaps (docs/LOG.md has the alternatives measured).
+    """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     cores = cores or 1
-    workers = settings.workers or 1
-    return workers, settings.threads or max(1, cores // workers)
+    return settings.workers or min(2, cores), settings.threads or cores

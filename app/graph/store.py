@@ -21,7 +21,7 @@ import shutil
 from collections.abc import Callable, Generator
 from pathlib import Path
 
-from app.core.errors import StoreFull
+from app.core.errors import StoreFull, StoreUnwritable
 
 CHUNK_BYTES = 1 << 20
 PART = ".part"
@@ -78,10 +78,11 @@ class Store:
 def room_for(folder: Path, n_bytes: int = 0) -> Generator[None, None, None]:
     """Refuse at once if the disk of `folder` has less than `n_bytes` free.
 
-    A disk that fills up during the block is named as such too.
+    A disk that fills up during the block, or that we may not write, is named as such too.
 
     Raises:
         StoreFull: before or during the block; the message says how much is missing.
+        StoreUnwritable: the folder is not ours to write.
     """
     existing = next(path for path in (folder, *folder.parents) if path.exists())
     free = shutil.disk_usage(existing).free
@@ -93,6 +94,11 @@ def room_for(folder: Path, n_bytes: int = 0) -> Generator[None, None, None]:
     try:
         yield
     except OSError as exc:
+        if exc.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR):
+            raise StoreUnwritable(
+                f"cannot write to {folder}: {exc.strerror}. Point MATRYO_HOME at a folder that "
+                "this user may write."
+            ) from exc
         if exc.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
         free = shutil.disk_usage(existing).free

@@ -23,6 +23,7 @@ from app.core.errors import (
     CheckpointMismatch,
     SetupError,
     StoreFull,
+    StoreUnwritable,
 )
 from app.core.manifest import Manifest, read_manifest
 from app.engine import OnnxEngine, SessionConfig
@@ -286,6 +287,12 @@ class TestInterruption:
                 build(store, manifest, fine_tuned(model, tmp_path / "other"), unverified=True)
         load_tiny(model, find_artifact(store, manifest, "fp32"))
         assert not list(store.artifacts("tiny", "fp32").glob("*.tmp-*"))
+
+    def test_a_store_that_is_not_ours(self, tmp_path: Path, manifest: Manifest) -> None:
+        """A home that cannot be written is named, with the setting that moves it."""
+        (tmp_path / "file").write_text("in the way")
+        with pytest.raises(StoreUnwritable, match="MATRYO_HOME"):
+            build(Store(tmp_path / "file" / "home"), manifest)
 
     def test_too_little_room_is_refused_at_once(self, tmp_path: Path) -> None:
         """What cannot fit is not begun."""
