@@ -59,6 +59,10 @@ class Session:
                 f"{path}: ONNX Runtime cannot load it: {exc}. Build it again with matryo build."
             ) from exc
         self._options: Any = cast("Any", ort).RunOptions()
+        # The arena keeps its peak for good unless told to shrink: a text of 8192 tokens
+        # would cost 560 MB from then on. Shrinking is for the rare long ones.
+        self._shrinking: Any = cast("Any", ort).RunOptions()
+        self._shrinking.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
 
     def run(self, batch: PaddedBatch, *, apply_mask: bool) -> FloatArray:
         """Hidden states `(B, T, H)` float32.
@@ -77,7 +81,8 @@ class Session:
             "apply_mask": np.array(apply_mask),
         }
         try:
-            outputs = cast("Any", self._session).run(["last_hidden_state"], feeds, self._options)
+            options = self._options if apply_mask else self._shrinking
+            outputs = cast("Any", self._session).run(["last_hidden_state"], feeds, options)
         except Exception as exc:
             shape = "x".join(map(str, batch.input_ids.shape))
             raise InferenceFailed(f"a run of {shape} tokens failed: {exc}") from exc
@@ -86,3 +91,4 @@ class Session:
     def interrupt(self) -> None:
         """Make runs under way, and any later one, fail soon; for the end of the process."""
         self._options.terminate = True
+        self._shrinking.terminate = True
