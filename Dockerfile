@@ -19,6 +19,8 @@ ARG PRECISION=fp32
 ENV MATRYO_HOME=/var/lib/matryo
 RUN /opt/venv/bin/matryo build "${MODEL}" --precision "${PRECISION}" \
  && rm -rf "${MATRYO_HOME}/checkpoints" "${MATRYO_HOME}/locks"
+# Serving never needs it, and it is a third of the environment.
+RUN /opt/venv/bin/python -m pip uninstall -y -q transformers
 
 FROM ${BASE}
 RUN useradd --system --uid 10001 --create-home matryo

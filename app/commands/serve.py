@@ -13,6 +13,12 @@ from app.main import create_app
 log = logging.getLogger("matryo")
 
 
+def local_url(host: str, port: int) -> str:
+    """Where this machine reaches a server that listens on `host`."""
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - not a bind
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
 def run(settings: Settings) -> None:
     """Serve the models of `settings`; returns after SIGTERM or SIGINT.
 
@@ -27,8 +33,7 @@ def run(settings: Settings) -> None:
     engines = ready_engines(settings)
     application = create_app(settings, engines)
 
-    host, port = listener.getsockname()[:2]
-    url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+    url = local_url(*listener.getsockname()[:2])
 
     def ready() -> None:
         served = ", ".join(f"{e.manifest.id} ({e.precision})" for e in engines)

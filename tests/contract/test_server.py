@@ -31,8 +31,8 @@ BODY = json.dumps({"input": "a"}).encode()
 
 @pytest.fixture
 def live(engine: FakeEngine) -> Iterator[Live]:
-    """A server with the fake engine."""
-    with live_server(engine) as server:
+    """A server with the fake engine and one worker."""
+    with live_server(engine, workers=1) as server:
         yield server
 
 
