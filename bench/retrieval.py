@@ -93,12 +93,13 @@ def main() -> None:
     sizes = [native, *(size for size in (512, 256, 128, 64, 32) if size < native)]
     for size in sizes:
         q, d = l2_normalize(queries[:, :size]), l2_normalize(documents[:, :size])
-        print(f"{size:>10} {'float':<22} {4 * size:>6} {mrr(q, d):7.4f}")
-        print(
-            f"{size:>10} {'int8':<22} {size:>6} {mrr(as_float(q, 'int8'), as_float(d, 'int8')):7.4f}"
-        )
-        print(f"{size:>10} {'binary':<22} {size // 8:>6} {mrr(signs(q), signs(d)):7.4f}")
-        print(f"{size:>10} {'binary, rescored':<22} {size // 8:>6} {rescored(q, d):7.4f}")
+        for kind, n_bytes, found in (
+            ("float", 4 * size, mrr(q, d)),
+            ("int8", size, mrr(as_float(q, "int8"), as_float(d, "int8"))),
+            ("binary", size // 8, mrr(signs(q), signs(d))),
+            ("binary, rescored", size // 8, rescored(q, d)),
+        ):
+            print(f"{size:>10} {kind:<22} {n_bytes:>6} {found:7.4f}")
     scaled = np.abs(documents) * np.sqrt(native)
     shares = [f"{float((scaled > bound).mean()):.1e} over {bound}" for bound in (3, 4, 5, 6)]
     print(f"components times sqrt(D): {', '.join(shares)}, largest {scaled.max():.1f}")

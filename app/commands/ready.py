@@ -30,8 +30,8 @@ def ready_engines(settings: Settings) -> tuple[Engine, ...]:
     for model_id in settings.model:
         try:
             find_artifact(store, catalog.manifest(model_id), settings.precision)
-        except (ArtifactMissing, ArtifactDamaged) as exc:
-            log.info("%s", exc.message)
+        except (ArtifactMissing, ArtifactDamaged):
+            log.info("%s has no artefact in %s to serve; making one", model_id, settings.precision)
             _build_apart(settings, model_id)
     try:
         return load_engines(settings)

@@ -35,7 +35,13 @@ def tokenizer_json(folder: Path, into: Path) -> Path:
             f"{folder} has no {_FILE}, nor a vocabulary to make one from "
             f"({', '.join(vocabularies)}); put the model's {_FILE} there"
         )
-    from transformers import AutoTokenizer
+    try:
+        from transformers import AutoTokenizer  # 1.5 s, and rarely needed
+    except ImportError as exc:  # the container image leaves it out
+        raise CheckpointMismatch(
+            f"{folder} has no {_FILE}, and making one of its vocabulary needs transformers; "
+            "install it, or put the model's tokenizer.json there"
+        ) from exc
 
     try:
         tokenizer = cast("Any", AutoTokenizer).from_pretrained(folder, local_files_only=True)
