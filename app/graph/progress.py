@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from collections.abc import Callable, Generator
 from contextlib import AbstractContextManager, contextmanager
@@ -18,8 +19,11 @@ def bar(what: str, total: int) -> Generator[Callable[[int], None], None, None]:
         return
     from tqdm import tqdm
 
+    size = shutil.get_terminal_size()  # tqdm hides its bar where a pty reports 0 rows
     with tqdm(
         total=total or None,
+        ncols=size.columns,
+        nrows=size.lines,
         desc=what,
         unit="B",
         unit_scale=True,

@@ -38,7 +38,7 @@ def live(engine: FakeEngine) -> Iterator[Live]:
 
 def connect(live: Live) -> socket.socket:
     """A bare connection."""
-    connection = socket.create_connection(("127.0.0.1", live.port), timeout=10)
+    connection = socket.create_connection(("127.0.0.1", live.port), timeout=30)
     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return connection
 
@@ -86,7 +86,7 @@ class TestClients:
     def test_requests(self, live: Live, engine: FakeEngine) -> None:
         """The plainest client there is."""
         answer = requests.post(
-            f"{live.url}/v1/embeddings", json={"input": ["search_document: a"]}, timeout=10
+            f"{live.url}/v1/embeddings", json={"input": ["search_document: a"]}, timeout=30
         )
         vector = as_float32(answer.json()["data"][0]["embedding"])
         assert np.array_equal(vector, engine.expected("search_document: a"))
@@ -122,7 +122,7 @@ class TestClients:
 
     def test_a_slash_in_a_model_id(self, live: Live) -> None:
         """SDKs percent-encode it, and the server decodes it before routing."""
-        answer = requests.get(f"{live.url}/v1/models/nomic-ai%2Fnomic-embed-text-v1.5", timeout=10)
+        answer = requests.get(f"{live.url}/v1/models/nomic-ai%2Fnomic-embed-text-v1.5", timeout=30)
         assert answer.json()["id"] == "nomic-embed-text-v1.5"
 
     def test_upgrade_offers_are_ignored(self, live: Live) -> None:
@@ -189,7 +189,7 @@ class TestHangUps:
             with connect(live) as connection:
                 connection.sendall(post(b"x" * 1000)[:-500])
         wait_until(lambda: not live.server.server_state.connections)
-        assert requests.get(f"{live.url}/readyz", timeout=10).status_code == 200
+        assert requests.get(f"{live.url}/readyz", timeout=30).status_code == 200
 
     def test_two_hundred_connections_half_of_them_leave(self, engine: FakeEngine) -> None:
         """A storm of callers, half of whom leave midway: the rest is right, nothing is left."""
@@ -223,7 +223,7 @@ class TestHangUps:
 
             asyncio.run(storm())
             wait_until(lambda: not scheduler.n_requests and not scheduler.queued_tokens)
-            assert requests.get(f"{live.url}/readyz", timeout=10).status_code == 200
+            assert requests.get(f"{live.url}/readyz", timeout=30).status_code == 200
 
 
 class TestBadBytes:
@@ -334,7 +334,7 @@ class TestStopping:
         found = re.search(r"http://127\.0\.0\.1:(\d+)", json.loads(line)["message"])
         assert found, line
         url = f"{found[0]}/v1/embeddings"
-        answer = requests.post(url, json={"input": "the sky is blue"}, timeout=10)
+        answer = requests.post(url, json={"input": "the sky is blue"}, timeout=30)
         assert len(answer.json()["data"][0]["embedding"]) == 32
         process.send_signal(signum)
         _, rest = process.communicate(timeout=20)

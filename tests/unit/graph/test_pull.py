@@ -107,7 +107,7 @@ class TestHub:
         part = next((tmp_path / "home").glob("checkpoints/tiny/*.part"))
         _wait_for(lambda: any(p.stat().st_size for p in part.rglob("*.part")))
         process.send_signal(signal.SIGKILL)
-        process.wait(10)
+        process.wait(30)
         stand_in.release.set()
         stand_in.hold_after = None
         assert not final(tmp_path, read_manifest(model.models / model.id)).exists()

@@ -57,14 +57,14 @@ def texts(*lengths: int) -> list[TokenIds]:
 
 async def settled(scheduler: Scheduler) -> None:
     """Wait until nothing is admitted any more."""
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         while scheduler.n_requests or scheduler.queued_tokens:
             await asyncio.sleep(0.001)
 
 
 async def until_running(engine: FakeEngine, started: threading.Event) -> None:
     """Wait until a worker is inside the engine."""
-    assert await asyncio.to_thread(started.wait, 5)
+    assert await asyncio.to_thread(started.wait, 30)
 
 
 def hold(engine: FakeEngine) -> threading.Event:
@@ -228,12 +228,18 @@ class TestCancellation:
             asyncio.create_task(scheduler.run(engine, [np.arange(n) for n in sizes], 8))
             for sizes in rng.integers(1, 99, (300, 3))
         ]
-        for task in tasks[::2]:
+        in_time = [False] * len(tasks)  # a loaded machine may finish one before its cancel
+        for place in range(0, len(tasks), 2):
             await asyncio.sleep(0)
-            task.cancel()
+            in_time[place] = tasks[place].cancel()
         results = await asyncio.gather(*tasks, return_exceptions=True)
-        assert all(isinstance(result, asyncio.CancelledError) for result in results[::2])
-        assert all(isinstance(result, np.ndarray) for result in results[1::2])
+        assert any(in_time)
+        assert [isinstance(result, asyncio.CancelledError) for result in results] == in_time
+        assert all(
+            isinstance(result, np.ndarray)
+            for result, cancelled in zip(results, in_time, strict=True)
+            if not cancelled
+        )
         await settled(scheduler)
         await scheduler.close()
 
@@ -290,7 +296,7 @@ class TestSupervision:
             await scheduler.run(engine, texts(5), 8)
         assert scheduler.why_not_ready() == f"the last run of {engine.manifest.id} failed"
         engine.before = lambda _: None
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             while scheduler.why_not_ready():  # the heartbeat tries again by itself
                 await asyncio.sleep(0.01)
         failures = metrics.registry.get_sample_value
@@ -315,7 +321,7 @@ class TestSupervision:
         )
         await scheduler.start()
         before = len(engine.batches)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             while len(engine.batches) < before + 2:
                 await asyncio.sleep(0.01)
         await scheduler.close()
@@ -334,7 +340,7 @@ class TestSupervision:
             await scheduler.run(engine, texts(5, 6, 7), 8)
         assert scheduler.why_not_ready()
         monkeypatch.setattr(module, "next_batch", real)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             while scheduler.why_not_ready():
                 await asyncio.sleep(0.01)
         assert (await scheduler.run(engine, texts(5), 8)).shape == (1, 8)
