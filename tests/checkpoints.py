@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
+import gguf
 import numpy as np
 import safetensors.numpy
 from numpy.typing import NDArray
@@ -33,7 +34,7 @@ def save_tensors(tensors: Tensors, path: Path) -> None:
 def vocabulary() -> list[str]:
     """Special tokens, a few words, and letters enough to spell any other."""
     pieces = [f"##{letter}" for letter in LETTERS]
-    return ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *WORDS, *LETTERS, *pieces]
+    return ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *WORDS, *LETTERS, *pieces, "[MASK]"]
 
 
 def make_tokenizer() -> Tokenizer:
@@ -48,6 +49,20 @@ def make_tokenizer() -> Tokenizer:
     tokenizer.enable_truncation(16)
     tokenizer.enable_padding(length=16)
     return tokenizer
+
+
+# nomic_bert as v2-moe has it: biases, plain GELU, and every second layer a mixture of experts.
+EXPERTS: dict[str, Any] = {
+    "hidden_act": "gelu",
+    "qkv_proj_bias": True,
+    "mlp_bias": True,
+    "type_vocab_size": 1,
+    "rope_theta": 10000.0,
+    "layer_norm_eps": 1e-5,
+    "moe_every_n_layers": 2,
+    "num_experts": 8,
+    "moe_top_k": 2,
+}
 
 
 def architecture(model_type: str, **changes: object) -> dict[str, Any]:
@@ -114,13 +129,103 @@ def random_tensors(config: Mapping[str, Any], seed: int = 0) -> Tensors:
         qkv, mlp = config["qkv_proj_bias"], config["mlp_bias"]
         made |= linear(at + "attn.Wqkv", 3 * HIDDEN, HIDDEN, bias=qkv)
         made |= linear(at + "attn.out_proj", HIDDEN, HIDDEN, bias=qkv)
+        made |= norm(at + "norm1") | norm(at + "norm2")
+        every = config.get("moe_every_n_layers", 0)
+        if every and i % every == 1:
+            count = config["num_experts"]
+            made[at + "mlp.router.layer.weight"] = draw(count, HIDDEN, std=0.5)
+            made[at + "mlp.experts.mlp.w1"] = draw(count * INNER, HIDDEN)
+            made[at + "mlp.experts.mlp.w2"] = draw(count * INNER, HIDDEN)
+            made[at + "mlp.experts.bias"] = draw(HIDDEN)
+            continue
         if config["hidden_act"] == "swiglu":
             made |= linear(at + "mlp.fc11", INNER, HIDDEN, bias=mlp)
             made |= linear(at + "mlp.fc12", INNER, HIDDEN, bias=mlp)
         else:
             made |= linear(at + "mlp.fc1", INNER, HIDDEN, bias=mlp)
         made |= linear(at + "mlp.fc2", HIDDEN, INNER, bias=mlp)
-        made |= norm(at + "norm1") | norm(at + "norm2")
+    return made
+
+
+def save_gguf(
+    model: TinyModel,
+    path: Path,
+    qtype: gguf.GGMLQuantizationType = gguf.GGMLQuantizationType.F32,
+    *,
+    tokenizer: bool = True,
+) -> Path:
+    """The checkpoint as llama.cpp's conversion writes it, matrices in `qtype` where they fit."""
+    writer = gguf.GGUFWriter(path, "nomic-bert-moe")
+    for name, tensor in gguf_tensors(model.config, model.tensors).items():
+        block, _ = gguf.GGML_QUANT_SIZES[qtype]
+        fits = tensor.ndim > 1 and tensor.shape[-1] % block == 0 and "inp" not in name
+        kind = qtype if fits else gguf.GGMLQuantizationType.F32
+        data = gguf.quantize(np.ascontiguousarray(tensor), kind)
+        writer.add_tensor(name, data, raw_dtype=kind)
+    if tokenizer:
+        spelled = [_phantom(word) for word in vocabulary()]
+        writer.add_tokenizer_model("bert")
+        writer.add_token_list(spelled)
+        special = gguf.TokenType.CONTROL
+        kinds = [special if word.isupper() else gguf.TokenType.NORMAL for word in vocabulary()]
+        writer.add_token_types(kinds)
+        writer.add_unk_token_id(1)
+        writer.add_sep_token_id(3)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+def _phantom(word: str) -> str:
+    """llama.cpp marks where a word begins, BERT where it goes on."""
+    if word.isupper():
+        return word
+    return word[2:] if word.startswith("##") else f"\u2581{word}"
+
+
+def gguf_tensors(config: Mapping[str, Any], tensors: Tensors) -> Tensors:
+    """Tensors under llama.cpp's names and in its layouts; `experts.bias` is dropped there."""
+    made: Tensors = {}
+    words = {
+        "embeddings.word_embeddings": "token_embd",
+        "embeddings.token_type_embeddings": "token_types",
+        "embeddings.position_embeddings": "position_embd",
+        "embeddings.LayerNorm": "token_embd_norm",
+        "emb_ln": "token_embd_norm",
+        "encoder.layers.": "blk.",
+        "encoder.layer.": "blk.",
+        "attn.Wqkv": "attn_qkv",
+        "attn.out_proj": "attn_output",
+        "norm1": "attn_output_norm",
+        "norm2": "layer_output_norm",
+        "mlp.fc11": "ffn_up",
+        "mlp.fc12": "ffn_gate",
+        "mlp.fc1": "ffn_up",
+        "mlp.fc2": "ffn_down",
+        "mlp.router.layer": "ffn_gate_inp",
+        "mlp.experts.mlp.w1": "ffn_up_exps.weight",
+        "mlp.experts.mlp.w2": "ffn_down_exps.weight",
+        "attention.self.query": "attn_q",
+        "attention.self.key": "attn_k",
+        "attention.self.value": "attn_v",
+        "attention.output.dense": "attn_output",
+        "attention.output.LayerNorm": "attn_output_norm",
+        "intermediate.dense": "ffn_up",
+        "output.dense": "ffn_down",
+        "output.LayerNorm": "layer_output_norm",
+    }
+    for name, tensor in tensors.items():
+        if name.startswith("pooler") or name.endswith(("position_ids", "experts.bias")):
+            continue
+        new = name
+        for old, other in words.items():
+            new = new.replace(old, other)
+        if "_exps" in new:
+            tensor = tensor.reshape(config["num_experts"], INNER, HIDDEN)  # noqa: PLW2901
+            tensor = tensor.swapaxes(1, 2) if "down" in new else tensor  # noqa: PLW2901
+        made[new] = tensor
     return made
 
 
@@ -190,6 +295,8 @@ def make_model(
         f"[output.dimensions]\nnative = {HIDDEN}\ntrained = [{HIDDEN}, 16]",
         f"cut = {json.dumps(cut)}",
         "[precisions.fp32]\nmin_cosine = 0.99999",
+        "[precisions.q8]\nmin_cosine = 0.99",
+        "[precisions.q4]\nmin_cosine = 0.5",
     ]
     (folder / "model.toml").write_text("\n".join(lines), encoding="utf-8")
     return TinyModel(model_id, root / "models", checkpoint, config, tensors)

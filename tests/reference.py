@@ -110,12 +110,18 @@ def _rotate(x: Array, n_heads: int, theta: float) -> Array:
     return out
 
 
+def _stretch(config: Mapping[str, Any], n_tokens: int) -> float:
+    """Dynamic NTK's factor of the rotary base, by the text's own length."""
+    factor, trained = config.get("rotary_scaling_factor"), config.get("max_trained_positions", 2048)
+    if factor is None or n_tokens <= trained:
+        return 1.0
+    size = config["hidden_size"] // config["num_attention_heads"]
+    return (factor * n_tokens / trained - (factor - 1)) ** (size / (size - 2))
+
+
 def _nomic_bert(config: Mapping[str, Any], w: Mapping[str, Array], ids: list[int]) -> Array:
-    eps, heads, theta = (
-        config["layer_norm_eps"],
-        config["num_attention_heads"],
-        config["rope_theta"],
-    )
+    eps, heads = config["layer_norm_eps"], config["num_attention_heads"]
+    theta = config["rope_theta"] * _stretch(config, len(ids))
     token_type = w["embeddings.token_type_embeddings.weight"][0]
     x = np.stack([w["embeddings.word_embeddings.weight"][token] + token_type for token in ids])
     x = _norm(w, "emb_ln", x, eps)
@@ -124,9 +130,28 @@ def _nomic_bert(config: Mapping[str, Any], w: Mapping[str, Array], ids: list[int
         q, k, v = np.split(_linear(w, at + "attn.Wqkv", x), 3, axis=1)
         y = _attention(_rotate(q, heads, theta), _rotate(k, heads, theta), v, heads)
         x = _norm(w, at + "norm1", x + _linear(w, at + "attn.out_proj", y), eps)
-        if config["hidden_act"] == "swiglu":
-            y = _linear(w, at + "mlp.fc11", x) * _silu(_linear(w, at + "mlp.fc12", x))
+        every = config.get("moe_every_n_layers", 0)
+        if every and i % every == 1:
+            y = np.stack([_experts(config, w, at, row) for row in x])
         else:
-            y = _gelu(_linear(w, at + "mlp.fc1", x))
-        x = _norm(w, at + "norm2", x + _linear(w, at + "mlp.fc2", y), eps)
+            if config["hidden_act"] == "swiglu":
+                y = _linear(w, at + "mlp.fc11", x) * _silu(_linear(w, at + "mlp.fc12", x))
+            else:
+                y = _gelu(_linear(w, at + "mlp.fc1", x))
+            y = _linear(w, at + "mlp.fc2", y)
+        x = _norm(w, at + "norm2", x + y, eps)
     return x
+
+
+def _experts(config: Mapping[str, Any], w: Mapping[str, Array], at: str, x: Array) -> Array:
+    """One token through its best experts: softmax over all, the chosen not normalised again."""
+    count, inner = config["num_experts"], config["intermediate_size"]
+    logits = w[at + "mlp.router.layer.weight"] @ x
+    share = np.exp(logits - logits.max())
+    share /= share.sum()
+    y = w.get(at + "mlp.experts.bias", np.zeros_like(x)).copy()  # once, not weighted
+    for expert in sorted(range(count), key=lambda e: -share[e])[: config["moe_top_k"]]:
+        rows = slice(expert * inner, (expert + 1) * inner)
+        up = _gelu(w[at + "mlp.experts.mlp.w1"][rows] @ x)
+        y += share[expert] * (up @ w[at + "mlp.experts.mlp.w2"][rows])
+    return y

@@ -24,7 +24,7 @@ InputType = Literal["query", "document", "classification", "clustering", "none"]
 """What a text is for; each names one of the model's prompts, `none` no prompt at all."""
 
 OutputStep = Literal["mean_pool", "layer_norm", "truncate", "l2_normalize"]
-Precision = Literal["fp32"]
+Precision = Literal["fp32", "q8", "q4"]
 
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 
@@ -43,7 +43,11 @@ class _Table(BaseModel):
 
 
 class CheckpointFile(_Table):
-    """One file of the checkpoint, as it must be on disk before use."""
+    """One file of the checkpoint, as it must be on disk before use.
+
+    Those of `[files]` are pulled; `[alternatives]` names the same model in other formats,
+    which `matryo build --checkpoint` takes as verified.
+    """
 
     sha256: _Sha256
     bytes: _Positive | None = None
@@ -156,6 +160,7 @@ class Manifest(_Table):
     created: date
     license: str
     files: Mapping[_File, CheckpointFile]
+    alternatives: Mapping[_File, CheckpointFile] = {}
     sources: tuple[Source, ...] = ()
     architecture: Architecture
     tokenizer: TokenizerSpec
@@ -171,6 +176,14 @@ class Manifest(_Table):
         if "fp32" not in self.precisions:
             raise ValueError("precisions must offer fp32, the reference of the others")
         return self
+
+    def pinned_sha256(self, name: str, suffix: str) -> tuple[str, ...]:
+        """Hashes that the file `name` may have if it comes in a format of this suffix."""
+        own = self.files[name].sha256 if Path(name).suffix == suffix else None
+        others = (
+            file.sha256 for other, file in self.alternatives.items() if Path(other).suffix == suffix
+        )
+        return tuple(sha256 for sha256 in (own, *others) if sha256)
 
     @property
     def created_s(self) -> int:
@@ -284,6 +297,7 @@ def _known_keys(loc: Sequence[str]) -> list[str]:
         "hub": HubSource,
         "pypi": PypiSource,
         "files": CheckpointFile,
+        "alternatives": CheckpointFile,
         "precisions": PrecisionSpec,
     }
     for name in (".".join(loc), loc[-1] if loc else "", loc[0] if loc else ""):

@@ -12,6 +12,13 @@ import onnxruntime as ort
 from app.core.errors import ArtifactDamaged, InferenceFailed
 from app.engine.padding import PaddedBatch
 from app.engine.postprocess import FloatArray
+from app.graph.interface import (
+    APPLY_MASK,
+    ATTENTION_MASK,
+    INPUT_IDS,
+    TOKEN_TYPE_IDS,
+    hidden_states_output,
+)
 
 # ORT fuses Add and LayerNormalization into a SkipLayerNormalization that is several times
 # slower on CPU than the two it replaces (docs/LOG.md).
@@ -54,6 +61,9 @@ class Session:
                 providers=["CPUExecutionProvider"],
                 disabled_optimizers=_DISABLED_OPTIMIZERS,
             )
+            self._inputs = frozenset(item.name for item in self._session.get_inputs())
+            outputs = [item.name for item in self._session.get_outputs()]
+            self._output = hidden_states_output(self._inputs, outputs)
         except Exception as exc:
             raise ArtifactDamaged(
                 f"{path}: ONNX Runtime cannot load it: {exc}. Build it again with matryo build."
@@ -75,14 +85,17 @@ class Session:
         Raises:
             InferenceFailed: the run raised.
         """
-        feeds = {
-            "input_ids": batch.input_ids,
-            "attention_mask": batch.attention_mask,
-            "apply_mask": np.array(apply_mask),
+        feeds: dict[str, Any] = {
+            INPUT_IDS: batch.input_ids,
+            ATTENTION_MASK: batch.attention_mask,
         }
+        if APPLY_MASK in self._inputs:
+            feeds[APPLY_MASK] = np.array(apply_mask)
+        if TOKEN_TYPE_IDS in self._inputs:  # of a ready export
+            feeds[TOKEN_TYPE_IDS] = np.zeros_like(batch.input_ids)
         try:
             options = self._options if apply_mask else self._shrinking
-            outputs = cast("Any", self._session).run(["last_hidden_state"], feeds, options)
+            outputs = cast("Any", self._session).run([self._output], feeds, options)
         except Exception as exc:
             shape = "x".join(map(str, batch.input_ids.shape))
             raise InferenceFailed(f"a run of {shape} tokens failed: {exc}") from exc

@@ -4,6 +4,7 @@ An artefact is a folder:
 
     model.onnx         the graph; small tensors inside
     model.onnx.data    large tensors, each from a page boundary on, mapped by ONNX Runtime
+                       (a graph that came ready has data files of its own names, or none)
     tokenizer.json
     artifact.json      what it was made of, and size and sha256 of the other files
 """
@@ -20,7 +21,7 @@ from app.core.errors import ArtifactDamaged, ArtifactMissing
 from app.core.manifest import Manifest, Precision
 from app.graph.store import Store, sha256_file
 
-BUILDER_VERSION = 1
+BUILDER_VERSION = 2
 """Raised with every change of what a build writes; older artefacts are then built anew."""
 
 GRAPH_FILE = "model.onnx"
@@ -49,7 +50,9 @@ class ArtifactRecord:
         verified: whether both are the manifest's.
         checkpoint_path: where they lay, to build again after an upgrade.
         output_key: `Manifest.output_key` at build time.
+        lacks: tensors that the model has and the checkpoint did not.
         max_abs_error: graph against the plain numpy forward, on hidden states.
+        min_cosine: likewise, the least cosine of a built-in text.
     """
 
     model_id: str
@@ -61,7 +64,9 @@ class ArtifactRecord:
     tokenizer_sha256: str
     verified: bool
     checkpoint_path: str
+    lacks: tuple[str, ...]
     max_abs_error: float
+    min_cosine: float
     files: dict[str, FileRecord]
 
 
@@ -108,6 +113,7 @@ def artifact_key(
     precision: Precision,
     checkpoint_sha256: str,
     tokenizer_sha256: str,
+    lacks: tuple[str, ...],
 ) -> str:
     """16 hex digits over all that shapes a vector: manifest, weights, tokenizer, builder."""
     parts = [
@@ -117,6 +123,7 @@ def artifact_key(
         checkpoint_sha256,
         tokenizer_sha256,
         str(BUILDER_VERSION),
+        *lacks,
     ]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
 
@@ -193,7 +200,8 @@ def read_artifact(folder: Path) -> Artifact:
     data = _read_json(folder)
     try:
         files = {name: FileRecord(**file) for name, file in data.pop("files").items()}
-        return Artifact(folder, ArtifactRecord(**data, files=files))
+        lacks = tuple(data.pop("lacks"))
+        return Artifact(folder, ArtifactRecord(**data, lacks=lacks, files=files))
     except (TypeError, KeyError, AttributeError) as exc:
         msg = f"{folder / RECORD_FILE} is no record ({exc}); remove {folder} and build again"
         raise ArtifactDamaged(msg) from exc

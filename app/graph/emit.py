@@ -18,6 +18,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from app.graph.checkpoint import FloatArray
 
+ByteArray = NDArray[np.uint8]
+
 OPSET = 18
 IR_VERSION = 10
 CONTRIB = "com.microsoft"
@@ -70,12 +72,19 @@ class GraphBuilder:
 
     def op(self, op_type: str, *inputs: str, domain: str = "", **attributes: Any) -> str:
         """Add a node of one output; an empty string leaves an optional input out."""
-        value = self._fresh(op_type)
+        return self.ops(op_type, 1, *inputs, domain=domain, **attributes)[0]
+
+    def ops(
+        self, op_type: str, n_outputs: int, *inputs: str, domain: str = "", **attributes: Any
+    ) -> list[str]:
+        """Add a node of several outputs."""
+        name = self._fresh(op_type)
+        values = [name] if n_outputs == 1 else [f"{name}_{i}" for i in range(n_outputs)]
         node = helper.make_node(
-            op_type, list(inputs), [value], name=value, domain=domain, **attributes
+            op_type, list(inputs), values, name=name, domain=domain, **attributes
         )
         self._nodes.append(node)
-        return value
+        return values
 
     def choose(
         self,
@@ -119,6 +128,21 @@ class GraphBuilder:
         )
         return value
 
+    def either(self, condition: str, then: str, other: str) -> str:
+        """One of two float values, by a boolean scalar or `(1,)`; both are computed."""
+        value = self._fresh("If")
+        branches = {
+            f"{label}_branch": helper.make_graph(
+                [helper.make_node("Identity", [given], [f"{value}_{label}"])],
+                f"{value}_{label}_graph",
+                [],
+                [helper.make_tensor_value_info(f"{value}_{label}", TensorProto.FLOAT, None)],
+            )
+            for label, given in (("then", then), ("else", other))
+        }
+        self._nodes.append(helper.make_node("If", [condition], [value], name=value, **branches))
+        return value
+
     def constant(self, name: str, array: NDArray[Any]) -> str:
         """Add a tensor at hand; a large one goes to the data file."""
         if array.nbytes > _INLINE_BYTES and array.dtype == np.float32:
@@ -126,17 +150,22 @@ class GraphBuilder:
         self._initializers.append(numpy_helper.from_array(np.asarray(array, order="C"), name))
         return name
 
-    def tensor(self, name: str, shape: tuple[int, ...], pieces: Iterable[FloatArray]) -> str:
-        """Add a float32 tensor whose rows come in pieces, each written and forgotten."""
+    def tensor(
+        self, name: str, shape: tuple[int, ...], pieces: Iterable[FloatArray | ByteArray]
+    ) -> str:
+        """Add a float32 or uint8 tensor whose rows come in pieces, each written and forgotten."""
         self._data.write(bytes(-self._data.tell() % _ALIGN_BYTES))
         offset = self._data.tell()
+        dtype = np.dtype(np.float32)
         for piece in pieces:
-            self._data.write(np.ascontiguousarray(piece, dtype="<f4").data)
+            dtype = piece.dtype
+            self._data.write(np.ascontiguousarray(piece, dtype.newbyteorder("<")).data)
         length = self._data.tell() - offset
-        assert length == 4 * math.prod(shape), f"{name}: {length} bytes for shape {shape}"
+        assert dtype in (np.float32, np.uint8), f"{name}: {dtype}"
+        assert length == dtype.itemsize * math.prod(shape), f"{name}: {length} bytes for {shape}"
         proto = TensorProto(
             name=name,
-            data_type=TensorProto.FLOAT,
+            data_type=helper.np_dtype_to_tensor_dtype(dtype),
             dims=shape,
             data_location=TensorProto.EXTERNAL,
         )

@@ -1,14 +1,15 @@
 """One module for each architecture, named after its `model_type`.
 
 Each has, under these names: `Config` (its part of the manifest), `bind` (a checkpoint
-under its own tensor names), `emit` (the graph) and `forward` (the same in plain numpy,
-for one text: what the graph is checked against).
+under its own tensor names), `emit` (the graph) and `forward` (the same in plain numpy:
+what the graph is checked against).
 """
 
 from __future__ import annotations
 
 import importlib
 import pkgutil
+from collections.abc import Sequence
 from typing import Any, Protocol, cast
 
 import numpy as np
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ValidationError
 
 from app.core.errors import UnsupportedArchitecture
-from app.core.manifest import Manifest
+from app.core.manifest import Manifest, Precision
 from app.graph.checkpoint import Checkpoint, FloatArray, Weights
 from app.graph.emit import GraphBuilder
 
@@ -30,7 +31,13 @@ class ArchitectureModule(Protocol):
         """`checkpoint` under the architecture's own names."""
         ...
 
-    def emit(self, graph: GraphBuilder, weights: Weights, config: Any) -> None:  # noqa: ANN401
+    def emit(
+        self,
+        graph: GraphBuilder,
+        weights: Weights,
+        config: Any,  # noqa: ANN401
+        precision: Precision,
+    ) -> None:
         """Write the whole graph, from `input_ids` to `last_hidden_state`."""
         ...
 
@@ -38,9 +45,9 @@ class ArchitectureModule(Protocol):
         self,
         weights: Weights,
         config: Any,  # noqa: ANN401
-        input_ids: NDArray[np.int64],
-    ) -> FloatArray:
-        """Hidden states `(T, H)` of one text of `T` tokens."""
+        texts: Sequence[NDArray[np.int64]],
+    ) -> list[FloatArray]:
+        """Hidden states `(T, H)` of each text; reads every weight once."""
         ...
 
 

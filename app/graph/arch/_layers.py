@@ -7,90 +7,99 @@ Fusions were measured before they were chosen; docs/LOG.md has the figures.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 from onnx import TensorProto
 
+from app.core.manifest import Precision
 from app.graph.checkpoint import FloatArray, Weights
 from app.graph.emit import CONTRIB, GraphBuilder
+from app.graph.interface import APPLY_MASK, ATTENTION_MASK, INPUT_IDS
+from app.graph.precision import emit_product
 
-INPUT_IDS, ATTENTION_MASK, APPLY_MASK = "input_ids", "attention_mask", "apply_mask"
-LAST_HIDDEN_STATE = "last_hidden_state"
+_MAX_PADDING_ROWS = 128
 
 # --- the graph
 
 
-def declare_inputs(graph: GraphBuilder) -> str:
-    """Declare the inputs of every text model; returns the mask as attention takes it.
+class Layers:
+    """What every architecture emits with: the graph, the weights, and their precision.
 
-    `apply_mask` says whether attention looks at `attention_mask` at all. False is for one
-    text alone, without padding: attention then takes ORT's flash path, whose memory does
-    not grow with T². It defaults to true, so that other tools can run the graph as usual.
+    Args:
+        graph: under construction; the inputs are declared here.
+        weights: under the architecture's own names.
+        precision: of the products.
+
+    Attributes:
+        mask: the mask as attention takes it.
     """
-    graph.input(INPUT_IDS, TensorProto.INT64, ("B", "T"))
-    graph.input(ATTENTION_MASK, TensorProto.INT64, ("B", "T"))
-    graph.input(APPLY_MASK, TensorProto.BOOL, ())
-    graph.constant(APPLY_MASK, np.array(True))  # noqa: FBT003 - the input's default value
-    return graph.op("Cast", ATTENTION_MASK, to=TensorProto.INT32)
+
+    def __init__(self, graph: GraphBuilder, weights: Weights, precision: Precision) -> None:
+        self.graph = graph
+        self.weights = weights
+        self.precision: Precision = precision
+        graph.input(INPUT_IDS, TensorProto.INT64, ("B", "T"))
+        graph.input(ATTENTION_MASK, TensorProto.INT64, ("B", "T"))
+        # Whether attention looks at the mask at all. False is for one text alone, without
+        # padding: attention then takes ORT's flash path, whose memory does not grow with T².
+        # It defaults to true, so that other tools can run the graph as usual.
+        graph.input(APPLY_MASK, TensorProto.BOOL, ())
+        graph.constant(APPLY_MASK, np.array(True))  # noqa: FBT003 - the input's default value
+        self.mask = graph.op("Cast", ATTENTION_MASK, to=TensorProto.INT32)
+
+    def embed_tokens(self, table: tuple[int, int], type_vocab_size: int) -> str:
+        """Rows of the word table, token type 0 folded in; `table` is `(vocab, hidden)`."""
+        token_type = _token_type(self.weights, (type_vocab_size, table[1]))
+        table = (word_rows(self.weights, table), table[1])
+        rows = (piece + token_type for piece in self.weights.read_rows("word_embeddings", table))
+        words = self.graph.tensor("word_embeddings", table, rows)
+        return self.graph.op("Gather", words, INPUT_IDS)
+
+    def linear(self, x: str, name: str, size: tuple[int, int], *, bias: bool) -> str:
+        """`x @ weight.T (+ bias)`; `size` is the checkpoint's `(out, in)`."""
+        y = emit_product(self.graph, self.weights, x, f"{name}.weight", size, self.precision)
+        return self.graph.op("Add", y, self.vector(f"{name}.bias", size[0])) if bias else y
+
+    def vector(self, name: str, size: int) -> str:
+        """A bias or a scale, as an initializer."""
+        return self.graph.constant(name, self.weights.read(name, (size,)))
+
+    def layer_norm(self, x: str, name: str, *, size: int, eps: float) -> str:
+        """Affine layer norm over the last axis."""
+        scale, shift = self.vector(f"{name}.weight", size), self.vector(f"{name}.bias", size)
+        return self.graph.op("LayerNormalization", x, scale, shift, axis=-1, epsilon=eps)
+
+    def attention(self, q: str, k: str, v: str, *, num_heads: int) -> str:
+        """Bidirectional attention on `(B, T, H)`, padding masked if `apply_mask`."""
+        op = "MultiHeadAttention"
+        masked, plain = (op, q, k, v, "", self.mask), (op, q, k, v)
+        return self.graph.choose(APPLY_MASK, masked, plain, num_heads=num_heads)
+
+    def gelu(self, x: str, bias: str | None = None) -> str:
+        """Exact GELU, `x/2 (1 + erf(x/√2))`, of `x (+ bias)`; tanh-GELU differs by 5e-4."""
+        if bias is None:
+            return self.graph.op("Gelu", x, domain=CONTRIB)
+        return self.graph.op("BiasGelu", x, bias, domain=CONTRIB)
+
+    def silu(self, x: str) -> str:
+        """`x * sigmoid(x)`."""
+        return self.graph.op("QuickGelu", x, domain=CONTRIB, alpha=1.0)
 
 
-def embed_tokens(
-    graph: GraphBuilder, weights: Weights, table: tuple[int, int], type_vocab_size: int
-) -> str:
-    """Rows of the word table, token type 0 folded in; `table` is `(vocab_size, hidden_size)`."""
-    token_type = _token_type(weights, (type_vocab_size, table[1]))
-    rows = (piece + token_type for piece in weights.read_rows("word_embeddings", table))
-    return graph.op("Gather", graph.tensor("word_embeddings", table, rows), INPUT_IDS)
+def word_rows(weights: Weights, table: tuple[int, int]) -> int:
+    """Rows of the word table in the checkpoint: all, or without the unused ones at its end.
 
+    Published tables are padded to a round number; GGUF files often leave the padding out.
 
-def linear(
-    graph: GraphBuilder,
-    weights: Weights,
-    x: str,
-    name: str,
-    size: tuple[int, int],
-    *,
-    bias: bool,
-) -> str:
-    """`x @ weight.T (+ bias)`; `size` is the checkpoint's `(out, in)`."""
-    out, into = size
-    kernel = weights.read(f"{name}.weight", size).T
-    y = graph.op("MatMul", x, graph.tensor(f"{name}.weight", (into, out), [kernel]))
-    return graph.op("Add", y, add_bias(graph, weights, name, out)) if bias else y
-
-
-def add_bias(graph: GraphBuilder, weights: Weights, name: str, size: int) -> str:
-    """The bias vector of a linear layer, as an initializer."""
-    return graph.constant(f"{name}.bias", weights.read(f"{name}.bias", (size,)))
-
-
-def layer_norm(
-    graph: GraphBuilder, weights: Weights, x: str, name: str, *, size: int, eps: float
-) -> str:
-    """Affine layer norm over the last axis."""
-    scale = graph.constant(f"{name}.weight", weights.read(f"{name}.weight", (size,)))
-    shift = graph.constant(f"{name}.bias", weights.read(f"{name}.bias", (size,)))
-    return graph.op("LayerNormalization", x, scale, shift, axis=-1, epsilon=eps)
-
-
-def attention(graph: GraphBuilder, q: str, k: str, v: str, mask: str, *, num_heads: int) -> str:
-    """Bidirectional attention on `(B, T, H)`, padding masked if `apply_mask`."""
-    op = "MultiHeadAttention"
-    return graph.choose(APPLY_MASK, (op, q, k, v, "", mask), (op, q, k, v), num_heads=num_heads)
-
-
-def gelu(graph: GraphBuilder, x: str, bias: str | None = None) -> str:
-    """Exact GELU, `x/2 (1 + erf(x/√2))`, of `x (+ bias)`; tanh-GELU differs by 5e-4."""
-    if bias is None:
-        return graph.op("Gelu", x, domain=CONTRIB)
-    return graph.op("BiasGelu", x, bias, domain=CONTRIB)
-
-
-def silu(graph: GraphBuilder, x: str) -> str:
-    """`x * sigmoid(x)`."""
-    return graph.op("QuickGelu", x, domain=CONTRIB, alpha=1.0)
+    Raises:
+        CheckpointMismatch: it has more rows than the config, or lacks more than padding.
+    """
+    rows, columns = weights.shape("word_embeddings")
+    fits = table[0] - _MAX_PADDING_ROWS < rows <= table[0] and columns == table[1]
+    return rows if fits else table[0]  # reading says what does not fit
 
 
 # --- the same in numpy
@@ -102,7 +111,8 @@ def np_embed_tokens(
     type_vocab_size: int,
     input_ids: NDArray[np.int64],
 ) -> FloatArray:
-    """Rows of the word table plus token type 0; `(T, H)`."""
+    """Rows of the word table plus token type 0; `(N, H)`."""
+    table = (word_rows(weights, table), table[1])
     words = weights.lookup("word_embeddings", table, input_ids.tolist())
     return words + _token_type(weights, (type_vocab_size, table[1]))
 
@@ -132,14 +142,21 @@ def np_layer_norm(weights: Weights, x: FloatArray, name: str, eps: float) -> Flo
     return centred / np.sqrt(variance + np.float32(eps)) * scale + shift
 
 
-def np_attention(q: FloatArray, k: FloatArray, v: FloatArray, num_heads: int) -> FloatArray:
-    """Bidirectional attention of one text; `(T, H)` each."""
-    n_tokens, hidden = q.shape
-    heads = [x.reshape(n_tokens, num_heads, -1).swapaxes(0, 1) for x in (q, k, v)]  # (A, T, D)
-    scores = heads[0] @ heads[1].swapaxes(1, 2) / np.float32(math.sqrt(hidden // num_heads))
-    scores = np.exp(scores - scores.max(-1, keepdims=True))
-    scores /= scores.sum(-1, keepdims=True)
-    return (scores @ heads[2]).swapaxes(0, 1).reshape(n_tokens, hidden)
+def np_attention(
+    q: FloatArray, k: FloatArray, v: FloatArray, num_heads: int, lengths: Sequence[int]
+) -> FloatArray:
+    """Bidirectional attention within each text; `(N, H)` each, text after text."""
+    out, start = np.empty_like(q), 0
+    for n_tokens in lengths:
+        rows = slice(start, start + n_tokens)
+        heads = [x[rows].reshape(n_tokens, num_heads, -1).swapaxes(0, 1) for x in (q, k, v)]
+        scores = heads[0] @ heads[1].swapaxes(1, 2)  # (A, T, T)
+        scores /= np.float32(math.sqrt(q.shape[1] // num_heads))
+        scores = np.exp(scores - scores.max(-1, keepdims=True))
+        scores /= scores.sum(-1, keepdims=True)
+        out[rows] = (scores @ heads[2]).swapaxes(0, 1).reshape(n_tokens, -1)
+        start += n_tokens
+    return out
 
 
 def np_gelu(x: FloatArray) -> FloatArray:

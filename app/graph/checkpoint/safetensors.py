@@ -13,7 +13,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from app.core.errors import CheckpointMismatch
-from app.graph.checkpoint.base import FloatArray
+from app.graph.checkpoint.base import Blocks, FloatArray
 
 _DTYPES = ("F32", "F16", "BF16")
 
@@ -55,3 +55,11 @@ class SafetensorsCheckpoint:
             )
         array = view[rows] if rows else view[:]
         return np.ascontiguousarray(array, dtype=np.float32)
+
+    def blocks(self, name: str, rows: slice, bits: int) -> Blocks | None:  # noqa: ARG002
+        """None: these files hold plain floats."""
+        return None
+
+    def close(self) -> None:
+        """Give the mapping back."""
+        self._file = None

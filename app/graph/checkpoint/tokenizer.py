@@ -2,17 +2,53 @@
 
 Serving reads `tokenizer.json` with the `tokenizers` library alone. A checkpoint that has
 only a vocabulary (`vocab.txt`, `sentencepiece.bpe.model`, ...) is converted once, here, by
-transformers, which knows every format.
+transformers, which knows every format; one in GGUF has it in its metadata.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
 from app.core.errors import CheckpointMismatch
 
 _FILE = "tokenizer.json"
+
+
+def find_tokenizer(weights: Path, stored: Path, into: Path, report: Callable[[str], None]) -> Path:
+    """The tokenizer of a checkpoint: beside it, of the published one, or rebuilt.
+
+    Args:
+        weights: a `.safetensors`, `.gguf` or `.onnx` file.
+        stored: folder of the published checkpoint in the store; may not exist.
+        into: where one that has to be made is written.
+        report: takes a sentence about any that does not lie beside the weights.
+
+    Raises:
+        CheckpointMismatch: there is none, and none can be made.
+    """
+    if weights.suffix == ".safetensors":
+        return tokenizer_json(weights.parent, into)
+    # Exports often lie in a folder of their own, onnx/model.onnx, below the tokenizer.
+    folders = [weights.parent, weights.parent.parent] if weights.suffix == ".onnx" else []
+    for folder in (*(folders or [weights.parent]), stored):
+        if (folder / _FILE).is_file():
+            report(f"tokenizer: {folder / _FILE}")
+            return folder / _FILE
+    if weights.suffix != ".gguf":
+        raise CheckpointMismatch(
+            f"there is no {_FILE} beside {weights}, nor a published one in {stored}; put the "
+            "model's there, or run matryo pull first"
+        )
+    from app.graph.checkpoint.gguf import GgufCheckpoint
+    from app.graph.checkpoint.gguf_tokenizer import rebuild_tokenizer
+
+    checkpoint = GgufCheckpoint(weights)
+    cast("Any", rebuild_tokenizer(checkpoint)).save(str(into / _FILE))
+    checkpoint.close()
+    report(f"tokenizer: rebuilt from the metadata of {weights.name}")
+    return into / _FILE
 
 
 def tokenizer_json(folder: Path, into: Path) -> Path:

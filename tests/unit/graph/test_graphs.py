@@ -17,7 +17,15 @@ from app.graph import arch
 from app.graph.arch import _layers as layers
 from app.graph.artifact import BUILDER_VERSION
 from app.graph.store import sha256_file
-from tests.checkpoints import Tensors, TinyModel, make_model, random_tensors, save_tensors
+from tests.checkpoints import (
+    EXPERTS,
+    Tensors,
+    TinyModel,
+    make_model,
+    random_tensors,
+    save_tensors,
+    vocabulary,
+)
 from tests.conftest import build_tiny, load_tiny
 from tests.reference import hidden_states, pooled
 
@@ -36,6 +44,9 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
             "layer_norm_eps": 1e-5,
         },
     ),
+    "nomic-v2-moe": ("nomic_bert", EXPERTS),
+    "nomic-one-expert": ("nomic_bert", EXPERTS | {"num_experts": 1, "moe_top_k": 1}),
+    "nomic-all-experts": ("nomic_bert", EXPERTS | {"num_experts": 3, "moe_top_k": 3}),
 }
 
 
@@ -154,13 +165,28 @@ class TestTensorNames:
     def test_wrong_shape(self, tmp_path: Path) -> None:
         """A shape that is not the config's is said with both."""
         model = make_model(tmp_path, "bert")
-        tensors = dict(model.tensors)
-        tensors["embeddings.word_embeddings.weight"] = tensors["embeddings.word_embeddings.weight"][
-            :-1
-        ]
-        rewritten(tmp_path, model, tensors)
-        with pytest.raises(CheckpointMismatch, match=r"shape \(66, 32\).*says \(67, 32\)"):
+        name = "embeddings.position_embeddings.weight"
+        rewritten(tmp_path, model, model.tensors | {name: model.tensors[name][:-1]})
+        with pytest.raises(CheckpointMismatch, match=r"shape \(1199, 32\).*says \(1200, 32\)"):
             build_tiny(tmp_path, model)
+
+    def test_fewer_words_than_the_tokenizer(self, tmp_path: Path) -> None:
+        """A word table that some id would fall out of is refused before it serves."""
+        model = make_model(tmp_path, "bert")
+        name = "embeddings.word_embeddings.weight"
+        rewritten(tmp_path, model, model.tensors | {name: model.tensors[name][:-1]})
+        with pytest.raises(CheckpointMismatch, match=r"ids up to 67.* has 67 rows"):
+            build_tiny(tmp_path, model)
+
+    def test_word_table_without_its_padding(self, tmp_path: Path) -> None:
+        """Rows that no id asks for may be missing: GGUF files leave them out."""
+        words = len(vocabulary())
+        model = make_model(tmp_path, "nomic_bert", vocab_size=words + 20)
+        expected = load_tiny(model, build_tiny(tmp_path, model)).embed([np.arange(4, 20)], [32])
+        name = "embeddings.word_embeddings.weight"
+        rewritten(tmp_path, model, model.tensors | {name: model.tensors[name][:words]})
+        found = load_tiny(model, build_tiny(tmp_path, model)).embed([np.arange(4, 20)], [32])
+        assert np.array_equal(found.embeddings[0], expected.embeddings[0])
 
     def test_other_architecture(self, tmp_path: Path) -> None:
         """A checkpoint of another architecture is told by its names."""
@@ -210,11 +236,11 @@ def test_builder_version_is_pinned(tmp_path: Path) -> None:
     When this fails, raise BUILDER_VERSION and write the new digest here.
     """
     lines: list[str] = []
-    for model_type in ("bert", "nomic_bert"):
-        model = make_model(tmp_path / model_type, model_type)
-        path = build_tiny(tmp_path / model_type, model).graph
+    for name, (model_type, changes) in VARIANTS.items():
+        model = make_model(tmp_path / name, model_type, **changes)
+        path = build_tiny(tmp_path / name, model).graph
         graph = onnx.load(path, load_external_data=False).graph
         lines += [describe(node) for node in graph.node]
         lines += [f"{tensor.name} {list(tensor.dims)}" for tensor in graph.initializer]
     digest = hashlib.sha256("\n".join(lines).encode()).hexdigest()[:12]
-    assert (BUILDER_VERSION, digest) == (1, "40abac06730d")
+    assert (BUILDER_VERSION, digest) == (2, "49670247ff71")
