@@ -12,7 +12,6 @@ import app
 from app.core.errors import MatryoError
 
 if TYPE_CHECKING:
-    from app.core.manifest import Catalog
     from app.core.settings import Settings
 
 
@@ -46,17 +45,11 @@ def _settings(**flags: Any) -> Settings:
     return load_settings(**flags)
 
 
-def _catalog(settings: Settings) -> Catalog:
-    from app.core.manifest import Catalog
-
-    return Catalog(settings.model_folders)
-
-
 def _report(sentence: str) -> None:
     click.echo(sentence, err=True)
 
 
-_precision = click.option("--precision", help="Numbers of the model: fp32.")
+_precision = click.option("--precision", help="Numbers of the model: fp32, q8 or q4.")
 
 
 @main.command()
@@ -102,13 +95,17 @@ def pull(model_id: str, origin: str | None) -> None:
     from app.graph.store import Store
 
     settings = _settings()
-    manifest = _catalog(settings).manifest(model_id)
+    manifest = settings.catalog().manifest(model_id)
     pull_model(Store(settings.home), manifest, origin, progress=bar, report=_report)
 
 
 @main.command()
 @click.argument("model_id", metavar="ID")
-@click.option("--checkpoint", type=click.Path(path_type=Path), help="Folder or .safetensors file.")
+@click.option(
+    "--checkpoint",
+    type=click.Path(path_type=Path),
+    help="Folder, or .safetensors, .gguf or .onnx file.",
+)
 @click.option("--unverified", is_flag=True, help="Allow hashes that are not the manifest's.")
 @_precision
 def build(model_id: str, checkpoint: Path | None, unverified: bool, precision: str | None) -> None:
@@ -118,7 +115,7 @@ def build(model_id: str, checkpoint: Path | None, unverified: bool, precision: s
     from app.graph.store import Store
 
     settings = _settings(precision=precision)
-    manifest = _catalog(settings).manifest(model_id)
+    manifest = settings.catalog().manifest(model_id)
     artifact = build_model(
         Store(settings.home),
         manifest,
@@ -129,6 +126,21 @@ def build(model_id: str, checkpoint: Path | None, unverified: bool, precision: s
         report=_report,
     )
     _report(f"{model_id}: {artifact.folder} ({artifact.n_bytes / 1e6:.0f} MB)")
+
+
+@main.command()
+@click.argument("model_id", metavar="ID")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object in place of a table.")
+@_precision
+def verify(model_id: str, as_json: bool, precision: str | None) -> None:
+    """Hold a built model against published values and against itself.
+
+    Exits with 1 if any check fails. A check that could not be made is named as such.
+    """
+    from app.commands.verify import run
+
+    if not run(_settings(model=(model_id,), precision=precision), as_json=as_json):
+        sys.exit(1)
 
 
 @main.command()

@@ -24,7 +24,6 @@ from app.api.errors import error_response
 from app.api.inputs import Defaults, Directory
 from app.api.middleware import RequestMiddleware
 from app.core.errors import MatryoError, SettingsInvalid
-from app.core.manifest import Catalog
 from app.core.metrics import Metrics
 from app.core.settings import Settings, load_settings
 from app.engine import Engine, OnnxEngine, SessionConfig
@@ -139,7 +138,7 @@ def load_engines(settings: Settings) -> tuple[Engine, ...]:
     Raises:
         SetupError: an unknown model, a bad manifest, or an artefact missing or damaged.
     """
-    catalog = Catalog(settings.model_folders)
+    catalog = settings.catalog()
     store = Store(settings.home)
     _, threads = split_cores(settings)
     engines: list[Engine] = []

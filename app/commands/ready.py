@@ -9,7 +9,6 @@ import sys
 import click
 
 from app.core.errors import ArtifactDamaged, ArtifactMissing, MatryoError
-from app.core.manifest import Catalog
 from app.core.settings import Settings
 from app.engine import Engine
 from app.graph.artifact import find_artifact
@@ -26,7 +25,7 @@ def ready_engines(settings: Settings) -> tuple[Engine, ...]:
         SetupError: anything that keeps a model from being served.
         SystemExit: a build failed, and has said why.
     """
-    catalog, store = Catalog(settings.model_folders), Store(settings.home)
+    catalog, store = settings.catalog(), Store(settings.home)
     for model_id in settings.model:
         try:
             find_artifact(store, catalog.manifest(model_id), settings.precision)
@@ -63,7 +62,7 @@ def _build(settings: Settings, model_id: str) -> None:
     try:
         ensure_model(
             Store(settings.home),
-            Catalog(settings.model_folders).manifest(model_id),
+            settings.catalog().manifest(model_id),
             settings.precision,
             progress=bar,
             report=lambda sentence: click.echo(sentence, err=True),

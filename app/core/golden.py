@@ -1,7 +1,7 @@
 """Published values of a model's real weights: `golden.json` beside `model.toml`.
 
-Two kinds of check: cosines of texts embedded with the model's prompts, and pooled token
-states of one text before any layer norm, cut or L2. Each names its source.
+Four kinds of check: cosines of texts embedded with the model's prompts, vectors, pooled
+token states before any layer norm, cut or L2, and token states. Each names its source.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ class CosineCheck(_Record):
         rows: texts embedded as `row_type`.
         columns: texts embedded as `column_type`.
         expected: one list for each row, one value for each column.
+        dimensions: output size; None for native.
         abs_tolerance: allowed difference of a cosine.
         rel_tolerance: allowed difference as a share of the expected cosine; the larger of
             the two holds.
@@ -39,6 +40,7 @@ class CosineCheck(_Record):
     columns: tuple[str, ...]
     column_type: InputType
     expected: tuple[tuple[float, ...], ...]
+    dimensions: int | None = None
     abs_tolerance: Annotated[float, Field(ge=0)] = 0.0
     rel_tolerance: Annotated[float, Field(ge=0)] = 0.0
 
@@ -62,10 +64,49 @@ class PooledCheck(_Record):
     max_abs: Annotated[float, Field(gt=0)] | None = None
 
 
+class VectorCheck(_Record):
+    """The vector of one text without prefix, at native size.
+
+    Attributes:
+        source: who published the values, and from what.
+        values: the first components, or all of them.
+        max_abs: largest difference of a component.
+    """
+
+    kind: Literal["vector"]
+    source: str
+    text: str
+    values: tuple[float, ...]
+    max_abs: Annotated[float, Field(gt=0)]
+
+
+class HiddenCheck(_Record):
+    """Some hidden states of some tokens of one text without prefix.
+
+    Attributes:
+        source: who published the values, and from what.
+        first_token: place of the first row of `values`.
+        first_column: place of their first component.
+        values: one list for each token.
+        max_abs: largest difference of a component.
+    """
+
+    kind: Literal["hidden"]
+    source: str
+    text: str
+    first_token: Annotated[int, Field(ge=0)]
+    first_column: Annotated[int, Field(ge=0)]
+    values: tuple[tuple[float, ...], ...]
+    max_abs: Annotated[float, Field(gt=0)]
+
+
+Check = CosineCheck | PooledCheck | VectorCheck | HiddenCheck
+
+
 class Golden(_Record):
     """The content of a `golden.json`."""
 
-    checks: tuple[Annotated[CosineCheck | PooledCheck, Field(discriminator="kind")], ...]
+    checks: tuple[Annotated[Check, Field(discriminator="kind")], ...]
 
 
 def read_golden(folder: Path) -> Golden:

@@ -23,7 +23,7 @@ from app.core.errors import ManifestInvalid, ModelNotFound
 InputType = Literal["query", "document", "classification", "clustering", "none"]
 """What a text is for; each names one of the model's prompts, `none` no prompt at all."""
 
-OutputStep = Literal["mean_pool", "layer_norm", "truncate", "l2_normalize"]
+OutputStep = Literal["mean_pool", "cls_pool", "layer_norm", "truncate", "l2_normalize"]
 Precision = Literal["fp32", "q8", "q4"]
 
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
@@ -135,7 +135,8 @@ class Output(_Table):
 
     @model_validator(mode="after")
     def _check(self) -> Output:
-        order = ["mean_pool", "layer_norm", "truncate", "l2_normalize"]
+        pool = "cls_pool" if "cls_pool" in self.steps else "mean_pool"
+        order = [pool, "layer_norm", "truncate", "l2_normalize"]
         expected = [step for step in order if step != "layer_norm" or step in self.steps]
         if list(self.steps) != expected:
             # Normalising before the cut, or the layer norm after it, gives other vectors.
@@ -152,13 +153,19 @@ class PrecisionSpec(_Table):
 
 
 class Manifest(_Table):
-    """One servable model, as its `model.toml` describes it."""
+    """One servable model, as its `model.toml` describes it.
+
+    Attributes:
+        verified: `matryo verify` has passed on the published weights; until then the facts
+            here are those of public sources.
+    """
 
     id: _Id
     aliases: tuple[_Alias, ...] = ()
     owned_by: str
     created: date
     license: str
+    verified: bool = False
     files: Mapping[_File, CheckpointFile]
     alternatives: Mapping[_File, CheckpointFile] = {}
     sources: tuple[Source, ...] = ()
@@ -179,11 +186,8 @@ class Manifest(_Table):
 
     def pinned_sha256(self, name: str, suffix: str) -> tuple[str, ...]:
         """Hashes that the file `name` may have if it comes in a format of this suffix."""
-        own = self.files[name].sha256 if Path(name).suffix == suffix else None
-        others = (
-            file.sha256 for other, file in self.alternatives.items() if Path(other).suffix == suffix
-        )
-        return tuple(sha256 for sha256 in (own, *others) if sha256)
+        candidates = {name: self.files[name], **self.alternatives}
+        return tuple(f.sha256 for path, f in candidates.items() if Path(path).suffix == suffix)
 
     @property
     def created_s(self) -> int:
@@ -207,6 +211,15 @@ class Manifest(_Table):
             return get_args(InputType)
         named = cast("dict[InputType, str | None]", self.prompts.model_dump())
         return (*(kind for kind, text in named.items() if text is not None), "none")
+
+    def stretched(self, rotary_scaling_factor: float | None) -> Manifest:
+        """This model with another `rotary_scaling_factor`, if its positions can be stretched."""
+        config = self.architecture.config
+        if rotary_scaling_factor is None or "max_trained_positions" not in config:
+            return self
+        changed = {"rotary_scaling_factor": rotary_scaling_factor}
+        architecture = self.architecture.model_copy(update=changed)
+        return self.model_copy(update={"architecture": architecture})
 
     def prefix(self, input_type: InputType) -> str:
         """The text to put before an input of this type; may be empty."""
@@ -312,9 +325,11 @@ class Catalog:
     Args:
         folders: folders of model folders; where two hold the same id, the later wins,
             so that an operator can replace a shipped manifest.
+        rotary_scaling_factor: in place of the manifests' own, for models that have one.
     """
 
-    def __init__(self, folders: Sequence[Path]) -> None:
+    def __init__(self, folders: Sequence[Path], rotary_scaling_factor: float | None = None) -> None:
+        self._rotary_scaling_factor = rotary_scaling_factor
         self._folders: dict[str, Path] = {}
         for root in folders:
             if not root.is_dir():
@@ -352,7 +367,8 @@ class Catalog:
             ModelNotFound: no folder has this name.
             ManifestInvalid: its `model.toml` is not a manifest.
         """
-        return read_manifest(self.folder(model_id))
+        manifest = read_manifest(self.folder(model_id))
+        return manifest.stretched(self._rotary_scaling_factor)
 
 
 def shipped_models() -> Path:

@@ -17,7 +17,7 @@ from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from app.core.errors import SettingsInvalid
-from app.core.manifest import InputType, Precision, shipped_models
+from app.core.manifest import Catalog, InputType, Precision, shipped_models
 
 PREFIX = "MATRYO_"
 
@@ -75,6 +75,14 @@ class Settings(BaseSettings):
     strict_dimensions: bool = Field(
         default=False,
         description="Refuse sizes a model was not trained for, in place of warning.",
+    )
+    rotary_scaling_factor: float | None = Field(
+        None,
+        gt=0,
+        le=64,
+        description="Stretch the rotary base of each text over a model's trained length (dynamic "
+        "NTK), for models that have one; 2 suits 8192 tokens of nomic-embed-text-v1.5. Empty = "
+        "as the model.toml says, which is off.",
     )
     workers: int = Field(
         0,
@@ -159,6 +167,10 @@ class Settings(BaseSettings):
             shipped_models(),
             *(Path(folder).expanduser() for folder in self.models),
         )
+
+    def catalog(self) -> Catalog:
+        """The models there are, shipped and `MATRYO_MODELS`."""
+        return Catalog(self.model_folders, self.rotary_scaling_factor)
 
     @property
     def alias_map(self) -> dict[str, str | None]:

@@ -143,6 +143,14 @@ class OnnxEngine:
             postprocess_s += time.perf_counter() - ran
         return BatchResult(embeddings, n_padding, inference_s, postprocess_s)
 
+    def hidden_states(self, ids: TokenIds) -> FloatArray:
+        """Last hidden states `(T, H)` of one text, as `embed` pools them; for checks.
+
+        Raises:
+            InferenceFailed: the run raised.
+        """
+        return self._session.run(pad([ids]), apply_mask=len(ids) <= SOLO_TOKENS)[0]
+
     def close(self) -> None:
         """Make runs under way fail soon."""
         self._session.interrupt()

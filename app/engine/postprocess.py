@@ -35,6 +35,19 @@ def mean_pool(hidden: FloatArray, mask: NDArray[np.int64]) -> FloatArray:
     return np.add.reduce(hidden, axis=1, where=mask.astype(bool)[:, :, None]) / counts
 
 
+def cls_pool(hidden: FloatArray) -> FloatArray:
+    """Each text's first hidden state, that of `[CLS]`; `(B, H)` float32, not normalised.
+
+    Source: sentence-transformers `Pooling`, mode cls; BGE's model cards.
+    """
+    return hidden[:, 0]
+
+
+def pool(hidden: FloatArray, mask: NDArray[np.int64], output: Output) -> FloatArray:
+    """One state for each text, by the manifest's first step; `(B, H)` float32."""
+    return cls_pool(hidden) if output.steps[0] == "cls_pool" else mean_pool(hidden, mask)
+
+
 def layer_norm(x: FloatArray, eps: float) -> FloatArray:
     """Layer norm over the last axis, without scale and shift.
 
@@ -80,7 +93,7 @@ def postprocess(
     Returns:
         One `(dimensions[i],)` float32 unit vector for each text, in order.
     """
-    x = mean_pool(hidden, mask)
+    x = pool(hidden, mask, output)
     if output.layer_norm_eps is not None:
         x = layer_norm(x, output.layer_norm_eps)
     sizes = np.asarray(dimensions)

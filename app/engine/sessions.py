@@ -55,19 +55,20 @@ class Session:
         # Spinning between operators burns the cores that other runs could use.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         try:
-            self._session = ort.InferenceSession(
+            session: Any = ort.InferenceSession(
                 str(path),
                 options,
                 providers=["CPUExecutionProvider"],
                 disabled_optimizers=_DISABLED_OPTIMIZERS,
             )
-            self._inputs = frozenset(item.name for item in self._session.get_inputs())
-            outputs = [item.name for item in self._session.get_outputs()]
+            self._inputs = frozenset(str(item.name) for item in session.get_inputs())
+            outputs = [str(item.name) for item in session.get_outputs()]
             self._output = hidden_states_output(self._inputs, outputs)
         except Exception as exc:
             raise ArtifactDamaged(
                 f"{path}: ONNX Runtime cannot load it: {exc}. Build it again with matryo build."
             ) from exc
+        self._session = session
         self._options: Any = cast("Any", ort).RunOptions()
         # The arena keeps its peak for good unless told to shrink: a text of 8192 tokens
         # would cost 560 MB from then on. Shrinking is for the rare long ones.
@@ -95,7 +96,7 @@ class Session:
             feeds[TOKEN_TYPE_IDS] = np.zeros_like(batch.input_ids)
         try:
             options = self._options if apply_mask else self._shrinking
-            outputs = cast("Any", self._session).run([self._output], feeds, options)
+            outputs = self._session.run([self._output], feeds, options)
         except Exception as exc:
             shape = "x".join(map(str, batch.input_ids.shape))
             raise InferenceFailed(f"a run of {shape} tokens failed: {exc}") from exc

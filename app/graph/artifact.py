@@ -29,6 +29,8 @@ DATA_FILE = "model.onnx.data"
 TOKENIZER_FILE = "tokenizer.json"
 RECORD_FILE = "artifact.json"
 CURRENT_FILE = "current"
+VERIFIED_FILE = "verified.json"
+"""Beside a record once `matryo verify` has passed; says when, and by which version."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +88,11 @@ class Artifact:
     def tokenizer(self) -> Path:
         """Path of `tokenizer.json`."""
         return self.folder / TOKENIZER_FILE
+
+    @property
+    def passed_verify(self) -> bool:
+        """Whether `matryo verify` has passed on this very build."""
+        return (self.folder / VERIFIED_FILE).is_file()
 
     @property
     def n_bytes(self) -> int:

@@ -159,6 +159,11 @@ def build(
     return read_artifact(folder / key)
 
 
+def weights_file(checkpoint: Path) -> Path:
+    """The file of the weights: the one named, or the one in the folder named."""
+    return checkpoint / WEIGHTS_FILE if checkpoint.is_dir() else checkpoint
+
+
 def open_checkpoint(path: Path) -> Checkpoint:
     """The weights in `path`, by the format of its name.
 
@@ -241,7 +246,7 @@ def _read_files(
     report: Callable[[str], None],
 ) -> CheckpointFiles:
     """Find the checkpoint's files and hash them before anything is made of them."""
-    weights = checkpoint / WEIGHTS_FILE if checkpoint.is_dir() else checkpoint
+    weights = weights_file(checkpoint)
     if not weights.is_file():
         folder = weights.parent
         there = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []

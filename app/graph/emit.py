@@ -131,7 +131,7 @@ class GraphBuilder:
     def either(self, condition: str, then: str, other: str) -> str:
         """One of two float values, by a boolean scalar or `(1,)`; both are computed."""
         value = self._fresh("If")
-        branches = {
+        branches: dict[str, Any] = {
             f"{label}_branch": helper.make_graph(
                 [helper.make_node("Identity", [given], [f"{value}_{label}"])],
                 f"{value}_{label}_graph",

@@ -75,4 +75,5 @@ def _pack(blocks: Blocks, bits: int) -> np.ndarray[tuple[int, ...], np.dtype[np.
     """Values as MatMulNBits wants them: of 4 bits two in a byte, the first in the low half."""
     if bits == 8:  # noqa: PLR2004
         return blocks.values
-    return blocks.values[:, 0::2] | (blocks.values[:, 1::2] << 4)
+    low, high = blocks.values[:, 0::2], blocks.values[:, 1::2]
+    return (low | (high << 4)).astype(np.uint8)

@@ -259,7 +259,7 @@ def _resolve_with_pip(source: PypiSource) -> str:
     """Ask pip where the wheel is: it knows this machine's indexes, mirrors and proxies."""
     command = [sys.executable, "-m", "pip", "install", "--dry-run", "--no-deps"]
     command += ["--ignore-installed", "--only-binary=:all:", "--quiet", "--report", "-"]
-    command += [f"{source.package}=={source.version}"]
+    command += ["--retries", "2", "--timeout", "15", f"{source.package}=={source.version}"]
     done = subprocess.run(  # noqa: S603 - our own arguments
         command,
         capture_output=True,

@@ -326,8 +326,8 @@ def _emit_experts(net: Layers, x: str, at: str, config: Config) -> str:
     graph, top_k, n_experts = net.graph, config.moe_top_k, config.num_experts
     hidden, inner = config.hidden_size, config.intermediate_size
 
-    def constant(name: str, value: object, dtype: type = np.int64) -> str:
-        return graph.constant(f"{at}experts.{name}", np.array(value, dtype))
+    def constant(name: str, value: int | list[int]) -> str:
+        return graph.constant(f"{at}experts.{name}", np.array(value, np.int64))
 
     tokens = graph.op("Reshape", x, constant("flat", [-1, hidden]))  # (N, H)
     router = net.weights.read(f"{at}router.weight", (n_experts, hidden))

@@ -153,10 +153,11 @@ class GgufCheckpoint:
             raise CheckpointMismatch(f"{self.path}: tensor '{name}' holds NaN or infinity")
         packed = raw[..., _SCALE_BYTES:]
         if kind == _Q8_0:
-            values = packed ^ np.uint8(0x80)  # int8 to uint8 around 128
+            values = np.bitwise_xor(packed, 0x80, dtype=np.uint8)  # int8 to uint8 around 128
         else:  # values 0 to 15 in the low halves, 16 to 31 in the high ones
             values = np.concatenate([packed & 0x0F, packed >> 4], axis=-1)
-        return Blocks(np.ascontiguousarray(values).reshape(len(data), -1), scales)
+        values = np.ascontiguousarray(values, np.uint8).reshape(len(data), -1)
+        return Blocks(values, scales)
 
     def close(self) -> None:
         """Give the mapping back."""

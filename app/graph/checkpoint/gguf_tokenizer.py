@@ -45,17 +45,19 @@ def rebuild_tokenizer(checkpoint: GgufCheckpoint) -> Tokenizer:
             f"{checkpoint.path} has a tokenizer of kind {family!r}; known are "
             f"{', '.join(map(repr, families))}. Put the model's tokenizer.json beside it."
         )
-    kinds = checkpoint.metadata(f"{_KEY}token_type") or [_NORMAL] * len(tokens)
-    if len(kinds) != len(tokens):
+    names = cast("list[str]", tokens)
+    kinds = cast("list[int]", checkpoint.metadata(f"{_KEY}token_type") or [_NORMAL] * len(names))
+    if len(kinds) != len(names):
         raise CheckpointMismatch(
-            f"{checkpoint.path} has {len(tokens)} tokens, but types for {len(kinds)}"
+            f"{checkpoint.path} has {len(names)} tokens, but types for {len(kinds)}"
         )
-    while kinds[-1] == _UNUSED and len(tokens) > 1:  # padding of the embedding table
-        tokens, kinds = tokens[:-1], kinds[:-1]
+    n_used = len(names)
+    while n_used > 1 and kinds[n_used - 1] == _UNUSED:  # padding of the embedding table
+        n_used -= 1
+    names, kinds = names[:n_used], kinds[:n_used]
     try:
-        names = cast("list[str]", tokens)
         if family == "bert":
-            return _word_piece(checkpoint, names, cast("list[int]", kinds))
+            return _word_piece(checkpoint, names, kinds)
         return _unigram(checkpoint, names)
     except CheckpointMismatch:
         raise
@@ -90,8 +92,8 @@ def _word_piece(checkpoint: GgufCheckpoint, tokens: list[str], kinds: list[int])
 
 
 def _unigram(checkpoint: GgufCheckpoint, tokens: list[str]) -> Tokenizer:
-    scores = checkpoint.metadata(f"{_KEY}scores")
-    if not isinstance(scores, list) or len(scores) < len(tokens):
+    scores = cast("list[float]", checkpoint.metadata(f"{_KEY}scores") or [])
+    if not isinstance(scores, list) or len(scores) < len(tokens):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise CheckpointMismatch(
             f"{checkpoint.path} has no score for each of its {len(tokens)} tokens"
         )

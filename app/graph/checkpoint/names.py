@@ -113,6 +113,8 @@ class Weights:
         self._check(name, shape)
         part = self._sources[name]
         whole = self._checkpoint.shape(part.name)
+        if len(whole) < len(shape):  # GGUF drops outer axes of 1
+            return self._checkpoint.read(part.name).reshape(shape)[rows or slice(None)]
         n_rows = whole[0] // part.of
         first = part.index * n_rows
         if part.transposed or _stacked(part, (n_rows, *whole[1:])):
@@ -152,7 +154,8 @@ class Weights:
         return np.concatenate([self.read(name, shape, slice(row, row + 1)) for row in rows])
 
     def _check(self, name: str, shape: tuple[int, ...]) -> None:
-        if (found := self.shape(name)) != shape:
+        found = self.shape(name)
+        if shape not in (found, (1, *found)):
             raise CheckpointMismatch(
                 f"tensor '{self._sources[name].name}' gives '{name}' the shape {found}, "
                 f"but the config says {shape}; compare [architecture] in model.toml with the "

@@ -31,7 +31,7 @@ class SafetensorsCheckpoint:
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
-            self._file = cast("Any", safe_open(str(path), framework="numpy"))
+            self._file: Any = cast("Any", safe_open(str(path), framework="numpy"))
             self.names = frozenset(cast("list[str]", self._file.keys()))
         except (SafetensorError, OSError) as exc:
             raise CheckpointMismatch(
