@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,12 +10,11 @@ import httpx2
 import numpy as np
 import pytest
 
-from app.core.golden import CosineCheck, PooledCheck, read_golden
+from app.commands import verify
+from app.core.golden import CosineCheck, read_golden
 from app.core.manifest import InputType
 from app.core.settings import load_settings
 from app.engine import OnnxEngine
-from app.engine.padding import pad
-from app.engine.postprocess import mean_pool
 from app.main import load_engines
 from tests.contract.conftest import client_of, openai_of
 from tests.fakes import MINILM, MODELS
@@ -38,26 +38,26 @@ async def embed(client: httpx2.AsyncClient, texts: Sequence[str], input_type: In
     return np.array([item.embedding for item in answer.data])
 
 
-async def test_published_values(engine: OnnxEngine) -> None:
-    """Every published value is met, through the whole service."""
+async def test_published_cosines(engine: OnnxEngine) -> None:
+    """Published cosines are met through the whole service."""
+    checks = [c for c in read_golden(MODELS / MINILM.id).checks if isinstance(c, CosineCheck)]
+    assert checks
     async with client_of(engine) as client:
-        for check in read_golden(MODELS / MINILM.id).checks:
-            match check:
-                case CosineCheck():
-                    rows = await embed(client, check.rows, check.row_type)
-                    columns = await embed(client, check.columns, check.column_type)
-                    expected = np.array(check.expected)
-                    allowed = np.maximum(
-                        check.abs_tolerance, check.rel_tolerance * np.abs(expected)
-                    )
-                    assert (np.abs(rows @ columns.T - expected) <= allowed).all(), check.source
-                case PooledCheck():
-                    batch = pad([engine.tokenize([check.text])[0].ids])
-                    hidden = engine._session.run(batch, apply_mask=True)
-                    found = mean_pool(hidden, batch.attention_mask)[0, : len(check.values)]
-                    assert (
-                        check.max_abs is None or np.abs(found - check.values).max() < check.max_abs
-                    )
+        for check in checks:
+            rows = await embed(client, check.rows, check.row_type)
+            columns = await embed(client, check.columns, check.column_type)
+            expected = np.array(check.expected)
+            allowed = np.maximum(check.abs_tolerance, check.rel_tolerance * np.abs(expected))
+            assert (np.abs(rows @ columns.T - expected) <= allowed).all(), check.source
+
+
+def test_verify(capsys: pytest.CaptureFixture[str]) -> None:
+    """`matryo verify` makes every check, and each passes."""
+    assert verify.run(load_settings(None, model=MINILM.id), as_json=True)
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["checkpoint_verified"]
+    assert len(facts["checks"]) > len(read_golden(MODELS / MINILM.id).checks)
+    assert all(check["passed"] for check in facts["checks"])
 
 
 def test_alone_as_in_any_batch(engine: OnnxEngine) -> None:
