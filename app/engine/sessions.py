@@ -18,6 +18,7 @@ from app.graph.interface import (
     INPUT_IDS,
     TOKEN_TYPE_IDS,
     hidden_states_output,
+    input_names,
 )
 
 # ORT fuses Add and LayerNormalization into a SkipLayerNormalization that is several times
@@ -61,7 +62,7 @@ class Session:
                 providers=["CPUExecutionProvider"],
                 disabled_optimizers=_DISABLED_OPTIMIZERS,
             )
-            self._inputs = frozenset(str(item.name) for item in session.get_inputs())
+            self._inputs = input_names(session)
             outputs = [str(item.name) for item in session.get_outputs()]
             self._output = hidden_states_output(self._inputs, outputs)
         except Exception as exc:

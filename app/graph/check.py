@@ -25,6 +25,7 @@ from app.graph.interface import (
     INPUT_IDS,
     TOKEN_TYPE_IDS,
     hidden_states_output,
+    input_names,
 )
 
 MAX_ABS_ERROR = 1e-4
@@ -171,7 +172,7 @@ class _Runner:
         self._session: Any = ort.InferenceSession(
             str(graph_path), options, ["CPUExecutionProvider"]
         )
-        self._inputs = {item.name for item in self._session.get_inputs()}
+        self._inputs = input_names(self._session)
         outputs = [item.name for item in self._session.get_outputs()]
         self._output = hidden_states_output(self._inputs, outputs)
 
