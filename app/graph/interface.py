@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from typing import Any
+from typing import Any, cast
 
 INPUT_IDS, ATTENTION_MASK = "input_ids", "attention_mask"
 TOKEN_TYPE_IDS, APPLY_MASK = "token_type_ids", "apply_mask"
@@ -14,13 +14,14 @@ OPTIONAL_INPUTS = (TOKEN_TYPE_IDS, APPLY_MASK)
 """Fed where a graph declares them: token types are all 0, and attention may skip the mask."""
 
 
-def input_names(session: Any) -> frozenset[str]:
+def input_names(session: object) -> frozenset[str]:
     """Names of all that an ORT session can be fed.
 
     An input with a default value, as `apply_mask` is, counts for ORT as an initializer that
     may be overridden, and is not among `get_inputs()`.
     """
-    declared = (*session.get_inputs(), *session.get_overridable_initializers())
+    ort_session = cast("Any", session)
+    declared = (*ort_session.get_inputs(), *ort_session.get_overridable_initializers())
     return frozenset(str(item.name) for item in declared)
 
 
