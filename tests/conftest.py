@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from prometheus_client import CollectorRegistry
 
-from app.core.manifest import read_manifest
+from app.core.manifest import Precision, read_manifest
 from app.core.metrics import Metrics
 from app.engine import OnnxEngine, SessionConfig
 from app.graph.artifact import Artifact
@@ -46,13 +46,13 @@ def metrics() -> Metrics:
     return Metrics(CollectorRegistry())
 
 
-def build_tiny(root: Path, model: TinyModel) -> Artifact:
+def build_tiny(root: Path, model: TinyModel, precision: Precision = "fp32") -> Artifact:
     """Build a tiny model into the store `root/home`."""
     manifest = read_manifest(model.models / model.id)
     return build_model(
         Store(root / "home"),
         manifest,
-        "fp32",
+        precision,
         model.checkpoint,
         allow_unverified=False,
         progress=silent,

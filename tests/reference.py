@@ -67,7 +67,7 @@ def _attention(q: Array, k: Array, v: Array, n_heads: int) -> Array:
     for head in range(n_heads):
         columns = slice(head * size, (head + 1) * size)
         for t in range(len(q)):
-            scores = np.array([q[t, columns] @ k[s, columns] for s in range(len(k))])
+            scores = k[:, columns] @ q[t, columns]
             weight = np.exp((scores - scores.max()) / math.sqrt(size))
             out[t, columns] = (weight / weight.sum()) @ v[:, columns]
     return out

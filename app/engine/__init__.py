@@ -4,7 +4,6 @@ Plain code for worker threads; nothing here knows of asyncio or HTTP.
 """
 
 from app.engine.engine import (
-    SOLO_TOKENS,
     BatchResult,
     Encoded,
     Engine,
@@ -12,6 +11,7 @@ from app.engine.engine import (
     TokenIds,
 )
 from app.engine.sessions import SessionConfig
+from app.graph.interface import SOLO_TOKENS
 
 __all__ = [
     "SOLO_TOKENS",

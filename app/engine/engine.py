@@ -17,13 +17,7 @@ from app.engine.postprocess import FloatArray, postprocess
 from app.engine.sessions import Session, SessionConfig
 from app.engine.tokenizer import Encoded, TextTokenizer, TokenIds
 from app.graph.artifact import Artifact
-
-SOLO_TOKENS = 512
-"""Texts over this many tokens run alone and unmasked, shorter ones always masked.
-
-Masked attention holds a (T, T) score matrix for each head: 12 x 8192² floats are 3.2 GB.
-The rule looks at a text's own length only, so that its vector never depends on company.
-"""
+from app.graph.interface import SOLO_TOKENS
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,14 @@ REQUIRED_INPUTS = (INPUT_IDS, ATTENTION_MASK)
 OPTIONAL_INPUTS = (TOKEN_TYPE_IDS, APPLY_MASK)
 """Fed where a graph declares them: token types are all 0, and attention may skip the mask."""
 
+SOLO_TOKENS = 512
+"""Texts over this many tokens run alone and unmasked, shorter ones always masked.
+
+Masked attention holds a (T, T) score matrix for each head: 12 x 8192² floats are 3.2 GB.
+The rule looks at a text's own length only, so that its vector never depends on company; a
+graph may rely on it.
+"""
+
 
 def input_names(session: object) -> frozenset[str]:
     """Names of all that an ORT session can be fed.

@@ -20,7 +20,7 @@ from app.graph.arch import _layers as layers
 from app.graph.arch._layers import Layers
 from app.graph.checkpoint import Checkpoint, FloatArray, Part, Spelling, Weights
 from app.graph.emit import CONTRIB, GraphBuilder
-from app.graph.interface import INPUT_IDS, LAST_HIDDEN_STATE
+from app.graph.interface import INPUT_IDS, LAST_HIDDEN_STATE, SOLO_TOKENS
 
 _Size = Annotated[int, Field(ge=1)]
 
@@ -62,6 +62,10 @@ class Config(BaseModel):
     def _check(self) -> Self:
         if self.hidden_size % (2 * self.num_attention_heads):
             msg = "hidden_size must be an even multiple of num_attention_heads"
+            raise ValueError(msg)
+        if self.rotary_scaling_factor and self.max_trained_positions < SOLO_TOKENS:
+            # A batch has one rotary table, so none of its texts may be a stretched one.
+            msg = f"max_trained_positions must be at least {SOLO_TOKENS} with rotary_scaling_factor"
             raise ValueError(msg)
         if self.moe_every_n_layers and self.hidden_act != "gelu":
             msg = "experts (moe_every_n_layers) are known with hidden_act = 'gelu' only"
@@ -269,7 +273,7 @@ def emit(graph: GraphBuilder, weights: Weights, config: Config, precision: Preci
 def _emit_rotary_tables(graph: GraphBuilder, config: Config) -> tuple[str, str]:
     """Cosines and sines: two tables, or, with dynamic NTK, a choice by the text's length.
 
-    With NTK a run must hold one text if it is longer than the trained length; the engine
+    With NTK a run must hold one text if it is longer than the trained length; SOLO_TOKENS
     sees to that.
     """
     plain = config.model_copy(update={"rotary_scaling_factor": None})

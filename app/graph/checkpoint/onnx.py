@@ -91,8 +91,9 @@ def _data_file(path: Path, name: str, facts: dict[str, str]) -> tuple[Path, int]
     location = facts.get("location", "")
     file = path.parent / location
     # A plain name in the same folder, and no link out of it: a graph from elsewhere must not
-    # have us copy /etc/passwd into the store.
-    if not location or Path(location).name != location or file.is_symlink():
+    # have us copy /etc/passwd into the store. Hub caches link both files into one folder.
+    homes = (path.parent.resolve(), path.resolve().parent)
+    if not location or Path(location).name != location or file.resolve().parent not in homes:
         raise CheckpointMismatch(
             f"{path}: tensor '{name}' is said to lie in {location!r}; data files must lie beside "
             "the graph, under a plain name"

@@ -52,6 +52,22 @@ def test_steps_match_loops(lengths: list[int], sizes: list[int], norm: bool, see
         assert abs(float(np.linalg.norm(vectors[row])) - 1) < 1e-6
 
 
+def test_cls_pool() -> None:
+    """The first token's state is the text's, whatever follows it."""
+    rng = np.random.default_rng(0)
+    hidden = rng.standard_normal((3, 7, NATIVE), dtype=np.float32)
+    hidden[1, 4:] = np.nan
+    mask = np.ones((3, 7), np.int64)
+    mask[1, 4:] = 0
+    out = Output(
+        steps=("cls_pool", "truncate", "l2_normalize"),
+        dimensions=Dimensions(native=NATIVE, trained=(NATIVE,), cut=True),
+    )
+    for row, vector in enumerate(postprocess(hidden, mask, [NATIVE, 5, 1], out)):
+        first = hidden[row, 0, : len(vector)]
+        assert np.abs(vector - first / np.linalg.norm(first)).max() < 1e-6
+
+
 @given(
     length=st.integers(1, 64),
     padding=st.integers(0, 64),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
@@ -16,6 +17,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from app.core.errors import (
     ArtifactDamaged,
@@ -25,14 +28,21 @@ from app.core.errors import (
     StoreFull,
     StoreUnwritable,
 )
-from app.core.manifest import Manifest, read_manifest
+from app.core.manifest import CheckpointFile, Manifest, read_manifest
 from app.engine import OnnxEngine, SessionConfig
 from app.graph import artifact as artifacts
 from app.graph import emit
 from app.graph.artifact import find_artifact
+from app.graph.checkpoint.safetensors import SafetensorsCheckpoint
 from app.graph.provision import build_model, ensure_model, pull_model
-from app.graph.store import Store, room_for
-from tests.checkpoints import TinyModel, make_model, random_tensors, save_tensors
+from app.graph.store import Store, room_for, sha256_file
+from tests.checkpoints import (
+    TinyModel,
+    make_model,
+    random_tensors,
+    save_gguf,
+    save_tensors,
+)
 from tests.conftest import build_tiny, load_tiny, silent
 
 
@@ -99,6 +109,18 @@ class TestIdentity:
             build(store, manifest, other)
         build(store, manifest, other, unverified=True)
         assert not find_artifact(store, manifest, "fp32").record.verified
+
+    def test_other_formats_may_be_pinned(
+        self, tmp_path: Path, store: Store, model: TinyModel, manifest: Manifest
+    ) -> None:
+        """A file named in [alternatives] is as good as the one that is pulled."""
+        path = save_gguf(model, tmp_path / "tiny.gguf")
+        with pytest.raises(CheckpointMismatch, match=r"pinned to no \.gguf file"):
+            build(store, manifest, path)
+        pinned = {"gguf/tiny.gguf": CheckpointFile(sha256=sha256_file(path))}
+        shutil.copy(model.checkpoint / "tokenizer.json", tmp_path)
+        build(store, manifest.model_copy(update={"alternatives": pinned}), path)
+        assert find_artifact(store, manifest, "fp32").record.verified
 
     def test_fingerprint_names_the_weights(
         self, tmp_path: Path, store: Store, model: TinyModel, manifest: Manifest
@@ -220,6 +242,26 @@ class TestDamage:
             build(store, manifest, model.checkpoint)
         with pytest.raises(CheckpointMismatch, match="not a whole safetensors file"):
             build(store, manifest, model.checkpoint, unverified=True)
+
+    @settings(max_examples=60, deadline=None)
+    @given(st.data())
+    def test_checkpoint_anywhere(
+        self, tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+    ) -> None:
+        """Cut or overwritten anywhere: read or refused by a typed error."""
+        path = tmp_path_factory.mktemp("damaged") / "model.safetensors"
+        save_tensors({"a": np.ones((3, 4), np.float32), "b": np.zeros(5, np.float32)}, path)
+        content = bytearray(path.read_bytes())
+        at = data.draw(st.integers(0, len(content) - 1))
+        if data.draw(st.booleans()):
+            del content[at:]
+        else:
+            content[at : at + 8] = data.draw(st.binary(min_size=8, max_size=8))
+        path.write_bytes(content)
+        with contextlib.suppress(CheckpointMismatch):
+            checkpoint = SafetensorsCheckpoint(path)
+            for name in checkpoint.names:
+                assert checkpoint.read(name).shape == checkpoint.shape(name)
 
     def test_stored_checkpoint_is_fetched_again(
         self, store: Store, model: TinyModel, manifest: Manifest

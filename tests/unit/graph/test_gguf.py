@@ -108,6 +108,15 @@ class TestBuild:
         assert not whole.record.lacks
         assert not any("warning" in line for line in said)
 
+    def test_axes_of_one_are_dropped(self, tmp_path: Path) -> None:
+        """llama-quantize writes the only row of token types as a vector."""
+        model = make_model(tmp_path, "nomic_bert", **EXPERTS)
+        whole, _ = build(tmp_path / "a", model, save_gguf(model, tmp_path / "whole.gguf"))
+        name = "embeddings.token_type_embeddings.weight"
+        model.tensors[name] = model.tensors[name][0]
+        flat, _ = build(tmp_path / "b", model, save_gguf(model, tmp_path / "flat.gguf"))
+        assert np.array_equal(vector(model, whole), vector(model, flat))
+
     def test_unverified_is_asked_for(self, tmp_path: Path) -> None:
         """No manifest pins this file; the message says so, and the remedy."""
         model = make_model(tmp_path, "nomic_bert")
