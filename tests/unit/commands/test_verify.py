@@ -13,6 +13,7 @@ from click.testing import CliRunner, Result
 
 from app.cli import main
 from app.core.manifest import read_manifest
+from app.engine import BatchResult, OnnxEngine, TokenIds
 from app.graph.arch import _layers as layers
 from app.graph.artifact import find_artifact
 from app.graph.store import Store
@@ -147,6 +148,27 @@ def test_consistency_can_fail(
     result = verify(tmp_path, model)
     assert result.exit_code == 1
     assert "FAILED" in result.output
+    assert "1 of 4 checks failed" in result.output
+
+
+def test_company_can_be_found_out(
+    tmp_path: Path, model: TinyModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An engine whose vectors depend on their neighbours by one bit does not pass."""
+    (model.models / model.id / "golden.json").write_text('{"checks": []}')
+    right = OnnxEngine.embed
+
+    def leaky(
+        engine: OnnxEngine, texts: Sequence[TokenIds], dimensions: Sequence[int]
+    ) -> BatchResult:
+        result = right(engine, texts, dimensions)
+        if len(texts) > 1:
+            result.embeddings[0][0] = np.nextafter(result.embeddings[0][0], np.float32(1))
+        return result
+
+    monkeypatch.setattr(OnnxEngine, "embed", leaky)
+    result = verify(tmp_path, model)
+    assert result.exit_code == 1
     assert "1 of 4 checks failed" in result.output
 
 
