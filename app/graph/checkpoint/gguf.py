@@ -99,6 +99,11 @@ class GgufCheckpoint:
                 f"{path} is not a whole GGUF file: {reason}. Fetch it again."
             ) from exc
         self._tensors = {tensor.name: tensor for tensor in self._reader.tensors}
+        if scalars := [name for name, tensor in self._tensors.items() if not len(tensor.shape)]:
+            raise CheckpointMismatch(
+                f"{path} is not a whole GGUF file: tensor '{scalars[0]}' has no axes. "
+                "Fetch it again."
+            )
         self.names = frozenset(self._tensors)
 
     def metadata(self, key: str) -> Any:  # noqa: ANN401

@@ -55,14 +55,17 @@ def read_ready_graph(path: Path) -> ReadyGraph:
     graph = model.graph
     weights = {tensor.name for tensor in graph.initializer}  # old exports list them as inputs
     inputs = [value.name for value in graph.input if value.name not in weights]
+    outputs = [value.name for value in graph.output]
+    _check_text(path, *inputs, *outputs)
     try:
-        hidden_states_output(inputs, [value.name for value in graph.output])
+        hidden_states_output(inputs, outputs)
     except ValueError as exc:
         raise CheckpointMismatch(f"{path} is not a text encoder we can run: {exc}") from exc
     sizes: dict[Path, int] = {}
     for tensor in _tensors(graph):
         if tensor.data_location == onnx.TensorProto.EXTERNAL:
             facts = {entry.key: entry.value for entry in tensor.external_data}
+            _check_text(path, *facts, *facts.values())
             file, end = _data_file(path, tensor.name, facts)
             sizes[file] = max(sizes.get(file, 0), end)
     for file, end in sizes.items():
@@ -72,6 +75,12 @@ def read_ready_graph(path: Path) -> ReadyGraph:
                 f"{file} has {found:,} bytes, but {path.name} needs {end:,}: it is cut off"
             )
     return ReadyGraph(path, tuple(sorted(sizes)))
+
+
+def _check_text(path: Path, *strings: str | bytes) -> None:
+    """Protobuf hands strings that are not UTF-8 out as bytes."""
+    if odd := [string for string in strings if isinstance(string, bytes)]:
+        raise CheckpointMismatch(f"{path} is not a whole ONNX file: {odd[0]!r} is not UTF-8")
 
 
 def _tensors(graph: Any) -> Iterator[Any]:  # noqa: ANN401

@@ -301,6 +301,7 @@ HOSTILE: dict[str, bytes] = {
     "huge-tensor": header(1, 0, tensor(b"w", [1 << 40, 1 << 20]) + bytes(64)),
     "overflowing-tensor": header(1, 0, tensor(b"w", [1 << 33, 1 << 33]) + bytes(64)),
     "far-tensor": header(1, 0, tensor(b"w", [4], offset=1 << 62) + bytes(64)),
+    "no-axes": header(1, 0, tensor(b"w", []) + bytes(64)),
     "tensor-type": header(1, 0, tensor(b"w", [4], kind=999) + bytes(64)),
     "twins": header(2, 0, tensor(b"w", [4]) + tensor(b"w", [4]) + bytes(128)),
     "bad-name": header(1, 0, tensor(b"\xff\xfe", [4]) + bytes(64)),

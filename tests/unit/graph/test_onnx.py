@@ -207,6 +207,15 @@ def test_damaged_files(tmp_path_factory: pytest.TempPathFactory, data: st.DataOb
         assert str(path) in exc.message  # noqa: PT017
 
 
+@pytest.mark.parametrize("old", [b"last_hidden_state", b"attention_mask", b"w.bin"])
+def test_names_that_are_no_text(tmp_path: Path, old: bytes) -> None:
+    """Strings that are not UTF-8 are refused, not compared."""
+    path = export(tmp_path / "m.onnx", location="w.bin")
+    path.write_bytes(path.read_bytes().replace(old, b"\xff" * len(old)))
+    with pytest.raises(CheckpointMismatch, match="not a whole ONNX file"):
+        read_ready_graph(path)
+
+
 def test_a_graph_that_runs_wrong(tmp_path: Path, model: TinyModel) -> None:
     """A graph whose batch differs from its lone runs is refused at build."""
     path = export(model.checkpoint / "m.onnx", ("attention_mask", "input_ids"))
