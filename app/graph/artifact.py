@@ -21,7 +21,7 @@ from app.core.errors import ArtifactDamaged, ArtifactMissing
 from app.core.manifest import Manifest, Precision
 from app.graph.store import Store, sha256_file
 
-BUILDER_VERSION = 2
+BUILDER_VERSION = 3
 """Raised with every change of what a build writes; older artefacts are then built anew."""
 
 GRAPH_FILE = "model.onnx"

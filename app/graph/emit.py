@@ -6,10 +6,10 @@ No tensor outlives its call, so that a build's memory is one tensor's, not the m
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import numpy as np
 import onnx
@@ -86,62 +86,32 @@ class GraphBuilder:
         self._nodes.append(node)
         return values
 
-    def choose(
-        self,
-        condition: str,
-        then: tuple[str, ...],
-        other: tuple[str, ...],
-        **attributes: Any,
-    ) -> str:
-        """One contrib node on either of two lists of inputs, by a boolean scalar.
+    def when(self, condition: str, then: Callable[[], str], other: Callable[[], str]) -> str:
+        """An If: only the chosen branch runs.
 
         Args:
-            condition: value that is true for `then`.
-            then: operator name, then its inputs.
+            condition: a boolean scalar or `(1,)`.
+            then: adds the nodes of one branch, and returns its float value.
             other: likewise.
-            attributes: of either node.
         """
         value = self._fresh("If")
-
-        def branch(label: str, call: tuple[str, ...]) -> onnx.GraphProto:
-            result = f"{value}_{label}"
-            node = helper.make_node(
-                call[0],
-                list(call[1:]),
-                [result],
-                name=result,
-                domain=CONTRIB,
-                **attributes,
-            )
-            info = helper.make_tensor_value_info(result, TensorProto.FLOAT, None)
-            return helper.make_graph([node], f"{value}_{label}_graph", [], [info])
-
-        self._nodes.append(
-            helper.make_node(
-                "If",
-                [condition],
-                [value],
-                name=value,
-                then_branch=branch("then", then),
-                else_branch=branch("else", other),
-            )
-        )
-        return value
-
-    def either(self, condition: str, then: str, other: str) -> str:
-        """One of two float values, by a boolean scalar or `(1,)`; both are computed."""
-        value = self._fresh("If")
-        branches: dict[str, Any] = {
-            f"{label}_branch": helper.make_graph(
-                [helper.make_node("Identity", [given], [f"{value}_{label}"])],
-                f"{value}_{label}_graph",
-                [],
-                [helper.make_tensor_value_info(f"{value}_{label}", TensorProto.FLOAT, None)],
-            )
-            for label, given in (("then", then), ("else", other))
+        branches = {
+            "then_branch": self._branch(f"{value}_then", then),
+            "else_branch": self._branch(f"{value}_else", other),
         }
-        self._nodes.append(helper.make_node("If", [condition], [value], name=value, **branches))
+        node = helper.make_node("If", [condition], [value], name=value, **cast("Any", branches))
+        self._nodes.append(node)
         return value
+
+    def _branch(self, name: str, add: Callable[[], str]) -> onnx.GraphProto:
+        outer, self._nodes = self._nodes, []
+        try:
+            # A branch may return nothing of the outer graph itself.
+            result = self.op("Identity", add())
+            info = helper.make_tensor_value_info(result, TensorProto.FLOAT, None)
+            return helper.make_graph(self._nodes, name, [], [info])
+        finally:
+            self._nodes = outer
 
     def constant(self, name: str, array: NDArray[Any]) -> str:
         """Add a tensor at hand; a large one goes to the data file."""

@@ -7,7 +7,7 @@ Fusions were measured before they were chosen; docs/LOG.md has the figures.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 import numpy as np
@@ -28,16 +28,23 @@ _MAX_PADDING_ROWS = 128
 class Layers:
     """What every architecture emits with: the graph, the weights, and their precision.
 
+    Real tokens are packed: everything but attention works on `(N, H)`, token after token and
+    text after text, so that padding costs attention alone and texts of any lengths may share
+    a run.
+
     Args:
         graph: under construction; the inputs are declared here.
         weights: under the architecture's own names.
+        hidden_size: `H`.
         precision: of the products.
 
     Attributes:
-        mask: the mask as attention takes it.
+        places: `(N,)` int64, where in the flattened `(B, T)` each real token stands.
     """
 
-    def __init__(self, graph: GraphBuilder, weights: Weights, precision: Precision) -> None:
+    def __init__(
+        self, graph: GraphBuilder, weights: Weights, hidden_size: int, precision: Precision
+    ) -> None:
         self.graph = graph
         self.weights = weights
         self.precision: Precision = precision
@@ -48,15 +55,42 @@ class Layers:
         # It defaults to true, so that other tools can run the graph as usual.
         graph.input(APPLY_MASK, TensorProto.BOOL, ())
         graph.constant(APPLY_MASK, np.array(True))  # noqa: FBT003 - the input's default value
-        self.mask = graph.op("Cast", ATTENTION_MASK, to=TensorProto.INT32)
+        self._mask = graph.op("Cast", ATTENTION_MASK, to=TensorProto.INT32)
+
+        def constant(name: str, value: int | list[int]) -> str:
+            return graph.constant(name, np.array(value, np.int64))
+
+        self._every, zero, one = constant("every", [-1]), constant("zero", 0), constant("one", 1)
+        flat = graph.op("Reshape", ATTENTION_MASK, self._every)
+        self.places = graph.op("Reshape", graph.op("NonZero", flat), self._every)
+        rows = graph.op("Sub", graph.op("CumSum", flat, zero), one)
+        self._rows = graph.op("Max", rows, zero)  # (B*T,) into (N,); padding points anywhere
+        self._flat = constant("flat", [-1, hidden_size])
+        width = constant("width", [hidden_size])
+        self._shape = graph.op("Concat", graph.op("Shape", INPUT_IDS), width, axis=0)  # B, T, H
 
     def embed_tokens(self, table: tuple[int, int], type_vocab_size: int) -> str:
-        """Rows of the word table, token type 0 folded in; `table` is `(vocab, hidden)`."""
+        """Rows of the word table, token type 0 folded in; `table` is `(vocab, hidden)`.
+
+        Returns `(N, H)`.
+        """
         token_type = _token_type(self.weights, (type_vocab_size, table[1]))
         table = (word_rows(self.weights, table), table[1])
         rows = (piece + token_type for piece in self.weights.read_rows("word_embeddings", table))
         words = self.graph.tensor("word_embeddings", table, rows)
-        return self.graph.op("Gather", words, INPUT_IDS)
+        return self.graph.op("Gather", words, self.pack(INPUT_IDS))
+
+    def pack(self, x: str) -> str:
+        """The entries of `(B, T)` that stand at real tokens; `(N,)`."""
+        return self.graph.op("Gather", self.graph.op("Reshape", x, self._every), self.places)
+
+    def unpack(self, x: str) -> str:
+        """`(N, H)` to `(B, T, H)`; what stands at padding is finite, and means nothing."""
+        return self._spread(self.graph.op("Gather", x, self._rows))
+
+    def _spread(self, x: str) -> str:
+        """`(B*T, H)` to `(B, T, H)`."""
+        return self.graph.op("Reshape", x, self._shape)
 
     def linear(self, x: str, name: str, size: tuple[int, int], *, bias: bool) -> str:
         """`x @ weight.T (+ bias)`; `size` is the checkpoint's `(out, in)`."""
@@ -72,11 +106,38 @@ class Layers:
         scale, shift = self.vector(f"{name}.weight", size), self.vector(f"{name}.bias", size)
         return self.graph.op("LayerNormalization", x, scale, shift, axis=-1, epsilon=eps)
 
-    def attention(self, q: str, k: str, v: str, *, num_heads: int) -> str:
-        """Bidirectional attention on `(B, T, H)`, padding masked if `apply_mask`."""
-        op = "MultiHeadAttention"
-        masked, plain = (op, q, k, v, "", self.mask), (op, q, k, v)
-        return self.graph.choose(APPLY_MASK, masked, plain, num_heads=num_heads)
+    def attention(
+        self,
+        q: str,
+        k: str,
+        v: str,
+        *,
+        num_heads: int,
+        rotate: Callable[[str], str] = lambda x: x,
+    ) -> str:
+        """Bidirectional attention within each text; `(N, H)` each.
+
+        Args:
+            q: queries.
+            k: keys.
+            v: values.
+            num_heads: heads.
+            rotate: puts positions into `(B, T, H)`.
+        """
+        graph, op = self.graph, "MultiHeadAttention"
+
+        def masked() -> str:
+            x, y, z = (self.unpack(part) for part in (q, k, v))
+            call = (rotate(x), rotate(y), z, "", self._mask)
+            out = graph.op(op, *call, domain=CONTRIB, num_heads=num_heads)
+            return graph.op("Gather", graph.op("Reshape", out, self._flat), self.places)
+
+        def plain() -> str:
+            x, y, z = (self._spread(part) for part in (q, k, v))
+            out = graph.op(op, rotate(x), rotate(y), z, domain=CONTRIB, num_heads=num_heads)
+            return graph.op("Reshape", out, self._flat)
+
+        return graph.when(APPLY_MASK, masked, plain)
 
     def gelu(self, x: str, bias: str | None = None) -> str:
         """Exact GELU, `x/2 (1 + erf(x/√2))`, of `x (+ bias)`; tanh-GELU differs by 5e-4."""

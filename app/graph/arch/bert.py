@@ -127,7 +127,7 @@ def bind(checkpoint: Checkpoint, config: Config) -> Weights:
 
 def emit(graph: GraphBuilder, weights: Weights, config: Config, precision: Precision) -> None:
     """Write the graph."""
-    net = Layers(graph, weights, precision)
+    net = Layers(graph, weights, config.hidden_size, precision)
     hidden, inner = config.hidden_size, config.intermediate_size
 
     def norm(x: str, name: str) -> str:
@@ -146,7 +146,7 @@ def emit(graph: GraphBuilder, weights: Weights, config: Config, precision: Preci
         y = net.gelu(y, net.vector(f"{at}fc1.bias", inner))
         y = net.linear(y, at + "fc2", (hidden, inner), bias=True)
         x = norm(graph.op("Add", x, y), at + "mlp_norm")
-    graph.output(LAST_HIDDEN_STATE, x, ("B", "T", hidden))
+    graph.output(LAST_HIDDEN_STATE, net.unpack(x), ("B", "T", hidden))
 
 
 def _embed(net: Layers, config: Config) -> str:
@@ -155,8 +155,8 @@ def _embed(net: Layers, config: Config) -> str:
     shape = (config.max_position_embeddings, config.hidden_size)
     table = graph.constant("position_embeddings", net.weights.read("position_embeddings", shape))
     n_tokens = graph.op("Shape", INPUT_IDS, start=1, end=2)
-    first = graph.constant("first_position", np.zeros(1, np.int64))
-    return graph.op("Add", words, graph.op("Slice", table, first, n_tokens))
+    places = graph.op("Mod", net.places, n_tokens)
+    return graph.op("Add", words, graph.op("Gather", table, places))
 
 
 def forward(

@@ -219,7 +219,7 @@ def _stretch(config: Config, n_tokens: int) -> float:
 
 def emit(graph: GraphBuilder, weights: Weights, config: Config, precision: Precision) -> None:
     """Write the graph."""
-    net = Layers(graph, weights, precision)
+    net = Layers(graph, weights, config.hidden_size, precision)
     hidden, inner, heads = (
         config.hidden_size,
         config.intermediate_size,
@@ -253,7 +253,7 @@ def emit(graph: GraphBuilder, weights: Weights, config: Config, precision: Preci
             net.linear(x, at + name, square, bias=config.qkv_proj_bias)
             for name in ("query", "key", "value")
         )
-        y = net.attention(rotate(q), rotate(k), v, num_heads=heads)
+        y = net.attention(q, k, v, num_heads=heads, rotate=rotate)
         y = net.linear(y, at + "attention_output", square, bias=config.qkv_proj_bias)
         x = norm(graph.op("Add", x, y), at + "attention_norm")
         if config.has_experts(i):
@@ -267,7 +267,7 @@ def emit(graph: GraphBuilder, weights: Weights, config: Config, precision: Preci
                 y = net.gelu(y)
             y = net.linear(y, at + "down", (hidden, inner), bias=config.mlp_bias)
         x = norm(graph.op("Add", x, y), at + "mlp_norm")
-    graph.output(LAST_HIDDEN_STATE, x, ("B", "T", hidden))
+    graph.output(LAST_HIDDEN_STATE, net.unpack(x), ("B", "T", hidden))
 
 
 def _emit_rotary_tables(graph: GraphBuilder, config: Config) -> tuple[str, str]:
@@ -313,7 +313,7 @@ def _emit_rotary_tables(graph: GraphBuilder, config: Config) -> tuple[str, str]:
     def choose(name: str, table: FloatArray, stretched: str) -> str:
         plain = graph.constant(name, table[:trained])
         rows = graph.op("Min", n_tokens, graph.constant(f"{name}_rows", np.array([trained])))
-        return graph.either(short, graph.op("Slice", plain, first, rows), stretched)
+        return graph.when(short, lambda: graph.op("Slice", plain, first, rows), lambda: stretched)
 
     return choose("cos_cache", cos, graph.op("Cos", angles)), choose(
         "sin_cache", sin, graph.op("Sin", angles)
@@ -321,7 +321,7 @@ def _emit_rotary_tables(graph: GraphBuilder, config: Config) -> tuple[str, str]:
 
 
 def _emit_experts(net: Layers, x: str, at: str, config: Config) -> str:
-    """The mixture of experts on `(B, T, H)`: only the chosen experts compute a token.
+    """The mixture of experts on `(N, H)`: only the chosen experts compute a token.
 
     Each (token, choice) pair is a row. Rows are ordered by expert (TopK is a stable sort:
     ONNX breaks ties by the lower index), split, computed, joined, and put back. An expert
@@ -333,12 +333,9 @@ def _emit_experts(net: Layers, x: str, at: str, config: Config) -> str:
     def constant(name: str, value: int | list[int]) -> str:
         return graph.constant(f"{at}experts.{name}", np.array(value, np.int64))
 
-    tokens = graph.op("Reshape", x, constant("flat", [-1, hidden]))  # (N, H)
     router = net.weights.read(f"{at}router.weight", (n_experts, hidden))
     # Routing stays in float32 in every precision: a token sent elsewhere is another vector.
-    logits = graph.op(
-        "MatMul", tokens, graph.tensor(f"{at}router.weight", router.T.shape, [router.T])
-    )
+    logits = graph.op("MatMul", x, graph.tensor(f"{at}router.weight", router.T.shape, [router.T]))
     share = graph.op("Softmax", logits, axis=-1)  # over all experts, (N, E)
     top = constant("top_k", [top_k])
     share, chosen = graph.ops("TopK", 2, share, top)  # (N, K); not normalised again
@@ -353,7 +350,7 @@ def _emit_experts(net: Layers, x: str, at: str, config: Config) -> str:
     outputs: list[str] = []
     for e in range(n_experts):
         name = f"{at}expert.{e}."
-        y = graph.op("Gather", tokens, rows[e])
+        y = graph.op("Gather", x, rows[e])
         y = net.gelu(net.linear(y, f"{name}up", (inner, hidden), bias=False))
         outputs.append(net.linear(y, f"{name}down", (hidden, inner), bias=False))
     y = graph.op("Concat", *outputs, axis=0)
@@ -363,7 +360,7 @@ def _emit_experts(net: Layers, x: str, at: str, config: Config) -> str:
     y = graph.op("ReduceSum", y, constant("axis1", [1]), keepdims=0)
     if config.mlp_bias and f"{at}experts.bias" not in net.weights.lacks:
         y = graph.op("Add", y, net.vector(f"{at}experts.bias", hidden))  # once, not weighted
-    return graph.op("Reshape", y, graph.op("Shape", x))
+    return y
 
 
 def forward(
