@@ -5,7 +5,6 @@ Nothing is global, and nothing is read from the environment unless no settings a
 
 from __future__ import annotations
 
-import os
 from collections.abc import AsyncGenerator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
@@ -23,6 +22,7 @@ from app.api.context import Context, Limits
 from app.api.errors import error_response
 from app.api.inputs import Defaults, Directory
 from app.api.middleware import RequestMiddleware
+from app.core.cores import available_cores
 from app.core.errors import MatryoError, SettingsInvalid
 from app.core.metrics import Metrics
 from app.core.settings import Settings, load_settings
@@ -30,6 +30,8 @@ from app.engine import Engine, OnnxEngine, SessionConfig
 from app.graph.artifact import find_artifact
 from app.graph.store import Store
 from app.scheduler import Scheduler, SchedulerConfig
+
+_MAX_WORKERS = 8
 
 _EXPOSED = [
     "x-request-id",
@@ -141,11 +143,12 @@ def load_engines(settings: Settings) -> tuple[Engine, ...]:
     catalog = settings.catalog()
     store = Store(settings.home)
     _, threads = split_cores(settings)
+    config = SessionConfig(threads, lone_threads=max(threads, available_cores()))
     engines: list[Engine] = []
     for model_id in settings.model:
         manifest = catalog.manifest(model_id)
         artifact = find_artifact(store, manifest, settings.precision)
-        engines.append(OnnxEngine(manifest, artifact, SessionConfig(threads)))
+        engines.append(OnnxEngine(manifest, artifact, config))
     return tuple(engines)
 
 
@@ -178,9 +181,9 @@ def scheduler_config(settings: Settings) -> SchedulerConfig:
 def split_cores(settings: Settings) -> tuple[int, int]:
     """Concurrent runs, and threads of each, unless the operator chose.
 
-    Two runs that each use every core: a lone query is as quick as with one run, and under
-    load they fill each other's gaps (docs/LOG.md has the alternatives measured).
+    As many runs of one thread as there are cores give the most; beyond eight, runs get more
+    threads instead, because each also costs Python's time (docs/LOG.md).
     """
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    cores = cores or 1
-    return settings.workers or min(2, cores), settings.threads or cores
+    cores = available_cores()
+    workers = settings.workers or min(cores, _MAX_WORKERS)
+    return workers, settings.threads or max(1, cores // workers)

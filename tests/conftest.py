@@ -62,7 +62,9 @@ def build_tiny(root: Path, model: TinyModel, precision: Precision = "fp32") -> A
 
 def load_tiny(model: TinyModel, artifact: Artifact, threads: int = 1) -> OnnxEngine:
     """The engine of a tiny model that was built."""
-    return OnnxEngine(read_manifest(model.models / model.id), artifact, SessionConfig(threads))
+    return OnnxEngine(
+        read_manifest(model.models / model.id), artifact, SessionConfig(threads, threads)
+    )
 
 
 @pytest.fixture(scope="session")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import multiprocessing
+import os
 import sys
 
 import click
@@ -12,6 +13,7 @@ from app.core.errors import ArtifactDamaged, ArtifactMissing, MatryoError
 from app.core.settings import Settings
 from app.engine import Engine
 from app.graph.artifact import find_artifact
+from app.graph.pack import find_packed
 from app.graph.store import Store
 from app.main import load_engines
 
@@ -25,29 +27,36 @@ def ready_engines(settings: Settings) -> tuple[Engine, ...]:
         SetupError: anything that keeps a model from being served.
         SystemExit: a build failed, and has said why.
     """
-    catalog, store = settings.catalog(), Store(settings.home)
     for model_id in settings.model:
-        try:
-            find_artifact(store, catalog.manifest(model_id), settings.precision)
-        except (ArtifactMissing, ArtifactDamaged):
-            log.info("%s has no artefact in %s to serve; making one", model_id, settings.precision)
-            _build_apart(settings, model_id)
+        if not _is_ready(settings, model_id):
+            _prepare_apart(settings, model_id)
     try:
         return load_engines(settings)
     except ArtifactDamaged as exc:
         log.warning("%s Building it again.", exc.message)
     for model_id in settings.model:
-        _build_apart(settings, model_id)
+        _prepare_apart(settings, model_id)
     return load_engines(settings)
 
 
-def _build_apart(settings: Settings, model_id: str) -> None:
-    """Pull and build in a process of its own.
+def _is_ready(settings: Settings, model_id: str) -> bool:
+    manifest = settings.catalog().manifest(model_id)
+    try:
+        artifact = find_artifact(Store(settings.home), manifest, settings.precision)
+    except (ArtifactMissing, ArtifactDamaged):
+        log.info("%s has no artefact in %s to serve; making one", model_id, settings.precision)
+        return False
+    # In a store that we may not write, weights cannot be packed; they need not be.
+    return find_packed(artifact) is not None or not os.access(artifact.folder, os.W_OK)
+
+
+def _prepare_apart(settings: Settings, model_id: str) -> None:
+    """Pull, build and pack in a process of its own.
 
     A server that had built once would keep the build's libraries and memory for good.
     """
     child = multiprocessing.get_context("spawn").Process(
-        target=_build, args=(settings, model_id), name="matryo-build"
+        target=_prepare, args=(settings, model_id), name="matryo-build"
     )
     child.start()
     child.join()
@@ -55,18 +64,21 @@ def _build_apart(settings: Settings, model_id: str) -> None:
         sys.exit(1)  # it has said why
 
 
-def _build(settings: Settings, model_id: str) -> None:
+def _prepare(settings: Settings, model_id: str) -> None:
     from app.graph.progress import bar
-    from app.graph.provision import ensure_model
+    from app.graph.provision import ensure_model, pack_model
 
+    def report(sentence: str) -> None:
+        click.echo(sentence, err=True)
+
+    store, precision = Store(settings.home), settings.precision
+    manifest = settings.catalog().manifest(model_id)
     try:
-        ensure_model(
-            Store(settings.home),
-            settings.catalog().manifest(model_id),
-            settings.precision,
-            progress=bar,
-            report=lambda sentence: click.echo(sentence, err=True),
-        )
+        try:
+            find_artifact(store, manifest, precision).check_files()
+        except (ArtifactMissing, ArtifactDamaged):
+            ensure_model(store, manifest, precision, progress=bar, report=report)
+        pack_model(store, manifest, precision, report=report)
     except MatryoError as exc:
         click.echo(f"matryo: {exc.message}", err=True)
         sys.exit(1)

@@ -14,10 +14,11 @@ from app.core.errors import InferenceFailed
 from app.core.manifest import Manifest, Precision
 from app.engine.padding import pad
 from app.engine.postprocess import FloatArray, postprocess
-from app.engine.sessions import Session, SessionConfig
+from app.engine.sessions import SessionConfig, SessionPool
 from app.engine.tokenizer import Encoded, TextTokenizer, TokenIds
-from app.graph.artifact import Artifact
+from app.graph.artifact import DATA_FILE, GRAPH_FILE, Artifact
 from app.graph.interface import SOLO_TOKENS
+from app.graph.pack import find_packed
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +86,7 @@ class OnnxEngine:
 
     Args:
         manifest: the model.
-        artifact: its artefact; every file is hashed while the session loads.
+        artifact: its artefact; every file that is used is hashed while the sessions load.
         config: use of the machine.
 
     Raises:
@@ -96,11 +97,15 @@ class OnnxEngine:
         self.manifest = manifest
         self.precision: Precision = artifact.record.precision
         self.fingerprint = f"{manifest.id}/{self.precision}/{artifact.record.key}"
+        packed = find_packed(artifact)
+        if packed and not packed.intact():
+            packed = None  # the artefact itself still serves, at the price of memory
+        graph_files = (GRAPH_FILE, DATA_FILE) if packed else ()
         with ThreadPoolExecutor(1) as pool:
-            checked = pool.submit(artifact.check_files)
+            checked = pool.submit(artifact.check_files, skip=graph_files)
             try:
                 self._tokenizer = TextTokenizer(artifact.tokenizer, manifest.tokenizer.max_tokens)
-                self._session = Session(artifact.graph, config)
+                self._session = SessionPool(packed.graph if packed else artifact.graph, config)
             finally:
                 checked.result()  # a damaged file explains whatever failed above
 

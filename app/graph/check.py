@@ -12,21 +12,13 @@ from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
-import onnxruntime as ort
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from app.core.errors import BuildFailed, CheckpointMismatch
 from app.core.manifest import Manifest, Precision
 from app.graph.checkpoint import FloatArray
-from app.graph.interface import (
-    APPLY_MASK,
-    ATTENTION_MASK,
-    INPUT_IDS,
-    TOKEN_TYPE_IDS,
-    hidden_states_output,
-    input_names,
-)
+from app.graph.runtime import GraphSession, session_options
 
 MAX_ABS_ERROR = 1e-4
 """Allowed difference of fp32 on hidden states, whose entries are of the order of 1."""
@@ -107,7 +99,12 @@ def check_graph(
     batch = np.stack([np.pad(ids, (0, width - len(ids))) for ids in texts])
     mask = (np.arange(width) < np.array([len(ids) for ids in texts])[:, None]).astype(np.int64)
     try:
-        run = _Runner(graph_path, precision)
+        options = session_options(threads=0)
+        if precision == "fp32":
+            # Weights stay mapped: a check reads each once, so packing would only cost memory.
+            # Weights in blocks must be packed, or ORT computes them on another path.
+            options.add_session_config_entry("session.disable_prepacking", "1")
+        run = GraphSession(graph_path, options).run
         alone = [
             run(ids[None], np.ones((1, len(ids)), np.int64), apply_mask=False) for ids in texts
         ]
@@ -157,29 +154,3 @@ def _judge(agreement: Agreement, manifest: Manifest, precision: Precision) -> No
             f"model.toml promises {bound:g}. Take another precision, or lower "
             f"precisions.{precision}.min_cosine if that is accurate enough for you."
         )
-
-
-class _Runner:
-    """The graph in ONNX Runtime, inputs bound by name."""
-
-    def __init__(self, graph_path: Path, precision: Precision) -> None:
-        options = cast("Any", ort).SessionOptions()
-        options.log_severity_level = 3
-        if precision == "fp32":
-            # Weights stay mapped: a check reads each once, so packing would only cost memory.
-            # Weights in blocks must be packed, or ORT computes them on another path.
-            options.add_session_config_entry("session.disable_prepacking", "1")
-        self._session: Any = ort.InferenceSession(
-            str(graph_path), options, ["CPUExecutionProvider"]
-        )
-        self._inputs = input_names(self._session)
-        outputs = [item.name for item in self._session.get_outputs()]
-        self._output = hidden_states_output(self._inputs, outputs)
-
-    def __call__(
-        self, input_ids: NDArray[np.int64], mask: NDArray[np.int64], *, apply_mask: bool
-    ) -> FloatArray:
-        feeds: dict[str, Any] = {INPUT_IDS: input_ids, ATTENTION_MASK: mask}
-        optional = {TOKEN_TYPE_IDS: np.zeros_like(input_ids), APPLY_MASK: np.array(apply_mask)}
-        feeds |= {name: value for name, value in optional.items() if name in self._inputs}
-        return cast("FloatArray", self._session.run([self._output], feeds)[0])

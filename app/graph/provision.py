@@ -8,11 +8,19 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from app.core.errors import ArtifactDamaged, ArtifactMissing, CheckpointMismatch
+from app.core.errors import (
+    ArtifactDamaged,
+    ArtifactMissing,
+    BuildFailed,
+    CheckpointMismatch,
+    StoreFull,
+    StoreUnwritable,
+)
 from app.core.manifest import Manifest, Precision
 from app.graph import arch
 from app.graph.artifact import Artifact, find_artifact, unverified_origin
 from app.graph.build import build
+from app.graph.pack import pack
 from app.graph.progress import Progress
 from app.graph.pull import pull
 from app.graph.store import Store
@@ -97,6 +105,26 @@ def ensure_model(
         progress=progress,
         report=report,
     )
+
+
+def pack_model(
+    store: Store, manifest: Manifest, precision: Precision, *, report: Callable[[str], None]
+) -> None:
+    """Save the weights of the artefact last built in this machine's layout, if that is possible.
+
+    Without it every session keeps a copy of its own, so what keeps us from it is only told.
+
+    Raises:
+        ArtifactMissing: there is no artefact.
+        ArtifactDamaged: a file is not the one that was built.
+    """
+    with store.lock(manifest.id, waiting=lambda: report(_WAITING.format(manifest.id))):
+        artifact = find_artifact(store, manifest, precision)
+        artifact.check_files()
+        try:
+            pack(artifact)
+        except (StoreFull, StoreUnwritable, BuildFailed) as exc:
+            report(f"weights stay in each session's own memory: {exc.message}")
 
 
 def pull_model(

@@ -142,9 +142,9 @@ def test_closing_interrupts(tmp_path_factory: pytest.TempPathFactory, tiny_bert:
 
 def test_a_graph_that_is_none(tmp_path_factory: pytest.TempPathFactory, tiny_bert: Tiny) -> None:
     """A file that ORT cannot load is named, with the remedy."""
-    from app.engine.sessions import Session, SessionConfig
+    from app.engine.sessions import SessionConfig, SessionPool
 
     path = tmp_path_factory.mktemp("bad") / "model.onnx"
     path.write_bytes(b"rubbish")
     with pytest.raises(ArtifactDamaged, match="cannot load it"):
-        Session(path, SessionConfig(1))
+        SessionPool(path, SessionConfig(1, 1))

@@ -206,7 +206,7 @@ class TestDamage:
         artifact = find_artifact(store, manifest, "fp32")
         (artifact.folder / "model.onnx.data").write_bytes(b"rubbish")
         build(store, manifest)
-        OnnxEngine(manifest, find_artifact(store, manifest, "fp32"), SessionConfig(1))
+        OnnxEngine(manifest, find_artifact(store, manifest, "fp32"), SessionConfig(1, 1))
 
     @pytest.mark.parametrize("text", ["", "{", "[]", '{"files": {}}', '{"files": 3}'])
     def test_record(
