@@ -14,15 +14,15 @@ from app.engine.postprocess import FloatArray
 
 @dataclass(eq=False, frozen=True, slots=True)
 class Job:
-    """One text of a request.
+    """One distinct text of a request.
 
     Attributes:
-        index: its place in the request, and its row in the result.
+        rows: its places in the request, and its rows in the result.
         ids: its tokens, within the model's limit.
     """
 
     ticket: Ticket
-    index: int
+    rows: tuple[int, ...]
     ids: TokenIds
 
     @property
@@ -32,7 +32,7 @@ class Job:
 
 
 class Ticket:
-    """One admitted request: its jobs, and the result as it fills.
+    """One request: its jobs, and the result as it fills. Equal texts are one job.
 
     Args:
         engine: the model that runs them.
@@ -53,12 +53,20 @@ class Ticket:
         self.dimensions = dimensions
         self.arrived = now
         self.waiting_since = now
-        jobs = (Job(self, index, ids) for index, ids in enumerate(texts))
+        rows: dict[bytes, list[int]] = {}
+        for row, ids in enumerate(texts):
+            rows.setdefault(ids.tobytes(), []).append(row)
+        jobs = (Job(self, tuple(equal), texts[equal[0]]) for equal in rows.values())
         self.pending = sorted(jobs, key=lambda job: job.n_tokens)
         self.pending_tokens = sum(job.n_tokens for job in self.pending)
         self.future: asyncio.Future[FloatArray] = asyncio.get_running_loop().create_future()
         self._vectors = np.empty((len(texts), dimensions), np.float32)
-        self._n_left = len(texts)
+        self._n_left = len(self.pending)
+
+    @property
+    def n_bytes(self) -> int:
+        """Bytes of the result."""
+        return self._vectors.nbytes
 
     @property
     def live(self) -> bool:
@@ -73,10 +81,10 @@ class Ticket:
         self.waiting_since = now
 
     def deliver(self, job: Job, vector: FloatArray) -> None:
-        """Put one result in its row; the last one completes the request."""
+        """Put one result in its rows; the last one completes the request."""
         if not self.live:
             return
-        self._vectors[job.index] = vector
+        self._vectors[list(job.rows)] = vector
         self._n_left -= 1
         if not self._n_left:
             self.future.set_result(self._vectors)

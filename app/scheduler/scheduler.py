@@ -13,7 +13,7 @@ import logging
 import time
 from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from app.core.errors import (
     EngineError,
@@ -23,19 +23,17 @@ from app.core.errors import (
     Overloaded,
 )
 from app.core.metrics import Metrics
-from app.engine import BatchResult, Engine, TokenIds
+from app.engine import SOLO_TOKENS, BatchResult, Engine, TokenIds
 from app.engine.postprocess import FloatArray
 from app.scheduler.jobs import Job, Ticket
 from app.scheduler.policy import BatchLimits, next_batch
+from app.scheduler.rates import Rate
 
 log = logging.getLogger(__name__)
 
 _PROBE_TEXT = "ready?"
 _WARM_UP_TEXT = "How fast does this machine run the model? " * 12
 _RESTART_S = 0.2
-_RATE_WEIGHT = 0.2
-# Below this, a run's fixed cost hides the cost of a token.
-_RATE_MIN_TOKENS = 32
 _MIN_BATCH_TOKENS = 64
 _MAX_BATCH_TOKENS = 8192
 
@@ -48,6 +46,7 @@ class SchedulerConfig:
         workers: concurrent runs.
         queue_tokens: tokens admitted and not done; a request that would exceed it is refused
             unless nothing else is there.
+        result_bytes: likewise for the results of what is admitted.
         batch_s: seconds one batch should take.
         ready_interval_s: the service is ready if every model ran within so many seconds.
         max_wait_s: after so many seconds without progress a request goes before all others.
@@ -55,6 +54,7 @@ class SchedulerConfig:
 
     workers: int = 1
     queue_tokens: int = 1_000_000
+    result_bytes: int = 1 << 28
     batch_s: float = 0.2
     ready_interval_s: float = 30.0
     max_wait_s: float = 1.0
@@ -67,13 +67,12 @@ class _Health:
     Attributes:
         last_success: the clock at the end of the last good run; None before the first.
         failed: the last run failed.
-        token_s: seconds a token of one run; a mean of times follows a slowdown at once,
-            where a mean of rates would remember the fast past.
+        rate: how fast it runs.
     """
 
     last_success: float | None = None
     failed: bool = False
-    token_s: float = 0.001
+    rate: Rate = field(default_factory=Rate)
 
 
 class Scheduler:
@@ -99,6 +98,7 @@ class Scheduler:
         self._clock = clock
         self._tickets: list[Ticket] = []
         self._queued_tokens = 0
+        self._long_runs = 0
         self._health = {id(engine): _Health() for engine in engines}
         self._wake = asyncio.Event()
         self._suspect = asyncio.Event()
@@ -188,7 +188,7 @@ class Scheduler:
             NotReady: draining.
             Overloaded: the queue is full.
         """
-        self._check_admission(1)
+        self._check_admission(1, 4)
 
     async def run(self, engine: Engine, texts: Sequence[TokenIds], dimensions: int) -> FloatArray:
         """Vectors of one request, admitted whole or refused at once.
@@ -208,27 +208,38 @@ class Scheduler:
             Overloaded: no room for the whole request.
             InferenceFailed: a run with one of its texts failed.
         """
-        self._check_admission(sum(map(len, texts)))
+        self._check_admission(sum(map(len, texts)), 4 * len(texts) * dimensions)
         return await self._run(Ticket(engine, texts, dimensions, self._clock()))
 
     # --- admission and release
 
-    def _check_admission(self, n_tokens: int) -> None:
+    def _check_admission(self, n_tokens: int, n_bytes: int) -> None:
         if self._draining:
             self._metrics.rejections.labels("draining").inc()
             raise NotReady("The server is shutting down. Please try again on another one.")
-        limit = self._config.queue_tokens
-        if not self._queued_tokens or self._queued_tokens + n_tokens <= limit:
+        queued, config = self._queued_tokens, self._config
+        over = queued + n_tokens - config.queue_tokens
+        if sum(ticket.n_bytes for ticket in self._tickets) + n_bytes > config.result_bytes:
+            over = max(over, n_tokens)
+        if over <= 0 or not queued:
             return
         self._metrics.rejections.labels("queue_full").inc()
-        token_s = min(health.token_s for health in self._health.values()) / self._config.workers
-        over = min(self._queued_tokens + n_tokens - limit, self._queued_tokens)
         raise Overloaded(
             n_tokens=n_tokens,
-            queued_tokens=self._queued_tokens,
-            max_tokens=limit,
-            retry_after_s=over * token_s,
+            queued_tokens=queued,
+            max_tokens=config.queue_tokens,
+            retry_after_s=self._seconds_until(min(over, queued)),
         )
+
+    def _seconds_until(self, n_tokens: int) -> float:
+        """When so many of the tokens that wait will be done, by the measured rates."""
+        seconds = sum(
+            self._health[id(ticket.engine)].rate.token_s(ticket.pending[-1].n_tokens)
+            * ticket.pending_tokens
+            for ticket in self._tickets
+            if ticket.pending
+        )
+        return seconds / self._config.workers * n_tokens / self._queued_tokens
 
     async def _run(self, ticket: Ticket) -> FloatArray:
         self._tickets.append(ticket)
@@ -283,6 +294,7 @@ class Scheduler:
                 self._limits,
                 max_wait_s=self._config.max_wait_s,
                 now=self._clock(),
+                long_allowed=not self._long_runs,
             )
             if batch:
                 await self._run_batch(batch)
@@ -291,9 +303,13 @@ class Scheduler:
                 await self._wake.wait()
 
     def _limits(self, engine: Engine) -> BatchLimits:
-        budget = int(self._config.batch_s / self._health[id(engine)].token_s)
-        budget = min(max(budget, _MIN_BATCH_TOKENS), _MAX_BATCH_TOKENS)
-        return BatchLimits(max_tokens=budget)
+        rate = self._health[id(engine)].rate
+
+        def max_tokens(longest: int) -> int:
+            n_tokens = int(self._config.batch_s / rate.token_s(longest))
+            return min(max(n_tokens, _MIN_BATCH_TOKENS), _MAX_BATCH_TOKENS)
+
+        return BatchLimits(max_tokens)
 
     async def _run_batch(self, batch: Sequence[Job]) -> None:
         engine = batch[0].ticket.engine
@@ -306,11 +322,16 @@ class Scheduler:
         for job in batch:
             waits.observe(now - job.ticket.arrived)
 
+        long = batch[0].n_tokens > SOLO_TOKENS
         loop = asyncio.get_running_loop()
+        self._long_runs += long
         try:
             outcome = await loop.run_in_executor(self._threads, _embed, engine, batch)
         finally:
+            self._long_runs -= long
             self._count(-n_tokens)
+            if long:
+                self._wake.set()  # another worker may have waited for just that
         if isinstance(outcome, BaseException):
             self._failed(engine, outcome)
             for ticket in tickets:
@@ -333,8 +354,7 @@ class Scheduler:
         health.last_success = self._clock()
         health.failed = False
         spent_s = result.inference_s + result.postprocess_s
-        if n_tokens >= _RATE_MIN_TOKENS and spent_s > 0:
-            health.token_s += _RATE_WEIGHT * (spent_s / n_tokens - health.token_s)
+        health.rate.observe(max(job.n_tokens for job in batch), n_tokens, spent_s)
         metrics = self._metrics
         metrics.inference_seconds.labels(model).observe(result.inference_s)
         metrics.postprocess_seconds.labels(model).observe(result.postprocess_s)

@@ -16,7 +16,8 @@ from app.scheduler.jobs import Job, Ticket
 from app.scheduler.policy import BatchLimits, next_batch
 from tests.fakes import MINILM, FakeEngine
 
-LIMITS = BatchLimits(max_tokens=200, max_padding=0.1, free_padding=16, solo_tokens=512)
+MAX_TOKENS = 200
+LIMITS = BatchLimits(lambda _: MAX_TOKENS)
 ENGINES = (FakeEngine(), FakeEngine(MINILM))
 
 
@@ -33,24 +34,31 @@ def loop() -> Iterator[None]:
 
 
 def ticket(lengths: Sequence[int], now: float = 0.0, engine: Engine = ENGINES[0]) -> Ticket:
-    """A request of texts of these lengths."""
-    return Ticket(engine, [np.zeros(length, np.int64) for length in lengths], 8, now)
+    """A request of distinct texts of these lengths."""
+    texts = [np.full(length, place, np.int64) for place, length in enumerate(lengths)]
+    return Ticket(engine, texts, 8, now)
 
 
-def pick(tickets: Sequence[Ticket], now: float = 0.0, limits: BatchLimits = LIMITS) -> list[Job]:
+def pick(
+    tickets: Sequence[Ticket],
+    now: float = 0.0,
+    limits: BatchLimits = LIMITS,
+    *,
+    long_allowed: bool = True,
+) -> list[Job]:
     """The policy under the test's limits."""
-    return next_batch(tickets, lambda _: limits, max_wait_s=1.0, now=now)
+    return next_batch(tickets, lambda _: limits, max_wait_s=1.0, now=now, long_allowed=long_allowed)
 
 
 def check(batch: Sequence[Job], limits: BatchLimits = LIMITS) -> None:
     """What holds for every batch."""
-    width = max(job.n_tokens for job in batch)
-    padded = width * len(batch)
+    longest = max(job.n_tokens for job in batch)
     assert len({id(job) for job in batch}) == len(batch)
     assert len({job.ticket.engine for job in batch}) == 1
-    assert len(batch) == 1 or padded <= limits.max_tokens
-    assert padded - sum(job.n_tokens for job in batch) <= limits.padding(padded)
-    assert len(batch) == 1 or width <= limits.solo_tokens
+    if len(batch) > 1:
+        assert sum(job.n_tokens for job in batch) <= limits.max_tokens(longest)
+        assert len(batch) * longest**2 <= limits.max_scores
+        assert longest <= limits.solo_tokens
 
 
 lengths = st.lists(st.integers(1, 700), min_size=1, max_size=20)
@@ -114,11 +122,56 @@ def test_bulk_progresses_under_a_flood(n_queries: int) -> None:
     assert max(later - earlier for earlier, later in itertools.pairwise(served)) <= 1.25
 
 
-def test_requests_share_a_batch() -> None:
-    """Texts of like length run together, whoever sent them."""
-    first, second = ticket([20, 21]), ticket([20, 22, 90])
-    assert {job.n_tokens for job in pick([first, second])} == {20, 21}
-    assert len(pick([first, second])) == 3
+def test_bulk_shares_batches_of_like_length() -> None:
+    """Bulk texts of like length run together, whoever sent them, with next to no padding."""
+    first, second = ticket([60, 61, 20, 20]), ticket([59, 10, 300, 60])
+    assert [job.n_tokens for job in pick([first, second])] == [61, 60, 60]
+
+
+@given(st.lists(st.lists(st.integers(1, 512), min_size=30, max_size=60), min_size=1, max_size=4))
+def test_bulk_is_hardly_padded(requests: list[list[int]]) -> None:
+    """Of a batch that a bulk request leads, at most a twentieth of attention is padding."""
+    batch = pick([ticket([200, 200, *texts]) for texts in requests])
+    longest = max(job.n_tokens for job in batch)
+    padding = len(batch) * longest - sum(job.n_tokens for job in batch)
+    assert padding <= max(0.05 * len(batch) * longest, LIMITS.free_padding)
+
+
+def test_bulk_rides_with_a_query() -> None:
+    """A query's batch takes bulk texts along, of any length, for half the time of others."""
+    query, bulk = ticket([12], now=1.0), ticket([70, 80, 40, 15, 300, 40], now=0.5)
+    batch = pick([bulk, query], now=1.1)
+    assert batch[0].ticket is query
+    assert [job.n_tokens for job in batch] == [12, 80]
+
+
+def test_queries_ride_together() -> None:
+    """Several queries make one batch, however many texts each has."""
+    queries = [ticket([10]), ticket([12, 9]), ticket([30])]
+    assert len(pick(queries)) == 4
+
+
+def test_short_queries_do_not_ride_with_a_giant() -> None:
+    """Where attention's padding would cost more than a batch of its own, texts stay apart."""
+    limits = BatchLimits(lambda _: 10_000)
+    queries = ticket([8] * 8)
+    assert len(pick([queries, ticket([500] * 3)], limits=limits)) == 8
+    assert len(pick([queries, ticket([50] * 3, now=1.0)], limits=limits)) == 11
+
+
+@given(st.lists(lengths, min_size=1, max_size=6))
+def test_one_long_text_at_a_time(requests: list[list[int]]) -> None:
+    """While one runs, only texts that may share a batch are picked, if there are any."""
+    batch = pick([ticket(texts) for texts in requests], long_allowed=False)
+    assert all(job.n_tokens <= LIMITS.solo_tokens for job in batch)
+    assert bool(batch) == any(n <= LIMITS.solo_tokens for texts in requests for n in texts)
+
+
+def test_attention_is_bounded() -> None:
+    """However fast the model, scores of one batch fit in memory."""
+    limits = BatchLimits(lambda _: 1 << 30)
+    batch = pick([ticket([512] * 100)], limits=limits)
+    assert len(batch) == limits.max_scores // 512**2
 
 
 def test_other_models_do_not_mix() -> None:
@@ -129,7 +182,7 @@ def test_other_models_do_not_mix() -> None:
 
 def test_long_texts_run_alone() -> None:
     """Over solo_tokens there is no company, even of equals."""
-    limits = BatchLimits(max_tokens=10_000, solo_tokens=512)
+    limits = BatchLimits(lambda _: 10_000)
     assert len(pick([ticket([600, 600, 10])], limits=limits)) == 1
     assert len(pick([ticket([512, 512])], limits=limits)) == 2
 

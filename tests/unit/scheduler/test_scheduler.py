@@ -13,7 +13,7 @@ from prometheus_client import CollectorRegistry
 
 from app.core.errors import EngineError, InferenceFailed, NotReady, Overloaded
 from app.core.metrics import Metrics
-from app.engine import TokenIds
+from app.engine import SOLO_TOKENS, TokenIds
 from app.scheduler import Scheduler, SchedulerConfig
 from app.scheduler import scheduler as module
 from tests.fakes import MINILM, FakeEngine
@@ -402,6 +402,60 @@ async def test_batches_follow_the_measured_rate(engine: FakeEngine) -> None:
     engine.batches.clear()
     await scheduler.run(engine, texts(*[50] * 30), 8)
     assert max(sum(batch) for batch in engine.batches) <= 650
+    await scheduler.close()
+
+
+async def test_equal_texts_run_once(engine: FakeEngine) -> None:
+    """A text that is there three times is computed once, and fills all three rows."""
+    scheduler, _ = make(engine)
+    await scheduler.start()
+    engine.batches.clear()
+    one, other = texts(5, 5)
+    answer = await scheduler.run(engine, [one, other, one, one.copy()], 8)
+    assert sum(map(len, engine.batches)) == 2
+    for row, text in zip(answer, [one, other, one, one], strict=True):
+        assert np.array_equal(row, engine.vector(text, 8))
+    await scheduler.close()
+
+
+async def test_long_texts_take_turns(engine: FakeEngine) -> None:
+    """One text that must run alone at a time; meanwhile short ones run on the other worker."""
+    scheduler, _ = make(engine, workers=3)
+    await scheduler.start()
+    engine.batches.clear()
+    running: list[int] = []
+    most = 0
+
+    def watch(batch: Sequence[TokenIds]) -> None:
+        nonlocal most
+        if len(batch[0]) > SOLO_TOKENS:
+            running.append(1)
+            most = max(most, len(running))
+            time.sleep(0.02)
+            running.pop()
+
+    engine.before = watch
+    await asyncio.gather(
+        *(scheduler.run(engine, texts(600 + n), 8) for n in range(4)),
+        *(scheduler.run(engine, texts(10 + n), 8) for n in range(4)),
+    )
+    assert most == 1
+    assert sum(map(len, engine.batches)) == 8
+    await scheduler.close()
+
+
+async def test_results_are_bounded(engine: FakeEngine) -> None:
+    """Results of what is admitted are counted too; a single request is always admitted."""
+    scheduler, _ = make(engine, result_bytes=8 * 4 * 3)
+    await scheduler.start()
+    engine.gate.clear()
+    first = asyncio.create_task(scheduler.run(engine, texts(5, 6, 7, 8), 8))
+    await asyncio.sleep(0)
+    with pytest.raises(Overloaded) as caught:
+        await scheduler.run(engine, texts(9), 8)
+    assert caught.value.retry_after_s > 0
+    engine.gate.set()
+    await first
     await scheduler.close()
 
 
