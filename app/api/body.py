@@ -72,16 +72,27 @@ async def unless_gone(request: Request, work: Coroutine[Any, Any, T]) -> T:
     Raises:
         ClientGone: the caller hung up first.
     """
-    working = asyncio.ensure_future(work)
+    task = asyncio.current_task()
+    assert task
+    gone = False
+
+    def hung_up(_: asyncio.Future[None]) -> None:
+        nonlocal gone
+        gone = True
+        task.cancel()
+
     watching = asyncio.ensure_future(_hang_up(request))
+    watching.add_done_callback(hung_up)
     try:
-        await asyncio.wait({working, watching}, return_when=asyncio.FIRST_COMPLETED)
-        if not working.done():
-            raise ClientGone
-        return working.result()
+        return await work
+    except asyncio.CancelledError:
+        # As asyncio.timeout has it: only the cancellation that is ours becomes an error.
+        if gone and not task.uncancel():
+            raise ClientGone from None
+        raise
     finally:
+        watching.remove_done_callback(hung_up)
         watching.cancel()
-        working.cancel()
 
 
 async def _hang_up(request: Request) -> None:

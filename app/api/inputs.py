@@ -36,6 +36,7 @@ _SUFFIXES: dict[str, InputType] = {
 }
 # Texts tokenised in one go: between two of these a caller who hung up is noticed, and a
 # request over its token limit stopped.
+_INLINE_TEXTS, _INLINE_CHARACTERS = 8, 1000
 _CHUNK_TEXTS = 128
 
 
@@ -199,7 +200,9 @@ async def tokenize(
     executor: Executor,
     max_tokens: int | None = MAX_REQUEST_TOKENS,
 ) -> Tokenized:
-    """Prefix and tokenise off the event loop, and hold the result against the limits.
+    """Prefix and tokenise, and hold the result against the limits.
+
+    All but a few short texts go to a thread: those cost less than the way there.
 
     Args:
         inputs: the texts.
@@ -224,9 +227,11 @@ async def tokenize(
             engine.manifest,
             choices.input_type,
         )
-        for place, encoded in enumerate(
-            await loop.run_in_executor(executor, engine.tokenize, chunk), start
-        ):
+        if len(inputs.texts) <= _INLINE_TEXTS and sum(map(len, chunk)) <= _INLINE_CHARACTERS:
+            encodings = engine.tokenize(chunk)
+        else:
+            encodings = await loop.run_in_executor(executor, engine.tokenize, chunk)
+        for place, encoded in enumerate(encodings, start):
             text = encoded.ids
             if encoded.n_tokens > limit:
                 if not truncate:

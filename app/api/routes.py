@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import Any
+from collections.abc import Callable, Coroutine
+from typing import Any, cast
 
 import orjson
 from fastapi import APIRouter, Request
+from fastapi.routing import APIRoute
 from starlette.responses import Response
 
 from app.api.body import check_media, read_body, unless_gone
@@ -26,6 +28,8 @@ from app.api.schemas import (
 from app.core.manifest import Manifest
 from app.engine.postprocess import FloatArray
 
+_INLINE_NUMBERS = 4096
+
 
 async def create_embeddings(request: Request) -> Response:
     """Embed one text or up to 2048."""
@@ -42,15 +46,20 @@ async def create_embeddings(request: Request) -> Response:
 
     manifest = choices.engine.manifest
     encoding = time.perf_counter()
-    body = await asyncio.get_running_loop().run_in_executor(
-        context.tokenizers,
-        lambda: encode_response(
+
+    def encode() -> bytes:
+        return encode_response(
             quantize(vectors, embedding_type),
             call.encoding_format or "float",
             model=manifest.id,
             n_tokens=tokenized.n_tokens,
-        ),
-    )
+        )
+
+    if vectors.size <= _INLINE_NUMBERS:  # less work than the way to a thread and back
+        body = encode()
+    else:
+        loop = asyncio.get_running_loop()
+        body = await loop.run_in_executor(context.tokenizers, encode)
     context.metrics.encode_seconds.labels(manifest.id).observe(time.perf_counter() - encoding)
     _count(context, choices, tokenized)
     request.state.facts |= {
@@ -134,6 +143,18 @@ def _json(data: Any) -> Response:  # noqa: ANN401
     return Response(orjson.dumps(data), media_type="application/json")
 
 
+class _Direct(APIRoute):
+    """A route whose endpoint reads the request and writes the answer itself.
+
+    FastAPI still describes it, but there are no parameters to solve and nothing to serialise;
+    its handling of both takes a quarter of a short request's time.
+    """
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        """The endpoint as it is."""
+        return cast("Callable[[Request], Coroutine[Any, Any, Response]]", self.endpoint)
+
+
 _ERRORS: dict[int, str] = {
     400: "The request can never succeed as it is; the message says why.",
     401: "No API key, or a wrong one.",
@@ -169,6 +190,7 @@ def build_router() -> APIRouter:
             operation_id="createEmbedding",
             responses=_responses(EmbeddingResponse, *_ERRORS),
             openapi_extra={"requestBody": {"required": True, "content": body}},
+            route_class_override=_Direct,
             **shared,
         )
         router.add_api_route(

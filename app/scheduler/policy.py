@@ -42,6 +42,11 @@ class BatchLimits:
     max_scores: int = 1 << 21
     solo_tokens: int = SOLO_TOKENS
 
+    @property
+    def long_tokens(self) -> int:
+        """Texts over this many tokens take a run of their own that lasts over its time."""
+        return min(self.max_tokens(self.max_tokens(1)), self.solo_tokens)
+
 
 class _Batch:
     """A batch as it fills: one job to begin with."""
@@ -80,8 +85,8 @@ def next_batch(
         limits_of: bounds of a batch, by model: a slower one gets smaller batches.
         max_wait_s: after so many seconds without progress a ticket leads.
         now: the clock, in seconds.
-        long_allowed: whether a text that must run alone may run. One at a time bounds
-            memory, and keeps a worker free for queries.
+        long_allowed: whether a text over `long_tokens` may run. A few at a time keep a worker
+            free for queries, and bound memory.
 
     Returns:
         Jobs of one engine; empty only if nothing that may run is pending.
@@ -90,17 +95,17 @@ def next_batch(
         ticket
         for ticket in tickets
         if ticket.pending
-        and (long_allowed or ticket.pending[0].n_tokens <= limits_of(ticket.engine).solo_tokens)
+        and (long_allowed or ticket.pending[0].n_tokens <= limits_of(ticket.engine).long_tokens)
     ]
     if not waiting:
         return []
     leader = _leader(waiting, max_wait_s, now)
     limits = limits_of(leader.engine)
     first = leader.pending[-1]
-    if first.n_tokens > limits.solo_tokens:
+    if first.n_tokens > limits.long_tokens:
         if long_allowed:
             return [first]
-        first = next(_up_to(leader, limits.solo_tokens))
+        first = next(_up_to(leader, limits.long_tokens))
 
     batch = _Batch(first)
     max_tokens = limits.max_tokens(first.n_tokens)
@@ -157,7 +162,7 @@ def _ride_along(
         room = limits.max_tokens(batch.longest) // 2 - batch.n_tokens
         if room < ticket.pending[0].n_tokens:
             continue
-        for job in _up_to(ticket, min(room, limits.solo_tokens)):
+        for job in _up_to(ticket, min(room, limits.long_tokens)):
             longest = max(batch.longest, job.n_tokens)
             alone = job.n_tokens + job.n_tokens**2 * _SCORE_TOKENS
             if (

@@ -23,7 +23,7 @@ from app.core.errors import (
     Overloaded,
 )
 from app.core.metrics import Metrics
-from app.engine import SOLO_TOKENS, BatchResult, Engine, TokenIds
+from app.engine import BatchResult, Engine, TokenIds
 from app.engine.postprocess import FloatArray
 from app.scheduler.jobs import Job, Ticket
 from app.scheduler.policy import BatchLimits, next_batch
@@ -294,7 +294,7 @@ class Scheduler:
                 self._limits,
                 max_wait_s=self._config.max_wait_s,
                 now=self._clock(),
-                long_allowed=not self._long_runs,
+                long_allowed=self._long_runs < max(1, self._config.workers // 2),
             )
             if batch:
                 await self._run_batch(batch)
@@ -322,7 +322,7 @@ class Scheduler:
         for job in batch:
             waits.observe(now - job.ticket.arrived)
 
-        long = batch[0].n_tokens > SOLO_TOKENS
+        long = batch[0].n_tokens > self._limits(engine).long_tokens
         loop = asyncio.get_running_loop()
         self._long_runs += long
         try:
@@ -368,8 +368,10 @@ class Scheduler:
         """Run every model that has not run lately, and at once one whose last run failed."""
         pause_s = self._config.ready_interval_s / 3
         while True:
+            # Not wait_for: before Python 3.12 it swallows a cancellation that comes with the event.
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._suspect.wait(), pause_s)
+                async with asyncio.timeout(pause_s):
+                    await self._suspect.wait()
             self._suspect.clear()
             for engine in self._engines:
                 health = self._health[id(engine)]

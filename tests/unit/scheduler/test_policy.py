@@ -161,10 +161,11 @@ def test_short_queries_do_not_ride_with_a_giant() -> None:
 
 @given(st.lists(lengths, min_size=1, max_size=6))
 def test_one_long_text_at_a_time(requests: list[list[int]]) -> None:
-    """While one runs, only texts that may share a batch are picked, if there are any."""
+    """While one runs, only texts that keep to their time are picked, if there are any."""
     batch = pick([ticket(texts) for texts in requests], long_allowed=False)
-    assert all(job.n_tokens <= LIMITS.solo_tokens for job in batch)
-    assert bool(batch) == any(n <= LIMITS.solo_tokens for texts in requests for n in texts)
+    assert LIMITS.long_tokens == MAX_TOKENS
+    assert all(job.n_tokens <= MAX_TOKENS for job in batch)
+    assert bool(batch) == any(n <= MAX_TOKENS for texts in requests for n in texts)
 
 
 def test_attention_is_bounded() -> None:

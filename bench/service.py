@@ -1,0 +1,68 @@
+"""A server under test, started and stopped as an operator would."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+
+class Service:
+    """`matryo serve` in a process of its own; a context manager.
+
+    Args:
+        flags: of `matryo serve`, host and port apart.
+        environ: further environment.
+        module: what to run in its place, for stand-ins.
+    """
+
+    def __init__(
+        self,
+        *flags: str,
+        environ: dict[str, str] | None = None,
+        command: Sequence[str] = (sys.executable, "-m", "app", "serve"),
+    ) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            self.port: int = free.getsockname()[1]
+        self._command = [*command, *flags, "--port", str(self.port)]
+        self._environ = os.environ | {"MATRYO_LOG_LEVEL": "warning"} | (environ or {})
+        self.ready_s = 0.0
+
+    def __enter__(self) -> Self:
+        started = time.perf_counter()
+        self._process = subprocess.Popen(self._command, env=self._environ)
+        while True:
+            try:
+                with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/readyz") as answer:
+                    if answer.status == 200:
+                        break
+            except OSError:
+                pass
+            if self._process.poll() is not None:
+                raise SystemExit(f"{' '.join(self._command)} ended before it was ready")
+            time.sleep(0.02)
+        self.ready_s = time.perf_counter() - started
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        exc: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._process.send_signal(signal.SIGTERM)
+        self._process.wait(60)
+
+    @property
+    def rss_mb(self) -> float:
+        """Resident memory of the server's process now, in MB."""
+        pages = int(Path(f"/proc/{self._process.pid}/statm").read_text().split()[1])
+        return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
