@@ -41,6 +41,8 @@ class Ticket:
         now: the clock at admission, in seconds.
 
     Attributes:
+        longest: tokens of the longest job.
+        n_tokens: of all jobs.
         pending: jobs that do not run yet, shortest first.
         waiting_since: when it was admitted or last had a job taken, whichever is later.
         future: the `(n, dimensions)` float32 result, rows in input order.
@@ -58,7 +60,8 @@ class Ticket:
             rows.setdefault(ids.tobytes(), []).append(row)
         jobs = (Job(self, tuple(equal), texts[equal[0]]) for equal in rows.values())
         self.pending = sorted(jobs, key=lambda job: job.n_tokens)
-        self.pending_tokens = sum(job.n_tokens for job in self.pending)
+        self.longest = self.pending[-1].n_tokens
+        self.n_tokens = self.pending_tokens = sum(job.n_tokens for job in self.pending)
         self.future: asyncio.Future[FloatArray] = asyncio.get_running_loop().create_future()
         self._vectors = np.empty((len(texts), dimensions), np.float32)
         self._n_left = len(self.pending)

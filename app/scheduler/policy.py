@@ -1,15 +1,17 @@
 """Which jobs go next: a pure function of what waits, the limits and the clock.
 
-The ticket with the least left to do leads, so that a query passes a bulk request; a
-ticket that had nothing taken for `max_wait_s` leads before all others, so that bulk goes
-on too. The batch is then filled up: a bulk request's with texts of nearly the same length,
-a query's with whatever waits, so that reading the weights for a query serves bulk as well.
+A query, a request small enough for half a batch, leads before bulk, unless bulk had
+nothing taken for `max_wait_s`. Among queries, and among bulk requests, the one with the
+least left to do leads, unless another had nothing taken for as long. The batch is then
+filled up, the longest that fits first, whoever sent it: tokens are packed, so lengths may
+differ as far as attention's padding allows, and reading the weights for a query serves
+bulk as well.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from app.engine import SOLO_TOKENS, Engine
@@ -22,6 +24,9 @@ _SCORE_TOKENS = 1 / 4096
 # read all the weights again: about as dear as so many tokens.
 _JOINING_COST, _RUN_TOKENS = 1.25, 16
 
+# A query is answered when its batch is done, so that batch gets less time than others.
+_QUERY_SHARE = 0.75
+
 
 @dataclass(frozen=True, slots=True)
 class BatchLimits:
@@ -30,15 +35,11 @@ class BatchLimits:
     Attributes:
         max_tokens: by the longest text of a batch, how many tokens it may have in all; a
             single text may exceed it.
-        max_padding: of a bulk request's batch, the share of attention that may be padding,
-        free_padding: or this many tokens, if more: tiny texts cost less padded than apart.
         max_scores: texts times the square of the longest; bounds attention's memory.
         solo_tokens: texts over this many tokens run alone.
     """
 
     max_tokens: Callable[[int], int]
-    max_padding: float = 0.05
-    free_padding: int = 16
     max_scores: int = 1 << 21
     solo_tokens: int = SOLO_TOKENS
 
@@ -76,6 +77,7 @@ def next_batch(
     *,
     max_wait_s: float,
     now: float,
+    bulk_since: float,
     long_allowed: bool = True,
 ) -> list[Job]:
     """The jobs to run now.
@@ -83,8 +85,9 @@ def next_batch(
     Args:
         tickets: what is admitted, in order of arrival. Not changed.
         limits_of: bounds of a batch, by model: a slower one gets smaller batches.
-        max_wait_s: after so many seconds without progress a ticket leads.
+        max_wait_s: after so many seconds without progress a request goes first.
         now: the clock, in seconds.
+        bulk_since: when bulk last had a job taken, or began to wait.
         long_allowed: whether a text over `long_tokens` may run. A few at a time keep a worker
             free for queries, and bound memory.
 
@@ -99,25 +102,34 @@ def next_batch(
     ]
     if not waiting:
         return []
-    leader = _leader(waiting, max_wait_s, now)
+    queries: list[Ticket] = []
+    bulk: list[Ticket] = []
+    for ticket in waiting:
+        (bulk if is_bulk(ticket, limits_of(ticket.engine)) else queries).append(ticket)
+    query_leads = bool(queries) and not (bulk and now - bulk_since >= max_wait_s)
+    leader = _leader(queries if query_leads else bulk, max_wait_s, now)
     limits = limits_of(leader.engine)
     first = leader.pending[-1]
     if first.n_tokens > limits.long_tokens:
         if long_allowed:
             return [first]
-        first = next(_up_to(leader, limits.long_tokens))
+        place = bisect_right(leader.pending, limits.long_tokens, key=_length) - 1
+        first = leader.pending[place]
 
     batch = _Batch(first)
-    max_tokens = limits.max_tokens(first.n_tokens)
-    if leader.pending_tokens <= max_tokens // 2:
-        others = sorted(
-            (t for t in waiting if t is not leader and t.engine is leader.engine),
-            key=lambda ticket: (ticket.pending_tokens, ticket.arrived),
-        )
-        _ride_along(batch, leader, others, limits)
-    else:
-        _alike(batch, leader, waiting, limits)
+    share = _QUERY_SHARE if query_leads else 1.0
+    others = sorted(
+        (t for t in waiting if t is not leader and t.engine is leader.engine),
+        key=lambda ticket: (ticket.pending_tokens, ticket.arrived),
+    )
+    for ticket in (leader, *others):
+        _fill(batch, ticket, limits, share)
     return batch.jobs
+
+
+def is_bulk(ticket: Ticket, limits: BatchLimits) -> bool:
+    """Whether a request is too large to be answered by half a batch."""
+    return ticket.n_tokens > limits.max_tokens(ticket.longest) // 2
 
 
 def _leader(waiting: Sequence[Ticket], max_wait_s: float, now: float) -> Ticket:
@@ -127,54 +139,28 @@ def _leader(waiting: Sequence[Ticket], max_wait_s: float, now: float) -> Ticket:
     return min(waiting, key=lambda ticket: (ticket.pending_tokens, ticket.arrived))
 
 
-def _alike(batch: _Batch, leader: Ticket, waiting: Sequence[Ticket], limits: BatchLimits) -> None:
-    """Fill a bulk request's batch with texts of nearly its length, the leader's own first."""
-    longest = batch.longest
-    max_tokens = limits.max_tokens(longest)
-    for ticket in (leader, *(ticket for ticket in waiting if ticket is not leader)):
-        if ticket.engine is not leader.engine:
+def _fill(batch: _Batch, ticket: Ticket, limits: BatchLimits, share: float) -> None:
+    """Add jobs of one ticket, the longest that fits first, while that is worth its cost."""
+    place: int = len(ticket.pending)
+    while True:
+        room = int(limits.max_tokens(batch.longest) * share) - batch.n_tokens
+        fitting = min(room, limits.long_tokens)
+        place = bisect_right(ticket.pending, fitting, hi=place, key=_length) - 1
+        if place < 0:
+            return
+        job = ticket.pending[place]
+        if job is batch.jobs[0]:
             continue
-        for job in _up_to(ticket, longest):
-            if job is batch.jobs[0]:
-                continue
-            n_tokens = batch.n_tokens + job.n_tokens
-            if n_tokens > max_tokens or batch.n_scores(job) > limits.max_scores:
-                return
-            slots = (len(batch.jobs) + 1) * longest
-            if slots - n_tokens > max(limits.max_padding * slots, limits.free_padding):
-                break  # the rest of this ticket is shorter still
-            batch.add(job)
+        wider = limits.max_tokens(max(batch.longest, job.n_tokens)) * share
+        alone = job.n_tokens + job.n_tokens**2 * _SCORE_TOKENS
+        if (
+            batch.n_tokens + job.n_tokens > wider
+            or batch.n_scores(job) > limits.max_scores
+            or batch.added_cost(job) > _JOINING_COST * alone + _RUN_TOKENS
+        ):
+            return
+        batch.add(job)
 
 
-def _ride_along(
-    batch: _Batch, leader: Ticket, others: Sequence[Ticket], limits: BatchLimits
-) -> None:
-    """Take all of a query, then whatever of others costs little more here than by itself.
-
-    Such a batch gets half the time of others, so that the query is not kept long.
-    """
-    for job in _up_to(leader, batch.longest):
-        if job is not batch.jobs[0]:
-            if batch.n_scores(job) > limits.max_scores:
-                return
-            batch.add(job)
-    for ticket in others:
-        room = limits.max_tokens(batch.longest) // 2 - batch.n_tokens
-        if room < ticket.pending[0].n_tokens:
-            continue
-        for job in _up_to(ticket, min(room, limits.long_tokens)):
-            longest = max(batch.longest, job.n_tokens)
-            alone = job.n_tokens + job.n_tokens**2 * _SCORE_TOKENS
-            if (
-                batch.n_tokens + job.n_tokens > limits.max_tokens(longest) // 2
-                or batch.n_scores(job) > limits.max_scores
-                or batch.added_cost(job) > _JOINING_COST * alone + _RUN_TOKENS
-            ):
-                break
-            batch.add(job)
-
-
-def _up_to(ticket: Ticket, longest: int) -> Iterator[Job]:
-    """Jobs of a ticket of at most `longest` tokens, longest first."""
-    fitting = bisect_right(ticket.pending, longest, key=lambda job: job.n_tokens)
-    return (ticket.pending[place] for place in range(fitting - 1, -1, -1))
+def _length(job: Job) -> int:
+    return job.n_tokens

@@ -26,7 +26,7 @@ from app.core.metrics import Metrics
 from app.engine import BatchResult, Engine, TokenIds
 from app.engine.postprocess import FloatArray
 from app.scheduler.jobs import Job, Ticket
-from app.scheduler.policy import BatchLimits, next_batch
+from app.scheduler.policy import BatchLimits, is_bulk, next_batch
 from app.scheduler.rates import Rate
 
 log = logging.getLogger(__name__)
@@ -49,7 +49,8 @@ class SchedulerConfig:
         result_bytes: likewise for the results of what is admitted.
         batch_s: seconds one batch should take.
         ready_interval_s: the service is ready if every model ran within so many seconds.
-        max_wait_s: after so many seconds without progress a request goes before all others.
+        max_wait_s: after so many seconds without progress bulk goes before queries, and a
+            request before others of its kind.
     """
 
     workers: int = 1
@@ -99,6 +100,7 @@ class Scheduler:
         self._tickets: list[Ticket] = []
         self._queued_tokens = 0
         self._long_runs = 0
+        self._bulk_since = 0.0
         self._health = {id(engine): _Health() for engine in engines}
         self._wake = asyncio.Event()
         self._suspect = asyncio.Event()
@@ -242,6 +244,8 @@ class Scheduler:
         return seconds / self._config.workers * n_tokens / self._queued_tokens
 
     async def _run(self, ticket: Ticket) -> FloatArray:
+        if not any(self._is_bulk(other) for other in self._tickets):
+            self._bulk_since = self._clock()
         self._tickets.append(ticket)
         self._count(ticket.pending_tokens)
         self._wake.set()
@@ -294,6 +298,7 @@ class Scheduler:
                 self._limits,
                 max_wait_s=self._config.max_wait_s,
                 now=self._clock(),
+                bulk_since=self._bulk_since,
                 long_allowed=self._long_runs < max(1, self._config.workers // 2),
             )
             if batch:
@@ -301,6 +306,9 @@ class Scheduler:
             else:
                 self._wake.clear()
                 await self._wake.wait()
+
+    def _is_bulk(self, ticket: Ticket) -> bool:
+        return bool(ticket.pending) and is_bulk(ticket, self._limits(ticket.engine))
 
     def _limits(self, engine: Engine) -> BatchLimits:
         rate = self._health[id(engine)].rate
@@ -317,6 +325,8 @@ class Scheduler:
         now = self._clock()
         tickets = dict.fromkeys(job.ticket for job in batch)
         for ticket in tickets:
+            if self._is_bulk(ticket):
+                self._bulk_since = now
             ticket.take([job for job in batch if job.ticket is ticket], now)
         waits = self._metrics.queue_seconds.labels(engine.manifest.id)
         for job in batch:
