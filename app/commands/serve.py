@@ -7,6 +7,7 @@ import logging
 from app.api.serving import bind, build_server
 from app.commands.ready import ready_engines
 from app.core import logging as logs
+from app.core.memory import tune_allocator
 from app.core.settings import Settings, unknown_settings
 from app.main import create_app
 
@@ -25,6 +26,7 @@ def run(settings: Settings) -> None:
     Raises:
         SetupError: anything that keeps a model from being served.
     """
+    tune_allocator()
     logs.configure(settings.log_level, settings.log_format)
     for sentence in unknown_settings():
         log.warning(sentence)

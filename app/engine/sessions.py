@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import threading
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 import onnxruntime as ort
 
 from app.core.errors import ArtifactDamaged, InferenceFailed
 from app.engine.padding import PaddedBatch
 from app.engine.postprocess import FloatArray
 from app.graph.runtime import GraphSession, session_options
+
+_SHRINK_INTERVAL_S = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,11 +59,16 @@ class SessionPool:
             ) from exc
         self._lock = threading.Lock()
         self._n_running = 0
+        self._shared_used = False
+        self._shrunk_at = 0.0
         self._options: Any = cast("Any", ort).RunOptions()
-        # The arena keeps its peak for good unless told to shrink: a text of 8192 tokens
-        # would cost 400 MB from then on. Shrinking is for the rare long ones.
+        # An arena keeps its peak for good unless told to shrink: a text of 8192 tokens would
+        # cost 400 MB from then on. It is told after long texts, and where time matters least.
         self._shrinking: Any = cast("Any", ort).RunOptions()
         self._shrinking.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
+        probe = PaddedBatch(np.zeros((1, 2), np.int64), np.ones((1, 2), np.int64))
+        for session in {self._session, self._lone}:  # weights come into memory now
+            self._run(session, probe, apply_mask=True, shrink=True)
 
     def run(self, batch: PaddedBatch, *, apply_mask: bool) -> FloatArray:
         """Hidden states `(B, T, H)` float32; what stands at padding means nothing.
@@ -74,21 +83,33 @@ class SessionPool:
             InferenceFailed: the run raised.
         """
         with self._lock:
-            session = self._session if self._n_running else self._lone
+            alone = not self._n_running
+            session = self._lone if alone else self._session
+            if not alone:
+                self._shared_used = True
+            elif self._shared_used and time.monotonic() - self._shrunk_at > _SHRINK_INTERVAL_S:
+                # Load has gone: the arena that concurrent runs filled is emptied by this one.
+                session, self._shared_used, self._shrunk_at = self._session, False, time.monotonic()
             self._n_running += 1
+        try:
+            return self._run(session, batch, apply_mask=apply_mask, shrink=alone or not apply_mask)
+        finally:
+            with self._lock:
+                self._n_running -= 1
+
+    def _run(
+        self, session: GraphSession, batch: PaddedBatch, *, apply_mask: bool, shrink: bool
+    ) -> FloatArray:
         try:
             return session.run(
                 batch.input_ids,
                 batch.attention_mask,
                 apply_mask=apply_mask,
-                run_options=self._options if apply_mask else self._shrinking,
+                run_options=self._shrinking if shrink else self._options,
             )
         except Exception as exc:
             shape = "x".join(map(str, batch.input_ids.shape))
             raise InferenceFailed(f"a run of {shape} tokens failed: {exc}") from exc
-        finally:
-            with self._lock:
-                self._n_running -= 1
 
     def interrupt(self) -> None:
         """Make runs under way, and any later one, fail soon; for the end of the process."""

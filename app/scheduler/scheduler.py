@@ -22,6 +22,7 @@ from app.core.errors import (
     NotReady,
     Overloaded,
 )
+from app.core.memory import release_free_memory
 from app.core.metrics import Metrics
 from app.engine import BatchResult, Engine, TokenIds
 from app.engine.postprocess import FloatArray
@@ -35,7 +36,8 @@ _PROBE_TEXT = "ready?"
 _WARM_UP_TEXT = "How fast does this machine run the model? " * 12
 _RESTART_S = 0.2
 _MIN_BATCH_TOKENS = 64
-_MAX_BATCH_TOKENS = 8192
+# Rates are flat from a few hundred tokens on; memory is not.
+_MAX_BATCH_TOKENS = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -375,7 +377,10 @@ class Scheduler:
     # --- health
 
     async def _heartbeat(self) -> None:
-        """Run every model that has not run lately, and at once one whose last run failed."""
+        """Run every model that has not run lately, and at once one whose last run failed.
+
+        A pause is also the time to give memory back.
+        """
         pause_s = self._config.ready_interval_s / 3
         while True:
             # Not wait_for: before Python 3.12 it swallows a cancellation that comes with the event.
@@ -383,6 +388,8 @@ class Scheduler:
                 async with asyncio.timeout(pause_s):
                     await self._suspect.wait()
             self._suspect.clear()
+            if not self._tickets:
+                await asyncio.to_thread(release_free_memory)
             for engine in self._engines:
                 health = self._health[id(engine)]
                 age = self._clock() - (health.last_success or 0.0)
