@@ -21,6 +21,10 @@ golden: .venv/.dev ## real weights against published values; pulls all-minilm-l6
 	$(BIN)/matryo build all-minilm-l6-v2
 	$(BIN)/python -m pytest -m golden tests/golden
 
+bench: .venv/.dev ## engine against server on real text; BENCH="--model ID --seconds 20"
+	$(BIN)/matryo build all-minilm-l6-v2
+	$(BIN)/python -m bench.serving $(BENCH)
+
 check: .venv/.dev ## lint, types, layers
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check

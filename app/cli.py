@@ -63,12 +63,14 @@ _precision = click.option("--precision", help="Numbers of the model: fp32, q8 or
 @_precision
 @click.option("--host", help="Address to listen on.")
 @click.option("--port", type=int, help="Port to listen on; 0 for any free one.")
+@click.option("--processes", type=int, help="Server processes on one socket.")
 @click.option("--log-format", type=click.Choice(["auto", "text", "json"]), help="Log lines.")
 def serve(
     models: tuple[str, ...],
     precision: str | None,
     host: str | None,
     port: int | None,
+    processes: int | None,
     log_format: str | None,
 ) -> None:
     """Serve one model or several; pull and build them first if need be."""
@@ -80,6 +82,7 @@ def serve(
             precision=precision,
             host=host,
             port=port,
+            processes=processes,
             log_format=log_format,
         )
     )

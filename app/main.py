@@ -116,15 +116,9 @@ def create_app(
     application.add_middleware(RequestMiddleware, metrics=metrics)
 
     metrics.start_at_zero(served.manifest.id for served in engines)
-    metrics.ready.set_function(lambda: scheduler.why_not_ready() is None)
     for served in engines:
-        metrics.build.labels(served.manifest.id).info(
-            {
-                "version": app.__version__,
-                "precision": served.precision,
-                "fingerprint": served.fingerprint,
-            }
-        )
+        facts = (served.manifest.id, app.__version__, served.precision, served.fingerprint)
+        metrics.build_info.labels(*facts).set(1)
     return application
 
 
@@ -143,7 +137,7 @@ def load_engines(settings: Settings) -> tuple[Engine, ...]:
     catalog = settings.catalog()
     store = Store(settings.home)
     _, threads = split_cores(settings)
-    config = SessionConfig(threads, lone_threads=max(threads, available_cores()))
+    config = SessionConfig(threads, lone_threads=max(threads, _cores(settings)))
     engines: list[Engine] = []
     for model_id in settings.model:
         manifest = catalog.manifest(model_id)
@@ -184,6 +178,11 @@ def split_cores(settings: Settings) -> tuple[int, int]:
     As many runs of one thread as there are cores give the most; beyond eight, runs get more
     threads instead, because each also costs Python's time (docs/LOG.md).
     """
-    cores = available_cores()
+    cores = _cores(settings)
     workers = settings.workers or min(cores, _MAX_WORKERS)
     return workers, settings.threads or max(1, cores // workers)
+
+
+def _cores(settings: Settings) -> int:
+    """Cores of this process, one of `settings.processes`."""
+    return max(1, available_cores() // settings.processes)

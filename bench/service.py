@@ -38,7 +38,7 @@ class Service:
 
     def __enter__(self) -> Self:
         started = time.perf_counter()
-        self._process = subprocess.Popen(self._command, env=self._environ)
+        self._process = subprocess.Popen(self._command, env=self._environ)  # noqa: S603
         while True:
             try:
                 with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/readyz") as answer:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+import contextlib
+import math
+from collections.abc import AsyncGenerator, Coroutine
 from typing import Any, TypeVar
 
 from starlette.requests import ClientDisconnect, Request
 
 from app.api.context import Limits
 from app.api.middleware import ClientGone
-from app.core.errors import BodyTimeout, BodyTooLarge, UnsupportedMedia
+from app.core.errors import BodyTimeout, BodyTooLarge, DeadlinePassed, UnsupportedMedia
 
 T = TypeVar("T")
 
@@ -93,6 +95,31 @@ async def unless_gone(request: Request, work: Coroutine[Any, Any, T]) -> T:
     finally:
         watching.remove_done_callback(hung_up)
         watching.cancel()
+
+
+@contextlib.asynccontextmanager
+async def deadline(request: Request) -> AsyncGenerator[None, None]:
+    """Cancel the block when the caller, by its own announcement, has stopped waiting.
+
+    OpenAI's SDKs send their read timeout, in seconds, as `x-stainless-read-timeout`.
+
+    Raises:
+        DeadlinePassed: the block was not done in time.
+    """
+    timeout_s = _seconds(request.headers.get("x-stainless-read-timeout", ""))
+    try:
+        async with asyncio.timeout(timeout_s):
+            yield
+    except TimeoutError as exc:
+        raise DeadlinePassed(timeout_s=timeout_s or 0.0) from exc
+
+
+def _seconds(text: str) -> float | None:
+    try:
+        seconds = float(text)
+    except ValueError:
+        return None
+    return seconds if 0 < seconds < math.inf else None
 
 
 async def _hang_up(request: Request) -> None:

@@ -36,6 +36,7 @@ _RULES: dict[type[BaseException], _Rule] = {
     errors.Unauthorized: _Rule(401, headers={"www-authenticate": 'Bearer realm="Matryo API"'}),
     errors.UnknownModel: _Rule(404),
     errors.BodyTimeout: _Rule(408, headers=_CLOSE | {"x-should-retry": "false"}),
+    errors.DeadlinePassed: _Rule(408),
     errors.BodyTooLarge: _Rule(413),
     errors.UnsupportedMedia: _Rule(415),
     errors.Overloaded: _Rule(429, "tokens"),

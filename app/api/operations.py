@@ -26,8 +26,10 @@ async def readyz(request: Request) -> Response:
 async def metrics(request: Request) -> Response:
     """Prometheus' metrics, in the format its Accept header prefers."""
     encode, content_type = choose_encoder(request.headers.get("accept", ""))
-    registry = context_of(request).metrics.registry
-    return Response(encode(registry), headers={"content-type": content_type})
+    context = context_of(request)
+    context.metrics.ready.set(context.scheduler.why_not_ready() is None)
+    body = encode(context.metrics.exported())
+    return Response(body, headers={"content-type": content_type})
 
 
 def _json(data: dict[str, str], status: int = 200) -> Response:

@@ -12,7 +12,7 @@ from fastapi import APIRouter, Request
 from fastapi.routing import APIRoute
 from starlette.responses import Response
 
-from app.api.body import check_media, read_body, unless_gone
+from app.api.body import check_media, deadline, read_body, unless_gone
 from app.api.context import Context, context_of
 from app.api.encoding import check_embedding_type, encode_response, quantize
 from app.api.inputs import Choices, Tokenized, choose, tokenize
@@ -42,7 +42,8 @@ async def create_embeddings(request: Request) -> Response:
     embedding_type = call.embedding_type or "float"
     check_embedding_type(embedding_type, choices.dimensions)
 
-    tokenized, vectors = await unless_gone(request, _embed(context, call, inputs, choices))
+    async with deadline(request):
+        tokenized, vectors = await unless_gone(request, _embed(context, call, inputs, choices))
 
     manifest = choices.engine.manifest
     encoding = time.perf_counter()

@@ -27,9 +27,7 @@ def ready_engines(settings: Settings) -> tuple[Engine, ...]:
         SetupError: anything that keeps a model from being served.
         SystemExit: a build failed, and has said why.
     """
-    for model_id in settings.model:
-        if not _is_ready(settings, model_id):
-            _prepare_apart(settings, model_id)
+    make_ready(settings)
     try:
         return load_engines(settings)
     except ArtifactDamaged as exc:
@@ -37,6 +35,18 @@ def ready_engines(settings: Settings) -> tuple[Engine, ...]:
     for model_id in settings.model:
         _prepare_apart(settings, model_id)
     return load_engines(settings)
+
+
+def make_ready(settings: Settings) -> None:
+    """Pull, build and pack what is missing of the models of `settings`.
+
+    Raises:
+        SetupError: an unknown model, or a bad manifest.
+        SystemExit: a build failed, and has said why.
+    """
+    for model_id in settings.model:
+        if not _is_ready(settings, model_id):
+            _prepare_apart(settings, model_id)
 
 
 def _is_ready(settings: Settings, model_id: str) -> bool:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import logging
+import socket
+from collections.abc import Callable
 
 from app.api.serving import bind, build_server
-from app.commands.ready import ready_engines
+from app.commands.processes import run_processes
+from app.commands.ready import make_ready, ready_engines
 from app.core import logging as logs
 from app.core.memory import tune_allocator
 from app.core.settings import Settings, unknown_settings
@@ -26,15 +29,29 @@ def run(settings: Settings) -> None:
     Raises:
         SetupError: anything that keeps a model from being served.
     """
-    tune_allocator()
     logs.configure(settings.log_level, settings.log_format)
     for sentence in unknown_settings():
         log.warning(sentence)
     # First of all: a port in use should not be found out after a download.
     listener = bind(settings.host, settings.port)
+    if settings.processes > 1:
+        make_ready(settings)
+        run_processes(settings, listener, serve_on)
+    else:
+        serve_on(settings, listener, lambda: None)
+    log.info("stopped")
+
+
+def serve_on(settings: Settings, listener: socket.socket, on_ready: Callable[[], None]) -> None:
+    """Serve on a bound socket in this process.
+
+    Raises:
+        SetupError: a model cannot be loaded.
+    """
+    tune_allocator()
+    logs.configure(settings.log_level, settings.log_format)
     engines = ready_engines(settings)
     application = create_app(settings, engines)
-
     url = local_url(*listener.getsockname()[:2])
 
     def ready() -> None:
@@ -45,6 +62,7 @@ def run(settings: Settings) -> None:
             """-d '{"input": "The sky is blue."}'""",
             url,
         )
+        on_ready()
 
     def drain(grace_s: float) -> None:
         log.info("stopping: running requests get %g s", grace_s)
@@ -52,4 +70,3 @@ def run(settings: Settings) -> None:
 
     server = build_server(application, grace_s=settings.grace_s, on_ready=ready, on_drain=drain)
     server.run(sockets=[listener])
-    log.info("stopped")

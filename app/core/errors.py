@@ -146,6 +146,17 @@ class BodyTimeout(RequestError):
         )
 
 
+class DeadlinePassed(RequestError):
+    """A request that was not done when its caller stopped waiting."""
+
+    def __init__(self, *, timeout_s: float) -> None:
+        super().__init__(
+            f"The request was not done within {timeout_s:g} s, the read timeout that its client "
+            "announced (x-stainless-read-timeout). Send fewer texts at once, or wait longer.",
+            code="request_timeout",
+        )
+
+
 class UnsupportedMedia(RequestError):
     """A body that is not plain `application/json`."""
 

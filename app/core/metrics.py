@@ -7,10 +7,12 @@ caller sent, so that nobody can grow the registry from outside.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.gc_collector import GCCollector
+from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.platform_collector import PlatformCollector
 from prometheus_client.process_collector import ProcessCollector
 
@@ -67,6 +69,7 @@ class Metrics:
         self.requests_in_progress = Gauge(
             "matryo_requests_in_progress",
             "HTTP requests not answered yet.",
+            multiprocess_mode="livesum",
             registry=registry,
         )
 
@@ -117,7 +120,8 @@ class Metrics:
         )
         self.padding_tokens = Counter(
             "matryo_padding_tokens",
-            "Padding computed beside the tokens of matryo_batch_tokens.",
+            "Slots of attention that were padding, beside the tokens of matryo_batch_tokens; "
+            "products compute no padding.",
             ("model",),
             registry=registry,
         )
@@ -125,6 +129,7 @@ class Metrics:
         self.queue_tokens = Gauge(
             "matryo_queue_tokens",
             "Tokens admitted and not answered yet.",
+            multiprocess_mode="livesum",
             registry=registry,
         )
         self.rejections = Counter(
@@ -153,15 +158,26 @@ class Metrics:
         )
         self.ready = Gauge(
             "matryo_ready",
-            "1 if /readyz answers 200: the model ran lately.",
+            "1 if /readyz answers 200: the model ran lately; of several processes the least.",
+            multiprocess_mode="livemin",
             registry=registry,
         )
-        self.build = Info(
-            "matryo_build",
+        # A Gauge, because an Info does not work across processes; scrapers see no difference.
+        self.build_info = Gauge(
+            "matryo_build_info",
             "What is served: version, precision and fingerprint by model.",
-            ("model",),
+            ("model", "version", "precision", "fingerprint"),
+            multiprocess_mode="livemax",
             registry=registry,
         )
+
+    def exported(self) -> CollectorRegistry:
+        """What a scrape shows: this process, or the sum of all server processes."""
+        if not os.environ.get("PROMETHEUS_MULTIPROC_DIR"):
+            return self.registry
+        registry = CollectorRegistry()
+        MultiProcessCollector(registry)  # pyright: ignore[reportUnknownParameterType]
+        return registry
 
     def start_at_zero(self, models: Iterable[str]) -> None:
         """Make the series of rare events exist, so that an alert on a rate sees the first.

@@ -84,17 +84,25 @@ class Settings(BaseSettings):
         "NTK), for models that have one; 2 suits 8192 tokens of nomic-embed-text-v1.5. Empty = "
         "as the model.toml says, which is off.",
     )
+    processes: int = Field(
+        1,
+        ge=1,
+        le=64,
+        description="Server processes on one socket, each with its part of the cores and a queue "
+        "of its own; more than one only where one event loop cannot keep up.",
+    )
     workers: int = Field(
         0,
         ge=0,
         le=256,
-        description="Concurrent runs of the model; 0 = two, or one on one core.",
+        description="Concurrent runs of the model; 0 = one for each core, eight at most.",
     )
     threads: int = Field(
         0,
         ge=0,
         le=1024,
-        description="Threads of one run; 0 = one for each core.",
+        description="Threads of each of several runs; 0 = the cores divided among them. A run "
+        "beside which no other runs always takes every core.",
     )
     batch_ms: int = Field(
         200, ge=1, le=60_000, description="Time one batch should take, in milliseconds."

@@ -131,6 +131,7 @@ class Scheduler:
         except BaseException:
             await self.close()
             raise
+        self._metrics.ready.set(1)
         self._tasks.append(
             asyncio.create_task(self._forever(self._heartbeat), name="matryo-heartbeat")
         )
@@ -396,6 +397,7 @@ class Scheduler:
                 if not self._draining and (health.failed or age >= pause_s):
                     with contextlib.suppress(EngineError, NotReady):  # logged where it failed
                         await self._probe(engine)
+            self._metrics.ready.set(self.why_not_ready() is None)
             # A model that fails every probe must not turn this into a busy loop.
             await asyncio.sleep(_RESTART_S)
 

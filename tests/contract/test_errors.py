@@ -191,3 +191,22 @@ async def test_draining(engine: FakeEngine) -> None:
             ready = await client.get("/readyz")
             assert (ready.status_code, ready.json()["reason"]) == (503, "draining")
             assert (await client.get("/livez")).status_code == 200
+
+
+@pytest.mark.parametrize("value", ["0.05", "5e-2"])
+async def test_deadlines(engine: FakeEngine, value: str) -> None:
+    """Work is dropped when the caller, as it announced, has stopped waiting for it."""
+    async with client_of(engine) as client:
+        engine.gate.clear()
+        headers = {"x-stainless-read-timeout": value}
+        answer = await client.post(URL, json={"input": "a b c"}, headers=headers)
+        assert assert_openai_error(answer, 408)["code"] == "request_timeout"
+        engine.gate.set()
+        assert (await client.post(URL, json={"input": "a b c"})).status_code == 200
+
+
+@pytest.mark.parametrize("value", ["600", "not given", "", "-1", "0", "nan", "inf", "1e999"])
+async def test_other_deadlines(client: httpx2.AsyncClient, value: str) -> None:
+    """A timeout that is none, or far away, changes nothing."""
+    headers = {"x-stainless-read-timeout": value}
+    assert (await client.post(URL, json={"input": "a"}, headers=headers)).status_code == 200

@@ -1,0 +1,37 @@
+"""The benchmark runs: a smoke on a tiny model and made-up text; no time is asserted."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from bench import serving
+from tests.checkpoints import make_model
+from tests.conftest import build_tiny
+
+
+def pairs(n: int) -> list[tuple[str, str]]:
+    """Texts in the place of Debian's."""
+    return [
+        (f"sky {i}", f"the sky is blue and grass is green {i} " * (1 + i % 3)) for i in range(n)
+    ]
+
+
+def test_smoke(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Engine, server, mixed load and the curve are measured, printed, written and drawn."""
+    model = make_model(tmp_path, "bert", max_tokens=200)
+    build_tiny(tmp_path, model)
+    monkeypatch.setenv("MATRYO_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("MATRYO_MODELS", str(model.models))
+    monkeypatch.setattr(serving, "debian_pairs", pairs)
+    serving.main(["--model", model.id, "--seconds", "0.2", "--output", str(tmp_path / "out")])
+    shown = capsys.readouterr().out
+    assert "server, bulk" in shown
+    facts = json.loads((tmp_path / "out/tiny-fp32.json").read_text())
+    assert facts["server"]["bulk_tokens_per_s"] > 0
+    assert len(facts["server"]["latency_by_load"]) == 5
+    assert (tmp_path / "out/tiny-fp32.svg").stat().st_size > 1000
