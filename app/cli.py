@@ -49,7 +49,7 @@ def _report(sentence: str) -> None:
     click.echo(sentence, err=True)
 
 
-_precision = click.option("--precision", help="Numbers of the model: fp32, q8 or q4.")
+_precision = click.option("--precision", help="Numbers of the model: fp32, int8, q8 or q4.")
 
 
 @main.command()

@@ -295,6 +295,7 @@ def make_model(
         f"[output.dimensions]\nnative = {HIDDEN}\ntrained = [{HIDDEN}, 16]",
         f"cut = {json.dumps(cut)}",
         "[precisions.fp32]\nmin_cosine = 0.99999",
+        "[precisions.int8]\nmin_cosine = 0.98",
         "[precisions.q8]\nmin_cosine = 0.99",
         "[precisions.q4]\nmin_cosine = 0.5",
     ]

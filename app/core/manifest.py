@@ -24,7 +24,7 @@ InputType = Literal["query", "document", "classification", "clustering", "none"]
 """What a text is for; each names one of the model's prompts, `none` no prompt at all."""
 
 OutputStep = Literal["mean_pool", "cls_pool", "layer_norm", "truncate", "l2_normalize"]
-Precision = Literal["fp32", "q8", "q4"]
+Precision = Literal["fp32", "int8", "q8", "q4"]
 
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 

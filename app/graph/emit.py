@@ -18,7 +18,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from app.graph.checkpoint import FloatArray
 
-ByteArray = NDArray[np.uint8]
+ByteArray = NDArray[np.uint8] | NDArray[np.int8]
 
 OPSET = 18
 IR_VERSION = 10
@@ -123,7 +123,7 @@ class GraphBuilder:
     def tensor(
         self, name: str, shape: tuple[int, ...], pieces: Iterable[FloatArray | ByteArray]
     ) -> str:
-        """Add a float32 or uint8 tensor whose rows come in pieces, each written and forgotten."""
+        """Add a float32, uint8 or int8 tensor; its rows come in pieces, each written and gone."""
         self._data.write(bytes(-self._data.tell() % _ALIGN_BYTES))
         offset = self._data.tell()
         dtype = np.dtype(np.float32)
@@ -131,7 +131,7 @@ class GraphBuilder:
             dtype = piece.dtype
             self._data.write(np.ascontiguousarray(piece, dtype.newbyteorder("<")).data)
         length = self._data.tell() - offset
-        assert dtype in (np.float32, np.uint8), f"{name}: {dtype}"
+        assert dtype in (np.float32, np.uint8, np.int8), f"{name}: {dtype}"
         assert length == dtype.itemsize * math.prod(shape), f"{name}: {length} bytes for {shape}"
         proto = TensorProto(
             name=name,

@@ -1,11 +1,15 @@
 """How a product's weights are written in each precision.
 
-`fp32` is a plain MatMul. `q8` and `q4` keep weights in blocks of 32 along a row, each with a
-scale of its own, for `MatMulNBits`: each row of activations is quantised by itself, in the
-same blocks, so that a text's vector does not depend on its company.
+`fp32` is a plain MatMul. `int8` multiplies bytes: weights have a scale for each column,
+activations one for each row, so that no row depends on another. `q8` and `q4` keep weights in
+blocks of 32 along a row, each with a scale of its own, for `MatMulNBits`, which rounds each
+row of activations by itself, in the same blocks. In all of them a text's vector does not
+depend on its company.
 """
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -18,36 +22,131 @@ _BITS: dict[Precision, int] = {"q8": 8, "q4": 4}
 _ACCURACY_LEVEL = 4
 
 
-def emit_product(
-    graph: GraphBuilder,
-    weights: Weights,
-    x: str,
-    name: str,
-    size: tuple[int, int],
-    precision: Precision,
-) -> str:
-    """`x @ weight.T`; `size` is the weight's `(out, in)`, and its name the initializer's too."""
-    out, into = size
-    if precision == "fp32":
-        kernel = weights.read(name, size).T  # MatMul wants (in, out)
-        return graph.op("MatMul", x, graph.tensor(name, (into, out), [kernel]))
-    bits = _BITS[precision]
-    # A file that holds such blocks already gives them as they are: no second rounding.
-    blocks = weights.blocks(name, size, bits) or quantize_blocks(weights.read(name, size), bits)
-    n_blocks = blocks.scales.shape[1]
-    packed = (out, n_blocks, BLOCK_SIZE * bits // 8)
-    return graph.op(
-        "MatMulNBits",
-        x,
-        graph.tensor(f"{name}.values", packed, [_pack(blocks, bits)]),
-        graph.tensor(f"{name}.scales", (out * n_blocks,), [blocks.scales.reshape(-1)]),
-        domain=CONTRIB,
-        K=into,
-        N=out,
-        bits=bits,
-        block_size=BLOCK_SIZE,
-        accuracy_level=_ACCURACY_LEVEL,
-    )
+@dataclass(frozen=True, slots=True)
+class Operand:
+    """The left side of products, prepared once for all of them.
+
+    Attributes:
+        values: `(N, K)`; float32, or of `int8` uint8 around 128.
+        peaks: `(N, 1)` float32, each row's largest magnitude; of `int8` alone.
+        rests: `(N, K)` uint8 around 128, what rounding `values` left, 254 times finer; of
+            `int8` where an operand is wanted fine.
+    """
+
+    values: str
+    peaks: str = ""
+    rests: str = ""
+
+
+class Products:
+    """Writes products of activations with weights, in one precision.
+
+    Args:
+        graph: under construction.
+        weights: under the architecture's own names.
+        precision: of every product.
+    """
+
+    def __init__(self, graph: GraphBuilder, weights: Weights, precision: Precision) -> None:
+        self._graph = graph
+        self._weights = weights
+        self._precision: Precision = precision
+        self._operands: dict[tuple[str, bool], Operand] = {}
+        if precision == "int8":
+            for name, value in (
+                ("step", np.float32(1 / 127)),
+                ("fine_step", np.float32(1 / 127 / 254)),
+                ("least_peak", np.float32(1e-20)),
+                ("middle", np.uint8(128)),
+            ):
+                graph.constant(f"int8.{name}", np.array(value))
+            graph.constant("int8.last_axis", np.array([-1], np.int64))
+
+    def operand(self, x: str, *, fine: bool = False) -> Operand:
+        """`x`, `(N, K)` with at least one row, ready for products; prepared once.
+
+        Args:
+            x: activations.
+            fine: in two terms, twice the work and next to no rounding, where that matters.
+        """
+        if self._precision != "int8":
+            return Operand(x)
+        if (x, fine) not in self._operands:
+            self._operands[x, fine] = self._quantize(x, fine=fine)
+        return self._operands[x, fine]
+
+    def _quantize(self, x: str, *, fine: bool) -> Operand:
+        graph = self._graph
+        peaks = graph.op("ReduceMax", graph.op("Abs", x), "int8.last_axis", keepdims=1)
+        peaks = graph.op("Max", peaks, "int8.least_peak")
+        scaled = graph.op("Div", x, peaks)
+        grid = ("int8.step", "int8.middle")
+        values = graph.op("QuantizeLinear", scaled, *grid)
+        if not fine:
+            return Operand(values, peaks)
+        left = graph.op("Sub", scaled, graph.op("DequantizeLinear", values, *grid))
+        rests = graph.op("QuantizeLinear", left, "int8.fine_step", "int8.middle")
+        return Operand(values, peaks, rests)
+
+    def rows(self, operand: Operand, rows: str) -> Operand:
+        """Some rows of an operand; there may be none."""
+        parts = (operand.values, operand.peaks, operand.rests)
+        return Operand(*(self._graph.op("Gather", part, rows) if part else "" for part in parts))
+
+    def split(self, operand: Operand, n: int, counts: str) -> list[Operand]:
+        """An operand in `n` pieces of so many rows each; a piece may have none."""
+        parts = (operand.values, operand.peaks, operand.rests)
+        pieces = [self._graph.ops("Split", n, x, counts) if x else [""] * n for x in parts]
+        return [Operand(*piece) for piece in zip(*pieces, strict=True)]
+
+    def product(self, operand: Operand, name: str, size: tuple[int, int]) -> str:
+        """`operand @ weight.T`; `size` is the weight's `(out, in)`, its name the initializer's."""
+        if self._precision == "fp32":
+            out, into = size
+            kernel = self._weights.read(name, size).T  # MatMul wants (in, out)
+            weight = self._graph.tensor(name, (into, out), [kernel])
+            return self._graph.op("MatMul", operand.values, weight)
+        if self._precision == "int8":
+            return self._int8(operand, name, size)
+        return self._blocks(operand.values, name, size)
+
+    def _int8(self, operand: Operand, name: str, size: tuple[int, int]) -> str:
+        graph, (out, into) = self._graph, size
+        weight = self._weights.read(name, size)
+        scales = np.maximum(np.abs(weight).max(1), np.float32(1e-20)) / np.float32(127)
+        levels = np.clip(np.rint(weight / scales[:, None]), -127, 127).astype(np.int8)
+        stored = graph.tensor(f"{name}.values", (into, out), [np.ascontiguousarray(levels.T)])
+        scale = graph.constant(f"{name}.scales", scales.astype(np.float32))
+
+        def integers(values: str, step: str) -> str:
+            call = (values, stored, step, scale, "int8.middle")
+            return graph.op("MatMulIntegerToFloat", *call, domain=CONTRIB)
+
+        y = integers(operand.values, "int8.step")
+        if operand.rests:
+            y = graph.op("Add", y, integers(operand.rests, "int8.fine_step"))
+        return graph.op("Mul", y, operand.peaks)
+
+    def _blocks(self, x: str, name: str, size: tuple[int, int]) -> str:
+        graph, (out, into) = self._graph, size
+        bits = _BITS[self._precision]
+        # A file that holds such blocks already gives them as they are: no second rounding.
+        blocks = self._weights.blocks(name, size, bits)
+        blocks = blocks or quantize_blocks(self._weights.read(name, size), bits)
+        n_blocks = blocks.scales.shape[1]
+        packed = (out, n_blocks, BLOCK_SIZE * bits // 8)
+        return graph.op(
+            "MatMulNBits",
+            x,
+            graph.tensor(f"{name}.values", packed, [_pack(blocks, bits)]),
+            graph.tensor(f"{name}.scales", (out * n_blocks,), [blocks.scales.reshape(-1)]),
+            domain=CONTRIB,
+            K=into,
+            N=out,
+            bits=bits,
+            block_size=BLOCK_SIZE,
+            accuracy_level=_ACCURACY_LEVEL,
+        )
 
 
 def quantize_blocks(weight: FloatArray, bits: int) -> Blocks:

@@ -18,7 +18,7 @@ from app.core.manifest import Precision
 from app.graph.checkpoint import FloatArray, Weights
 from app.graph.emit import CONTRIB, GraphBuilder
 from app.graph.interface import APPLY_MASK, ATTENTION_MASK, INPUT_IDS
-from app.graph.precision import emit_product
+from app.graph.precision import Products
 
 _MAX_PADDING_ROWS = 128
 
@@ -39,6 +39,7 @@ class Layers:
         precision: of the products.
 
     Attributes:
+        products: writes products in the precision asked.
         places: `(N,)` int64, where in the flattened `(B, T)` each real token stands.
     """
 
@@ -47,7 +48,7 @@ class Layers:
     ) -> None:
         self.graph = graph
         self.weights = weights
-        self.precision: Precision = precision
+        self.products = Products(graph, weights, precision)
         graph.input(INPUT_IDS, TensorProto.INT64, ("B", "T"))
         graph.input(ATTENTION_MASK, TensorProto.INT64, ("B", "T"))
         # Whether attention looks at the mask at all. False is for one text alone, without
@@ -92,9 +93,14 @@ class Layers:
         """`(B*T, H)` to `(B, T, H)`."""
         return self.graph.op("Reshape", x, self._shape)
 
-    def linear(self, x: str, name: str, size: tuple[int, int], *, bias: bool) -> str:
-        """`x @ weight.T (+ bias)`; `size` is the checkpoint's `(out, in)`."""
-        y = emit_product(self.graph, self.weights, x, f"{name}.weight", size, self.precision)
+    def linear(
+        self, x: str, name: str, size: tuple[int, int], *, bias: bool, fine: bool = False
+    ) -> str:
+        """`x @ weight.T (+ bias)`; `size` is the checkpoint's `(out, in)`.
+
+        `fine` is for inputs that rounding to 8 bits would hurt.
+        """
+        y = self.products.product(self.products.operand(x, fine=fine), f"{name}.weight", size)
         return self.graph.op("Add", y, self.vector(f"{name}.bias", size[0])) if bias else y
 
     def vector(self, name: str, size: int) -> str:

@@ -137,7 +137,8 @@ def emit(graph: GraphBuilder, weights: Weights, config: Config, precision: Preci
     for i in range(config.num_hidden_layers):
         at, square = f"layer.{i}.", (hidden, hidden)
         q, k, v = (
-            net.linear(x, at + name, square, bias=True) for name in ("query", "key", "value")
+            net.linear(x, at + name, square, bias=True, fine=True)
+            for name in ("query", "key", "value")
         )
         y = net.attention(q, k, v, num_heads=config.num_attention_heads)
         y = net.linear(y, at + "attention_output", square, bias=True)

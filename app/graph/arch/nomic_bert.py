@@ -250,7 +250,7 @@ def emit(graph: GraphBuilder, weights: Weights, config: Config, precision: Preci
         at, square = f"layer.{i}.", (hidden, hidden)
         # Separate products, so that nothing is split afterwards (docs/LOG.md).
         q, k, v = (
-            net.linear(x, at + name, square, bias=config.qkv_proj_bias)
+            net.linear(x, at + name, square, bias=config.qkv_proj_bias, fine=True)
             for name in ("query", "key", "value")
         )
         y = net.attention(q, k, v, num_heads=heads, rotate=rotate)
@@ -347,13 +347,21 @@ def _emit_experts(net: Layers, x: str, at: str, config: Config) -> str:
     counts = graph.op("ReduceSum", hits, constant("axis0", [0]), keepdims=0)  # (E,)
     token_of_row = graph.op("Div", order, constant("choices", top_k))
     rows = graph.ops("Split", n_experts, token_of_row, counts)
-    outputs: list[str] = []
-    for e in range(n_experts):
-        name = f"{at}expert.{e}."
-        y = graph.op("Gather", x, rows[e])
-        y = net.gelu(net.linear(y, f"{name}up", (inner, hidden), bias=False))
-        outputs.append(net.linear(y, f"{name}down", (hidden, inner), bias=False))
-    y = graph.op("Concat", *outputs, axis=0)
+    products = net.products
+    tokens = products.operand(x)
+    ups = [
+        products.product(
+            products.rows(tokens, rows[e]), f"{at}expert.{e}.up.weight", (inner, hidden)
+        )
+        for e in range(n_experts)
+    ]
+    # Joined in between: an operand wants a row at least, and some expert may have none.
+    inside = products.operand(net.gelu(graph.op("Concat", *ups, axis=0)))
+    downs = [
+        products.product(part, f"{at}expert.{e}.down.weight", (hidden, inner))
+        for e, part in enumerate(products.split(inside, n_experts, counts))
+    ]
+    y = graph.op("Concat", *downs, axis=0)
     place = graph.op("Reshape", place, constant("by_token", [-1, top_k]))
     y = graph.op("Gather", y, place)  # (N, K, H)
     y = graph.op("Mul", y, graph.op("Unsqueeze", share, constant("last", [-1])))

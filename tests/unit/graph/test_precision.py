@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
+import onnx
+import onnxruntime
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from app.core.errors import BuildFailed
 from app.core.manifest import Precision
-from app.graph.precision import quantize_blocks
-from tests.checkpoints import EXPERTS, make_model
+from app.graph.checkpoint import Weights
+from app.graph.checkpoint.safetensors import SafetensorsCheckpoint
+from app.graph.emit import GraphBuilder
+from app.graph.precision import Products, quantize_blocks
+from tests.checkpoints import EXPERTS, make_model, save_tensors
 from tests.conftest import build_tiny, load_tiny
 
 KINDS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -46,7 +51,7 @@ def test_rounding(bits: int, out: int, into: int, seed: int, size: float) -> Non
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("precision", ["q8", "q4"])
+@pytest.mark.parametrize("precision", ["int8", "q8", "q4"])
 def test_alone_as_in_any_batch(tmp_path: Path, kind: str, precision: Precision) -> None:
     """Bit-identical: activations are quantised row by row, by nothing but their own row."""
     model_type, changes = KINDS[kind]
@@ -63,14 +68,43 @@ def test_alone_as_in_any_batch(tmp_path: Path, kind: str, precision: Precision) 
 
 
 def test_precisions_differ(tmp_path: Path) -> None:
-    """Q8 is nearer to fp32 than q4, and neither is fp32."""
+    """8 bits are nearer to fp32 than 4, and none of them is fp32."""
     model = make_model(tmp_path, "bert")
     text = np.arange(4, 30)
-    exact, q8, q4 = (
+    exact, int8, q8, q4 = (
         load_tiny(model, build_tiny(tmp_path, model, precision)).embed([text], [32]).embeddings[0]
-        for precision in ("fp32", "q8", "q4")
+        for precision in ("fp32", "int8", "q8", "q4")
     )
-    assert q4 @ exact < q8 @ exact < 1 - 1e-6
+    for near in (int8, q8):
+        assert q4 @ exact < near @ exact < 1 - 1e-7
+        assert near @ exact > 0.99
+
+
+@pytest.mark.parametrize("fine", [False, True])
+def test_int8_products(tmp_path: Path, fine: bool) -> None:
+    """Rows of all sizes, zeros among them, within the rounding of both sides; fine is finer."""
+    rng = np.random.default_rng(0)
+    weight = rng.standard_normal((24, 64)).astype(np.float32)
+    save_tensors({"w": weight}, tmp_path / "w.safetensors")
+    weights = Weights(SafetensorsCheckpoint(tmp_path / "w.safetensors"), [{"w": "w"}])
+    with GraphBuilder(tmp_path / "m.onnx", tmp_path / "m.data") as graph:
+        graph.input("x", onnx.TensorProto.FLOAT, ("N", 64))
+        products = Products(graph, weights, "int8")
+        graph.output("y", products.product(products.operand("x", fine=fine), "w", (24, 64)), (1,))
+        graph.save("product")
+    x = rng.standard_normal((9, 64)).astype(np.float32) * np.geomspace(1e-6, 1e6, 9)[:, None]
+    x = x.astype(np.float32)
+    x[4] = 0
+    session = cast("Any", onnxruntime).InferenceSession(str(tmp_path / "m.onnx"))
+    (y,) = session.run(None, {"x": x})
+    steps = np.abs(weight).max(1) / 127
+    rounded = np.rint(weight / steps[:, None]) * steps[:, None]
+    # What rounding x can do at most: half a step for each entry, or a part of that.
+    bound = np.abs(x).max(1, keepdims=True) / 127 / 2 * np.abs(rounded).sum(1)
+    off = np.abs(y - x.astype(np.float64) @ rounded.T)
+    assert (off <= bound * (0.02 if fine else 1.01) + 1e-30).all()
+    assert np.isfinite(y).all()
+    assert not y[4].any()
 
 
 def test_promised_accuracy_is_kept(tmp_path: Path) -> None:
