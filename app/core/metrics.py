@@ -120,8 +120,8 @@ class Metrics:
         )
         self.padding_tokens = Counter(
             "matryo_padding_tokens",
-            "Slots of attention that were padding, beside the tokens of matryo_batch_tokens; "
-            "products compute no padding.",
+            "Padding computed beside the tokens of matryo_batch_tokens: 0 for graphs built here, "
+            "which pad attention alone.",
             ("model",),
             registry=registry,
         )

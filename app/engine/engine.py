@@ -27,7 +27,8 @@ class BatchResult:
 
     Attributes:
         embeddings: one float32 unit vector for each text, in order.
-        n_padding: padding tokens computed beside the real ones.
+        n_padding: padding tokens that products computed beside the real ones; graphs of our
+            own compute none.
         inference_s: seconds in the model.
         postprocess_s: seconds from hidden states to vectors.
     """
@@ -137,7 +138,7 @@ class OnnxEngine:
                 if not np.isfinite(vector).all():
                     raise InferenceFailed(f"{self.fingerprint}: the model gave NaN or infinity")
                 embeddings[place] = vector
-            n_padding += batch.n_padding
+            n_padding += 0 if self._session.packs_tokens else batch.n_padding
             inference_s += ran - started
             postprocess_s += time.perf_counter() - ran
         return BatchResult(embeddings, n_padding, inference_s, postprocess_s)

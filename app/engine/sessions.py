@@ -43,6 +43,9 @@ class SessionPool:
         path: `model.onnx`, its data file beside it.
         config: use of the machine.
 
+    Attributes:
+        packs_tokens: products compute no padding.
+
     Raises:
         ArtifactDamaged: ORT cannot load it, or it lacks an input or output we rely on.
     """
@@ -57,6 +60,7 @@ class SessionPool:
             raise ArtifactDamaged(
                 f"{path}: ONNX Runtime cannot load it: {exc}. Build it again with matryo build."
             ) from exc
+        self.packs_tokens = self._session.packs_tokens
         self._lock = threading.Lock()
         self._n_running = 0
         self._shared_used = False

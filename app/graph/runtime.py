@@ -56,6 +56,10 @@ class GraphSession:
         path: the graph, its data files beside it.
         options: of ORT, from `session_options`.
 
+    Attributes:
+        packs_tokens: padding costs attention alone; so it is in the graphs that we build,
+            which are known by their input `apply_mask`.
+
     Raises:
         Exception: whatever ORT raises, or ValueError for inputs and outputs we do not know.
     """
@@ -68,6 +72,7 @@ class GraphSession:
             disabled_optimizers=_DISABLED_OPTIMIZERS,
         )
         self._inputs = input_names(self._session)
+        self.packs_tokens = APPLY_MASK in self._inputs
         outputs = [str(item.name) for item in self._session.get_outputs()]
         self._output = hidden_states_output(self._inputs, outputs)
 

@@ -80,6 +80,12 @@ def test_the_flag_reaches_the_graph(tiny_nomic: Tiny) -> None:
         engine._session.run(PaddedBatch(ids, padded), apply_mask=False)
 
 
+def test_no_padding_is_computed(tiny_nomic: Tiny) -> None:
+    """Products see real tokens only: padding holds nothing that reaches a vector or a count."""
+    _, engine = tiny_nomic
+    assert engine.embed(texts_of([3, 50, 9]), [32] * 3).n_padding == 0
+
+
 def test_masked_and_unmasked_agree(tiny_nomic: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
     """Both attention paths compute the same attention, but for the last bits."""
     _, engine = tiny_nomic
