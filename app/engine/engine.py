@@ -100,7 +100,11 @@ class OnnxEngine:
         self.fingerprint = f"{manifest.id}/{self.precision}/{artifact.record.key}"
         packed = find_packed(artifact)
         if packed and not packed.intact():
-            packed = None  # the artefact itself still serves, at the price of memory
+            packed = None  # the artefact itself still serves
+        if not packed:
+            # Two sessions would hold the weights twice; one, of every core, costs a tenth of
+            # the rate of concurrent runs.
+            config = SessionConfig(config.lone_threads, config.lone_threads)
         graph_files = (GRAPH_FILE, DATA_FILE) if packed else ()
         with ThreadPoolExecutor(1) as pool:
             checked = pool.submit(artifact.check_files, skip=graph_files)

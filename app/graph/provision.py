@@ -112,7 +112,7 @@ def pack_model(
 ) -> None:
     """Save the weights of the artefact last built in this machine's layout, if that is possible.
 
-    Without it every session keeps a copy of its own, so what keeps us from it is only told.
+    Without it a process keeps a copy of its own, so what keeps us from it is only told.
 
     Raises:
         ArtifactMissing: there is no artefact.
@@ -124,7 +124,7 @@ def pack_model(
         try:
             pack(artifact)
         except (StoreFull, StoreUnwritable, BuildFailed) as exc:
-            report(f"weights stay in each session's own memory: {exc.message}")
+            report(f"weights stay in this process's own memory: {exc.message}")
 
 
 def pull_model(

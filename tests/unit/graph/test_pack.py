@@ -45,6 +45,17 @@ def test_same_vectors(built: Built) -> None:
     assert vectors(OnnxEngine(manifest, artifact, SessionConfig(1, 2))) == before
 
 
+def test_one_copy_in_memory(built: Built) -> None:
+    """Packed weights are shared by two sessions; without them there is one session."""
+    model, artifact = built
+    manifest = read_manifest(model.models / model.id)
+    pool = OnnxEngine(manifest, artifact, SessionConfig(1, 2))._session
+    assert pool._session is pool._lone
+    pack(artifact)
+    pool = OnnxEngine(manifest, artifact, SessionConfig(1, 2))._session
+    assert pool._session is not pool._lone
+
+
 def test_packed_is_what_loads(built: Built) -> None:
     """With packed weights the graph beside them is not even looked at."""
     model, artifact = built
@@ -105,6 +116,6 @@ def test_no_room(tmp_path: Path, built: Built, monkeypatch: pytest.MonkeyPatch) 
     said: list[str] = []
     manifest = read_manifest(model.models / model.id)
     pack_model(Store(tmp_path / "home"), manifest, "fp32", report=said.append)
-    assert said == ["weights stay in each session's own memory: the disk is full"]
+    assert said == ["weights stay in this process's own memory: the disk is full"]
     load_tiny(model, artifact)
     assert not list(artifact.folder.glob("packed-*"))
