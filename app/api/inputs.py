@@ -36,8 +36,9 @@ _SUFFIXES: dict[str, InputType] = {
 }
 # Texts tokenised in one go: between two of these a caller who hung up is noticed, and a
 # request over its token limit stopped.
-_INLINE_TEXTS, _INLINE_CHARACTERS = 8, 1000
 _CHUNK_TEXTS = 128
+# So little is tokenised where it is: it takes a fraction of a millisecond, as does a thread.
+_INLINE_TEXTS, _INLINE_CHARACTERS = 8, 1000
 
 
 class Directory:

@@ -28,6 +28,7 @@ from app.api.schemas import (
 from app.core.manifest import Manifest
 from app.engine.postprocess import FloatArray
 
+# Results of so few numbers are written where they are; larger ones on a thread.
 _INLINE_NUMBERS = 4096
 
 
@@ -56,7 +57,7 @@ async def create_embeddings(request: Request) -> Response:
             n_tokens=tokenized.n_tokens,
         )
 
-    if vectors.size <= _INLINE_NUMBERS:  # less work than the way to a thread and back
+    if vectors.size <= _INLINE_NUMBERS:
         body = encode()
     else:
         loop = asyncio.get_running_loop()
@@ -160,7 +161,7 @@ _ERRORS: dict[int, str] = {
     400: "The request can never succeed as it is; the message says why.",
     401: "No API key, or a wrong one.",
     404: "No such model here.",
-    408: "The body did not arrive in time.",
+    408: "The body did not arrive, or the request was not done, in the time its caller gives it.",
     413: "The body is too large.",
     415: "The body is not plain JSON.",
     429: "The queue is full: try again after Retry-After seconds.",

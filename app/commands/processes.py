@@ -111,7 +111,8 @@ class _Supervisor:
             # Its gauges are dropped; its counters stay counted.
             multiprocess.mark_process_dead(child.pid)  # pyright: ignore[reportUnknownMemberType]
             time.sleep(_RESTART_S)
-            self._children[place] = self._start()
+            if not self._stopping:  # a signal may have come while we slept
+                self._children[place] = self._start()
 
 
 def _child(settings: Settings, listener: socket.socket, serve: Serve, queue: Any) -> None:  # noqa: ANN401

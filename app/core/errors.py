@@ -178,23 +178,26 @@ class CapacityError(MatryoError):
 
 
 class Overloaded(CapacityError):
-    """The queue has no room for the whole request."""
+    """The queue has no room for the whole request.
+
+    Attributes:
+        resource: what there is too little of, such as `queued tokens`.
+        requested: how much of it the request takes.
+        used: how much is taken.
+        limit: how much there is.
+    """
 
     def __init__(
-        self,
-        *,
-        n_tokens: int,
-        queued_tokens: int,
-        max_tokens: int,
-        retry_after_s: float,
+        self, *, resource: str, requested: int, used: int, limit: int, retry_after_s: float
     ) -> None:
         super().__init__("", retry_after_s=retry_after_s)
-        self.n_tokens = n_tokens
-        self.queued_tokens = queued_tokens
-        self.max_tokens = max_tokens
+        self.resource = resource
+        self.requested = requested
+        self.used = used
+        self.limit = limit
         self.message = (
-            f"Rate limit reached on queued tokens: Limit {max_tokens}, Used {queued_tokens}, "
-            f"Requested {n_tokens}. Please try again in {self.retry_after_s}s."
+            f"Rate limit reached on {resource}: Limit {limit}, Used {used}, "
+            f"Requested {requested}. Please try again in {self.retry_after_s}s."
         )
         self.args = (self.message,)
 

@@ -51,16 +51,6 @@ class SessionPool:
     """
 
     def __init__(self, path: Path, config: SessionConfig) -> None:
-        try:
-            self._session = GraphSession(path, session_options(config.threads))
-            self._lone = self._session
-            if config.lone_threads != config.threads:
-                self._lone = GraphSession(path, session_options(config.lone_threads))
-        except Exception as exc:
-            raise ArtifactDamaged(
-                f"{path}: ONNX Runtime cannot load it: {exc}. Build it again with matryo build."
-            ) from exc
-        self.packs_tokens = self._session.packs_tokens
         self._lock = threading.Lock()
         self._n_running = 0
         self._shared_used = False
@@ -71,8 +61,18 @@ class SessionPool:
         self._shrinking: Any = cast("Any", ort).RunOptions()
         self._shrinking.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
         probe = PaddedBatch(np.zeros((1, 2), np.int64), np.ones((1, 2), np.int64))
-        for session in {self._session, self._lone}:  # weights come into memory now
-            self._run(session, probe, apply_mask=True, shrink=True)
+        try:
+            self._session = GraphSession(path, session_options(config.threads))
+            self._lone = self._session
+            if config.lone_threads != config.threads:
+                self._lone = GraphSession(path, session_options(config.lone_threads))
+            for session in (self._session, self._lone):  # weights come into memory now
+                self._run(session, probe, apply_mask=True, shrink=True)
+        except Exception as exc:
+            raise ArtifactDamaged(
+                f"{path}: ONNX Runtime cannot load it: {exc}. Build it again with matryo build."
+            ) from exc
+        self.packs_tokens = self._session.packs_tokens
 
     def run(self, batch: PaddedBatch, *, apply_mask: bool) -> FloatArray:
         """Hidden states `(B, T, H)` float32; what stands at padding means nothing.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from typing import Any, cast
 
 INPUT_IDS, ATTENTION_MASK = "input_ids", "attention_mask"
 TOKEN_TYPE_IDS, APPLY_MASK = "token_type_ids", "apply_mask"
@@ -20,18 +19,6 @@ Masked attention holds a (T, T) score matrix for each head: 12 x 8192² floats a
 The rule looks at a text's own length only, so that its vector never depends on company; a
 graph may rely on it.
 """
-
-
-def input_names(session: object) -> frozenset[str]:
-    """Names of all that an ORT session can be fed.
-
-    An input with a default value, as `apply_mask` is, counts for ORT as an initializer that
-    may be overridden, and is not among `get_inputs()`.
-    """
-    ort_session = cast("Any", session)
-    declared = (*ort_session.get_inputs(), *ort_session.get_overridable_initializers())
-    return frozenset(str(item.name) for item in declared)
-
 
 # Optimum and transformers.js export the first name, sentence-transformers the second.
 _HIDDEN_STATES = (LAST_HIDDEN_STATE, "token_embeddings")

@@ -18,7 +18,6 @@ from app.graph.interface import (
     INPUT_IDS,
     TOKEN_TYPE_IDS,
     hidden_states_output,
-    input_names,
 )
 
 # ORT fuses Add and LayerNormalization into a SkipLayerNormalization that is several times
@@ -71,7 +70,10 @@ class GraphSession:
             providers=["CPUExecutionProvider"],
             disabled_optimizers=_DISABLED_OPTIMIZERS,
         )
-        self._inputs = input_names(self._session)
+        # An input with a default value, as `apply_mask` is, counts for ORT as an initializer
+        # that may be overridden, and is not among get_inputs().
+        declared = (*self._session.get_inputs(), *self._session.get_overridable_initializers())
+        self._inputs = frozenset(str(item.name) for item in declared)
         self.packs_tokens = APPLY_MASK in self._inputs
         outputs = [str(item.name) for item in self._session.get_outputs()]
         self._output = hidden_states_output(self._inputs, outputs)

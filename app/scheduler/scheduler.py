@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import logging
 import time
 from collections.abc import Callable, Coroutine, Sequence
@@ -104,6 +105,10 @@ class Scheduler:
         self._long_runs = 0
         self._bulk_since = 0.0
         self._health = {id(engine): _Health() for engine in engines}
+        self._limits = {
+            id(engine): BatchLimits(functools.partial(self._max_tokens, engine))
+            for engine in engines
+        }
         self._wake = asyncio.Event()
         self._suspect = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
@@ -222,29 +227,32 @@ class Scheduler:
         if self._draining:
             self._metrics.rejections.labels("draining").inc()
             raise NotReady("The server is shutting down. Please try again on another one.")
-        queued, config = self._queued_tokens, self._config
-        over = queued + n_tokens - config.queue_tokens
-        if sum(ticket.n_bytes for ticket in self._tickets) + n_bytes > config.result_bytes:
-            over = max(over, n_tokens)
-        if over <= 0 or not queued:
+        if not self._queued_tokens:
             return
-        self._metrics.rejections.labels("queue_full").inc()
-        raise Overloaded(
-            n_tokens=n_tokens,
-            queued_tokens=queued,
-            max_tokens=config.queue_tokens,
-            retry_after_s=self._seconds_until(min(over, queued)),
-        )
+        held = sum(ticket.n_bytes for ticket in self._tickets)
+        for resource, requested, used, limit in (
+            ("queued tokens", n_tokens, self._queued_tokens, self._config.queue_tokens),
+            ("bytes of results", n_bytes, held, self._config.result_bytes),
+        ):
+            if (over := used + requested - limit) > 0:
+                self._metrics.rejections.labels("queue_full").inc()
+                raise Overloaded(
+                    resource=resource,
+                    requested=requested,
+                    used=used,
+                    limit=limit,
+                    retry_after_s=self._seconds_until(min(1.0, over / used) if used else 0.0),
+                )
 
-    def _seconds_until(self, n_tokens: int) -> float:
-        """When so many of the tokens that wait will be done, by the measured rates."""
+    def _seconds_until(self, share: float) -> float:
+        """When this share of what waits will be done, by the measured rates."""
         seconds = sum(
             self._health[id(ticket.engine)].rate.token_s(ticket.pending[-1].n_tokens)
             * ticket.pending_tokens
             for ticket in self._tickets
             if ticket.pending
         )
-        return seconds / self._config.workers * n_tokens / self._queued_tokens
+        return seconds / self._config.workers * share
 
     async def _run(self, ticket: Ticket) -> FloatArray:
         if not any(self._is_bulk(other) for other in self._tickets):
@@ -298,7 +306,7 @@ class Scheduler:
             tickets = [ticket for ticket in self._tickets if ticket.live]
             batch = next_batch(
                 tickets,
-                self._limits,
+                self._limits_of,
                 max_wait_s=self._config.max_wait_s,
                 now=self._clock(),
                 bulk_since=self._bulk_since,
@@ -311,16 +319,15 @@ class Scheduler:
                 await self._wake.wait()
 
     def _is_bulk(self, ticket: Ticket) -> bool:
-        return bool(ticket.pending) and is_bulk(ticket, self._limits(ticket.engine))
+        return bool(ticket.pending) and is_bulk(ticket, self._limits_of(ticket.engine))
 
-    def _limits(self, engine: Engine) -> BatchLimits:
-        rate = self._health[id(engine)].rate
+    def _limits_of(self, engine: Engine) -> BatchLimits:
+        return self._limits[id(engine)]
 
-        def max_tokens(longest: int) -> int:
-            n_tokens = int(self._config.batch_s / rate.token_s(longest))
-            return min(max(n_tokens, _MIN_BATCH_TOKENS), _MAX_BATCH_TOKENS)
-
-        return BatchLimits(max_tokens)
+    def _max_tokens(self, engine: Engine, longest: int) -> int:
+        """Tokens that take a batch's time at the rate measured last."""
+        n_tokens = int(self._config.batch_s / self._health[id(engine)].rate.token_s(longest))
+        return min(max(n_tokens, _MIN_BATCH_TOKENS), _MAX_BATCH_TOKENS)
 
     async def _run_batch(self, batch: Sequence[Job]) -> None:
         engine = batch[0].ticket.engine
@@ -335,7 +342,7 @@ class Scheduler:
         for job in batch:
             waits.observe(now - job.ticket.arrived)
 
-        long = batch[0].n_tokens > self._limits(engine).long_tokens
+        long = batch[0].n_tokens > self._limits_of(engine).long_tokens
         loop = asyncio.get_running_loop()
         self._long_runs += long
         try:

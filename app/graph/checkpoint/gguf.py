@@ -34,6 +34,7 @@ _FAULTS = (
     AttributeError,
     MemoryError,
     RecursionError,
+    NotImplementedError,
     OSError,
     struct.error,
 )
@@ -133,7 +134,7 @@ class GgufCheckpoint:
         data = np.ascontiguousarray(cast("Any", tensor.data)[rows or slice(None)])
         try:
             floats = gguf.dequantize(data, tensor.tensor_type)
-        except (NotImplementedError, *_FAULTS) as exc:
+        except _FAULTS as exc:
             raise CheckpointMismatch(
                 f"{self.path}: tensor '{name}' is {tensor.tensor_type.name}, which cannot be "
                 f"read as numbers: {exc}"

@@ -38,6 +38,7 @@ from app.graph.provision import build_model, ensure_model, pull_model
 from app.graph.store import Store, room_for, sha256_file
 from tests.checkpoints import (
     TinyModel,
+    damage,
     make_model,
     random_tensors,
     save_gguf,
@@ -251,13 +252,7 @@ class TestDamage:
         """Cut or overwritten anywhere: read or refused by a typed error."""
         path = tmp_path_factory.mktemp("damaged") / "model.safetensors"
         save_tensors({"a": np.ones((3, 4), np.float32), "b": np.zeros(5, np.float32)}, path)
-        content = bytearray(path.read_bytes())
-        at = data.draw(st.integers(0, len(content) - 1))
-        if data.draw(st.booleans()):
-            del content[at:]
-        else:
-            content[at : at + 8] = data.draw(st.binary(min_size=8, max_size=8))
-        path.write_bytes(content)
+        damage(path, data)
         with contextlib.suppress(CheckpointMismatch):
             checkpoint = SafetensorsCheckpoint(path)
             for name in checkpoint.names:

@@ -18,7 +18,7 @@ from app.engine import OnnxEngine
 from app.graph.checkpoint.onnx import read_ready_graph
 from app.graph.provision import build_model
 from app.graph.store import Store
-from tests.checkpoints import HIDDEN, TinyModel, make_model, vocabulary
+from tests.checkpoints import HIDDEN, TinyModel, damage, make_model, vocabulary
 from tests.conftest import build_tiny, load_tiny, silent
 
 INPUTS = ("token_type_ids", "attention_mask", "input_ids")
@@ -195,13 +195,7 @@ def test_data_that_is_gone_or_cut_off(tmp_path: Path) -> None:
 def test_damaged_files(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
     """Cut or overwritten anywhere: read or refused by a typed error, never anything else."""
     path = export(tmp_path_factory.mktemp("damaged") / "m.onnx")
-    content = bytearray(path.read_bytes())
-    at = data.draw(st.integers(0, len(content) - 1))
-    if data.draw(st.booleans()):
-        del content[at:]
-    else:
-        content[at : at + 8] = data.draw(st.binary(min_size=8, max_size=8))
-    path.write_bytes(content)
+    damage(path, data)
     try:
         read_ready_graph(path)
     except MatryoError as exc:
