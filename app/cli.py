@@ -49,7 +49,7 @@ def _report(sentence: str) -> None:
     click.echo(sentence, err=True)
 
 
-_precision = click.option("--precision", help="Numbers of the model: fp32, int8, q8 or q4.")
+_precision = click.option("--precision", help="Numbers of the model: fp32, int8, q8, q4 or auto.")
 
 
 @main.command()
@@ -122,7 +122,7 @@ def build(model_id: str, checkpoint: Path | None, unverified: bool, precision: s
     artifact = build_model(
         Store(settings.home),
         manifest,
-        settings.precision,
+        settings.precision_for(manifest),
         checkpoint,
         allow_unverified=unverified,
         progress=bar,

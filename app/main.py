@@ -141,7 +141,7 @@ def load_engines(settings: Settings) -> tuple[Engine, ...]:
     engines: list[Engine] = []
     for model_id in settings.model:
         manifest = catalog.manifest(model_id)
-        artifact = find_artifact(store, manifest, settings.precision)
+        artifact = find_artifact(store, manifest, settings.precision_for(manifest))
         engines.append(OnnxEngine(manifest, artifact, config))
     return tuple(engines)
 

@@ -51,10 +51,11 @@ def make_ready(settings: Settings) -> None:
 
 def _is_ready(settings: Settings, model_id: str) -> bool:
     manifest = settings.catalog().manifest(model_id)
+    precision = settings.precision_for(manifest)
     try:
-        artifact = find_artifact(Store(settings.home), manifest, settings.precision)
+        artifact = find_artifact(Store(settings.home), manifest, precision)
     except (ArtifactMissing, ArtifactDamaged):
-        log.info("%s has no artefact in %s to serve; making one", model_id, settings.precision)
+        log.info("%s has no artefact in %s to serve; making one", model_id, precision)
         return False
     # In a store that we may not write, weights cannot be packed; they need not be.
     return find_packed(artifact) is not None or not os.access(artifact.folder, os.W_OK)
@@ -81,8 +82,8 @@ def _prepare(settings: Settings, model_id: str) -> None:
     def report(sentence: str) -> None:
         click.echo(sentence, err=True)
 
-    store, precision = Store(settings.home), settings.precision
-    manifest = settings.catalog().manifest(model_id)
+    store, manifest = Store(settings.home), settings.catalog().manifest(model_id)
+    precision = settings.precision_for(manifest)
     try:
         try:
             find_artifact(store, manifest, precision).check_files()

@@ -75,7 +75,7 @@ def run(settings: Settings, *, as_json: bool) -> bool:
     model_id, catalog = settings.model[0], settings.catalog()
     (engine,) = ready_engines(settings)
     assert isinstance(engine, OnnxEngine)
-    artifact = find_artifact(Store(settings.home), engine.manifest, settings.precision)
+    artifact = find_artifact(Store(settings.home), engine.manifest, engine.precision)
     golden = read_golden(catalog.folder(model_id))
     published = [_published(engine, check) for check in golden.checks]
     results = [*published, *_consistency(engine, artifact)]

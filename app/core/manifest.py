@@ -25,7 +25,7 @@ InputType = Literal["query", "document", "classification", "clustering", "none"]
 
 OutputStep = Literal["mean_pool", "cls_pool", "layer_norm", "truncate", "l2_normalize"]
 Precision = Literal["fp32", "int8", "q8", "q4"]
-
+PrecisionChoice = Precision | Literal["auto"]
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 
 _Id = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")]

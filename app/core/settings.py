@@ -16,8 +16,16 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from app.core import cpu
 from app.core.errors import SettingsInvalid
-from app.core.manifest import Catalog, InputType, Precision, shipped_models
+from app.core.manifest import (
+    Catalog,
+    InputType,
+    Manifest,
+    Precision,
+    PrecisionChoice,
+    shipped_models,
+)
 
 PREFIX = "MATRYO_"
 
@@ -43,7 +51,11 @@ class Settings(BaseSettings):
         ("nomic-embed-text-v1.5",),
         description="Models to serve, separated by commas; the first is the default.",
     )
-    precision: Precision = Field("fp32", description="Precision of every model served.")
+    precision: PrecisionChoice = Field(
+        "fp32",
+        description="Precision of every model served: fp32, int8, q8, q4, or auto, which is int8 "
+        "where this CPU is fast at it and the model offers it, fp32 elsewhere.",
+    )
     home: Path = Field(
         Path("~/.cache/matryo"), description="The store of checkpoints and artefacts."
     )
@@ -179,6 +191,13 @@ class Settings(BaseSettings):
     def catalog(self) -> Catalog:
         """The models there are, shipped and `MATRYO_MODELS`."""
         return Catalog(self.model_folders, self.rotary_scaling_factor)
+
+    def precision_for(self, manifest: Manifest) -> Precision:
+        """The precision a model is served in; `auto` is decided by this CPU."""
+        if self.precision != "auto":
+            return self.precision
+        suits = "int8" in manifest.precisions and cpu.adds_bytes_exactly()
+        return "int8" if suits else "fp32"
 
     @property
     def alias_map(self) -> dict[str, str | None]:

@@ -9,7 +9,8 @@ depend on its company.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -20,6 +21,14 @@ from app.graph.emit import CONTRIB, GraphBuilder
 _BITS: dict[Precision, int] = {"q8": 8, "q4": 4}
 # MatMulNBits quantises activations to int8 at this level; at lower ones it computes in float.
 _ACCURACY_LEVEL = 4
+_LEAST_STEP = np.float32(1e-20)  # a row of zeros has one, too
+_MIDDLE = 128
+# GELU gives nothing under -0.17: most of the range goes to what is positive.
+_ONE_SIDED_MIDDLE = 32
+_FINER = 254
+# Of 0 (as they come) to 1 (all channels equally wide); SmoothQuant, arXiv:2211.10438, eq. 4,
+# with the norm's own parameters in place of calibration data.
+_SMOOTHING = 0.75
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,15 +36,21 @@ class Operand:
     """The left side of products, prepared once for all of them.
 
     Attributes:
-        values: `(N, K)`; float32, or of `int8` uint8 around 128.
-        peaks: `(N, 1)` float32, each row's largest magnitude; of `int8` alone.
-        rests: `(N, K)` uint8 around 128, what rounding `values` left, 254 times finer; of
-            `int8` where an operand is wanted fine.
+        values: `(N, K)`; float32, or of `int8` uint8.
+        steps: `(N, 1)` float32, what one unit of a row's values is worth; of `int8` alone.
+        middle: uint8 scalar that stands for 0; of `int8` alone.
+        channels: `(K,)` that the values were divided by and the weights are to be multiplied
+            by; None for ones.
+        source: what the values are rounded from; empty if they cannot be rounded finer.
+        row_steps: `steps` as `(N,)`, before any `times`.
     """
 
     values: str
-    peaks: str = ""
-    rests: str = ""
+    steps: str = ""
+    middle: str = ""
+    channels: FloatArray | None = None
+    source: str = ""
+    row_steps: str = ""
 
 
 class Products:
@@ -51,81 +66,193 @@ class Products:
         self._graph = graph
         self._weights = weights
         self._precision: Precision = precision
-        self._operands: dict[tuple[str, bool], Operand] = {}
+        self._operands: dict[tuple[str, bool, str], Operand] = {}
+        self._rests: dict[str, str] = {}
         if precision == "int8":
             for name, value in (
-                ("step", np.float32(1 / 127)),
-                ("fine_step", np.float32(1 / 127 / 254)),
-                ("least_peak", np.float32(1e-20)),
-                ("middle", np.uint8(128)),
+                ("one", np.float32(1)),
+                ("finer", np.float32(1 / _FINER)),
+                ("least_step", np.array([_LEAST_STEP])),
+                *_range("", _MIDDLE),
+                *_range("one_sided_", _ONE_SIDED_MIDDLE),
+                ("last_axis", np.array([-1], np.int64)),
             ):
                 graph.constant(f"int8.{name}", np.array(value))
-            graph.constant("int8.last_axis", np.array([-1], np.int64))
 
-    def operand(self, x: str, *, fine: bool = False) -> Operand:
+    def words(self, table: tuple[int, int], rows: Iterable[FloatArray], ids: str) -> str:
+        """Rows of the word table; `(N, H)` float32.
+
+        Every precision but fp32 keeps the table in 8-bit blocks of 32: a quarter of the memory,
+        and too exact to be seen beside the rounding of products.
+
+        Args:
+            table: `(vocab, H)`.
+            rows: the table, in pieces of some rows.
+            ids: `(N,)` int64.
+        """
+        graph = self._graph
+        n_blocks = -(-table[1] // BLOCK_SIZE)
+        if self._precision == "fp32" or table[1] % BLOCK_SIZE:
+            return graph.op("Gather", graph.tensor("word_embeddings", table, rows), ids)
+        scales = np.empty((table[0], n_blocks), np.float32)
+
+        def values() -> Iterable[np.ndarray[tuple[int, ...], np.dtype[np.uint8]]]:
+            start = 0
+            for piece in rows:
+                blocks = quantize_blocks(piece, bits=8)
+                scales[start : start + len(piece)] = blocks.scales
+                start += len(piece)
+                yield blocks.values
+
+        stored = graph.tensor("word_embeddings.values", table, values())
+        scale = graph.tensor("word_embeddings.scales", scales.shape, [scales])
+        return graph.op(
+            "GatherBlockQuantized",
+            stored,
+            ids,
+            scale,
+            domain=CONTRIB,
+            bits=8,
+            block_size=BLOCK_SIZE,
+            gather_axis=0,
+            quantize_axis=1,
+        )
+
+    def operand(
+        self, x: str, *, norm: str = "", one_sided: bool = False, times: str = ""
+    ) -> Operand:
         """`x`, `(N, K)` with at least one row, ready for products; prepared once.
 
         Args:
             x: activations.
-            fine: in two terms, twice the work and next to no rounding, where that matters.
+            norm: the layer norm that gave `x`: its weights say how wide each channel is, and
+                what is evenly wide is rounded better.
+            one_sided: hardly anything of `x` is negative.
+            times: `(N, 1)`, by which the products are still to be multiplied.
         """
         if self._precision != "int8":
             return Operand(x)
-        if (x, fine) not in self._operands:
-            self._operands[x, fine] = self._quantize(x, fine=fine)
-        return self._operands[x, fine]
+        key = (x, one_sided, norm)
+        if key not in self._operands:
+            self._operands[key] = self._quantize(x, norm=norm, one_sided=one_sided)
+        operand = self._operands[key]
+        if not times:
+            return operand
+        return replace(operand, steps=self._graph.op("Mul", operand.steps, times))
 
-    def _quantize(self, x: str, *, fine: bool) -> Operand:
+    def _quantize(self, x: str, *, norm: str, one_sided: bool) -> Operand:
         graph = self._graph
-        peaks = graph.op("ReduceMax", graph.op("Abs", x), "int8.last_axis", keepdims=1)
-        peaks = graph.op("Max", peaks, "int8.least_peak")
-        scaled = graph.op("Div", x, peaks)
-        grid = ("int8.step", "int8.middle")
-        values = graph.op("QuantizeLinear", scaled, *grid)
-        if not fine:
-            return Operand(values, peaks)
-        left = graph.op("Sub", scaled, graph.op("DequantizeLinear", values, *grid))
-        rests = graph.op("QuantizeLinear", left, "int8.fine_step", "int8.middle")
-        return Operand(values, peaks, rests)
+        channels: FloatArray | None = None
+        if norm:
+            channels = self._widths(norm)
+            x = graph.op("Mul", x, graph.constant(f"{norm}.smoothing", 1 / channels))
+        span = "int8.one_sided_" if one_sided else "int8."
+        most = graph.op("ReduceMax", x, "int8.last_axis", keepdims=0)
+        least = graph.op("ReduceMin", x, "int8.last_axis", keepdims=0)
+        above = graph.op("Mul", most, f"{span}above")
+        below = graph.op("Mul", least, f"{span}below")
+        row_steps = graph.op("Max", above, below, "int8.least_step")
+        middle = f"{span}middle"
+        values = self._round(x, row_steps, middle)
+        steps = graph.op("Unsqueeze", row_steps, "int8.last_axis")
+        return Operand(values, steps, middle, channels, x, row_steps)
+
+    def _round(self, x: str, row_steps: str, middle: str) -> str:
+        """`x` in units of each row's step, around `middle`; uint8."""
+        zeros = self._zeros(row_steps, middle)
+        return self._graph.op("QuantizeLinear", x, row_steps, zeros, axis=0)
+
+    def _zeros(self, row_steps: str, middle: str) -> str:
+        """`middle` for each row: a scale for each wants a zero point for each."""
+        return self._graph.op("Expand", middle, self._graph.op("Shape", row_steps))
+
+    def _widths(self, norm: str) -> FloatArray:
+        """How far a channel of a layer norm's output reaches, evened out in part; `(K,)`."""
+        (size,) = self._weights.shape(f"{norm}.weight")
+        scale = self._weights.read(f"{norm}.weight", (size,))
+        shift = self._weights.read(f"{norm}.bias", (size,))
+        reach = 3 * np.abs(scale) + np.abs(shift)  # of a normal entry, nearly always
+        reach = np.maximum(reach / max(float(reach.max()), 1e-30), np.float32(1e-3))
+        return np.asarray(reach**_SMOOTHING, np.float32)
 
     def rows(self, operand: Operand, rows: str) -> Operand:
         """Some rows of an operand; there may be none."""
-        parts = (operand.values, operand.peaks, operand.rests)
-        return Operand(*(self._graph.op("Gather", part, rows) if part else "" for part in parts))
+        values = self._graph.op("Gather", operand.values, rows)
+        if not operand.steps:
+            return Operand(values)
+        steps = self._graph.op("Gather", operand.steps, rows)
+        return Operand(values, steps, operand.middle, operand.channels)
 
     def split(self, operand: Operand, n: int, counts: str) -> list[Operand]:
         """An operand in `n` pieces of so many rows each; a piece may have none."""
-        parts = (operand.values, operand.peaks, operand.rests)
-        pieces = [self._graph.ops("Split", n, x, counts) if x else [""] * n for x in parts]
-        return [Operand(*piece) for piece in zip(*pieces, strict=True)]
+        values = self._graph.ops("Split", n, operand.values, counts)
+        if not operand.steps:
+            return [Operand(piece) for piece in values]
+        steps = self._graph.ops("Split", n, operand.steps, counts)
+        return [
+            Operand(*piece, operand.middle, operand.channels)
+            for piece in zip(values, steps, strict=True)
+        ]
 
-    def product(self, operand: Operand, name: str, size: tuple[int, int]) -> str:
-        """`operand @ weight.T`; `size` is the weight's `(out, in)`, its name the initializer's."""
+    def product(
+        self,
+        operand: Operand,
+        name: str,
+        size: tuple[int, int],
+        *,
+        fine: bool = False,
+        times_steps: bool = True,
+    ) -> str:
+        """`operand @ weight.T`.
+
+        Args:
+            operand: the left side.
+            name: the weight's.
+            size: of the weight, `(out, in)`.
+            fine: in two terms, twice the work and next to no rounding of the operand.
+            times_steps: False leaves the multiplication by `operand.steps`, where there are
+                any, to the caller.
+        """
         if self._precision == "fp32":
             out, into = size
             kernel = self._weights.read(name, size).T  # MatMul wants (in, out)
             weight = self._graph.tensor(name, (into, out), [kernel])
             return self._graph.op("MatMul", operand.values, weight)
         if self._precision == "int8":
-            return self._int8(operand, name, size)
+            y = self._int8(operand, name, size, fine=fine)
+            return self._graph.op("Mul", y, operand.steps) if times_steps else y
         return self._blocks(operand.values, name, size)
 
-    def _int8(self, operand: Operand, name: str, size: tuple[int, int]) -> str:
+    def _int8(self, operand: Operand, name: str, size: tuple[int, int], *, fine: bool) -> str:
         graph, (out, into) = self._graph, size
         weight = self._weights.read(name, size)
+        if operand.channels is not None:
+            weight = weight * operand.channels
         scales = np.maximum(np.abs(weight).max(1), np.float32(1e-20)) / np.float32(127)
         levels = np.clip(np.rint(weight / scales[:, None]), -127, 127).astype(np.int8)
         stored = graph.tensor(f"{name}.values", (into, out), [np.ascontiguousarray(levels.T)])
         scale = graph.constant(f"{name}.scales", scales.astype(np.float32))
 
-        def integers(values: str, step: str) -> str:
-            call = (values, stored, step, scale, "int8.middle")
+        def integers(values: str, step: str, middle: str) -> str:
+            call = (values, stored, step, scale, middle)
             return graph.op("MatMulIntegerToFloat", *call, domain=CONTRIB)
 
-        y = integers(operand.values, "int8.step")
-        if operand.rests:
-            y = graph.op("Add", y, integers(operand.rests, "int8.fine_step"))
-        return graph.op("Mul", y, operand.peaks)
+        y = integers(operand.values, "int8.one", operand.middle)
+        if fine:
+            rests = integers(self._rest(operand), "int8.finer", "int8.middle")
+            y = graph.op("Add", y, rests)
+        return y
+
+    def _rest(self, operand: Operand) -> str:
+        """What rounding left, in steps 254 times finer; `(N, K)` uint8 around 128."""
+        if operand.values not in self._rests:
+            graph = self._graph
+            zeros = self._zeros(operand.row_steps, operand.middle)
+            rounded = graph.op("DequantizeLinear", operand.values, operand.row_steps, zeros, axis=0)
+            rest = graph.op("Sub", operand.source, rounded)
+            steps = graph.op("Mul", operand.row_steps, "int8.finer")
+            self._rests[operand.values] = self._round(rest, steps, "int8.middle")
+        return self._rests[operand.values]
 
     def _blocks(self, x: str, name: str, size: tuple[int, int]) -> str:
         graph, (out, into) = self._graph, size
@@ -147,6 +274,15 @@ class Products:
             block_size=BLOCK_SIZE,
             accuracy_level=_ACCURACY_LEVEL,
         )
+
+
+def _range(kind: str, middle: int) -> tuple[tuple[str, np.generic], ...]:
+    """Constants of a range of bytes: what stands for 0, and steps to either end."""
+    return (
+        (f"{kind}middle", np.uint8(middle)),
+        (f"{kind}above", np.float32(1 / (255 - middle))),
+        (f"{kind}below", np.float32(-1 / middle)),
+    )
 
 
 def quantize_blocks(weight: FloatArray, bits: int) -> Blocks:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import platform
 from pathlib import Path
 from typing import Any, cast
 
@@ -11,6 +10,7 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
+from app.core import cpu
 from app.graph.checkpoint.base import FloatArray
 from app.graph.interface import (
     APPLY_MASK,
@@ -33,19 +33,17 @@ def session_options(threads: int) -> Any:  # noqa: ANN401
     options.log_severity_level = 3  # its one warning is about apply_mask's default value
     # Spinning between operators burns the cores that other runs could use.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    if not cpu.adds_bytes_exactly():
+        # int8 weights become uint8 as they are loaded: a slower kernel that cannot overflow.
+        # Source: onnxruntime_session_options_config_keys.h, Avx2PrecisionMode.
+        options.add_session_config_entry("session.x64quantprecision", "1")
     return options
 
 
 def machine_key() -> str:
     """8 hex digits of ORT's version and of what this CPU can do: weights are laid out for both."""
-    cpu = platform.processor() or platform.machine()
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.is_file():
-        kinds = ("model name", "flags", "Features")
-        lines = cpuinfo.read_text(encoding="utf-8").splitlines()
-        cpu += "".join(sorted({line for line in lines if line.startswith(kinds)}))
     version: str = cast("Any", ort).__version__
-    return hashlib.sha256(f"{version}\n{cpu}".encode()).hexdigest()[:8]
+    return hashlib.sha256(f"{version}\n{cpu.description()}".encode()).hexdigest()[:8]
 
 
 class GraphSession:

@@ -18,7 +18,7 @@ from app.core.manifest import Precision
 from app.graph.checkpoint import FloatArray, Weights
 from app.graph.emit import CONTRIB, GraphBuilder
 from app.graph.interface import APPLY_MASK, ATTENTION_MASK, INPUT_IDS
-from app.graph.precision import Products
+from app.graph.precision import Operand, Products
 
 _MAX_PADDING_ROWS = 128
 
@@ -78,8 +78,7 @@ class Layers:
         token_type = _token_type(self.weights, (type_vocab_size, table[1]))
         table = (word_rows(self.weights, table), table[1])
         rows = (piece + token_type for piece in self.weights.read_rows("word_embeddings", table))
-        words = self.graph.tensor("word_embeddings", table, rows)
-        return self.graph.op("Gather", words, self.pack(INPUT_IDS))
+        return self.products.words(table, rows, self.pack(INPUT_IDS))
 
     def pack(self, x: str) -> str:
         """The entries of `(B, T)` that stand at real tokens; `(N,)`."""
@@ -94,13 +93,20 @@ class Layers:
         return self.graph.op("Reshape", x, self._shape)
 
     def linear(
-        self, x: str, name: str, size: tuple[int, int], *, bias: bool, fine: bool = False
+        self,
+        x: str | Operand,
+        name: str,
+        size: tuple[int, int],
+        *,
+        bias: bool,
+        fine: bool = False,
     ) -> str:
         """`x @ weight.T (+ bias)`; `size` is the checkpoint's `(out, in)`.
 
-        `fine` is for inputs that rounding to 8 bits would hurt.
+        `fine` is for products that would suffer from an input rounded to 8 bits.
         """
-        y = self.products.product(self.products.operand(x, fine=fine), f"{name}.weight", size)
+        operand = self.products.operand(x) if isinstance(x, str) else x
+        y = self.products.product(operand, f"{name}.weight", size, fine=fine)
         return self.graph.op("Add", y, self.vector(f"{name}.bias", size[0])) if bias else y
 
     def vector(self, name: str, size: int) -> str:

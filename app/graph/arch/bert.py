@@ -137,15 +137,17 @@ def emit(graph: GraphBuilder, weights: Weights, config: Config, precision: Preci
     for i in range(config.num_hidden_layers):
         at, square = f"layer.{i}.", (hidden, hidden)
         q, k, v = (
-            net.linear(x, at + name, square, bias=True, fine=True)
+            net.linear(x, at + name, square, bias=True, fine=name == "value")
             for name in ("query", "key", "value")
         )
         y = net.attention(q, k, v, num_heads=config.num_attention_heads)
         y = net.linear(y, at + "attention_output", square, bias=True)
         x = norm(graph.op("Add", x, y), at + "attention_norm")
-        y = net.linear(x, at + "fc1", (inner, hidden), bias=False)
+        wide = net.products.operand(x, norm=at + "attention_norm")
+        y = net.linear(wide, at + "fc1", (inner, hidden), bias=False)
         y = net.gelu(y, net.vector(f"{at}fc1.bias", inner))
-        y = net.linear(y, at + "fc2", (hidden, inner), bias=True)
+        positive = net.products.operand(y, one_sided=True)
+        y = net.linear(positive, at + "fc2", (hidden, inner), bias=True)
         x = norm(graph.op("Add", x, y), at + "mlp_norm")
     graph.output(LAST_HIDDEN_STATE, net.unpack(x), ("B", "T", hidden))
 

@@ -220,11 +220,7 @@ def _stretch(config: Config, n_tokens: int) -> float:
 def emit(graph: GraphBuilder, weights: Weights, config: Config, precision: Precision) -> None:
     """Write the graph."""
     net = Layers(graph, weights, config.hidden_size, precision)
-    hidden, inner, heads = (
-        config.hidden_size,
-        config.intermediate_size,
-        config.num_attention_heads,
-    )
+    hidden, heads = config.hidden_size, config.num_attention_heads
     cos, sin = _emit_rotary_tables(graph, config)
     first = graph.constant("first_position", np.zeros(1, np.int64))
 
@@ -250,7 +246,7 @@ def emit(graph: GraphBuilder, weights: Weights, config: Config, precision: Preci
         at, square = f"layer.{i}.", (hidden, hidden)
         # Separate products, so that nothing is split afterwards (docs/LOG.md).
         q, k, v = (
-            net.linear(x, at + name, square, bias=config.qkv_proj_bias, fine=True)
+            net.linear(x, at + name, square, bias=config.qkv_proj_bias, fine=name == "value")
             for name in ("query", "key", "value")
         )
         y = net.attention(q, k, v, num_heads=heads, rotate=rotate)
@@ -259,15 +255,29 @@ def emit(graph: GraphBuilder, weights: Weights, config: Config, precision: Preci
         if config.has_experts(i):
             y = _emit_experts(net, x, at, config)
         else:
-            y = net.linear(x, at + "up", (inner, hidden), bias=config.mlp_bias)
-            if config.hidden_act == "swiglu":
-                gate = net.linear(x, at + "gate", (inner, hidden), bias=config.mlp_bias)
-                y = graph.op("Mul", y, net.silu(gate))
-            else:
-                y = net.gelu(y)
-            y = net.linear(y, at + "down", (hidden, inner), bias=config.mlp_bias)
+            y = _emit_mlp(net, x, at, config)
         x = norm(graph.op("Add", x, y), at + "mlp_norm")
     graph.output(LAST_HIDDEN_STATE, net.unpack(x), ("B", "T", hidden))
+
+
+def _emit_mlp(net: Layers, x: str, at: str, config: Config) -> str:
+    """The MLP on `(N, H)`, plain or gated."""
+    products, bias = net.products, config.mlp_bias
+    hidden, inner = config.hidden_size, config.intermediate_size
+    widen = (inner, hidden)
+    wide = products.operand(x, norm=at + "attention_norm")
+    if config.hidden_act == "gelu":
+        y = net.gelu(net.linear(wide, at + "up", widen, bias=bias))
+        inside = products.operand(y, one_sided=True)
+    else:
+        gate = net.silu(net.linear(wide, at + "gate", widen, bias=bias))
+        if bias:
+            y, times = net.linear(wide, at + "up", widen, bias=bias), ""
+        else:  # what scales a row may wait until after `down`, where rows are shorter
+            y = products.product(wide, at + "up.weight", widen, times_steps=False)
+            times = wide.steps
+        inside = products.operand(net.graph.op("Mul", y, gate), times=times)
+    return net.linear(inside, at + "down", (hidden, inner), bias=bias)
 
 
 def _emit_rotary_tables(graph: GraphBuilder, config: Config) -> tuple[str, str]:
@@ -348,7 +358,7 @@ def _emit_experts(net: Layers, x: str, at: str, config: Config) -> str:
     token_of_row = graph.op("Div", order, constant("choices", top_k))
     rows = graph.ops("Split", n_experts, token_of_row, counts)
     products = net.products
-    tokens = products.operand(x)
+    tokens = products.operand(x, norm=at + "attention_norm")
     ups = [
         products.product(
             products.rows(tokens, rows[e]), f"{at}expert.{e}.up.weight", (inner, hidden)
@@ -356,7 +366,7 @@ def _emit_experts(net: Layers, x: str, at: str, config: Config) -> str:
         for e in range(n_experts)
     ]
     # Joined in between: an operand wants a row at least, and some expert may have none.
-    inside = products.operand(net.gelu(graph.op("Concat", *ups, axis=0)))
+    inside = products.operand(net.gelu(graph.op("Concat", *ups, axis=0)), one_sided=True)
     downs = [
         products.product(part, f"{at}expert.{e}.down.weight", (hidden, inner))
         for e, part in enumerate(products.split(inside, n_experts, counts))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
@@ -18,6 +19,7 @@ from app.graph.checkpoint import Weights
 from app.graph.checkpoint.safetensors import SafetensorsCheckpoint
 from app.graph.emit import GraphBuilder
 from app.graph.precision import Products, quantize_blocks
+from app.graph.runtime import session_options
 from tests.checkpoints import EXPERTS, make_model, save_tensors
 from tests.conftest import build_tiny, load_tiny
 
@@ -80,31 +82,152 @@ def test_precisions_differ(tmp_path: Path) -> None:
         assert near @ exact > 0.99
 
 
-@pytest.mark.parametrize("fine", [False, True])
-def test_int8_products(tmp_path: Path, fine: bool) -> None:
-    """Rows of all sizes, zeros among them, within the rounding of both sides; fine is finer."""
-    rng = np.random.default_rng(0)
-    weight = rng.standard_normal((24, 64)).astype(np.float32)
-    save_tensors({"w": weight}, tmp_path / "w.safetensors")
-    weights = Weights(SafetensorsCheckpoint(tmp_path / "w.safetensors"), [{"w": "w"}])
-    with GraphBuilder(tmp_path / "m.onnx", tmp_path / "m.data") as graph:
-        graph.input("x", onnx.TensorProto.FLOAT, ("N", 64))
-        products = Products(graph, weights, "int8")
-        graph.output("y", products.product(products.operand("x", fine=fine), "w", (24, 64)), (1,))
+def _run(
+    folder: Path,
+    tensors: dict[str, np.ndarray[Any, Any]],
+    write: Callable[[GraphBuilder, Products], str],
+    x: np.ndarray[Any, Any],
+    options: object = None,
+) -> np.ndarray[Any, Any]:
+    """What a graph of int8 products makes of `x`, its one input."""
+    save_tensors(tensors, folder / "w.safetensors")
+    names = {name: name for name in tensors}
+    weights = Weights(SafetensorsCheckpoint(folder / "w.safetensors"), [names])
+    with GraphBuilder(folder / "m.onnx", folder / "m.data") as graph:
+        kind = {"f": onnx.TensorProto.FLOAT, "i": onnx.TensorProto.INT64}[x.dtype.kind]
+        graph.input("x", kind, ("N", *x.shape[1:]))
+        graph.output("y", write(graph, Products(graph, weights, "int8")), ("N", 1))
         graph.save("product")
-    x = rng.standard_normal((9, 64)).astype(np.float32) * np.geomspace(1e-6, 1e6, 9)[:, None]
-    x = x.astype(np.float32)
-    x[4] = 0
-    session = cast("Any", onnxruntime).InferenceSession(str(tmp_path / "m.onnx"))
-    (y,) = session.run(None, {"x": x})
-    steps = np.abs(weight).max(1) / 127
-    rounded = np.rint(weight / steps[:, None]) * steps[:, None]
+    session = cast("Any", onnxruntime).InferenceSession(str(folder / "m.onnx"), options)
+    return session.run(None, {"x": x})[0]
+
+
+def _rows(n: int, size: int) -> np.ndarray[Any, np.dtype[np.float32]]:
+    """Rows of all magnitudes, one of zeros among them."""
+    x = np.random.default_rng(1).standard_normal((n, size)) * np.geomspace(1e-6, 1e6, n)[:, None]
+    x[n // 2] = 0
+    return x.astype(np.float32)
+
+
+def _rounded(weight: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """A weight as int8 has it, by rows of `(out, in)`."""
+    steps = np.abs(weight).max(1, keepdims=True) / 127
+    return np.rint(weight / steps) * steps
+
+
+@pytest.mark.parametrize("kind", ["plain", "fine", "one-sided", "fine one-sided"])
+def test_int8_products(tmp_path: Path, kind: str) -> None:
+    """Within the rounding of both sides; fine is finer, one-sided rounds what is above 0 better."""
+    weight = np.random.default_rng(0).standard_normal((24, 64)).astype(np.float32)
+    x, step = _rows(9, 64), 127.0
+    if "one-sided" in kind:
+        x, step = np.maximum(x, -0.05 * x.max(1, keepdims=True)), 223.0
+
+    def write(_graph: GraphBuilder, products: Products) -> str:
+        operand = products.operand("x", one_sided="one-sided" in kind)
+        return products.product(operand, "w", (24, 64), fine="fine" in kind)
+
+    y = _run(tmp_path, {"w": weight}, write, x)
     # What rounding x can do at most: half a step for each entry, or a part of that.
-    bound = np.abs(x).max(1, keepdims=True) / 127 / 2 * np.abs(rounded).sum(1)
-    off = np.abs(y - x.astype(np.float64) @ rounded.T)
-    assert (off <= bound * (0.02 if fine else 1.01) + 1e-30).all()
+    bound = np.abs(x).max(1, keepdims=True) / step / 2 * np.abs(_rounded(weight)).sum(1)
+    off = np.abs(y - x.astype(np.float64) @ _rounded(weight).T)
+    assert (off <= bound * (0.02 if "fine" in kind else 1.01) + 1e-30).all()
     assert np.isfinite(y).all()
     assert not y[4].any()
+
+
+def test_one_sided_keeps_what_is_negative(tmp_path: Path) -> None:
+    """A row that is negative all the same is rounded coarsely, not cut off."""
+    weight = np.eye(64, dtype=np.float32)
+    x = -np.abs(_rows(9, 64))
+
+    def write(_graph: GraphBuilder, products: Products) -> str:
+        return products.product(products.operand("x", one_sided=True), "w", (64, 64))
+
+    y = _run(tmp_path, {"w": weight}, write, x)
+    assert (np.abs(y - x) <= np.abs(x).max(1, keepdims=True) / 32 / 2 * 1.01).all()
+
+
+def test_steps_may_come_later(tmp_path: Path) -> None:
+    """A row's step left out of one product and given to the next changes nothing but bits."""
+    rng = np.random.default_rng(0)
+    tensors = {name: rng.standard_normal((64, 64)).astype(np.float32) for name in ("a", "b")}
+
+    def written(*, later: bool) -> Callable[[GraphBuilder, Products], str]:
+        def write(_graph: GraphBuilder, products: Products) -> str:
+            first = products.operand("x")
+            y = products.product(first, "a", (64, 64), times_steps=not later)
+            second = products.operand(y, times=first.steps if later else "")
+            return products.product(second, "b", (64, 64))
+
+        return write
+
+    x = _rows(9, 64)
+    now, later = (_run(tmp_path, tensors, written(later=later), x) for later in (False, True))
+    assert np.allclose(now, later, rtol=1e-5, atol=np.abs(now).max(1, keepdims=True) * 1e-2)
+    largest = np.abs(now).max(1)
+    assert largest[-1] > 1e8 * largest[0] > 0
+
+
+def test_channels_of_a_norm_are_evened_out(tmp_path: Path) -> None:
+    """Where a norm makes some channels wide, the narrow ones keep more of their digits."""
+    rng = np.random.default_rng(0)
+    widths = np.geomspace(0.01, 10, 64).astype(np.float32)
+    tensors = {
+        "w": (rng.standard_normal((24, 64)) / widths).astype(np.float32),
+        "n.weight": widths,
+        "n.bias": np.zeros(64, np.float32),
+    }
+    x = rng.standard_normal((50, 64)).astype(np.float32) * widths
+
+    def written(norm: str) -> Callable[[GraphBuilder, Products], str]:
+        def write(_graph: GraphBuilder, products: Products) -> str:
+            return products.product(products.operand("x", norm=norm), "w", (24, 64))
+
+        return write
+
+    exact = x @ tensors["w"].T
+    plain, even = (
+        float(np.abs(_run(tmp_path, tensors, written(norm), x) - exact).mean())
+        for norm in ("", "n")
+    )
+    assert even < plain / 4
+    assert even < 0.02 * np.abs(exact).mean()
+
+
+def test_bytes_are_added_exactly(tmp_path: Path) -> None:
+    """On this CPU, whatever it is, the largest products do not overflow 16 bits.
+
+    The session options see to that where the hardware adds them there; the same bits come out.
+    """
+    weight = np.where(np.random.default_rng(0).random((24, 64)) < 0.7, 127, -127)
+    x = np.where(np.random.default_rng(1).random((9, 64)) < 0.7, 127, -127).astype(np.float32)
+
+    def write(_graph: GraphBuilder, products: Products) -> str:
+        return products.product(products.operand("x"), "w", (24, 64))
+
+    tensors = {"w": weight.astype(np.float32)}
+    slow = session_options(1)
+    slow.add_session_config_entry("session.x64quantprecision", "1")
+    y, careful = (_run(tmp_path, tensors, write, x, o) for o in (session_options(1), slow))
+    assert np.array_equal(y, careful)
+    assert np.allclose(y, x @ weight.T, rtol=1e-6)
+
+
+def test_words_in_blocks(tmp_path: Path) -> None:
+    """Rows of the word table come within half a step of their block, from a quarter of the room."""
+    table = np.random.default_rng(0).standard_normal((100, 64)).astype(np.float32)
+    ids = np.array([3, 99, 0, 3])
+
+    def write(_graph: GraphBuilder, products: Products) -> str:
+        return products.words(table.shape, iter((table[:70], table[70:])), "x")
+
+    found = _run(tmp_path, {"w": table}, write, ids)
+    steps = np.abs(table[ids].reshape(4, -1, 32)).max(-1).repeat(32, axis=-1) / 128
+    # The end of the range that has one value less may be a whole step away.
+    assert (np.abs(found - table[ids]) <= steps * 1.001).all()
+    assert np.array_equal(found[0], found[3])
+    assert (tmp_path / "m.data").stat().st_size < table.nbytes / 2  # most of it is alignment
 
 
 def test_promised_accuracy_is_kept(tmp_path: Path) -> None:
