@@ -209,7 +209,8 @@ class Products:
             operand: the left side.
             name: the weight's.
             size: of the weight, `(out, in)`.
-            fine: in two terms, twice the work and next to no rounding of the operand.
+            fine: in two terms, twice the work and next to no rounding of the operand; not for
+                one-sided ones.
             times_steps: False leaves the multiplication by `operand.steps`, where there are
                 any, to the caller.
         """
@@ -233,14 +234,17 @@ class Products:
         stored = graph.tensor(f"{name}.values", (into, out), [np.ascontiguousarray(levels.T)])
         scale = graph.constant(f"{name}.scales", scales.astype(np.float32))
 
-        def integers(values: str, step: str, middle: str) -> str:
-            call = (values, stored, step, scale, middle)
-            return graph.op("MatMulIntegerToFloat", *call, domain=CONTRIB)
-
-        y = integers(operand.values, "int8.one", operand.middle)
+        values = operand.values
         if fine:
-            rests = integers(self._rest(operand), "int8.finer", "int8.middle")
-            y = graph.op("Add", y, rests)
+            # One product of twice the rows: where ORT turns weights to uint8, for CPUs without
+            # VNNI, it refuses (1.31) those that two products share.
+            assert operand.middle == "int8.middle", name
+            values = graph.op("Concat", values, self._rest(operand), axis=0)
+        call = (values, stored, "int8.one", scale, operand.middle)
+        y = graph.op("MatMulIntegerToFloat", *call, domain=CONTRIB)
+        if fine:
+            y, rest = graph.ops("Split", 2, y, axis=0, num_outputs=2)
+            y = graph.op("Add", y, graph.op("Mul", rest, "int8.finer"))
         return y
 
     def _rest(self, operand: Operand) -> str:
@@ -251,7 +255,7 @@ class Products:
             rounded = graph.op("DequantizeLinear", operand.values, operand.row_steps, zeros, axis=0)
             rest = graph.op("Sub", operand.source, rounded)
             steps = graph.op("Mul", operand.row_steps, "int8.finer")
-            self._rests[operand.values] = self._round(rest, steps, "int8.middle")
+            self._rests[operand.values] = self._round(rest, steps, operand.middle)
         return self._rests[operand.values]
 
     def _blocks(self, x: str, name: str, size: tuple[int, int]) -> str:
