@@ -13,7 +13,7 @@ from app.core.errors import ArtifactDamaged, ArtifactMissing, MatryoError
 from app.core.settings import Settings
 from app.engine import Engine
 from app.graph.artifact import find_artifact
-from app.graph.pack import find_packed
+from app.graph.pack import is_settled
 from app.graph.store import Store
 from app.main import load_engines
 
@@ -58,7 +58,7 @@ def _is_ready(settings: Settings, model_id: str) -> bool:
         log.info("%s has no artefact in %s to serve; making one", model_id, precision)
         return False
     # In a store that we may not write, weights cannot be packed; they need not be.
-    return find_packed(artifact) is not None or not os.access(artifact.folder, os.W_OK)
+    return is_settled(artifact) or not os.access(artifact.folder, os.W_OK)
 
 
 def _prepare_apart(settings: Settings, model_id: str) -> None:

@@ -54,16 +54,30 @@ class PackedGraph:
 
 def find_packed(artifact: Artifact) -> PackedGraph | None:
     """The packed graph of this artefact for this machine, if there is one."""
-    folder = _folder(artifact)
+    files = _recorded(artifact)
+    return PackedGraph(_folder(artifact), files) if files else None
+
+
+def is_settled(artifact: Artifact) -> bool:
+    """Whether this artefact is packed for this machine, or known not to be packable here."""
+    return _recorded(artifact) is not None
+
+
+def _recorded(artifact: Artifact) -> dict[str, FileRecord] | None:
+    """Files of the packed graph, none where it cannot be packed; None if nothing is known."""
     try:
-        record: dict[str, Any] = json.loads((folder / _RECORD_FILE).read_text(encoding="utf-8"))
-        return PackedGraph(folder, {name: FileRecord(**facts) for name, facts in record.items()})
+        text = (_folder(artifact) / _RECORD_FILE).read_text(encoding="utf-8")
+        record: dict[str, Any] = json.loads(text)
+        return {name: FileRecord(**facts) for name, facts in record.items()}
     except (OSError, ValueError, TypeError, AttributeError):
         return None
 
 
 def pack(artifact: Artifact) -> None:
     """Save the packed graph, unless it is there; the artefact's files must have been checked.
+
+    An artefact that cannot be packed is noted as such, so that no start tries it again: ORT
+    1.31 gives other values from saved `MatMulNBits` weights, those of q8 and q4.
 
     Call under the store's lock of this model.
 
@@ -72,27 +86,37 @@ def pack(artifact: Artifact) -> None:
         StoreUnwritable: the store is not ours to write.
         BuildFailed: the packed graph computes anything else than the artefact.
     """
-    if find_packed(artifact):
+    if is_settled(artifact):
         return
-    folder = _folder(artifact)
-    aside = folder.with_name(f"{folder.name}{TEMPORARY}-{os.getpid()}")
+    aside = artifact.folder / f"{_PREFIX}{TEMPORARY}-{os.getpid()}"
     try:
         # ORT writes each weight twice: packed, and as it was, to tell what it has packed.
         with room_for(artifact.folder, 2 * artifact.n_bytes):
             aside.mkdir()
             _save(artifact.graph, aside)
-            _compare(artifact.graph, aside / GRAPH_FILE)
-            files = {
-                path.name: asdict(FileRecord(path.stat().st_size, sha256_file(path)))
-                for path in sorted(aside.iterdir())
-            }
-            (aside / _RECORD_FILE).write_text(json.dumps(files, indent=1), encoding="utf-8")
-            for old in artifact.folder.glob(f"{_PREFIX}*"):  # of another machine, or broken
-                if old != aside:
-                    remove_tree(old)
-            aside.rename(folder)
+            try:
+                _compare(artifact.graph, aside / GRAPH_FILE)
+            except BuildFailed:
+                for path in aside.iterdir():
+                    path.unlink()
+                _settle(artifact, aside)
+                raise
+            _settle(artifact, aside)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
+
+
+def _settle(artifact: Artifact, aside: Path) -> None:
+    """Record the files of `aside`, if any, and put it where it is looked for."""
+    files = {
+        path.name: asdict(FileRecord(path.stat().st_size, sha256_file(path)))
+        for path in sorted(aside.iterdir())
+    }
+    (aside / _RECORD_FILE).write_text(json.dumps(files, indent=1), encoding="utf-8")
+    for old in artifact.folder.glob(f"{_PREFIX}*"):  # of another machine, or broken
+        if old != aside:
+            remove_tree(old)
+    aside.rename(_folder(artifact))
 
 
 def _folder(artifact: Artifact) -> Path:

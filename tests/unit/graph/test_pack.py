@@ -12,7 +12,7 @@ from app.core.manifest import read_manifest
 from app.engine import OnnxEngine, SessionConfig
 from app.graph import pack as packing
 from app.graph.artifact import Artifact
-from app.graph.pack import find_packed, pack
+from app.graph.pack import find_packed, is_settled, pack
 from app.graph.provision import pack_model
 from app.graph.store import Store
 from tests.checkpoints import EXPERTS, TinyModel, make_model
@@ -76,6 +76,7 @@ def test_damage_is_found(built: Built, name: str) -> None:
     content[len(content) // 2] ^= 1
     (packed.folder / name).write_bytes(content)
     assert vectors(load_tiny(model, artifact)) == before
+    assert is_settled(artifact) == (name != "packed.json")
 
 
 def test_another_machine(built: Built, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -91,8 +92,9 @@ def test_another_machine(built: Built, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_other_values_are_not_kept(built: Built, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Should ORT compute anything else with packed weights, they go."""
-    _, artifact = built
+    """Should ORT compute anything else with packed weights, they go, and are not tried again."""
+    model, artifact = built
+    before = vectors(load_tiny(model, artifact))
     run = packing.GraphSession.run
 
     def off(session: packing.GraphSession, *args: object, **kwargs: object) -> object:
@@ -102,7 +104,12 @@ def test_other_values_are_not_kept(built: Built, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(packing.GraphSession, "run", off)
     with pytest.raises(BuildFailed, match="other values with packed weights"):
         pack(artifact)
-    assert not list(artifact.folder.glob("packed-*"))
+    monkeypatch.undo()
+    pack(artifact)
+    assert is_settled(artifact)
+    assert find_packed(artifact) is None
+    assert [path.name for path in artifact.folder.glob("packed-*/*")] == ["packed.json"]
+    assert vectors(load_tiny(model, artifact)) == before
 
 
 def test_no_room(tmp_path: Path, built: Built, monkeypatch: pytest.MonkeyPatch) -> None:
