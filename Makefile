@@ -37,7 +37,7 @@ format: .venv/.dev ## write the code as the linter wants it
 
 lock: .venv/.dev ## resolve the dependencies again, hashes included
 	$(BIN)/uv pip compile $(LOCK_FLAGS) pyproject.toml --group build -o requirements/run.lock
-	$(BIN)/uv pip compile $(LOCK_FLAGS) pyproject.toml --group build --group dev -c requirements/run.lock -o requirements/dev.lock
+	$(BIN)/uv pip compile $(LOCK_FLAGS) pyproject.toml --group build --group dev --group clients -c requirements/run.lock -o requirements/dev.lock
 LOCK_FLAGS := --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --no-emit-index-url --no-emit-find-links
 
 env-example: .venv/.dev ## write .env.example from the settings

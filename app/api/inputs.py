@@ -8,6 +8,7 @@ from concurrent.futures import Executor
 from dataclasses import dataclass
 
 from app.api.schemas import MAX_REQUEST_TOKENS, EmbeddingRequest, Inputs, InputTypeName
+from app.api.tokens import check_own
 from app.core.errors import (
     BadDimensions,
     ContextTooLong,
@@ -17,7 +18,7 @@ from app.core.errors import (
     UnknownModel,
 )
 from app.core.manifest import InputType, Manifest
-from app.engine import Engine, TokenIds
+from app.engine import Encoded, Engine, TokenIds
 
 _SYNONYMS: dict[InputTypeName, InputType] = {
     "query": "query",
@@ -206,13 +207,14 @@ async def tokenize(
     All but a few short texts go to a thread: those cost less than the way there.
 
     Args:
-        inputs: the texts.
+        inputs: the texts, or ids of the served model.
         request: whether to cut those over the model's limit.
         choices: the model and the input type.
         executor: threads to work on.
         max_tokens: limit of all texts together; None for none.
 
     Raises:
+        InvalidRequest: an id is outside the model's vocabulary.
         ContextTooLong: a text is over the model's limit and may not be cut.
         TooManyTokens: the texts are over the request's limit together.
     """
@@ -222,16 +224,14 @@ async def tokenize(
     loop = asyncio.get_running_loop()
     ids: list[TokenIds] = []
     n_tokens = n_truncated = 0
-    for start in range(0, len(inputs.texts), _CHUNK_TEXTS):
-        chunk = add_prefix(
-            inputs.texts[start : start + _CHUNK_TEXTS],
-            engine.manifest,
-            choices.input_type,
-        )
-        if len(inputs.texts) <= _INLINE_TEXTS and sum(map(len, chunk)) <= _INLINE_CHARACTERS:
-            encodings = engine.tokenize(chunk)
+    n_texts, n_characters = inputs.n_texts, sum(map(len, inputs.texts or inputs.arrays))
+    inline = n_texts <= _INLINE_TEXTS and n_characters <= _INLINE_CHARACTERS
+    for start in range(0, n_texts, _CHUNK_TEXTS):
+        part = slice(start, start + _CHUNK_TEXTS)
+        if inline:
+            encodings = _encode(inputs, part, choices)
         else:
-            encodings = await loop.run_in_executor(executor, engine.tokenize, chunk)
+            encodings = await loop.run_in_executor(executor, _encode, inputs, part, choices)
         for place, encoded in enumerate(encodings, start):
             text = encoded.ids
             if encoded.n_tokens > limit:
@@ -247,6 +247,16 @@ async def tokenize(
             ids.append(text)
             n_tokens += len(text)
         if max_tokens is not None and n_tokens > max_tokens:
-            done = len(ids) == len(inputs.texts)
+            done = len(ids) == n_texts
             raise TooManyTokens(n_tokens=n_tokens, max_tokens=max_tokens, exact=done)
     return Tokenized(ids, n_tokens, n_truncated)
+
+
+def _encode(inputs: Inputs, part: slice, choices: Choices) -> list[Encoded]:
+    """Ids of some of the texts, prefixes and special tokens included."""
+    engine, manifest = choices.engine, choices.engine.manifest
+    if inputs.texts:
+        return engine.tokenize(add_prefix(inputs.texts[part], manifest, choices.input_type))
+    check_own(inputs, part, engine.vocab_size, manifest.id)
+    prefix = manifest.prefix(choices.input_type)
+    return [engine.from_ids(ids, prefix) for ids in inputs.arrays[part]]

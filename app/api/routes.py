@@ -99,6 +99,9 @@ async def _embed(
     """Tokens, then vectors: all of a request that its caller's hanging up cancels."""
     context.scheduler.check_room()
     started = time.perf_counter()
+    if context.decoder and inputs.arrays:
+        loop = asyncio.get_running_loop()
+        inputs = await loop.run_in_executor(context.tokenizers, context.decoder.decode, inputs)
     tokenized = await tokenize(inputs, call, choices, executor=context.tokenizers)
     model = choices.engine.manifest.id
     context.metrics.tokenize_seconds.labels(model).observe(time.perf_counter() - started)

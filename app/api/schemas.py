@@ -9,7 +9,7 @@ Source: openai/openai-openapi, `openapi.yaml`, CreateEmbeddingRequest and -Respo
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal, cast
 
 import orjson
@@ -43,6 +43,19 @@ _INPUT_SCHEMA = {
             "minItems": 1,
             "maxItems": MAX_INPUTS,
         },
+        {
+            "type": "array",
+            "title": "One text as token ids",
+            "items": {"type": "integer", "minimum": 0},
+            "minItems": 1,
+        },
+        {
+            "type": "array",
+            "title": "Several texts as token ids",
+            "items": {"type": "array", "items": {"type": "integer", "minimum": 0}, "minItems": 1},
+            "minItems": 1,
+            "maxItems": MAX_INPUTS,
+        },
     ]
 }
 
@@ -54,7 +67,10 @@ class EmbeddingRequest(BaseModel):
 
     input: Annotated[
         Any,
-        Field(description="The text to embed, or a list of up to 2048 texts, none of them empty."),
+        Field(
+            description="The text to embed, or a list of up to 2048 texts, none of them empty; or "
+            "the same as token ids of cl100k_base (MATRYO_TOKEN_INPUT=model: the model's own)."
+        ),
         WithJsonSchema(_INPUT_SCHEMA),
     ]
     model: Annotated[
@@ -157,15 +173,22 @@ class ErrorResponse(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class Inputs:
-    """The texts of a request.
+    """The texts of a request, as strings or as token ids.
 
     Attributes:
-        texts: 1 to 2048.
+        texts: 1 to 2048, or none.
         is_list: whether they came as a list, so that an error can name a place in it.
+        arrays: likewise, each of one token id at least; ids may be any integer.
     """
 
     texts: list[str]
     is_list: bool
+    arrays: list[list[int]] = field(default_factory=list[list[int]])
+
+    @property
+    def n_texts(self) -> int:
+        """How many there are, in whichever form."""
+        return len(self.texts) or len(self.arrays)
 
 
 def parse_request(body: bytes) -> tuple[EmbeddingRequest, Inputs]:
@@ -206,18 +229,15 @@ def _parse_input(value: Any) -> Inputs:  # noqa: ANN401 - whatever JSON can hold
     if isinstance(value, str):
         return Inputs([value], is_list=False)
     if not isinstance(value, list):
-        raise _invalid_type("input", "a string or an array of strings", value)
+        raise _invalid_type("input", "a string or an array", value)
     items = cast("list[Any]", value)
     if not items:
-        raise InvalidRequest(
-            "Invalid 'input': empty array. Expected an array with minimum length 1, but got an "
-            "empty array instead.",
-            param="input",
-            code="empty_array",
-        )
-    # One pass in C over up to 2048 items, where a loop would test each in Python.
+        raise _empty_array("input")
+    # One pass in C over the items, where a loop would test each in Python.
     kinds = set(map(type, items))
-    if kinds == {str}:
+    if kinds == {int}:
+        return Inputs([], is_list=False, arrays=[items])
+    if kinds <= {str} or kinds <= {list}:
         if len(items) > MAX_INPUTS:
             raise InvalidRequest(
                 f"Invalid 'input': array too long. Expected an array with maximum length "
@@ -225,24 +245,45 @@ def _parse_input(value: Any) -> Inputs:  # noqa: ANN401 - whatever JSON can hold
                 param="input",
                 code="array_above_max_length",
             )
-        if "" in items:
-            place = items.index("")
-            raise InvalidRequest(
-                f"Invalid 'input[{place}]': empty string. Expected a string with minimum length "
-                "1; leave empty texts out of the list.",
-                param="input",
-                code="empty_string",
-            )
-        return Inputs(items, is_list=True)
-    if kinds <= {int, list}:
+        return _several_texts(items) if kinds == {str} else _several_arrays(items)
+    # The first item says what the others ought to be.
+    first: type[Any] = type(items[0])
+    if first not in (str, int, list):
+        raise _invalid_type("input[0]", "a string, an integer or an array of integers", items[0])
+    place = next(i for i, item in enumerate(items) if type(item) is not first)
+    expected = {str: "a string", int: "an integer", list: "an array of integers"}[first]
+    raise _invalid_type(f"input[{place}]", f"{expected}, as 'input[0]' is", items[place])
+
+
+def _several_texts(items: list[str]) -> Inputs:
+    if "" in items:
+        place = items.index("")
         raise InvalidRequest(
-            "Invalid 'input': arrays of token ids are not supported by this server; send strings. "
-            "(LangChain: OpenAIEmbeddings(check_embedding_ctx_length=False).)",
+            f"Invalid 'input[{place}]': empty string. Expected a string with minimum length "
+            "1; leave empty texts out of the list.",
             param="input",
-            code="invalid_type",
+            code="empty_string",
         )
-    place = next(i for i, item in enumerate(items) if type(item) is not str)
-    raise _invalid_type(f"input[{place}]", "a string", items[place])
+    return Inputs(items, is_list=True)
+
+
+def _several_arrays(items: list[list[Any]]) -> Inputs:
+    for i, ids in enumerate(items):
+        if not ids:
+            raise _empty_array(f"input[{i}]")
+        if set(map(type, ids)) != {int}:
+            j = next(j for j, token in enumerate(ids) if type(token) is not int)
+            raise _invalid_type(f"input[{i}][{j}]", "an integer", ids[j])
+    return Inputs([], is_list=True, arrays=items)
+
+
+def _empty_array(name: str) -> InvalidRequest:
+    return InvalidRequest(
+        f"Invalid '{name}': empty array. Expected an array with minimum length 1, but got an "
+        "empty array instead.",
+        param="input",
+        code="empty_array",
+    )
 
 
 def _translate(exc: ValidationError) -> InvalidRequest:

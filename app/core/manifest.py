@@ -23,6 +23,9 @@ from app.core.errors import ManifestInvalid, ModelNotFound
 InputType = Literal["query", "document", "classification", "clustering", "none"]
 """What a text is for; each names one of the model's prompts, `none` no prompt at all."""
 
+TokenInput = Literal["cl100k_base", "model"]
+"""Whose ids callers send in place of text: OpenAI's, or the served model's own."""
+
 OutputStep = Literal["mean_pool", "cls_pool", "layer_norm", "truncate", "l2_normalize"]
 Precision = Literal["fp32", "int8", "q8", "q4"]
 PrecisionChoice = Precision | Literal["auto"]

@@ -24,6 +24,7 @@ from app.core.manifest import (
     Manifest,
     Precision,
     PrecisionChoice,
+    TokenInput,
     shipped_models,
 )
 
@@ -78,6 +79,11 @@ class Settings(BaseSettings):
         "document",
         description="What a text is when the request does not say: query, document, "
         "classification, clustering or none.",
+    )
+    token_input: TokenInput = Field(
+        "cl100k_base",
+        description="What arrays of token ids mean: cl100k_base, OpenAI's vocabulary (matryo pull "
+        "cl100k_base fetches it), or model, the served model's own.",
     )
     dimensions: int | None = Field(
         None,

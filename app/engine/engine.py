@@ -61,6 +61,20 @@ class Engine(Protocol):
         """Token ids of each text, special tokens included, uncut."""
         ...
 
+    @property
+    def vocab_size(self) -> int:
+        """Token ids are 0 to one less."""
+        ...
+
+    def from_ids(self, ids: Sequence[int], prefix: str) -> Encoded:
+        """A text that comes as ids of this model, with prefix and special tokens, uncut.
+
+        Args:
+            ids: each within `vocab_size`; special tokens may be there or not.
+            prefix: goes before a text that does not begin with one of the model's own.
+        """
+        ...
+
     def cut(self, ids: TokenIds) -> TokenIds:
         """The ids cut to the model's limit."""
         ...
@@ -117,6 +131,15 @@ class OnnxEngine:
     def tokenize(self, texts: Sequence[str]) -> list[Encoded]:
         """Token ids of each text, special tokens included, uncut."""
         return self._tokenizer.encode(texts)
+
+    @property
+    def vocab_size(self) -> int:
+        """Token ids are 0 to one less."""
+        return self._tokenizer.vocab_size
+
+    def from_ids(self, ids: Sequence[int], prefix: str) -> Encoded:
+        """A text that comes as ids of this model; see `Engine.from_ids`."""
+        return Encoded(self._tokenizer.from_ids(ids, prefix, self.manifest.prefixes))
 
     def cut(self, ids: TokenIds) -> TokenIds:
         """The ids cut to the model's limit."""

@@ -64,8 +64,10 @@ class TextTokenizer:
         self.max_tokens = max_tokens
         self._head_chars = _CHARS_PER_TOKEN * (max_tokens + _HEAD_MARGIN)
         # Special tokens at the end stay when a text is cut: [SEP], </s>.
-        mask = self._tokenizer.encode("a").special_tokens_mask
-        self._n_tail = next((i for i, special in enumerate(reversed(mask)) if not special), 0)
+        probe = self._tokenizer.encode("a")
+        inside = [i for i, special in enumerate(probe.special_tokens_mask) if not special]
+        first, last = (inside[0], inside[-1]) if inside else (0, len(probe.ids))
+        self._head, self._tail = probe.ids[:first], probe.ids[last + 1 :]
 
     @property
     def vocab_size(self) -> int:
@@ -81,6 +83,29 @@ class TextTokenizer:
             for text, ids in zip(texts, found, strict=True)
         ]
 
+    def from_ids(self, ids: Sequence[int], prefix: str, own: Sequence[str]) -> TokenIds:
+        """A text that comes as ids, made whole: prefix and special tokens are put around it.
+
+        The same ids as of the text itself, wherever tokens end with the prefix: it is put
+        there without the white space at its end, which belongs to no token.
+
+        Args:
+            ids: each within `vocab_size`; special tokens at both ends may be there or not.
+            prefix: what stands before the text.
+            own: prefixes of the model; a text that begins with one is left as it is.
+        """
+        body = list(ids)
+        if body[: len(self._head)] == self._head:
+            body = body[len(self._head) :]
+        if self._tail and body[-len(self._tail) :] == self._tail:
+            body = body[: -len(self._tail)]
+        if prefix and not any(_begins(body, self._pieces(known)) for known in own):
+            body = self._pieces(prefix) + body
+        return _ids([*self._head, *body, *self._tail])
+
+    def _pieces(self, prefix: str) -> list[int]:
+        return self._tokenizer.encode(prefix.rstrip(), add_special_tokens=False).ids
+
     def _judge(self, text: str, head: TokenIds) -> Encoded:
         if len(head) >= self.max_tokens + _HEAD_MARGIN:
             return Encoded(head, exact=False)
@@ -90,8 +115,12 @@ class TextTokenizer:
         """The first `max_tokens` of a text; special tokens at its end are kept."""
         if len(ids) <= self.max_tokens:
             return ids
-        tail = ids[len(ids) - self._n_tail :]
-        return np.concatenate([ids[: self.max_tokens - self._n_tail], tail])
+        n_tail = len(self._tail)
+        return np.concatenate([ids[: self.max_tokens - n_tail], ids[len(ids) - n_tail :]])
+
+
+def _begins(ids: list[int], beginning: list[int]) -> bool:
+    return bool(beginning) and ids[: len(beginning)] == beginning
 
 
 def _ids(ids: list[int]) -> TokenIds:

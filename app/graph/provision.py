@@ -20,6 +20,7 @@ from app.core.manifest import Manifest, Precision
 from app.graph import arch
 from app.graph.artifact import Artifact, find_artifact, unverified_origin
 from app.graph.build import build
+from app.graph.encodings import ENCODING, pull_table
 from app.graph.pack import pack
 from app.graph.progress import Progress
 from app.graph.pull import pull
@@ -142,6 +143,18 @@ def pull_model(
     """
     with store.lock(manifest.id, waiting=lambda: report(_WAITING.format(manifest.id))):
         return pull(store, manifest, origin, progress=progress, report=report)
+
+
+def pull_encoding(
+    store: Store, origin: str | None, *, progress: Progress, report: Callable[[str], None]
+) -> Path:
+    """What `matryo pull cl100k_base` does: `pull_table` under a lock of the store.
+
+    Raises:
+        SetupError: of any kind; see `pull_table`.
+    """
+    with store.lock(ENCODING, waiting=lambda: report(_WAITING.format(ENCODING))):
+        return pull_table(store, origin, progress=progress, report=report)
 
 
 _WAITING = "{}: another process is pulling or building it; waiting for that to end"

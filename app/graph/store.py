@@ -4,6 +4,7 @@
     <home>/checkpoints/<id>/<checkpoint key>.part/    one being fetched; resumed by the next pull
     <home>/artifacts/<id>/<precision>/<key>/          a complete artefact
     <home>/artifacts/<id>/<precision>/current         the key to serve
+    <home>/encodings/                                 vocabularies of token arrays
     <home>/locks/                                     one lock for each id
 
 A folder gets its final name by one rename when everything in it is complete, so whatever
@@ -45,6 +46,11 @@ class Store:
     def artifacts(self, model_id: str, precision: str) -> Path:
         """Folder of the artefacts of a model in one precision; may not exist."""
         return self.home / "artifacts" / model_id / precision
+
+    @property
+    def encodings(self) -> Path:
+        """Folder of vocabularies that callers may use in place of text; may not exist."""
+        return self.home / "encodings"
 
     @contextlib.contextmanager
     def lock(

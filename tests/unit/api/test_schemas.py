@@ -33,21 +33,39 @@ def test_forms_of_input() -> None:
     assert parse(input=["a"] * MAX_INPUTS)[1].is_list
 
 
+def test_forms_of_token_arrays() -> None:
+    """A flat array is one text, of any length; an array of arrays is several."""
+    one = parse(input=[1, 2, 3])[1]
+    assert (one.arrays, one.texts, one.is_list, one.n_texts) == ([[1, 2, 3]], [], False, 1)
+    several = parse(input=[[1, 2], [3]])[1]
+    assert (several.arrays, several.is_list, several.n_texts) == ([[1, 2], [3]], True, 2)
+    assert parse(input=[5] * 8191)[1].n_texts == 1
+    assert parse(input=[[5] * 8191, [6]])[1].n_texts == 2
+
+
 @pytest.mark.parametrize(
     ("value", "message", "code"),
     [
         ([], "empty array", "empty_array"),
         (["a"] * 2049, "maximum length 2048, but got an array with length 2049", "array_above_max_length"),
         (["a", ""], "'input[1]'", "empty_string"),
-        (["a", 1], "'input[1]': expected a string, but got an integer", "invalid_type"),
-        (["a", None], "'input[1]': expected a string, but got null", "invalid_type"),
-        (["a", ["b"]], "'input[1]': expected a string, but got an array", "invalid_type"),
-        ([True, False], "'input[0]': expected a string, but got a boolean", "invalid_type"),
-        ([1.5], "'input[0]': expected a string, but got a decimal number", "invalid_type"),
-        ([1, 2, 3], "arrays of token ids are not supported", "invalid_type"),
-        ([[1, 2], [3]], "arrays of token ids are not supported", "invalid_type"),
-        (None, "'input': expected a string or an array of strings, but got null", "invalid_type"),
-        (7, "'input': expected a string or an array of strings, but got an integer", "invalid_type"),
+        (["a", 1], "'input[1]': expected a string, as 'input[0]' is, but got an integer", "invalid_type"),
+        (["a", None], "'input[1]': expected a string, as 'input[0]' is, but got null", "invalid_type"),
+        (["a", ["b"]], "'input[1]': expected a string, as 'input[0]' is, but got an array", "invalid_type"),
+        ([True, False], "'input[0]': expected a string, an integer or an array of integers, but got a boolean", "invalid_type"),
+        ([1.5], "integers, but got a decimal number", "invalid_type"),
+        ([1, "a"], "'input[1]': expected an integer, as 'input[0]' is, but got a string", "invalid_type"),
+        ([1, True], "'input[1]': expected an integer, as 'input[0]' is, but got a boolean", "invalid_type"),
+        ([1, 2.0], "'input[1]': expected an integer, as 'input[0]' is, but got a decimal number", "invalid_type"),
+        ([[1], 2], "'input[1]': expected an array of integers, as 'input[0]' is, but got an integer", "invalid_type"),
+        ([[1], "a"], "'input[1]': expected an array of integers, as 'input[0]' is, but got a string", "invalid_type"),
+        ([[1], []], "'input[1]': empty array", "empty_array"),
+        ([[1, 2], [3, "a"]], "'input[1][1]': expected an integer, but got a string", "invalid_type"),
+        ([[1, True]], "'input[0][1]': expected an integer, but got a boolean", "invalid_type"),
+        ([[[1]]], "'input[0][0]': expected an integer, but got an array", "invalid_type"),
+        ([[1]] * 2049, "maximum length 2048, but got an array with length 2049", "array_above_max_length"),
+        (None, "'input': expected a string or an array, but got null", "invalid_type"),
+        (7, "'input': expected a string or an array, but got an integer", "invalid_type"),
         ({"a": 1}, "but got an object", "invalid_type"),
     ],
 )  # fmt: skip

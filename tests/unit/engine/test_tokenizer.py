@@ -89,3 +89,34 @@ def test_not_a_tokenizer(tmp_path: Path) -> None:
     path.write_text("{}")
     with pytest.raises(ArtifactDamaged, match=r"tokenizer\.json"):
         TextTokenizer(path, 20)
+
+
+class TestFromIds:
+    """Ids that a caller made are those of the text itself."""
+
+    PREFIX, OTHER = "the sky: ", "grass is "
+
+    def text_ids(self, tokenizer: TextTokenizer, text: str) -> list[int]:
+        """The ids of a text, special tokens included."""
+        return tokenizer.encode([text])[0].ids.tolist()
+
+    @pytest.mark.parametrize("bare", [False, True])
+    def test_with_or_without_special_tokens(self, tokenizer: TextTokenizer, bare: bool) -> None:
+        """They stand at the ends once, whether the caller put them there or not."""
+        whole = self.text_ids(tokenizer, "blue grass")
+        given = whole[1:-1] if bare else whole
+        assert tokenizer.from_ids(given, "", ()).tolist() == whole
+        prefixed = self.text_ids(tokenizer, self.PREFIX + "blue grass")
+        assert tokenizer.from_ids(given, self.PREFIX, (self.PREFIX,)).tolist() == prefixed
+
+    def test_own_prefix_is_left(self, tokenizer: TextTokenizer) -> None:
+        """A text that begins with any of the model's prefixes gets no other one."""
+        for prefix in (self.PREFIX, self.OTHER):
+            given = self.text_ids(tokenizer, prefix + "blue")
+            found = tokenizer.from_ids(given, self.PREFIX, (self.PREFIX, self.OTHER))
+            assert found.tolist() == given
+
+    def test_nothing_but_special_tokens(self, tokenizer: TextTokenizer) -> None:
+        """An array of them alone is an empty text."""
+        assert tokenizer.from_ids([CLS, SEP], "", ()).tolist() == [CLS, SEP]
+        assert tokenizer.from_ids([SEP], "", ()).tolist() == [CLS, SEP]
