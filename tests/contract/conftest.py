@@ -72,7 +72,7 @@ class Live:
 
 @contextmanager
 def live_server(
-    engine: Engine, *, grace_s: float = 5, **changes: Any
+    engine: Engine | list[Engine], *, grace_s: float = 5, **changes: Any
 ) -> Generator[Live, None, None]:
     """Serve an engine on a free port until the block ends."""
     application = create_app(settings(**changes), engine)

@@ -33,7 +33,8 @@ def vectors(answer: Any) -> list[Any]:
 
 async def test_arrays_are_the_texts(client: httpx2.AsyncClient) -> None:
     """Decoded, prefixed, tokenised again by the model: vectors and usage of the strings."""
-    for extra in ({}, {"input_type": "query"}, {"model": "all-minilm-l6-v2"}, {"dimensions": 64}):
+    options: list[dict[str, Any]] = [{}, {"input_type": "query"}, {"model": "all-minilm-l6-v2"}]
+    for extra in (*options, {"dimensions": 64}):
         texts = await post(client, input=["Hello world", "The sky is blue"], **extra)
         arrays = await post(client, input=[HELLO, SKY], **extra)
         assert arrays == texts
@@ -45,7 +46,9 @@ async def test_arrays_are_the_texts(client: httpx2.AsyncClient) -> None:
 async def test_many_arrays_come_in_order(client: httpx2.AsyncClient, engine: FakeEngine) -> None:
     """2048 of them, and each keeps its place."""
     answer = await post(client, input=[HELLO, SKY] * 1024)
-    expected = [engine.expected(f"search_document: {t}") for t in ("Hello world", "The sky is blue")]
+    expected = [
+        engine.expected(f"search_document: {t}") for t in ("Hello world", "The sky is blue")
+    ]
     assert len(answer["data"]) == 2048
     for place, vector in enumerate(vectors(answer)):
         assert np.array_equal(vector, expected[place % 2])

@@ -108,7 +108,9 @@ def test_no_table() -> None:
 def test_own_ids() -> None:
     """The model's own ids are held against its vocabulary."""
     check_own(arrays([0, 9], [5]), slice(0, 2), 10, "m")
-    with pytest.raises(InvalidRequest, match=r"'input\[1\]\[1\]': 10 is not a token id; m has 0 to 9"):
+    with pytest.raises(
+        InvalidRequest, match=r"'input\[1\]\[1\]': 10 is not a token id; m has 0 to 9"
+    ):
         check_own(arrays([0, 9], [5, 10]), slice(0, 2), 10, "m")
     with pytest.raises(InvalidRequest, match=r"'input\[1\]\[0\]': -1"):
         check_own(arrays([0], [-1]), slice(1, 2), 10, "m")

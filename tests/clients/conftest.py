@@ -1,0 +1,128 @@
+"""A live server for real clients, and the page of what they show.
+
+    pytest tests/clients -n 0 --compatibility docs/COMPATIBILITY.md
+
+A test marked `shows(package, what)` is a line of that page.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Generator, Iterator
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import pytest
+
+from app.graph.encodings import find_table
+from app.graph.store import Store
+from tests.contract.conftest import Live, live_server
+from tests.fakes import MINILM, FakeEngine
+
+HERE = Path(__file__).parent
+MODEL = "nomic-embed-text-v1.5"
+KEY = "sk-test"
+
+_INTRODUCTION = """# Compatibility
+
+What real clients were seen to do against a live server, written by `make compatibility` from
+`tests/clients`. Every line is a test that runs with the suite; versions are those of that run.
+"""
+_MARKS = {"passed": "yes", "failed": "**no**", "skipped": "not tried"}
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Where the page goes, if it is wanted."""
+    parser.addoption("--compatibility", type=Path, help="write the compatibility page there")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What clients warn of is theirs."""
+    for item in items:
+        if HERE in item.path.parents:
+            item.add_marker(pytest.mark.filterwarnings("default"))
+
+
+def shown(item: pytest.Item) -> tuple[str, str] | None:
+    """Package and sentence of a test's line."""
+    mark = item.get_closest_marker("shows")
+    return (str(mark.args[0]), str(mark.args[1])) if mark else None
+
+
+_outcomes: dict[tuple[str, str], str] = {}
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Remember how each line came out."""
+    report: pytest.TestReport = yield
+    line = shown(item)
+    if line and (call.when == "call" or report.outcome != "passed"):
+        _outcomes[line] = report.outcome
+    return report
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Write the page."""
+    path: Path | None = session.config.getoption("--compatibility", default=None)
+    if path:
+        path.write_text(page(_outcomes), encoding="utf-8")
+
+
+def page(outcomes: dict[tuple[str, str], str]) -> str:
+    """The page as Markdown, a table for each client."""
+    lines = [_INTRODUCTION]
+    packages = dict.fromkeys(package for package, _ in outcomes)
+    for package in packages:
+        lines += [f"## {package} {_version(package)}".rstrip(), "", "| | |", "|---|---|"]
+        lines += [
+            f"| {what} | {_MARKS[outcome]} |"
+            for (p, what), outcome in outcomes.items()
+            if p == package
+        ]
+        lines.append("")
+    return "\n".join(lines)
+
+
+def _version(package: str) -> str:
+    name, _, platform = package.partition(" (")
+    try:
+        return version(name if not platform else "")
+    except (PackageNotFoundError, ValueError):
+        locked = json.loads((HERE / "node" / "package-lock.json").read_text(encoding="utf-8"))
+        return str(locked["packages"].get(f"node_modules/{name}", {}).get("version", ""))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def environment() -> Iterator[None]:
+    """No client reports to its makers, and LangChain finds the vocabulary on this machine."""
+    patch = pytest.MonkeyPatch()
+    table = find_table(Store(Path("none")))
+    assert table
+    for name, value in {
+        "TIKTOKEN_CACHE_DIR": str(table.parent),
+        "CUSTOM_TIKTOKEN_CACHE_DIR": str(table.parent),
+        "HAYSTACK_TELEMETRY_ENABLED": "False",
+        "LITELLM_LOCAL_MODEL_COST_MAP": "True",
+        "LITELLM_TELEMETRY": "False",
+        "ANONYMIZED_TELEMETRY": "False",
+        "OPENAI_API_KEY": KEY,
+    }.items():
+        patch.setenv(name, value)
+    yield
+    patch.undo()
+
+
+@pytest.fixture
+def live(engine: FakeEngine) -> Iterator[Live]:
+    """The fake v1.5 as default and a fake MiniLM, behind a key."""
+    with live_server([engine, FakeEngine(MINILM)], api_keys=KEY) as server:
+        yield server
+
+
+@pytest.fixture
+def base_url(live: Live) -> str:
+    """What a client's base URL is set to."""
+    return f"{live.url}/v1"
