@@ -17,7 +17,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import Response
 
 import app
-from app.api import operations, routes
+from app.api import openapi, operations, routes
 from app.api.auth import KeyRing
 from app.api.context import Context, Limits
 from app.api.errors import error_response
@@ -106,6 +106,7 @@ def create_app(
         redirect_slashes=False,
     )
     application.state.scheduler = scheduler
+    openapi.install(application)
     application.include_router(routes.build_router())
     application.include_router(operations.build_router())
     for kind in (MatryoError, HTTPException):

@@ -27,6 +27,9 @@ class KeyRing:
     def __init__(self, keys: Sequence[str]) -> None:
         self._digests = [_digest(key) for key in keys]
 
+    def __bool__(self) -> bool:
+        return bool(self._digests)
+
     def check(self, authorization: str | None) -> None:
         """Let a request pass, by its `Authorization` header.
 

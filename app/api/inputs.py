@@ -20,7 +20,7 @@ from app.core.errors import (
 from app.core.manifest import InputType, Manifest
 from app.engine import Encoded, Engine, TokenIds
 
-_SYNONYMS: dict[InputTypeName, InputType] = {
+SYNONYMS: dict[InputTypeName, InputType] = {
     "query": "query",
     "search_query": "query",
     "document": "document",
@@ -125,7 +125,7 @@ def choose(request: EmbeddingRequest, directory: Directory, defaults: Defaults) 
     """
     engine, suffix_type = directory.resolve(request.model)
     manifest = engine.manifest
-    asked = _SYNONYMS[request.input_type] if request.input_type else suffix_type
+    asked = SYNONYMS[request.input_type] if request.input_type else suffix_type
     if asked and asked not in manifest.input_types:
         raise InvalidRequest(
             f"Invalid value for 'input_type': '{asked}'. {manifest.id} was trained for: "

@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+from typing import Any, Literal
+
 import orjson
 from fastapi import APIRouter, Request
 from prometheus_client.exposition import choose_encoder
+from pydantic import BaseModel
 from starlette.responses import Response
 
 from app.api.context import context_of
+
+
+class Health(BaseModel):
+    """Whether the service is well, and if not, why."""
+
+    status: Literal["ok", "unavailable"]
+    reason: str | None = None
 
 
 async def livez() -> Response:
@@ -45,6 +55,14 @@ def build_router() -> APIRouter:
         "/health": readyz,
         "/metrics": metrics,
     }
+    text = {"schema": {"type": "string"}}
+    unready: dict[str, Any] = {"description": "Not now; it says why.", "model": Health}
+    answers: dict[str, dict[int | str, dict[str, Any]]] = {
+        "/livez": {200: {"model": Health}},
+        "/readyz": {200: {"model": Health}, 503: unready},
+        "/health": {200: {"model": Health}, 503: unready},
+        "/metrics": {200: {"content": {"text/plain": text, "application/openmetrics-text": text}}},
+    }
     for path, endpoint in routes.items():
         for method in ("GET", "HEAD"):
             router.add_api_route(
@@ -52,6 +70,8 @@ def build_router() -> APIRouter:
                 endpoint,
                 methods=[method],
                 name=path,
+                responses=answers[path],
+                response_class=Response,
                 include_in_schema=method == "GET",
             )
     return router

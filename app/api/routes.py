@@ -183,7 +183,6 @@ def _responses(model: type[Any], *statuses: int) -> dict[int | str, dict[str, An
 def build_router() -> APIRouter:
     """OpenAI's routes; those without `/v1` serve base URLs that lack it."""
     router = APIRouter()
-    body = {"application/json": {"schema": EmbeddingRequest.model_json_schema()}}
     for prefix in ("/v1", ""):
         shared: dict[str, Any] = {"include_in_schema": bool(prefix)}
         router.add_api_route(
@@ -194,7 +193,6 @@ def build_router() -> APIRouter:
             summary="Create embeddings",
             operation_id="createEmbedding",
             responses=_responses(EmbeddingResponse, *_ERRORS),
-            openapi_extra={"requestBody": {"required": True, "content": body}},
             route_class_override=_Direct,
             **shared,
         )

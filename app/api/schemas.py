@@ -1,6 +1,7 @@
 """The wire types of OpenAI's embeddings API, and reading a body into them.
 
-Types are strict: no string becomes a number, no `true` a 1. `null` for an optional field
+Types are strict: no string becomes a number, no `true` a 1. As in JSON Schema, 80.0 is an
+integer. `null` for an optional field
 is "absent". A field nobody knows is refused, because ignoring one that changes meaning
 would give wrong vectors in silence.
 
@@ -13,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal, cast
 
 import orjson
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, WithJsonSchema
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from app.core.errors import InvalidRequest
 
@@ -33,31 +34,13 @@ InputTypeName = Literal[
     "none",
 ]
 
-_INPUT_SCHEMA = {
-    "oneOf": [
-        {"type": "string", "title": "One text"},
-        {
-            "type": "array",
-            "title": "Several texts",
-            "items": {"type": "string", "minLength": 1},
-            "minItems": 1,
-            "maxItems": MAX_INPUTS,
-        },
-        {
-            "type": "array",
-            "title": "One text as token ids",
-            "items": {"type": "integer", "minimum": 0},
-            "minItems": 1,
-        },
-        {
-            "type": "array",
-            "title": "Several texts as token ids",
-            "items": {"type": "array", "items": {"type": "integer", "minimum": 0}, "minItems": 1},
-            "minItems": 1,
-            "maxItems": MAX_INPUTS,
-        },
-    ]
-}
+
+def _whole(value: Any) -> Any:  # noqa: ANN401 - whatever JSON can hold
+    """A decimal number without decimals as an integer; anything else as it is."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+_Size = Annotated[int, Field(ge=1), BeforeValidator(_whole)]
 
 
 class EmbeddingRequest(BaseModel):
@@ -71,7 +54,6 @@ class EmbeddingRequest(BaseModel):
             description="The text to embed, or a list of up to 2048 texts, none of them empty; or "
             "the same as token ids of cl100k_base (MATRYO_TOKEN_INPUT=model: the model's own)."
         ),
-        WithJsonSchema(_INPUT_SCHEMA),
     ]
     model: Annotated[
         str | None,
@@ -85,11 +67,8 @@ class EmbeddingRequest(BaseModel):
         Field(description="float (default) or base64, the raw little-endian values."),
     ] = None
     dimensions: Annotated[
-        int | None,
-        Field(
-            description="Size of the vectors: the first so many components, normalised again.",
-            ge=1,
-        ),
+        _Size | None,
+        Field(description="Size of the vectors: the first so many components, normalised again."),
     ] = None
     user: Annotated[str | None, Field(description="Accepted and not used.")] = None
     input_type: Annotated[
@@ -235,6 +214,9 @@ def _parse_input(value: Any) -> Inputs:  # noqa: ANN401 - whatever JSON can hold
         raise _empty_array("input")
     # One pass in C over the items, where a loop would test each in Python.
     kinds = set(map(type, items))
+    if float in kinds:
+        items = [_whole(item) for item in items]
+        kinds = set(map(type, items))
     if kinds == {int}:
         return Inputs([], is_list=False, arrays=[items])
     if kinds <= {str} or kinds <= {list}:
@@ -275,6 +257,8 @@ def _several_arrays(items: list[list[Any]]) -> Inputs:
     for i, ids in enumerate(items):
         if not ids:
             raise _empty_array(f"input[{i}]")
+        if set(map(type, ids)) != {int}:
+            ids[:] = [_whole(token) for token in ids]
         if set(map(type, ids)) != {int}:
             j = next(j for j, token in enumerate(ids) if type(token) is not int)
             raise _invalid_type(f"input[{i}][{j}]", "an integer", ids[j])

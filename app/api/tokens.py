@@ -25,6 +25,7 @@ SPECIAL_TOKENS = {
     100260: b"<|fim_suffix|>",
     100276: b"<|endofprompt|>",
 }
+LAST_RANK = 100255
 _NAME = "cl100k_base"
 
 
@@ -39,6 +40,10 @@ class TokenDecoder:
         self._find_table = find_table
         self._table: dict[int, bytes] = {}
         self._lock = threading.Lock()
+
+    def available(self) -> bool:
+        """Whether there is a table to decode with."""
+        return bool(self._table) or self._find_table() is not None
 
     def decode(self, inputs: Inputs) -> Inputs:
         """Texts of token arrays; texts are handed through.
@@ -60,8 +65,7 @@ class TokenDecoder:
                     inputs,
                     i,
                     next(j for j, token in enumerate(ids) if token not in table),
-                    f"{_NAME} has 0 to {len(table) - len(SPECIAL_TOKENS) - 1} and "
-                    f"{', '.join(map(str, SPECIAL_TOKENS))}",
+                    f"{_NAME} has 0 to {LAST_RANK} and {', '.join(map(str, SPECIAL_TOKENS))}",
                 ) from exc
             texts.append(b"".join(pieces).decode("utf-8", errors="replace"))
         return Inputs(texts, is_list=inputs.is_list)

@@ -80,9 +80,8 @@ class TestLlamaIndex:
         """The class as its users make it for a model that OpenAI does not have."""
         from llama_index.embeddings.openai import OpenAIEmbedding
 
-        return OpenAIEmbedding(
-            **{"model_name": MODEL, "api_base": base_url, "api_key": KEY} | options
-        )
+        make: Any = OpenAIEmbedding
+        return make(**{"model_name": MODEL, "api_base": base_url, "api_key": KEY} | options)
 
     @shows(PACKAGE, "`OpenAIEmbedding(model_name=...)`: texts, batches, queries")
     def test_texts(self, base_url: str, engine: FakeEngine) -> None:

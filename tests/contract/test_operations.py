@@ -98,20 +98,6 @@ async def test_openmetrics(client: httpx2.AsyncClient) -> None:
     assert response.text.endswith("# EOF\n")
 
 
-async def test_openapi(client: httpx2.AsyncClient) -> None:
-    """The document describes the request, our extensions and every error."""
-    document = (await client.get("/openapi.json")).json()
-    assert set(document["paths"]) >= {"/v1/embeddings", "/v1/models", "/v1/models/{model}"}
-    assert "/embeddings" not in document["paths"]
-    call = document["paths"]["/v1/embeddings"]["post"]
-    schema = call["requestBody"]["content"]["application/json"]["schema"]
-    assert schema["required"] == ["input"]
-    assert {"input_type", "truncate", "embedding_type"} <= set(schema["properties"])
-    assert {"200", "400", "401", "404", "413", "429", "503"} <= set(call["responses"])
-    assert "422" not in call["responses"]
-    assert (await client.get("/docs")).status_code == 200
-
-
 async def test_health_of_a_model_that_fails(engine: FakeEngine) -> None:
     """/readyz turns to 503 with a reason when the model fails, and /livez does not."""
 

@@ -39,6 +39,8 @@ def test_forms_of_token_arrays() -> None:
     assert (one.arrays, one.texts, one.is_list, one.n_texts) == ([[1, 2, 3]], [], False, 1)
     several = parse(input=[[1, 2], [3]])[1]
     assert (several.arrays, several.is_list, several.n_texts) == ([[1, 2], [3]], True, 2)
+    assert parse(input=[1, 2.0, 3e0])[1].arrays == [[1, 2, 3]]
+    assert parse(input=[[1, 2.0]])[1].arrays == [[1, 2]]
     assert parse(input=[5] * 8191)[1].n_texts == 1
     assert parse(input=[[5] * 8191, [6]])[1].n_texts == 2
 
@@ -56,7 +58,7 @@ def test_forms_of_token_arrays() -> None:
         ([1.5], "integers, but got a decimal number", "invalid_type"),
         ([1, "a"], "'input[1]': expected an integer, as 'input[0]' is, but got a string", "invalid_type"),
         ([1, True], "'input[1]': expected an integer, as 'input[0]' is, but got a boolean", "invalid_type"),
-        ([1, 2.0], "'input[1]': expected an integer, as 'input[0]' is, but got a decimal number", "invalid_type"),
+        ([1, 2.5], "'input[1]': expected an integer, as 'input[0]' is, but got a decimal number", "invalid_type"),
         ([[1], 2], "'input[1]': expected an array of integers, as 'input[0]' is, but got an integer", "invalid_type"),
         ([[1], "a"], "'input[1]': expected an array of integers, as 'input[0]' is, but got a string", "invalid_type"),
         ([[1], []], "'input[1]': empty array", "empty_array"),
@@ -80,7 +82,7 @@ def test_faults_of_input(value: object, message: str, code: str) -> None:
     ("fields", "message", "param"),
     [
         ({"dimensions": "64"}, "'dimensions': expected an integer, but got a string", "dimensions"),
-        ({"dimensions": 64.0}, "expected an integer, but got a decimal number", "dimensions"),
+        ({"dimensions": 64.5}, "expected an integer, but got a decimal number", "dimensions"),
         ({"dimensions": True}, "expected an integer, but got a boolean", "dimensions"),
         ({"dimensions": 0}, "'dimensions': 0. It must be at least 1", "dimensions"),
         ({"dimensions": -3}, "'dimensions': -3", "dimensions"),

@@ -1,0 +1,105 @@
+"""The OpenAPI document is true: its examples run, and schemathesis finds nothing."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import jsonschema
+import pytest
+
+from app import main
+from app.api.openapi import REQUEST_EXAMPLES
+from tests.contract.conftest import client_of, live_server
+from tests.fakes import MINILM, FakeEngine
+
+
+async def fetch(client: httpx2.AsyncClient) -> Any:
+    """The document as served."""
+    return (await client.get("/openapi.json")).json()
+
+
+def resolve(document: Any, schema: Any) -> Any:
+    """A schema that references into the document, as one that stands alone."""
+    return schema | {"components": document["components"]}
+
+
+async def test_describes(client: httpx2.AsyncClient) -> None:
+    """The request, our extensions, every error, and what comes in headers."""
+    document = await fetch(client)
+    assert set(document["paths"]) >= {"/v1/embeddings", "/v1/models", "/v1/models/{model}"}
+    assert "/embeddings" not in document["paths"]
+    call = document["paths"]["/v1/embeddings"]["post"]
+    schema = document["components"]["schemas"]["EmbeddingRequest"]
+    assert schema["required"] == ["input"]
+    assert {"input_type", "truncate", "embedding_type"} <= set(schema["properties"])
+    assert {"200", "400", "401", "404", "408", "413", "415", "429", "500", "503"} == set(
+        call["responses"]
+    )
+    for operations in document["paths"].values():
+        for operation in operations.values():
+            assert "422" not in operation["responses"]
+            for response in operation["responses"].values():
+                assert "x-request-id" in response["headers"]
+    assert "x-matryo-fingerprint" in call["responses"]["200"]["headers"]
+    assert "retry-after" in call["responses"]["429"]["headers"]
+    assert (await client.get("/docs")).status_code == 200
+
+
+@pytest.mark.parametrize("name", REQUEST_EXAMPLES)
+async def test_examples_run(client: httpx2.AsyncClient, name: str) -> None:
+    """Each example fits its schema and succeeds, and the answer is what the document says."""
+    document = await fetch(client)
+    call = document["paths"]["/v1/embeddings"]["post"]
+    content = call["requestBody"]["content"]["application/json"]
+    example = content["examples"][name]["value"]
+    jsonschema.validate(example, resolve(document, content["schema"]))
+    answer = await client.post("/v1/embeddings", json=example)
+    assert answer.status_code == 200
+    described = call["responses"]["200"]["content"]["application/json"]["schema"]
+    jsonschema.validate(answer.json(), resolve(document, described))
+    assert len(answer.json()["data"]) == (2 if name == "several" else 1)
+
+
+async def test_is_of_this_server(engine: FakeEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sizes, input types, token ids and the key are those of what is served, as it is set."""
+
+    async def request_schema(engines: Any, **changes: Any) -> Any:
+        async with client_of(engines, **changes) as client:
+            document = await fetch(client)
+        return document["components"]["schemas"]["EmbeddingRequest"]["properties"]
+
+    one = await request_schema(engine)
+    assert one["dimensions"]["anyOf"][0]["maximum"] == 768
+    assert "clustering" in one["input_type"]["anyOf"][0]["enum"]
+    assert len(one["input"]["oneOf"]) == 4
+    strict = await request_schema([FakeEngine(MINILM)], strict_dimensions=True)
+    assert strict["dimensions"]["anyOf"][0]["enum"] == [384]
+    own = await request_schema(engine, token_input="model")
+    assert own["input"]["oneOf"][2]["items"]["maximum"] == engine.vocab_size - 1
+    monkeypatch.setattr(main, "find_table", lambda _store: None)
+    assert len((await request_schema(engine))["input"]["oneOf"]) == 2
+
+    async with client_of(engine, api_keys="sk-a") as client:
+        document = await fetch(client)
+    assert document["components"]["securitySchemes"]["key"]["scheme"] == "bearer"
+    assert document["paths"]["/v1/models"]["get"]["security"]
+    assert "security" not in document["paths"]["/livez"]["get"]
+
+
+@pytest.mark.timeout(240)
+@pytest.mark.parametrize("model", ["nomic-embed-text-v1.5", "all-minilm-l6-v2"])
+def test_schemathesis(tmp_path: Path, model: str) -> None:
+    """Made-up requests, good and bad: no 500, nothing undeclared, good accepted, bad refused."""
+    engine = FakeEngine() if model.startswith("nomic") else FakeEngine(MINILM)
+    with live_server(engine) as live:
+        command = [
+            sys.executable, "-m", "schemathesis.cli", "run", f"{live.url}/openapi.json",
+            "--max-examples", "100", "--seed", "1", "--generation-deterministic", "--no-color",
+        ]  # fmt: skip
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, check=False, text=True)
+    assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
+    assert "Tested: 7" in done.stdout
