@@ -176,7 +176,7 @@ def test_any_json_is_read_or_refused(value: object) -> None:
     except InvalidRequest as exc:
         exc.message.encode()
     else:
-        assert inputs.texts
+        assert inputs.n_texts
         assert request.dimensions is None or request.dimensions >= 1
 
 

@@ -1,0 +1,156 @@
+"""Bodies that nobody should send, on connections that others use: refused, and nothing else."""
+
+from __future__ import annotations
+
+import http.client
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given
+from hypothesis import settings as budget
+from hypothesis import strategies as st
+
+from tests.contract.conftest import Live, live_server
+from tests.fakes import FakeEngine, as_float32
+
+# Examples share a connection on purpose.
+QUIET = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+JSON = {"content-type": "application/json"}
+GOOD = b'{"input": "blue sky", "dimensions": 8, "encoding_format": "float", "truncate": null}'
+
+CORPUS = {
+    "invalid UTF-8": b'{"input": "\xff\xfe\xfa"}',
+    "overlong UTF-8": b'{"input": "\xc0\xaf"}',
+    "surrogate in UTF-8": b'{"input": "\xed\xa0\xbd"}',
+    "lone surrogate": b'{"input": "\\ud83d"}',
+    "UTF-16": '{"input": "a"}'.encode("utf-16"),
+    "byte order mark": b'\xef\xbb\xbf{"input": "a"}',
+    "arrays 100,000 deep": b'{"input": ' + b"[" * 100_000 + b"]" * 100_000 + b"}",
+    "objects 100,000 deep": b'{"input":' * 100_000 + b"1" + b"}" * 100_000,
+    "arrays of arrays of arrays": b'{"input": [[[1]]]}',
+    "NaN": b'{"input": [NaN]}',
+    "infinity": b'{"input": "a", "dimensions": Infinity}',
+    "1e400": b'{"input": "a", "dimensions": 1e400}',
+    "10,000 digits": b'{"input": [' + b"9" * 10_000 + b"]}",
+    "10,000 digits, nested": b'{"input": [[' + b"9" * 10_000 + b"]]}",
+    "10,000 digits after the point": b'{"input": "a", "dimensions": 1.5' + b"9" * 10_000 + b"}",
+    "negative ids": b'{"input": [[-1]]}',
+    "ids beyond 64 bits": b'{"input": [18446744073709551616]}',
+    "2049 arrays": json.dumps({"input": [[1]] * 2049}).encode(),
+    "an array of nothing": b'{"input": [[]]}',
+    "raw NUL": b'{"input": "a\x00b"}',
+    "raw newline": b'{"input": "a\nb"}',
+    "a key of NUL": b'{"input": "a", "\\u0000": 1}',
+    "a megabyte of a key": b'{"input": "a", "' + b"k" * 1_000_000 + b'": 1}',
+    "a megabyte of a model": b'{"input": "a", "model": "' + b"m" * 1_000_000 + b'"}',
+    "comments": b'{"input": "a" /* b */}',
+    "two values": b'{"input": "a"}{"input": "b"}',
+    "form": b"input=a&model=b",
+    "nothing": b"",
+}
+TAKEN = {
+    "NUL": b'{"input": "a\\u0000b"}',
+    "duplicate keys": b'{"input": "a", "input": "b"}',
+    "white space around": b' \n\t{"input": "a"}\r\n ',
+    "a surrogate pair": b'{"input": "\\ud83c\\udf89"}',
+    "escaped keys": b'{"\\u0069nput": "a"}',
+    "nothing but controls": b'{"input": "\\u0001\\u200b\\u202e"}',
+}
+
+
+@pytest.fixture(scope="module")
+def live() -> Iterator[Live]:
+    """One server for all of it."""
+    with live_server(FakeEngine()) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def connection(live: Live) -> Iterator[http.client.HTTPConnection]:
+    """One connection for all of it, kept alive as a proxy would."""
+    wire = http.client.HTTPConnection("127.0.0.1", live.port, timeout=10)
+    yield wire
+    wire.close()
+
+
+def send(wire: http.client.HTTPConnection, body: bytes) -> tuple[int, Any]:
+    """Status and content of an answer, whose envelope is checked."""
+    wire.request("POST", "/v1/embeddings", body, JSON)
+    answer = wire.getresponse()
+    assert answer.headers["content-type"] == "application/json"
+    assert answer.headers["x-request-id"]
+    content = json.loads(answer.read())
+    if answer.status != 200:
+        assert set(content) == {"error"}
+        assert set(content["error"]) == {"message", "type", "param", "code"}
+        assert len(content["error"]["message"]) < 2000
+    return answer.status, content
+
+
+def good_ones_are_answered(wire: http.client.HTTPConnection) -> None:
+    """The next request on the same connection gets its own vector."""
+    status, content = send(wire, GOOD)
+    assert status == 200
+    expected = FakeEngine().expected("search_document: blue sky", 8)
+    assert np.array_equal(as_float32(content["data"][0]["embedding"]), expected)
+
+
+@pytest.mark.parametrize("name", CORPUS)
+def test_refused(connection: http.client.HTTPConnection, name: str) -> None:
+    """A client's fault is a 400 (an unknown model a 404), told in OpenAI's words."""
+    status, _ = send(connection, CORPUS[name])
+    assert status == (404 if "model" in name else 400)
+    good_ones_are_answered(connection)
+
+
+@pytest.mark.parametrize("name", TAKEN)
+def test_taken(connection: http.client.HTTPConnection, name: str) -> None:
+    """Odd, but JSON, and text."""
+    status, content = send(connection, TAKEN[name])
+    assert status == 200
+    assert len(content["data"]) == 1
+
+
+@budget(max_examples=300, deadline=None, suppress_health_check=QUIET)
+@given(st.data())
+def test_bodies_with_a_fault(connection: http.client.HTTPConnection, data: st.DataObject) -> None:
+    """A good body with bytes put in, taken out or changed is a good body, or refused."""
+    body = bytearray(GOOD)
+    for _ in range(data.draw(st.integers(1, 4))):
+        place = data.draw(st.integers(0, len(body)))
+        n_out = data.draw(st.integers(0, 8))
+        body[place : place + n_out] = data.draw(st.binary(max_size=8))
+    status, _ = send(connection, bytes(body))
+    assert status in (200, 400)
+    good_ones_are_answered(connection)
+
+
+numbers = st.integers() | st.integers(0, 100_300) | st.floats() | st.booleans() | st.none()
+arrays = st.lists(numbers | st.lists(numbers, max_size=5) | st.text(max_size=3), max_size=5)
+
+
+@budget(max_examples=200, deadline=None, suppress_health_check=QUIET)
+@given(arrays)
+def test_any_array(connection: http.client.HTTPConnection, value: list[Any]) -> None:
+    """Ids, texts and anything between: a vector for each text, or a 400."""
+    status, content = send(connection, json.dumps({"input": value}).encode())
+    if status == 200:
+        flat = not isinstance(value[0], str | list)
+        assert len(content["data"]) == (1 if flat else len(value))
+    else:
+        assert status == 400
+
+
+def test_compressed_bodies_are_not_opened(connection: http.client.HTTPConnection) -> None:
+    """A bomb stays shut: no encoding is taken at all."""
+    for encoding in ("gzip", "deflate", "br", "zstd", "gzip, gzip"):
+        connection.request(
+            "POST", "/v1/embeddings", b"\x1f\x8b", JSON | {"content-encoding": encoding}
+        )
+        answer = connection.getresponse()
+        assert answer.status == 415
+        assert json.loads(answer.read())["error"]["code"] == "unsupported_content_encoding"
+    good_ones_are_answered(connection)
