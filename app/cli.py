@@ -155,27 +155,40 @@ def verify(model_id: str, as_json: bool, precision: str | None) -> None:
 
 @main.command()
 @click.argument("model_id", metavar="ID")
-@click.argument("file", type=click.Path(path_type=Path, allow_dash=True), default="-")
+@click.argument("file", type=click.Path(path_type=Path, allow_dash=True), required=False)
 @click.option("--input-type", help="query, document, classification, clustering or none.")
 @click.option("--dimensions", type=click.IntRange(min=1), help="Output size.")
 @click.option("--truncate", is_flag=True, help="Cut texts over the limit in place of stopping.")
 @click.option("--output", type=click.Path(path_type=Path), help="FILE.jsonl, .npy or .parquet.")
+@click.option(
+    "--compare",
+    metavar="URL|PRECISION|FILE",
+    help="Embed nothing; say whether vectors of an endpoint (http://.../v1), another precision, or "
+    "a .npy or .jsonl file may share an index with these. Without FILE, on a few built-in texts.",
+)
+@click.option("--compare-model", metavar="NAME", help="The model's name at the endpoint.")
+@click.option("--json", "as_json", is_flag=True, help="With --compare: one JSON object.")
 @_precision
 def embed(
     model_id: str,
-    file: Path,
+    file: Path | None,
     input_type: str | None,
     dimensions: int | None,
     truncate: bool,
     output: Path | None,
+    compare: str | None,
+    compare_model: str | None,
+    as_json: bool,
     precision: str | None,
 ) -> None:
     """Embed lines or JSONL of FILE (or standard input) without a server.
 
     A line that is a JSON object gives its "text" (or "input"); any other line is a text
     itself. Writes JSON lines to standard output, or to --output in the format of its name.
+    With --compare the exit status is 1 if vectors may not share an index.
     """
     from app.api.schemas import parse_fields
+    from app.commands import compare as comparing
     from app.commands.embed import run
 
     request, _ = parse_fields(
@@ -187,7 +200,10 @@ def embed(
         }
     )
     settings = _settings(model=(model_id,), precision=precision)
-    run(settings, file, output, request)
+    if compare is None:
+        run(settings, file or Path("-"), output, request)
+    elif not comparing.run(settings, file, compare, request, model=compare_model, as_json=as_json):
+        sys.exit(1)
 
 
 @main.command()

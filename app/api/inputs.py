@@ -7,7 +7,13 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 
-from app.api.schemas import MAX_REQUEST_TOKENS, EmbeddingRequest, Inputs, InputTypeName
+from app.api.schemas import (
+    MAX_REQUEST_TOKENS,
+    EmbeddingRequest,
+    EmbeddingType,
+    Inputs,
+    InputTypeName,
+)
 from app.api.tokens import check_own
 from app.core.errors import (
     BadDimensions,
@@ -165,6 +171,15 @@ def _choose_dimensions(
         wanted,
         f"{manifest.id} was not trained for {wanted} dimensions, but for: {trained}",
     )
+
+
+def fingerprint_of(choices: Choices, embedding_type: EmbeddingType) -> str:
+    """`x-matryo-fingerprint`: what shapes a vector, whole."""
+    manifest = choices.engine.manifest
+    # A model without prompts makes the same vector of every input type.
+    input_type = choices.input_type if manifest.has_prompts else "none"
+    parts = (choices.engine.fingerprint, input_type, str(choices.dimensions), embedding_type)
+    return "/".join(parts)
 
 
 def add_prefix(texts: Sequence[str], manifest: Manifest, input_type: InputType) -> list[str]:

@@ -15,7 +15,7 @@ from starlette.responses import Response
 from app.api.body import check_media, deadline, read_body, unless_gone
 from app.api.context import Context, context_of
 from app.api.encoding import check_embedding_type, encode_response, quantize
-from app.api.inputs import Choices, Tokenized, choose, tokenize
+from app.api.inputs import Choices, Tokenized, choose, fingerprint_of, tokenize
 from app.api.schemas import (
     EmbeddingRequest,
     EmbeddingResponse,
@@ -73,18 +73,9 @@ async def create_embeddings(request: Request) -> Response:
         "truncated": tokenized.n_truncated or None,
     }
 
-    # A model without prompts makes the same vector of every input type.
-    input_type = choices.input_type if manifest.has_prompts else "none"
     headers = {
         "openai-processing-ms": str(round((time.perf_counter() - started) * 1000)),
-        "x-matryo-fingerprint": "/".join(
-            (
-                choices.engine.fingerprint,
-                input_type,
-                str(choices.dimensions),
-                embedding_type,
-            )
-        ),
+        "x-matryo-fingerprint": fingerprint_of(choices, embedding_type),
     }
     if tokenized.n_truncated:
         headers["x-matryo-truncated"] = str(tokenized.n_truncated)

@@ -17,7 +17,7 @@ import numpy as np
 import orjson
 from prometheus_client import CollectorRegistry
 
-from app.api.inputs import Choices, Defaults, Directory, choose, tokenize
+from app.api.inputs import Choices, Defaults, Directory, choose, fingerprint_of, tokenize
 from app.api.schemas import EmbeddingRequest, Inputs
 from app.commands.ready import ready_engines
 from app.core.errors import ContextTooLong, InvalidRequest, SettingsInvalid
@@ -66,15 +66,43 @@ def run(
         SettingsInvalid: an output of another format, or Parquet without pyarrow.
         SetupError: the model cannot be made ready.
     """
+    choices = _choose(settings, request)
+    with ExitStack() as stack:
+        writer = stack.enter_context(_open_writer(output, choices.dimensions))
+        lines = stack.enter_context(open_lines(file))
+        items = read_items(lines, str(file))
+        _embed_all(settings, items, writer, request, choices)
+
+
+def embed_items(
+    settings: Settings, items: Iterator[Item], writer: Writer, request: EmbeddingRequest
+) -> str:
+    """Embed every item, in order; as `run`, from and to anything.
+
+    Returns:
+        The fingerprint of the vectors.
+    """
+    choices = _choose(settings, request)
+    _embed_all(settings, items, writer, request, choices)
+    return fingerprint_of(choices, "float")
+
+
+def _choose(settings: Settings, request: EmbeddingRequest) -> Choices:
     directory = Directory(ready_engines(settings), {})
     choices = choose(request, directory, Defaults(settings.default_input_type))
     if choices.warning:
         click.echo(f"warning: {choices.warning}", err=True)
-    with ExitStack() as stack:
-        writer = stack.enter_context(_open_writer(output, choices.dimensions))
-        lines = stack.enter_context(_open_lines(file))
-        advance = stack.enter_context(count("embedding", "text"))
-        items = read_items(lines, str(file))
+    return choices
+
+
+def _embed_all(
+    settings: Settings,
+    items: Iterator[Item],
+    writer: Writer,
+    request: EmbeddingRequest,
+    choices: Choices,
+) -> None:
+    with count("embedding", "text") as advance:
         work = _embed(items, writer, advance, settings=settings, request=request, choices=choices)
         asyncio.run(work)
 
@@ -117,7 +145,12 @@ async def _embed(
 
 
 @contextmanager
-def _open_lines(file: Path) -> Generator[Iterable[bytes], None, None]:
+def open_lines(file: Path) -> Generator[Iterable[bytes], None, None]:
+    """The lines of a file, `-` for standard input.
+
+    Raises:
+        InvalidRequest: it cannot be opened.
+    """
     if str(file) == "-":
         yield sys.stdin.buffer
         return

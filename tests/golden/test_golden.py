@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import httpx2
@@ -15,8 +16,12 @@ from app.core.golden import CosineCheck, read_golden
 from app.core.manifest import InputType
 from app.core.settings import load_settings
 from app.engine import OnnxEngine
+from app.graph.check import TEXTS
+from app.graph.encodings import find_table
+from app.graph.store import Store
 from app.main import load_engines
-from tests.contract.conftest import client_of, openai_of
+from tests.clients.test_examples import rag
+from tests.contract.conftest import client_of, live_server, openai_of
 from tests.fakes import MINILM, MODELS
 
 pytestmark = pytest.mark.golden
@@ -71,3 +76,35 @@ def test_alone_as_in_any_batch(engine: OnnxEngine) -> None:
         assert all(
             np.array_equal(vector, alone[i]) for vector, i in zip(together, order, strict=True)
         )
+
+
+@pytest.mark.parametrize(
+    ("question", "source"),
+    [
+        ("My compost stinks, what can I do?", "garden.md] Compost"),
+        ("How much room do I save with binary vectors?", "serving.md] Saving room"),
+        ("How hot should the oven be for a loaf?", "cooking.md] Bread"),
+    ],
+)
+def test_rag_example(engine: OnnxEngine, question: str, source: str) -> None:
+    """The example answers questions, by floats cut to 256 and by signs."""
+    with live_server(engine) as live:
+        found = rag(live, question, MINILM.id)
+    for lines in found.values():
+        assert source in lines[0]
+
+
+def test_langchain_sends_tokens(engine: OnnxEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """LangChain's default client gets the vectors of the strings."""
+    from langchain_openai import OpenAIEmbeddings
+
+    table = find_table(Store(Path("none")))
+    assert table
+    monkeypatch.setenv("TIKTOKEN_CACHE_DIR", str(table.parent))
+    texts = [TEXTS[n % len(TEXTS)] * (1 + n) for n in range(20)]
+    make: Any = OpenAIEmbeddings
+    with live_server(engine) as live:
+        shared = {"base_url": f"{live.url}/v1", "api_key": "none", "model": MINILM.id}
+        tokens = np.array(make(**shared).embed_documents(texts))
+        strings = np.array(make(**shared, check_embedding_ctx_length=False).embed_documents(texts))
+    assert (tokens * strings).sum(1).min() > 0.99999
