@@ -13,11 +13,13 @@ COPY pyproject.toml README.md LICENSE CHANGELOG.md ./
 COPY app app
 COPY models models
 RUN /opt/venv/bin/python -m pip install --no-cache-dir --no-deps --no-build-isolation .
-# The model is pulled, verified and built here; the checkpoint itself stays behind.
+# The model is pulled, verified and built here; the checkpoint itself stays behind. So is the
+# vocabulary of the token ids that some clients send.
 ARG MODEL=nomic-embed-text-v1.5
 ARG PRECISION=fp32
 ENV MATRYO_HOME=/var/lib/matryo
-RUN /opt/venv/bin/matryo build "${MODEL}" --precision "${PRECISION}" \
+RUN /opt/venv/bin/matryo pull cl100k_base \
+ && /opt/venv/bin/matryo build "${MODEL}" --precision "${PRECISION}" \
  && rm -rf "${MATRYO_HOME}/checkpoints" "${MATRYO_HOME}/locks"
 # Serving never needs it, and it is a third of the environment.
 RUN /opt/venv/bin/python -m pip uninstall -y -q transformers

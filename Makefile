@@ -10,6 +10,7 @@ help: ## list the recipes
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
 run: .venv/.run ## serve all-minilm-l6-v2 on http://127.0.0.1:8080
+	@$(BIN)/matryo pull cl100k_base || echo 'Going on without it: texts are served, token ids are not.'
 	@$(BIN)/matryo serve --model all-minilm-l6-v2 --log-format text
 
 install: .venv/.dev ## create .venv with everything for development

