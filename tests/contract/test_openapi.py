@@ -64,6 +64,30 @@ async def test_examples_run(client: httpx2.AsyncClient, name: str) -> None:
     assert len(answer.json()["data"]) == (2 if name == "several" else 1)
 
 
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"input": "a", "dimensions": 9, "embedding_type": "binary"},
+        {"input": "a", "dimensions": 769},
+        {"input": "a", "dimensions": 0},
+        {"input": []},
+        {"input": ["a", ""]},
+        {"input": ["a", 1]},
+        {"input": [[100256]]},
+        {"input": [[-1]]},
+        {"input": "a", "input_type": "x"},
+        {"input": "a", "x": 1},
+    ],
+)
+async def test_what_the_schema_refuses(client: httpx2.AsyncClient, body: Any) -> None:
+    """What the document does not allow, the server does not take, and the other way round."""
+    document = await fetch(client)
+    schema = resolve(document, document["components"]["schemas"]["EmbeddingRequest"])
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate(body, schema)
+    assert (await client.post("/v1/embeddings", json=body)).status_code == 400
+
+
 async def test_is_of_this_server(engine: FakeEngine, monkeypatch: pytest.MonkeyPatch) -> None:
     """Sizes, input types, token ids and the key are those of what is served, as it is set."""
 
