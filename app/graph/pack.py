@@ -84,7 +84,7 @@ def pack(artifact: Artifact) -> None:
     Raises:
         StoreFull: the disk has no room for another copy of the weights.
         StoreUnwritable: the store is not ours to write.
-        BuildFailed: the packed graph computes anything else than the artefact.
+        BuildFailed: ORT cannot save it, or it computes anything else than the artefact.
     """
     if is_settled(artifact):
         return
@@ -132,7 +132,10 @@ def _save(graph: Path, folder: Path) -> None:
         ("session.optimized_model_external_initializers_min_size_in_bytes", str(_INLINE_BYTES)),
     ):
         options.add_session_config_entry(key, value)
-    GraphSession(graph, options)
+    try:
+        GraphSession(graph, options)
+    except Exception as exc:
+        raise BuildFailed(f"{graph}: ONNX Runtime cannot save packed weights: {exc}") from exc
 
 
 def _compare(graph: Path, packed: Path) -> None:
