@@ -27,6 +27,7 @@ SPECIAL_TOKENS = {
 }
 LAST_RANK = 100255
 _NAME = "cl100k_base"
+_HOLE = b""  # no token is empty
 
 
 class TokenDecoder:
@@ -38,7 +39,7 @@ class TokenDecoder:
 
     def __init__(self, find_table: Callable[[], Path | None]) -> None:
         self._find_table = find_table
-        self._table: dict[int, bytes] = {}
+        self._table: list[bytes] = []
         self._lock = threading.Lock()
 
     def available(self) -> bool:
@@ -56,21 +57,17 @@ class TokenDecoder:
         if not inputs.arrays:
             return inputs
         table = self._load()
+        known = f"{_NAME} has 0 to {LAST_RANK} and {', '.join(map(str, SPECIAL_TOKENS))}"
         texts: list[str] = []
         for i, ids in enumerate(inputs.arrays):
-            try:
-                pieces = [table[token] for token in ids]
-            except KeyError as exc:
-                raise unknown_token(
-                    inputs,
-                    i,
-                    next(j for j, token in enumerate(ids) if token not in table),
-                    f"{_NAME} has 0 to {LAST_RANK} and {', '.join(map(str, SPECIAL_TOKENS))}",
-                ) from exc
+            _check(inputs, i, len(table), known)
+            pieces = [table[token] for token in ids]
+            if _HOLE in pieces:
+                raise _unknown(inputs, i, pieces.index(_HOLE), known)
             texts.append(b"".join(pieces).decode("utf-8", errors="replace"))
         return Inputs(texts, is_list=inputs.is_list)
 
-    def _load(self) -> dict[int, bytes]:
+    def _load(self) -> list[bytes]:
         with self._lock:
             if not self._table:
                 path = self._find_table()
@@ -88,10 +85,15 @@ class TokenDecoder:
             return self._table
 
 
-def _read(path: Path) -> dict[int, bytes]:
-    lines = (line.split() for line in path.read_bytes().splitlines())
-    ranks = {int(rank): base64.b64decode(piece) for piece, rank in lines}
-    return ranks | SPECIAL_TOKENS
+def _read(path: Path) -> list[bytes]:
+    """The bytes of each id; a list, because a dict of 100,256 takes 8 MB more."""
+    table = [_HOLE] * (max(SPECIAL_TOKENS) + 1)
+    for line in path.read_bytes().splitlines():
+        piece, rank = line.split()
+        table[int(rank)] = base64.b64decode(piece)
+    for token, piece in SPECIAL_TOKENS.items():
+        table[token] = piece
+    return table
 
 
 def check_own(inputs: Inputs, part: slice, vocab_size: int, model_id: str) -> None:
@@ -100,13 +102,17 @@ def check_own(inputs: Inputs, part: slice, vocab_size: int, model_id: str) -> No
     Raises:
         InvalidRequest: an id outside of it.
     """
-    for i, ids in enumerate(inputs.arrays[part], part.start):
-        if min(ids) < 0 or max(ids) >= vocab_size:
-            place = next(j for j, token in enumerate(ids) if not 0 <= token < vocab_size)
-            raise unknown_token(inputs, i, place, f"{model_id} has 0 to {vocab_size - 1}")
+    for i in range(*part.indices(len(inputs.arrays))):
+        _check(inputs, i, vocab_size, f"{model_id} has 0 to {vocab_size - 1}")
 
 
-def unknown_token(inputs: Inputs, i: int, j: int, known: str) -> InvalidRequest:
+def _check(inputs: Inputs, i: int, size: int, known: str) -> None:
+    ids = inputs.arrays[i]
+    if min(ids) < 0 or max(ids) >= size:
+        raise _unknown(inputs, i, next(j for j, n in enumerate(ids) if not 0 <= n < size), known)
+
+
+def _unknown(inputs: Inputs, i: int, j: int, known: str) -> InvalidRequest:
     """An id that the vocabulary does not have, by its place in the request."""
     place = f"input[{i}][{j}]" if inputs.is_list else f"input[{j}]"
     return InvalidRequest(

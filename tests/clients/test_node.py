@@ -30,10 +30,14 @@ def node(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("node")
     for path in (HERE / "package.json", HERE / "package-lock.json", HERE / "clients.mjs"):
         shutil.copy(path, folder)
-    command = ["npm", "ci", "--no-audit", "--no-fund", "--ignore-scripts", "--silent"]
-    done = subprocess.run(command, cwd=folder, capture_output=True, check=False, timeout=200)
-    if done.returncode:
-        pytest.skip(f"npm cannot install the clients: {done.stderr.decode()[-200:]}")
+    command = ["npm", "ci", "--no-audit", "--no-fund", "--ignore-scripts"]
+    command += ["--fetch-retries", "1", "--fetch-timeout", "20000"]
+    try:
+        subprocess.run(command, cwd=folder, capture_output=True, check=True, timeout=180)
+    except subprocess.CalledProcessError as exc:
+        pytest.skip(f"npm cannot install the clients: {exc.stderr.decode()[-300:]}")
+    except subprocess.TimeoutExpired:
+        pytest.skip("npm did not install the clients within 180 s")
     return folder
 
 
