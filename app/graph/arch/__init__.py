@@ -1,4 +1,4 @@
-"""One module for each architecture, named after its `model_type`.
+"""One module or package for each architecture, named after its `model_type`.
 
 Each has, under these names: `Config` (its part of the manifest), `bind` (a checkpoint
 under its own tensor names), `emit` (the graph) and `forward` (the same in plain numpy:
