@@ -16,7 +16,6 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from app.core import cpu
 from app.core.errors import SettingsInvalid
 from app.core.manifest import (
     Catalog,
@@ -55,7 +54,7 @@ class Settings(BaseSettings):
     precision: PrecisionChoice = Field(
         "fp32",
         description="Precision of every model served: fp32, int8, q8, q4, or auto, which is int8 "
-        "where this CPU is fast at it and the model offers it, fp32 elsewhere.",
+        "if the model offers it, else fp32.",
     )
     home: Path = Field(
         Path("~/.cache/matryo"), description="The store of checkpoints and artefacts."
@@ -199,11 +198,10 @@ class Settings(BaseSettings):
         return Catalog(self.model_folders, self.rotary_scaling_factor)
 
     def precision_for(self, manifest: Manifest) -> Precision:
-        """The precision a model is served in; `auto` is decided by this CPU."""
+        """The precision a model is served in; of `auto`, int8 if the model offers it."""
         if self.precision != "auto":
             return self.precision
-        suits = "int8" in manifest.precisions and cpu.adds_bytes_exactly()
-        return "int8" if suits else "fp32"
+        return "int8" if "int8" in manifest.precisions else "fp32"
 
     @property
     def alias_map(self) -> dict[str, str | None]:

@@ -22,7 +22,7 @@ from app.core.errors import ArtifactDamaged, ArtifactMissing
 from app.core.manifest import Manifest, Precision
 from app.graph.store import Store, sha256_file
 
-BUILDER_VERSION = 5
+BUILDER_VERSION = 6
 """Raised with every change of what a build writes; older artefacts are then built anew."""
 
 GRAPH_FILE = "model.onnx"

@@ -68,6 +68,7 @@ class Products:
         self._precision: Precision = precision
         self._operands: dict[tuple[str, bool, str], Operand] = {}
         self._rests: dict[str, str] = {}
+        self._evened: dict[str, tuple[str, str]] = {}
         if precision == "int8":
             for name, value in (
                 ("one", np.float32(1)),
@@ -78,6 +79,9 @@ class Products:
                 ("last_axis", np.array([-1], np.int64)),
             ):
                 graph.constant(f"int8.{name}", np.array(value))
+        if precision in _BITS:
+            for name, value in (("start", [0]), ("before", [0, 0]), ("two", [2])):
+                graph.constant(f"blocks.{name}", np.array(value, np.int64))
 
     def words(self, table: tuple[int, int], rows: Iterable[FloatArray], ids: str) -> str:
         """Rows of the word table; `(N, H)` float32.
@@ -229,22 +233,18 @@ class Products:
         weight = self._weights.read(name, size)
         if operand.channels is not None:
             weight = weight * operand.channels
-        scales = np.maximum(np.abs(weight).max(1), np.float32(1e-20)) / np.float32(127)
-        levels = np.clip(np.rint(weight / scales[:, None]), -127, 127).astype(np.int8)
+        levels, scales = quantize_rows(weight)
         stored = graph.tensor(f"{name}.values", (into, out), [np.ascontiguousarray(levels.T)])
-        scale = graph.constant(f"{name}.scales", scales.astype(np.float32))
+        scale = graph.constant(f"{name}.scales", scales)
 
-        values = operand.values
+        def times(values: str) -> str:
+            call = (values, stored, "int8.one", scale, operand.middle)
+            return graph.op("MatMulIntegerToFloat", *call, domain=CONTRIB)
+
+        y = times(operand.values)
         if fine:
-            # One product of twice the rows: where ORT turns weights to uint8, for CPUs without
-            # VNNI, it refuses (1.31) those that two products share.
             assert operand.middle == "int8.middle", name
-            values = graph.op("Concat", values, self._rest(operand), axis=0)
-        call = (values, stored, "int8.one", scale, operand.middle)
-        y = graph.op("MatMulIntegerToFloat", *call, domain=CONTRIB)
-        if fine:
-            y, rest = graph.ops("Split", 2, y, axis=0, num_outputs=2)
-            y = graph.op("Add", y, graph.op("Mul", rest, "int8.finer"))
+            y = graph.op("Add", y, graph.op("Mul", times(self._rest(operand)), "int8.finer"))
         return y
 
     def _rest(self, operand: Operand) -> str:
@@ -266,9 +266,10 @@ class Products:
         blocks = blocks or quantize_blocks(self._weights.read(name, size), bits)
         n_blocks = blocks.scales.shape[1]
         packed = (out, n_blocks, BLOCK_SIZE * bits // 8)
-        return graph.op(
+        n_rows, even = self._even_rows(x)
+        y = graph.op(
             "MatMulNBits",
-            x,
+            even,
             graph.tensor(f"{name}.values", packed, [_pack(blocks, bits)]),
             graph.tensor(f"{name}.scales", (out * n_blocks,), [blocks.scales.reshape(-1)]),
             domain=CONTRIB,
@@ -278,6 +279,21 @@ class Products:
             block_size=BLOCK_SIZE,
             accuracy_level=_ACCURACY_LEVEL,
         )
+        return graph.op("Slice", y, "blocks.start", n_rows)
+
+    def _even_rows(self, x: str) -> tuple[str, str]:
+        """The number of rows of `x`, `(1,)`, and `x` with a row of zeros more if they are odd.
+
+        MLAS multiplies a lone row, and one left over from tiles of 128, with another kernel,
+        which adds in another order (4 bits on AVX2, ORT 1.31).
+        """
+        if x not in self._evened:
+            graph = self._graph
+            n_rows = graph.op("Shape", x, end=1)
+            odd = graph.op("Mod", n_rows, "blocks.two")
+            pads = graph.op("Concat", "blocks.before", odd, "blocks.start", axis=0)
+            self._evened[x] = n_rows, graph.op("Pad", x, pads)
+        return self._evened[x]
 
 
 def _range(kind: str, middle: int) -> tuple[tuple[str, np.generic], ...]:
@@ -287,6 +303,25 @@ def _range(kind: str, middle: int) -> tuple[tuple[str, np.generic], ...]:
         (f"{kind}above", np.float32(1 / (255 - middle))),
         (f"{kind}below", np.float32(-1 / middle)),
     )
+
+
+def quantize_rows(
+    weight: FloatArray,
+) -> tuple[np.ndarray[tuple[int, ...], np.dtype[np.int8]], FloatArray]:
+    """A matrix `(out, in)` as int8 and a scale for each row, `(out,)`; symmetric.
+
+    CPUs without VNNI add the products of two neighbours in 16 bits, which saturate. So the sum
+    of any two neighbours of one sign is kept within 128: 255 x 128 < 2^15. Rows of normal
+    entries lose a quarter of their digits' fineness by that, and every CPU gives the same values.
+
+    Args:
+        weight: float32, finite.
+    """
+    pairs = np.pad(weight, ((0, 0), (0, weight.shape[1] % 2))).reshape(len(weight), -1, 2)
+    sums = np.maximum(np.maximum(pairs, 0).sum(2), np.maximum(-pairs, 0).sum(2))
+    # 127, as rounding may add half a level to each of the two.
+    scales = np.maximum(sums.max(1), np.float32(1e-20)) / np.float32(127)
+    return np.rint(weight / scales[:, None]).astype(np.int8), scales.astype(np.float32)
 
 
 def quantize_blocks(weight: FloatArray, bits: int) -> Blocks:

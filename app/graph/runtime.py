@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
+import platform
 from pathlib import Path
 from typing import Any, cast
 
@@ -10,7 +12,6 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from app.core import cpu
 from app.graph.checkpoint.base import FloatArray
 from app.graph.interface import (
     APPLY_MASK,
@@ -33,17 +34,21 @@ def session_options(threads: int) -> Any:  # noqa: ANN401
     options.log_severity_level = 3  # its one warning is about apply_mask's default value
     # Spinning between operators burns the cores that other runs could use.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    if not cpu.adds_bytes_exactly():
-        # int8 weights become uint8 as they are loaded: a slower kernel that cannot overflow.
-        # Source: onnxruntime_session_options_config_keys.h, Avx2PrecisionMode.
-        options.add_session_config_entry("session.x64quantprecision", "1")
     return options
 
 
+@functools.cache
 def machine_key() -> str:
     """8 hex digits of ORT's version and of what this CPU can do: weights are laid out for both."""
     version: str = cast("Any", ort).__version__
-    return hashlib.sha256(f"{version}\n{cpu.description()}".encode()).hexdigest()[:8]
+    try:
+        told = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:  # not on Linux
+        told = []
+    # The same for every core, and at every start; "Features" are ARM's flags.
+    lines = {line for line in told if line.startswith(("model name", "flags", "Features"))}
+    cpu = "".join(sorted(lines)) or platform.processor() or platform.machine()
+    return hashlib.sha256(f"{version}\n{cpu}".encode()).hexdigest()[:8]
 
 
 class GraphSession:

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 
-from app.core import cpu
 from app.core.errors import SettingsInvalid
 from app.core.settings import env_example, load_settings, unknown_settings
 
@@ -95,13 +94,11 @@ def test_slips_are_reported() -> None:
     assert "did you mean MATRYO_PRECISION?" in sentence
 
 
-def test_auto_precision(monkeypatch: pytest.MonkeyPatch) -> None:
-    """int8 where this CPU is fast at it and the model offers it; else fp32."""
+def test_auto_precision() -> None:
+    """int8 where the model offers it; else fp32."""
     settings = load_settings(None, precision="auto")
     offers = settings.catalog().manifest("all-minilm-l6-v2")
     lacks = offers.model_copy(update={"precisions": {"fp32": offers.precisions["fp32"]}})
-    for able, expected in ((True, "int8"), (False, "fp32")):
-        monkeypatch.setattr(cpu, "adds_bytes_exactly", lambda able=able: able)
-        assert settings.precision_for(offers) == expected
-        assert settings.precision_for(lacks) == "fp32"
+    assert settings.precision_for(offers) == "int8"
+    assert settings.precision_for(lacks) == "fp32"
     assert load_settings(None, precision="q8").precision_for(offers) == "q8"
