@@ -66,8 +66,8 @@ class SessionPool:
             self._lone = self._session
             if config.lone_threads != config.threads:
                 self._lone = GraphSession(path, session_options(config.lone_threads))
-            for session in (self._session, self._lone):  # weights come into memory now
-                self._run(session, probe, apply_mask=True, shrink=True)
+            # Weights come into memory now; the other session maps the same pages once it runs.
+            self._run(self._lone, probe, apply_mask=True, shrink=True)
         except Exception as exc:
             raise ArtifactDamaged(
                 f"{path}: ONNX Runtime cannot load it: {exc}. Build it again with matryo build."
