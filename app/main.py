@@ -13,7 +13,6 @@ from functools import partial
 from fastapi import FastAPI, Request
 from prometheus_client import CollectorRegistry
 from starlette.exceptions import HTTPException
-from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import Response
 
 import app
@@ -22,7 +21,7 @@ from app.api.auth import KeyRing
 from app.api.context import Context, Limits
 from app.api.errors import error_response
 from app.api.inputs import Defaults, Directory
-from app.api.middleware import RequestMiddleware
+from app.api.middleware import Cors, RequestMiddleware
 from app.api.tokens import TokenDecoder
 from app.core.cores import available_cores
 from app.core.errors import MatryoError, SettingsInvalid
@@ -113,7 +112,7 @@ def create_app(
         application.add_exception_handler(kind, _answer)
     if settings.cors_origins:
         application.add_middleware(
-            CORSMiddleware,
+            Cors,
             allow_origins=settings.cors_origins,
             allow_methods=["GET", "POST"],
             # Mirrored by name in the answer: "*" itself would not cover Authorization.

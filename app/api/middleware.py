@@ -6,6 +6,7 @@ would hide a caller's hanging up.
 
 from __future__ import annotations
 
+import http
 import logging
 import re
 import time
@@ -13,9 +14,11 @@ import uuid
 from typing import Any
 
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.middleware.cors import CORSMiddleware
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.api.errors import error_response
+from app.api.errors import body, error_response
 from app.core.metrics import Metrics
 
 log = logging.getLogger("matryo.request")
@@ -105,3 +108,19 @@ def _request_id(given: str | None) -> str:
     if given and _REQUEST_ID.fullmatch(given):
         return given
     return f"req_{uuid.uuid4().hex}"
+
+
+class Cors(CORSMiddleware):
+    """Starlette's CORS, whose refusals are OpenAI's object as well."""
+
+    def preflight_response(self, request_headers: Headers) -> Response:
+        """The answer to a browser that asks before it sends."""
+        answer = super().preflight_response(request_headers)
+        if answer.status_code == http.HTTPStatus.OK:
+            return answer
+        told = bytes(answer.body).decode()
+        return body(
+            answer.status_code,
+            f"{told}. This server takes GET and POST from the origins in its MATRYO_CORS_ORIGINS.",
+            headers={"vary": "Origin"},
+        )

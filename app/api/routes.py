@@ -10,6 +10,7 @@ from typing import Any, cast
 import orjson
 from fastapi import APIRouter, Request
 from fastapi.routing import APIRoute
+from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from app.api.body import check_media, deadline, read_body, unless_gone
@@ -122,6 +123,8 @@ async def retrieve_model(request: Request, model: str) -> Response:
     """One served model, by id or alias."""
     context = context_of(request)
     context.keys.check(request.headers.get("authorization"))
+    if not model:
+        raise HTTPException(404)
     engine, _ = context.directory.resolve(model, param="model")
     return _json(_model(engine.manifest).model_dump())
 
@@ -175,7 +178,6 @@ def build_router() -> APIRouter:
     """OpenAI's routes; those without `/v1` serve base URLs that lack it."""
     router = APIRouter()
     for prefix in ("/v1", ""):
-        shared: dict[str, Any] = {"include_in_schema": bool(prefix)}
         router.add_api_route(
             prefix + "/embeddings",
             create_embeddings,
@@ -185,27 +187,28 @@ def build_router() -> APIRouter:
             operation_id="createEmbedding",
             responses=_responses(EmbeddingResponse, *_ERRORS),
             route_class_override=_Direct,
-            **shared,
+            include_in_schema=bool(prefix),
         )
-        router.add_api_route(
-            prefix + "/models",
-            list_models,
-            methods=["GET"],
-            name="/v1/models",
-            summary="List models",
-            operation_id="listModels",
-            responses=_responses(ModelList, 401),
-            **shared,
-        )
-        # `:path`, because clients percent-encode a slash in an id and servers decode it again.
-        router.add_api_route(
-            prefix + "/models/{model:path}",
-            retrieve_model,
-            methods=["GET"],
-            name="/v1/models/{model}",
-            summary="Retrieve a model",
-            operation_id="retrieveModel",
-            responses=_responses(Model, 401, 404),
-            **shared,
-        )
+        for method in ("GET", "HEAD"):
+            shown = bool(prefix) and method == "GET"
+            shared: dict[str, Any] = {"methods": [method], "include_in_schema": shown}
+            router.add_api_route(
+                prefix + "/models",
+                list_models,
+                name="/v1/models",
+                summary="List models",
+                operation_id="listModels",
+                responses=_responses(ModelList, 401),
+                **shared,
+            )
+            # `:path`, because clients percent-encode a slash in an id and servers decode it again.
+            router.add_api_route(
+                prefix + "/models/{model:path}",
+                retrieve_model,
+                name="/v1/models/{model}",
+                summary="Retrieve a model",
+                operation_id="retrieveModel",
+                responses=_responses(Model, 401, 404),
+                **shared,
+            )
     return router

@@ -59,7 +59,8 @@ class EmbeddingRequest(BaseModel):
         str | None,
         Field(
             description="A served model or an alias; absent: the server's default. A suffix "
-            "-query, -document or -passage chooses the input type."
+            "-query, -document or -passage chooses the input type.",
+            min_length=1,
         ),
     ] = None
     encoding_format: Annotated[
@@ -306,6 +307,19 @@ def _translate(exc: ValidationError) -> InvalidRequest:
                 param=field,
                 code="invalid_value",
             )
+        case "string_too_short":
+            return InvalidRequest(
+                f"Invalid '{field}': empty string. Leave it out for the server's default.",
+                param=field,
+                code="empty_string",
+            )
+        case _ if isinstance(value, str) and field in _VALUES:
+            return InvalidRequest(
+                f"Invalid value for '{field}': {_quote(value)}. "
+                f"Supported values are: {_VALUES[field]}.",
+                param=field,
+                code="invalid_value",
+            )
         case _:
             return _invalid_type(field, _EXPECTED.get(field, "a string"), value)
 
@@ -313,6 +327,9 @@ def _translate(exc: ValidationError) -> InvalidRequest:
 _EXPECTED = {
     "dimensions": "an integer",
     "truncate": "a boolean, 'END' or 'NONE'",
+}
+_VALUES = {
+    "truncate": "true, false, 'END' and 'NONE'",
 }
 
 

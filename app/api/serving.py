@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import http
 import socket
 import uuid
 from collections.abc import Callable, Generator
@@ -28,6 +29,9 @@ from app.core.errors import SettingsInvalid
 _KEEP_ALIVE_S = 75
 _HEADERS_S = 20
 _MAX_HEADER_BYTES = 64 * 1024
+# A refusal may come before its body does. Closing at once would reset the connection, and many
+# clients would lose the answer; so the rest of the body is read and dropped for this long.
+_LINGER_S = 30
 _BACKLOG = 2048
 
 
@@ -38,6 +42,7 @@ class Protocol(HttpToolsProtocol):
     _header_bytes = 0
     _in_headers = False
     _declining = False
+    _linger: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # noqa: D102
         super().connection_made(transport)
@@ -56,7 +61,7 @@ class Protocol(HttpToolsProtocol):
         except httptools.HttpParserError:
             self.send_400_response("Invalid HTTP request received.")
         if self._in_headers and self._header_bytes > _MAX_HEADER_BYTES:
-            self._refuse(431, f"The request's headers are larger than {_MAX_HEADER_BYTES} bytes.")
+            self._too_large()
 
     def on_message_begin(self) -> None:  # noqa: D102
         super().on_message_begin()
@@ -66,6 +71,11 @@ class Protocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:  # noqa: D102
         self._headers_done()
+        # A head that came in one piece is complete before its bytes are counted.
+        fields = sum(len(name) + len(value) for name, value in self.headers)
+        if len(self.url) + fields > _MAX_HEADER_BYTES:
+            self._too_large()
+            raise httptools.HttpParserError("headers too large")
         offers = any(name == b"upgrade" for name, _ in self.headers)
         self._declining = offers and self.parser.should_upgrade()
         if not self._declining:
@@ -73,10 +83,18 @@ class Protocol(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:  # noqa: D102
         if not self._declining:
+            self._linger_done()
             super().on_message_complete()
+
+    def on_response_complete(self) -> None:  # noqa: D102
+        early = not self.pipeline and self.cycle.more_body
+        super().on_response_complete()
+        if early and not self.transport.is_closing():
+            self._linger = self.loop.call_later(_LINGER_S, self.transport.close)
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: D102
         self._headers_done()
+        self._linger_done()
         super().connection_lost(exc)
 
     def _decline_upgrade(self, rest: bytes) -> None:
@@ -100,6 +118,14 @@ class Protocol(HttpToolsProtocol):
     def _too_slow(self) -> None:
         self._refuse(408, f"The request's headers did not arrive within {_HEADERS_S} s.")
 
+    def _too_large(self) -> None:
+        self._refuse(431, f"The request's headers are larger than {_MAX_HEADER_BYTES} bytes.")
+
+    def _linger_done(self) -> None:
+        if self._linger:
+            self._linger.cancel()
+            self._linger = None
+
     def _headers_done(self) -> None:
         self._in_headers = False
         if self._deadline:
@@ -111,11 +137,14 @@ class Protocol(HttpToolsProtocol):
         self._headers_done()
         if self.transport.is_closing():
             return
+        if self._answers_earlier():
+            self.cycle.keep_alive = False
+            self.flow.pause_reading()
+            return
         error = {"message": message, "type": INVALID, "param": None, "code": None}
         body = orjson.dumps({"error": error})
-        reason = {400: "Bad Request", 408: "Request Timeout"}.get(status, "Refused")
         head = (
-            f"HTTP/1.1 {status} {reason}\r\n"
+            f"HTTP/1.1 {status} {http.HTTPStatus(status).phrase}\r\n"
             "content-type: application/json\r\n"
             f"content-length: {len(body)}\r\n"
             f"x-request-id: req_{uuid.uuid4().hex}\r\n"
@@ -123,6 +152,12 @@ class Protocol(HttpToolsProtocol):
         )
         self.transport.write(head.encode("ascii") + body)
         self.transport.close()
+
+    def _answers_earlier(self) -> bool:
+        """Whether a whole request before this one is in work: its answer is the next, and last."""
+        if not self.cycle:  # the first request
+            return False
+        return not (self.cycle.response_complete or self.cycle.more_body)
 
 
 class Server(uvicorn.Server):

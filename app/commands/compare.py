@@ -147,6 +147,10 @@ def run(
             f"({', '.join(PRECISIONS)}), nor a .npy or .jsonl file of vectors"
         )
     items = _read(file)
+    if is_url:  # which refuses empty texts, and blank lines are such
+        items = [item for item in items if item.text]
+    if not items:
+        raise InvalidRequest(f"{file}: no texts to compare with")
     texts = [item.text for item in items]
     one, fingerprint = _own(settings, items, request)
     if is_url:
@@ -197,10 +201,7 @@ def _read(file: Path | None) -> list[Item]:
     if file is None:
         return [Item(line, text) for line, text in enumerate(TEXTS, 1)]
     with open_lines(file) as lines:
-        items = list(islice(read_items(lines, str(file)), _MOST_TEXTS))
-    if not items:
-        raise InvalidRequest(f"{file}: no texts to compare with")
-    return items
+        return list(islice(read_items(lines, str(file)), _MOST_TEXTS))
 
 
 class _Collected:

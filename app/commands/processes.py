@@ -33,13 +33,16 @@ _METRICS_DIR = "PROMETHEUS_MULTIPROC_DIR"
 Serve = Callable[[Settings, socket.socket, Callable[[], None]], None]
 
 
-def run_processes(settings: Settings, listener: socket.socket, serve: Serve) -> None:
+def run_processes(
+    settings: Settings, listener: socket.socket, serve: Serve, on_ready: Callable[[], None]
+) -> None:
     """Serve in `settings.processes` processes until SIGTERM or SIGINT.
 
     Args:
         settings: of every process.
         listener: bound, not listening; all of them accept on it.
         serve: runs one server; called in each process with a callback for when it is ready.
+        on_ready: called once all of them are.
 
     Raises:
         SystemExit: a process ended before all of them were ready.
@@ -48,7 +51,7 @@ def run_processes(settings: Settings, listener: socket.socket, serve: Serve) -> 
     # prometheus_client decides by this variable, when it is first imported.
     os.environ[_METRICS_DIR] = folder
     try:
-        _Supervisor(settings, listener, serve).run()
+        _Supervisor(settings, listener, serve, on_ready).run()
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -56,10 +59,18 @@ def run_processes(settings: Settings, listener: socket.socket, serve: Serve) -> 
 class _Supervisor:
     """The parent: starts processes, and ends them all at once."""
 
-    def __init__(self, settings: Settings, listener: socket.socket, serve: Serve) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        listener: socket.socket,
+        serve: Serve,
+        on_ready: Callable[[], None],
+    ) -> None:
         self._context = multiprocessing.get_context("spawn")
         self._ready: Any = self._context.SimpleQueue()
+        self._listener = listener
         self._args = (settings, listener, serve, self._ready)
+        self._on_ready = on_ready
         self._wanted = settings.processes
         self._n_ready = 0
         self._stopping = False
@@ -77,6 +88,8 @@ class _Supervisor:
                 self._replace_dead()
         finally:
             self._stop()
+            # While anyone holds it open, the kernel takes connections that nobody will answer.
+            self._listener.close()
             for child in self._children:
                 child.join()
 
@@ -100,6 +113,7 @@ class _Supervisor:
             self._n_ready += 1
             if self._n_ready == self._wanted:
                 log.info("%d processes are ready", self._wanted)
+                self._on_ready()
 
     def _replace_dead(self) -> None:
         for place, child in enumerate(self._children):

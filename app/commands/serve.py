@@ -34,11 +34,16 @@ def run(settings: Settings) -> None:
         log.warning(sentence)
     # First of all: a port in use should not be found out after a download.
     listener = bind(settings.host, settings.port)
+    url = local_url(*listener.getsockname()[:2])
+
+    def announce() -> None:
+        _announce(settings, url)
+
     if settings.processes > 1:
         make_ready(settings)
-        run_processes(settings, listener, serve_on)
+        run_processes(settings, listener, serve_on, announce)
     else:
-        serve_on(settings, listener, lambda: None)
+        serve_on(settings, listener, announce)
     log.info("stopped")
 
 
@@ -52,21 +57,24 @@ def serve_on(settings: Settings, listener: socket.socket, on_ready: Callable[[],
     logs.configure(settings.log_level, settings.log_format)
     engines = ready_engines(settings)
     application = create_app(settings, engines)
-    url = local_url(*listener.getsockname()[:2])
-
-    def ready() -> None:
-        served = ", ".join(f"{e.manifest.id} ({e.precision})" for e in engines)
-        log.info("ready: %s on %s", served, url)
-        log.info(
-            "try: curl %s/v1/embeddings -H 'Content-Type: application/json' "
-            """-d '{"input": "The sky is blue."}'""",
-            url,
-        )
-        on_ready()
 
     def drain(grace_s: float) -> None:
         log.info("stopping: running requests get %g s", grace_s)
         application.state.scheduler.drain(grace_s)
 
-    server = build_server(application, grace_s=settings.grace_s, on_ready=ready, on_drain=drain)
+    server = build_server(application, grace_s=settings.grace_s, on_ready=on_ready, on_drain=drain)
     server.run(sockets=[listener])
+
+
+def _announce(settings: Settings, url: str) -> None:
+    catalog = settings.catalog()
+    models = [catalog.manifest(model_id) for model_id in settings.model]
+    served = ", ".join(f"{model.id} ({settings.precision_for(model)})" for model in models)
+    log.info("ready: %s on %s", served, url)
+    key = "-H 'Authorization: Bearer YOUR_KEY' " if settings.api_keys else ""
+    log.info(
+        "try: curl %s/v1/embeddings %s-H 'Content-Type: application/json' "
+        """-d '{"input": "The sky is blue."}'""",
+        url,
+        key,
+    )

@@ -59,6 +59,8 @@ class SessionPool:
         # An arena keeps its peak for good unless told to shrink: a text of 8192 tokens would
         # cost 400 MB from then on. It is told after long texts, and where time matters least.
         self._shrinking: Any = cast("Any", ort).RunOptions()
+        for options in (self._options, self._shrinking):
+            options.log_severity_level = 4  # what a run raises is told there
         self._shrinking.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
         probe = PaddedBatch(np.zeros((1, 2), np.int64), np.ones((1, 2), np.int64))
         try:

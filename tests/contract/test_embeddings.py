@@ -241,6 +241,12 @@ class TestHeaders:
             assert refused.status_code == 401
             assert refused.headers["access-control-allow-origin"] == "http://x"
             assert "x-request-id" in refused.headers["access-control-expose-headers"]
+            elsewhere = {"origin": "http://y", "access-control-request-method": "POST"}
+            preflight = await client.options(URL, headers=elsewhere)
+            assert preflight.status_code == 400
+            assert "MATRYO_CORS_ORIGINS" in preflight.json()["error"]["message"]
+            assert "x-request-id" in preflight.headers
+            assert "access-control-allow-origin" not in preflight.headers
 
 
 class TestKeys:

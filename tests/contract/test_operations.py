@@ -27,9 +27,12 @@ def key(name: str, **labels: str) -> tuple[str, frozenset[Any]]:
 
 
 async def test_health(client: httpx2.AsyncClient) -> None:
-    """All three answer GET and HEAD."""
+    """All three answer GET and HEAD, as do the models, which some probe instead."""
     for path in ("/livez", "/readyz", "/health"):
         assert (await client.get(path)).json() == {"status": "ok"}
+        head = await client.head(path)
+        assert (head.status_code, head.content) == (200, b"")
+    for path in ("/v1/models", f"/v1/models/{NOMIC.id}"):
         head = await client.head(path)
         assert (head.status_code, head.content) == (200, b"")
 

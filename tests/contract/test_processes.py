@@ -51,6 +51,15 @@ def until(condition: Callable[[], bool]) -> None:
         time.sleep(0.02)
 
 
+def is_refused(port: int) -> bool:
+    """Whether nobody listens any more; a connection that hangs is not refused."""
+    try:
+        socket.create_connection(("127.0.0.1", port), timeout=5).close()
+    except ConnectionRefusedError:
+        return True
+    return False
+
+
 def scrape(url: str) -> dict[str, float]:
     """Every sample by its name and labels."""
     lines = httpx2.get(f"{url}/metrics").text.splitlines()
@@ -91,7 +100,16 @@ def test_one_service(server: tuple[subprocess.Popen[bytes], str]) -> None:
     assert httpx2.post(f"{url}/v1/embeddings", json={"input": "a"}).status_code == 200
     assert scrape(url)[name] == 21
 
-    process.send_signal(signal.SIGTERM)
+    port = int(url.rpartition(":")[2])
+    head = b"POST /v1/embeddings HTTP/1.1\r\nHost: x\r\nContent-Length: 14\r\n\r\n"
+    with socket.create_connection(("127.0.0.1", port), timeout=30) as running:
+        running.sendall(head)
+        time.sleep(0.2)
+        process.send_signal(signal.SIGTERM)
+        until(lambda: is_refused(port))
+        assert process.poll() is None  # one request is still under way
+        running.sendall(b'{"input": "a"}')
+        assert running.recv(100).startswith(b"HTTP/1.1 ")
     assert process.wait(30) == 0
     with pytest.raises(httpx2.ConnectError):
         httpx2.get(f"{url}/livez")

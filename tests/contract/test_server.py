@@ -263,6 +263,44 @@ class TestBadBytes:
                 return
             assert_error(raw, 431)
 
+    def test_large_headers_in_one_piece(self, live: Live) -> None:
+        """Headers over the limit are refused however they arrive, and so are URLs."""
+        for line in (
+            b"GET / HTTP/1.1\r\nX: " + b"a" * 70_000,
+            b"GET /" + b"a" * 70_000 + b" HTTP/1.1",
+        ):
+            with connect(live) as connection:
+                connection.sendall(line + b"\r\n\r\n")
+                assert_error(read_all(connection), 431)
+
+    def test_garbage_after_a_request(self, live: Live, engine: FakeEngine) -> None:
+        """The request before it gets its own answer, the last of this connection."""
+        engine.gate.clear()
+        with connect(live) as connection:
+            connection.sendall(post() + b"GARBAGE\r\n\r\n")
+            wait_until(lambda: live.application.state.scheduler.n_requests)
+            engine.gate.set()
+            raw = read_all(connection)
+        assert raw.startswith(b"HTTP/1.1 200 OK")
+        assert raw.count(b"HTTP/1.1") == 1
+
+    def test_body_after_a_refusal(
+        self, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """What was refused may end its body and go on; one that never ends is closed."""
+        monkeypatch.setattr(serving, "_LINGER_S", 0.3)
+        with live_server(engine, api_keys="k") as live:
+            with connect(live) as connection:
+                connection.sendall(post(b"x" * 1000)[:-500])
+                assert_error(read_all(connection), 401)
+            with connect(live) as connection:
+                connection.sendall(post(b"x" * 1000)[:-500])
+                assert connection.recv(65536).startswith(b"HTTP/1.1 401 ")
+                connection.sendall(b"x" * 500)
+                time.sleep(0.5)
+                connection.sendall(post(BODY, "Authorization: Bearer k", "Connection: close"))
+                assert read_all(connection).startswith(b"HTTP/1.1 200 OK")
+
     def test_slow_headers(self, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch) -> None:
         """A peer that never ends its headers is told, and dropped."""
         monkeypatch.setattr(serving, "_HEADERS_S", 0.1)

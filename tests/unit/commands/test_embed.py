@@ -143,6 +143,8 @@ class TestCompare:
         assert (done.exit_code, facts["verdict"]) == (0, "identical")
         assert facts["fingerprints"][0] == facts["fingerprints"][1]
         assert facts["same_neighbours"] == 1
+        blank = embed(root, model, "-", "--compare", url, "--json", text="a\n\nb\n")
+        assert (blank.exit_code, self.facts(blank)["texts"]) == (0, 2)
         words = embed(root, model, "--compare", url)
         assert "identical: the same vectors" in words.stdout
 
