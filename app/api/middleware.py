@@ -1,4 +1,4 @@
-"""What surrounds every request: its id, its log line, its count, and the last catch.
+"""What surrounds every request: its id, its log line, its count, CORS, and the last catch.
 
 Plain ASGI, so that `receive` reaches the route as it came: Starlette's BaseHTTPMiddleware
 would hide a caller's hanging up.

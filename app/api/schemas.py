@@ -294,10 +294,11 @@ def _translate(exc: ValidationError) -> InvalidRequest:
                 param=field,
                 code="missing_required_parameter",
             )
-        case "literal_error" if isinstance(value, str):
+        case "literal_error" | "bool_type" if isinstance(value, str):
+            # `truncate` is both a boolean and a literal; the first of its faults is the boolean's.
+            expected = context.get("expected", "true, false, 'END' or 'NONE'")
             return InvalidRequest(
-                f"Invalid value for '{field}': {_quote(value)}. "
-                f"Supported values are: {context['expected']}.",
+                f"Invalid value for '{field}': {_quote(value)}. Supported values are: {expected}.",
                 param=field,
                 code="invalid_value",
             )
@@ -313,13 +314,6 @@ def _translate(exc: ValidationError) -> InvalidRequest:
                 param=field,
                 code="empty_string",
             )
-        case _ if isinstance(value, str) and field in _VALUES:
-            return InvalidRequest(
-                f"Invalid value for '{field}': {_quote(value)}. "
-                f"Supported values are: {_VALUES[field]}.",
-                param=field,
-                code="invalid_value",
-            )
         case _:
             return _invalid_type(field, _EXPECTED.get(field, "a string"), value)
 
@@ -327,9 +321,6 @@ def _translate(exc: ValidationError) -> InvalidRequest:
 _EXPECTED = {
     "dimensions": "an integer",
     "truncate": "a boolean, 'END' or 'NONE'",
-}
-_VALUES = {
-    "truncate": "true, false, 'END' and 'NONE'",
 }
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import socket
 from collections.abc import Callable
+from functools import partial
 
 from app.api.serving import bind, build_server
 from app.commands.processes import run_processes
@@ -34,11 +35,7 @@ def run(settings: Settings) -> None:
         log.warning(sentence)
     # First of all: a port in use should not be found out after a download.
     listener = bind(settings.host, settings.port)
-    url = local_url(*listener.getsockname()[:2])
-
-    def announce() -> None:
-        _announce(settings, url)
-
+    announce = partial(_announce, settings, local_url(*listener.getsockname()[:2]))
     if settings.processes > 1:
         make_ready(settings)
         run_processes(settings, listener, serve_on, announce)

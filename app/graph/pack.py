@@ -11,8 +11,11 @@ Source: onnxruntime_session_options_config_keys.h,
 
 from __future__ import annotations
 
+import functools
+import hashlib
 import json
 import os
+import platform
 import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -22,7 +25,7 @@ import numpy as np
 
 from app.core.errors import BuildFailed
 from app.graph.artifact import DATA_FILE, GRAPH_FILE, Artifact, FileRecord
-from app.graph.runtime import GraphSession, machine_key, session_options
+from app.graph.runtime import ORT_VERSION, GraphSession, session_options
 from app.graph.store import TEMPORARY, remove_tree, room_for, sha256_file
 
 _RECORD_FILE = "packed.json"
@@ -121,6 +124,19 @@ def _settle(artifact: Artifact, aside: Path) -> None:
 
 def _folder(artifact: Artifact) -> Path:
     return artifact.folder / f"{_PREFIX}{machine_key()}"
+
+
+@functools.cache
+def machine_key() -> str:
+    """8 hex digits of ORT's version and of what this CPU can do: weights are laid out for both."""
+    try:
+        told = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:  # not on Linux
+        told = []
+    # The same for every core, and at every start; "Features" are ARM's flags.
+    lines = {line for line in told if line.startswith(("model name", "flags", "Features"))}
+    cpu = "".join(sorted(lines)) or platform.processor() or platform.machine()
+    return hashlib.sha256(f"{ORT_VERSION}\n{cpu}".encode()).hexdigest()[:8]
 
 
 def _save(graph: Path, folder: Path) -> None:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-import hashlib
-import platform
 from pathlib import Path
 from typing import Any, cast
 
@@ -25,6 +22,8 @@ from app.graph.interface import (
 # slower on CPU than the two it replaces (docs/LOG.md).
 _DISABLED_OPTIMIZERS = ["SkipLayerNormFusion"]
 
+ORT_VERSION: str = cast("Any", ort).__version__
+
 
 def session_options(threads: int) -> Any:  # noqa: ANN401
     """Options of a session whose runs use `threads` threads."""
@@ -35,20 +34,6 @@ def session_options(threads: int) -> Any:  # noqa: ANN401
     # Spinning between operators burns the cores that other runs could use.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     return options
-
-
-@functools.cache
-def machine_key() -> str:
-    """8 hex digits of ORT's version and of what this CPU can do: weights are laid out for both."""
-    version: str = cast("Any", ort).__version__
-    try:
-        told = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:  # not on Linux
-        told = []
-    # The same for every core, and at every start; "Features" are ARM's flags.
-    lines = {line for line in told if line.startswith(("model name", "flags", "Features"))}
-    cpu = "".join(sorted(lines)) or platform.processor() or platform.machine()
-    return hashlib.sha256(f"{version}\n{cpu}".encode()).hexdigest()[:8]
 
 
 class GraphSession:

@@ -104,7 +104,8 @@ def test_one_service(server: tuple[subprocess.Popen[bytes], str]) -> None:
     head = b"POST /v1/embeddings HTTP/1.1\r\nHost: x\r\nContent-Length: 14\r\n\r\n"
     with socket.create_connection(("127.0.0.1", port), timeout=30) as running:
         running.sendall(head)
-        time.sleep(0.2)
+        # The other one is the scrape itself.
+        until(lambda: scrape(url)["matryo_requests_in_progress"] == 2)
         process.send_signal(signal.SIGTERM)
         until(lambda: is_refused(port))
         assert servers_of(process)  # one request is still under way

@@ -288,18 +288,21 @@ class TestBadBytes:
         self, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """What was refused may end its body and go on; one that never ends is closed."""
-        monkeypatch.setattr(serving, "_LINGER_S", 0.3)
         with live_server(engine, api_keys="k") as live:
             with connect(live) as connection:
                 connection.sendall(post(b"x" * 1000)[:-500])
-                assert_error(read_all(connection), 401)
-            with connect(live) as connection:
-                connection.sendall(post(b"x" * 1000)[:-500])
                 assert connection.recv(65536).startswith(b"HTTP/1.1 401 ")
+                (protocol,) = live.server.server_state.connections
+                assert isinstance(protocol, serving.Protocol)
+                wait_until(lambda: protocol._linger)
                 connection.sendall(b"x" * 500)
-                time.sleep(0.5)
+                wait_until(lambda: not protocol._linger)
                 connection.sendall(post(BODY, "Authorization: Bearer k", "Connection: close"))
                 assert read_all(connection).startswith(b"HTTP/1.1 200 OK")
+            monkeypatch.setattr(serving, "_LINGER_S", 0.1)
+            with connect(live) as connection:
+                connection.sendall(post(b"x" * 1000)[:-500])
+                assert_error(read_all(connection), 401)
 
     def test_slow_headers(self, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch) -> None:
         """A peer that never ends its headers is told, and dropped."""
