@@ -45,7 +45,7 @@ lock: .venv/.dev ## resolve the dependencies again, hashes included
 LOCK_FLAGS := --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --no-emit-index-url --no-emit-find-links
 
 env-example: .venv/.dev ## write .env.example from the settings
-	$(BIN)/python -c 'from app.core.settings import env_example; print(env_example(), end="")' > .env.example
+	$(BIN)/python -c 'from matryo.core.settings import env_example; print(env_example(), end="")' > .env.example
 
 clean: ## remove .venv and caches
 	rm -rf .venv .pytest_cache .ruff_cache .hypothesis

@@ -27,18 +27,21 @@ from typing import Any, cast
 
 import numpy as np
 
-from app.commands.ready import make_ready
-from app.core.cores import available_cores
-from app.core.manifest import Manifest, Precision
-from app.core.settings import load_settings
-from app.engine import Engine, OnnxEngine, SessionConfig, TokenIds
-from app.engine.postprocess import FloatArray
-from app.graph.artifact import find_artifact
-from app.graph.store import Store
 from bench.corpus import debian_pairs
 from bench.retrieval import as_float, embed, mrr, rescored
 from bench.service import Service
 from bench.serving import engine_rate
+from matryo.catalog.catalog import open_catalog
+from matryo.catalog.manifest import Manifest
+from matryo.commands.ready import make_ready
+from matryo.core.choices import Precision
+from matryo.core.cores import available_cores
+from matryo.core.settings import load_settings
+from matryo.engine import Engine, TokenIds
+from matryo.engine.onnx import OnnxEngine, SessionConfig
+from matryo.engine.postprocess import FloatArray
+from matryo.store.artifact import find_artifact
+from matryo.store.layout import Store
 
 _SAMPLE, _ROUNDS = 3000, 3
 _LONGEST = 2000
@@ -189,7 +192,7 @@ def main(flags_given: Sequence[str] | None = None) -> None:
     parser.add_argument("--seconds", type=float, default=5, help="of a round; 0: no speed")
     parser.add_argument("--output", type=Path, default=Path("bench/out"))
     options = parser.parse_args(flags_given)
-    manifest = load_settings(None).catalog().manifest(options.model)
+    manifest = open_catalog(load_settings(None)).manifest(options.model)
     facts = measure(manifest, options.pairs, options.company, options.seconds)
     print(table(facts))
     options.output.mkdir(parents=True, exist_ok=True)

@@ -15,15 +15,15 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from app.api.encoding import quantize
-from app.api.inputs import add_prefix
-from app.api.schemas import EmbeddingType
-from app.core.manifest import InputType
-from app.core.settings import load_settings
-from app.engine import Engine
-from app.engine.postprocess import FloatArray, l2_normalize
-from app.main import load_engines
 from bench.corpus import debian_pairs
+from matryo.catalog.manifest import InputType
+from matryo.core.settings import load_settings
+from matryo.engine import Engine
+from matryo.engine.postprocess import FloatArray, l2_normalize
+from matryo.http.openai.encoding import quantize
+from matryo.http.openai.wire import EmbeddingType
+from matryo.main import load_engines
+from matryo.service.inputs import add_prefix
 
 _BATCH = 16
 

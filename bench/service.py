@@ -28,7 +28,7 @@ class Service:
         self,
         *flags: str,
         environ: dict[str, str] | None = None,
-        command: Sequence[str] = (sys.executable, "-m", "app", "serve"),
+        command: Sequence[str] = (sys.executable, "-m", "matryo", "serve"),
     ) -> None:
         with socket.create_server(("127.0.0.1", 0)) as free:
             self.port: int = free.getsockname()[1]

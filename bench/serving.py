@@ -22,14 +22,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-from app.commands.ready import make_ready
-from app.core.cores import available_cores
-from app.core.settings import load_settings
-from app.engine import Engine, TokenIds
-from app.main import load_engines
 from bench.corpus import debian_pairs
 from bench.load import Client, Result, body, load
 from bench.service import Service
+from matryo.commands.ready import make_ready
+from matryo.core.cores import available_cores
+from matryo.core.settings import load_settings
+from matryo.engine import Engine, TokenIds
+from matryo.main import load_engines
 
 _TEXTS, _TEXTS_OF_REQUEST, _CLIENTS = 512, 16, 4
 _QUERIES = 64

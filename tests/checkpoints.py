@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
-from app.graph.store import sha256_file
+from matryo.store.files import sha256_file
 
 Tensors = dict[str, NDArray[np.float32]]
 

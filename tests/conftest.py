@@ -10,12 +10,13 @@ from pathlib import Path
 import pytest
 from prometheus_client import CollectorRegistry
 
-from app.core.manifest import Precision, read_manifest
-from app.core.metrics import Metrics
-from app.engine import OnnxEngine, SessionConfig
-from app.graph.artifact import Artifact
-from app.graph.provision import build_model
-from app.graph.store import Store
+from matryo.build.provision import build_model
+from matryo.catalog.reading import read_manifest
+from matryo.core.choices import Precision
+from matryo.core.metrics import Metrics
+from matryo.engine.onnx import OnnxEngine, SessionConfig
+from matryo.store.artifact import Artifact
+from matryo.store.layout import Store
 from tests.checkpoints import TinyModel, make_model
 from tests.fakes import FakeEngine
 

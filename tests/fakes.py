@@ -11,9 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from app.core.manifest import Manifest, Precision, read_manifest
-from app.engine import BatchResult, Encoded, TokenIds
-from app.engine.postprocess import FloatArray, l2_normalize
+from matryo.catalog.manifest import Manifest
+from matryo.catalog.reading import read_manifest
+from matryo.core.choices import Precision
+from matryo.engine import BatchResult, Encoded, TokenIds
+from matryo.engine.postprocess import FloatArray, l2_normalize
 
 MODELS = Path(__file__).parent.parent / "models"
 NOMIC = read_manifest(MODELS / "nomic-embed-text-v1.5")

@@ -1,6 +1,6 @@
 """Encoders in float64, loop by loop, from the papers: what every graph is held against.
 
-Written apart from `app.graph.arch`, and slower on purpose: no fusing, no folding, no
+Written apart from `matryo.build.arch`, and slower on purpose: no fusing, no folding, no
 batching, one head and one token at a time where that makes the maths plain.
 """
 

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from app.graph.encodings import find_table
-from app.graph.store import Store
+from matryo.store.encodings import find_table
+from matryo.store.layout import Store
 from tests.contract.conftest import Live, live_server
 from tests.fakes import MINILM, FakeEngine
 

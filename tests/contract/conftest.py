@@ -13,10 +13,10 @@ import openai
 import pytest
 from fastapi import FastAPI
 
-from app.api.serving import Server, bind, build_server
-from app.core.settings import Settings, load_settings
-from app.engine import Engine
-from app.main import create_app
+from matryo.core.settings import Settings, load_settings
+from matryo.engine import Engine
+from matryo.http.server import Server, bind, build_server
+from matryo.main import create_app
 from tests.fakes import MINILM, FakeEngine
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import httpx2
 import pytest
 
-from app.engine import TokenIds
+from matryo.engine import TokenIds
 from tests.contract.conftest import client_of
 from tests.fakes import FakeEngine
 
@@ -165,7 +165,7 @@ async def test_failed_runs(engine: FakeEngine, caplog: pytest.LogCaptureFixture)
 
 async def test_bugs(engine: FakeEngine, monkeypatch: pytest.MonkeyPatch) -> None:
     """A bug anywhere in a route is a 500 of the same shape, and the service goes on."""
-    from app.api import routes
+    from matryo.http.openai import routes
 
     async with client_of(engine) as client:
         with monkeypatch.context() as patch:
@@ -176,7 +176,7 @@ async def test_bugs(engine: FakeEngine, monkeypatch: pytest.MonkeyPatch) -> None
 
 async def test_draining(engine: FakeEngine) -> None:
     """A server that is stopping says so to callers and to its load balancer."""
-    from app.main import create_app
+    from matryo.main import create_app
     from tests.contract.conftest import settings
 
     application = create_app(settings(), engine)

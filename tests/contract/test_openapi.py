@@ -11,8 +11,8 @@ import httpx2
 import jsonschema
 import pytest
 
-from app import main
-from app.api.openapi import REQUEST_EXAMPLES
+from matryo import main
+from matryo.http.openai.document import REQUEST_EXAMPLES
 from tests.contract.conftest import client_of, live_server
 from tests.fakes import MINILM, FakeEngine
 

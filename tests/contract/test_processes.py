@@ -32,7 +32,7 @@ def server(tmp_path: Path) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
         "MATRYO_MODEL": model.id,
         "MATRYO_PORT": str(port),
     }
-    command = [sys.executable, "-m", "app", "serve", "--processes", "2", "--log-format", "text"]
+    command = [sys.executable, "-m", "matryo", "serve", "--processes", "2", "--log-format", "text"]
     with (tmp_path / "log").open("wb") as log:
         process = subprocess.Popen(command, env=env, stderr=log)
     try:

@@ -21,7 +21,7 @@ import openai
 import pytest
 import requests
 
-from app.api import serving
+from matryo.http import server as serving
 from tests.checkpoints import make_model
 from tests.contract.conftest import Live, live_server
 from tests.fakes import FakeEngine, as_float32
@@ -360,7 +360,7 @@ class TestStopping:
             "MATRYO_HOME": str(tmp_path / "home"),
             "MATRYO_MODELS": str(model.models),
         }
-        command = [sys.executable, "-m", "app"]
+        command = [sys.executable, "-m", "matryo"]
         subprocess.run(
             [*command, "build", "tiny", "--checkpoint", str(model.checkpoint)], env=env, check=True
         )
@@ -386,7 +386,7 @@ class TestStopping:
 def test_port_in_use(live: Live) -> None:
     """A port that is taken is said in one line, before anything is loaded."""
     done = subprocess.run(
-        [sys.executable, "-m", "app", "serve", "--port", str(live.port)],
+        [sys.executable, "-m", "matryo", "serve", "--port", str(live.port)],
         capture_output=True,
         text=True,
         check=False,

@@ -9,9 +9,9 @@ import httpx2
 import numpy as np
 import pytest
 
-from app import main
-from app.graph.encodings import find_table
-from app.graph.store import Store
+from matryo import main
+from matryo.store.encodings import find_table
+from matryo.store.layout import Store
 from tests.contract.conftest import client_of
 from tests.fakes import MINILM, FakeEngine, as_float32
 

@@ -11,15 +11,15 @@ import httpx2
 import numpy as np
 import pytest
 
-from app.commands import verify
-from app.core.golden import CosineCheck, read_golden
-from app.core.manifest import InputType
-from app.core.settings import load_settings
-from app.engine import OnnxEngine
-from app.graph.check import TEXTS
-from app.graph.encodings import find_table
-from app.graph.store import Store
-from app.main import load_engines
+from matryo.build.check import TEXTS
+from matryo.catalog.golden import CosineCheck, read_golden
+from matryo.catalog.manifest import InputType
+from matryo.commands import verify
+from matryo.core.settings import load_settings
+from matryo.engine.onnx import OnnxEngine
+from matryo.main import load_engines
+from matryo.store.encodings import find_table
+from matryo.store.layout import Store
 from tests.clients.test_examples import rag
 from tests.contract.conftest import client_of, live_server, openai_of
 from tests.fakes import MINILM, MODELS

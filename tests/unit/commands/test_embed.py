@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
-from app.cli import main
-from app.commands.compare import compare
-from app.core.manifest import read_manifest
-from app.engine.postprocess import FloatArray, l2_normalize
-from app.graph.artifact import find_artifact
-from app.graph.store import Store
+from matryo.catalog.reading import read_manifest
+from matryo.cli import main
+from matryo.commands.compare import compare
+from matryo.engine.postprocess import FloatArray, l2_normalize
+from matryo.store.artifact import find_artifact
+from matryo.store.layout import Store
 from tests.checkpoints import TinyModel, make_model
 from tests.conftest import build_tiny, load_tiny
 from tests.contract.conftest import Live, live_server

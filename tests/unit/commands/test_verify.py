@@ -11,12 +11,13 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
-from app.cli import main
-from app.core.manifest import read_manifest
-from app.engine import BatchResult, OnnxEngine, TokenIds
-from app.graph.arch import _layers as layers
-from app.graph.artifact import find_artifact
-from app.graph.store import Store
+from matryo.build.arch import _layers as layers
+from matryo.catalog.reading import read_manifest
+from matryo.cli import main
+from matryo.engine import BatchResult, TokenIds
+from matryo.engine.onnx import OnnxEngine
+from matryo.store.artifact import find_artifact
+from matryo.store.layout import Store
 from tests.checkpoints import TinyModel, make_model, save_gguf
 from tests.conftest import build_tiny, load_tiny
 from tests.reference import hidden_states, pooled

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from app.core.cores import available_cores
+from matryo.core.cores import available_cores
 
 
 @pytest.fixture(autouse=True)

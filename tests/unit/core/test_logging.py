@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from app.core.logging import configure
+from matryo.core.logging import configure
 
 
 @pytest.fixture(autouse=True)

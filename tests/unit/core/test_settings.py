@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from app.core.errors import SettingsInvalid
-from app.core.settings import env_example, load_settings, unknown_settings
+from matryo.catalog.catalog import open_catalog
+from matryo.core.errors import SettingsInvalid
+from matryo.core.settings import env_example, load_settings, unknown_settings
 
 ROOT = Path(__file__).parents[3]
 
@@ -41,7 +42,6 @@ def test_env_example_lists_defaults(tmp_path: Path) -> None:
         ("MATRYO_PORT", "tcp://10.0.0.1:8080", "enableServiceLinks: false"),
         ("MATRYO_PRECISION", "fp8", "MATRYO_PRECISION is 'fp8': Input should be 'fp32'"),
         ("MATRYO_MODEL", ",", "names no model"),
-        ("MATRYO_DEFAULT_INPUT_TYPE", "search", "MATRYO_DEFAULT_INPUT_TYPE is 'search'"),
     ],
 )
 def test_faults_name_the_variable(
@@ -97,8 +97,8 @@ def test_slips_are_reported() -> None:
 def test_auto_precision() -> None:
     """int8 where the model offers it; else fp32."""
     settings = load_settings(None, precision="auto")
-    offers = settings.catalog().manifest("all-minilm-l6-v2")
+    offers = open_catalog(settings).manifest("all-minilm-l6-v2")
     lacks = offers.model_copy(update={"precisions": {"fp32": offers.precisions["fp32"]}})
-    assert settings.precision_for(offers) == "int8"
-    assert settings.precision_for(lacks) == "fp32"
-    assert load_settings(None, precision="q8").precision_for(offers) == "q8"
+    assert offers.precision_for(settings.precision) == "int8"
+    assert lacks.precision_for(settings.precision) == "fp32"
+    assert offers.precision_for(load_settings(None, precision="q8").precision) == "q8"

@@ -5,11 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from app.core.errors import ArtifactDamaged, InferenceFailed
-from app.engine import SOLO_TOKENS, OnnxEngine, TokenIds
-from app.engine import engine as engine_module
-from app.engine.padding import PaddedBatch
-from app.engine.postprocess import FloatArray
+from matryo.core.errors import ArtifactDamaged, InferenceFailed
+from matryo.engine import TokenIds
+from matryo.engine.onnx import OnnxEngine
+from matryo.engine.onnx import engine as engine_module
+from matryo.engine.onnx.interface import SOLO_TOKENS
+from matryo.engine.onnx.padding import PaddedBatch
+from matryo.engine.postprocess import FloatArray
 from tests.checkpoints import TinyModel
 from tests.conftest import build_tiny, load_tiny
 
@@ -148,7 +150,8 @@ def test_closing_interrupts(tmp_path_factory: pytest.TempPathFactory, tiny_bert:
 
 def test_a_graph_that_is_none(tmp_path_factory: pytest.TempPathFactory, tiny_bert: Tiny) -> None:
     """A file that ORT cannot load is named, with the remedy."""
-    from app.engine.sessions import SessionConfig, SessionPool
+    from matryo.engine.onnx import SessionConfig
+    from matryo.engine.onnx.sessions import SessionPool
 
     path = tmp_path_factory.mktemp("bad") / "model.onnx"
     path.write_bytes(b"rubbish")

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.core.manifest import Dimensions, Output
-from app.engine.padding import pad
-from app.engine.postprocess import l2_normalize, layer_norm, mean_pool, postprocess
+from matryo.catalog.manifest import Dimensions, Output
+from matryo.engine.onnx.padding import pad
+from matryo.engine.postprocess import l2_normalize, layer_norm, mean_pool, postprocess
 from tests.reference import pooled
 
 NATIVE = 24

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from app.core.errors import ArtifactDamaged
-from app.engine.tokenizer import TextTokenizer
+from matryo.core.errors import ArtifactDamaged
+from matryo.engine.tokenizer import TextTokenizer
 from tests.checkpoints import make_tokenizer
 
 CLS, SEP = 2, 3

@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.engine import Engine
-from app.scheduler.jobs import Job, Ticket
-from app.scheduler.policy import BatchLimits, next_batch
+from matryo.engine import Engine
+from matryo.scheduler.jobs import Job, Ticket
+from matryo.scheduler.policy import BatchLimits, next_batch
 from tests.fakes import MINILM, FakeEngine
 
 MAX_TOKENS = 200

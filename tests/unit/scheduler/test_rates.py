@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.scheduler.rates import Rate
+from matryo.scheduler.rates import Rate
 
 
 def test_by_length() -> None:

@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 from prometheus_client import CollectorRegistry
 
-from app.core.errors import EngineError, InferenceFailed, NotReady, Overloaded
-from app.core.metrics import Metrics
-from app.engine import SOLO_TOKENS, TokenIds
-from app.scheduler import Scheduler, SchedulerConfig
-from app.scheduler import scheduler as module
+from matryo.core.errors import EngineError, InferenceFailed, NotReady, Overloaded
+from matryo.core.metrics import Metrics
+from matryo.engine import TokenIds
+from matryo.engine.onnx.interface import SOLO_TOKENS
+from matryo.scheduler import Scheduler, SchedulerConfig
+from matryo.scheduler import scheduler as module
 from tests.fakes import MINILM, FakeEngine
 
 

@@ -1,1 +1,0 @@
-"""What the commands of `matryo` do, one module each; `app.cli` has their arguments."""

@@ -1,6 +1,0 @@
-"""Reading upstream weights: one module a format, tensor names as data."""
-
-from app.graph.checkpoint.base import BLOCK_SIZE, Blocks, Checkpoint, FloatArray
-from app.graph.checkpoint.names import Part, Spelling, Weights
-
-__all__ = ["BLOCK_SIZE", "Blocks", "Checkpoint", "FloatArray", "Part", "Spelling", "Weights"]

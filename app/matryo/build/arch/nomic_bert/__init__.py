@@ -1,0 +1,15 @@
+"""`model_type = "nomic_bert"`: BERT with rotary positions, a gated MLP, or mixtures of experts.
+
+Nussbaum et al. 2024, arXiv:2402.01613, and Nussbaum and Duderstadt 2025, arXiv:2502.07972;
+reference code: nomic-ai/nomic-bert-2048, `modeling_hf_nomic_bert.py`, and (without experts)
+`NomicBertModel` in transformers.
+"""
+
+from __future__ import annotations
+
+from matryo.build.arch.nomic_bert.config import Config
+from matryo.build.arch.nomic_bert.forward import forward
+from matryo.build.arch.nomic_bert.graph import emit
+from matryo.build.arch.nomic_bert.names import bind
+
+__all__ = ["Config", "bind", "emit", "forward"]

@@ -1,0 +1,110 @@
+"""What files call its tensors: the hub, transformers, and llama.cpp."""
+
+from __future__ import annotations
+
+from matryo.build.arch.nomic_bert.config import Config
+from matryo.build.checkpoint import Checkpoint, Part, Spelling, Weights
+
+
+def _spellings(config: Config) -> tuple[Spelling, ...]:
+    """The hub's names, those of transformers' `NomicBertModel`, and llama.cpp's."""
+    return _hub_names(config), _transformers_names(config), _gguf_names(config)
+
+
+def _both(ours: str, theirs: str, *, bias: bool) -> Spelling:
+    kinds = ("weight", "bias") if bias else ("weight",)
+    return {f"{ours}.{kind}": f"{theirs}.{kind}" for kind in kinds}
+
+
+def _thirds(at: str, theirs: str, *, bias: bool) -> Spelling:
+    """Rows of Wqkv are three-major: all of q, all of k, all of v."""
+    return {
+        f"{at}{name}.{kind}": Part(f"{theirs}.{kind}", index, 3)
+        for index, name in enumerate(("query", "key", "value"))
+        for kind in (("weight", "bias") if bias else ("weight",))
+    }
+
+
+def _hub_names(config: Config) -> Spelling:
+    qkv, mlp, n_experts = config.qkv_proj_bias, config.mlp_bias, config.num_experts
+    table: dict[str, str | Part] = {
+        "word_embeddings": "embeddings.word_embeddings.weight",
+        "token_type_embeddings": "embeddings.token_type_embeddings.weight",
+        **_both("embedding_norm", "emb_ln", bias=True),
+    }
+    for i in range(config.num_hidden_layers):
+        at, hub = f"layer.{i}.", f"encoder.layers.{i}."
+        table |= _thirds(at, f"{hub}attn.Wqkv", bias=qkv)
+        table |= _both(f"{at}attention_output", f"{hub}attn.out_proj", bias=qkv)
+        table |= _both(f"{at}attention_norm", f"{hub}norm1", bias=True)
+        table |= _both(f"{at}mlp_norm", f"{hub}norm2", bias=True)
+        if config.has_experts(i):
+            table[f"{at}router.weight"] = f"{hub}mlp.router.layer.weight"
+            for e in range(n_experts):
+                w1, w2 = f"{hub}mlp.experts.mlp.w1", f"{hub}mlp.experts.mlp.w2"
+                table[f"{at}expert.{e}.up.weight"] = Part(w1, e, n_experts)
+                # The reference multiplies by w2 as it is, by w1 transposed.
+                table[f"{at}expert.{e}.down.weight"] = Part(w2, e, n_experts, transposed=True)
+            if mlp:
+                table[f"{at}experts.bias"] = f"{hub}mlp.experts.bias"
+            continue
+        gated = config.hidden_act == "swiglu"
+        table |= _both(f"{at}up", f"{hub}mlp.{'fc11' if gated else 'fc1'}", bias=mlp)
+        table |= _both(f"{at}gate", f"{hub}mlp.fc12", bias=mlp) if gated else {}
+        table |= _both(f"{at}down", f"{hub}mlp.fc2", bias=mlp)
+    return table
+
+
+def _transformers_names(config: Config) -> Spelling:
+    qkv, mlp = config.qkv_proj_bias, config.mlp_bias
+    table: dict[str, str | Part] = {
+        "word_embeddings": "embeddings.word_embeddings.weight",
+        "token_type_embeddings": "embeddings.token_type_embeddings.weight",
+        **_both("embedding_norm", "embeddings.LayerNorm", bias=True),
+    }
+    for i in range(config.num_hidden_layers):
+        at, own = f"layer.{i}.", f"layers.{i}."
+        table |= _both(f"{at}query", f"{own}self_attn.q_proj", bias=qkv)
+        table |= _both(f"{at}key", f"{own}self_attn.k_proj", bias=qkv)
+        table |= _both(f"{at}value", f"{own}self_attn.v_proj", bias=qkv)
+        table |= _both(f"{at}attention_output", f"{own}self_attn.o_proj", bias=qkv)
+        table |= _both(f"{at}attention_norm", f"{own}post_attention_layernorm", bias=True)
+        table |= _both(f"{at}mlp_norm", f"{own}post_mlp_layernorm", bias=True)
+        table |= _both(f"{at}up", f"{own}mlp.up_proj", bias=mlp)
+        if config.hidden_act == "swiglu":
+            table |= _both(f"{at}gate", f"{own}mlp.gate_proj", bias=mlp)
+        table |= _both(f"{at}down", f"{own}mlp.down_proj", bias=mlp)
+    return table
+
+
+def _gguf_names(config: Config) -> Spelling:
+    """llama.cpp's names; its conversion drops `experts.bias` (conversion/bert.py)."""
+    qkv, mlp, n_experts = config.qkv_proj_bias, config.mlp_bias, config.num_experts
+    table: dict[str, str | Part] = {
+        "word_embeddings": "token_embd.weight",
+        "token_type_embeddings": "token_types.weight",
+        **_both("embedding_norm", "token_embd_norm", bias=True),
+    }
+    for i in range(config.num_hidden_layers):
+        at, blk = f"layer.{i}.", f"blk.{i}."
+        table |= _thirds(at, f"{blk}attn_qkv", bias=qkv)
+        table |= _both(f"{at}attention_output", f"{blk}attn_output", bias=qkv)
+        table |= _both(f"{at}attention_norm", f"{blk}attn_output_norm", bias=True)
+        table |= _both(f"{at}mlp_norm", f"{blk}layer_output_norm", bias=True)
+        if config.has_experts(i):
+            table[f"{at}router.weight"] = f"{blk}ffn_gate_inp.weight"
+            for e in range(n_experts):
+                table[f"{at}expert.{e}.up.weight"] = Part(f"{blk}ffn_up_exps.weight", e, n_experts)
+                down = Part(f"{blk}ffn_down_exps.weight", e, n_experts)
+                table[f"{at}expert.{e}.down.weight"] = down
+            continue
+        table |= _both(f"{at}up", f"{blk}ffn_up", bias=mlp)
+        if config.hidden_act == "swiglu":
+            table |= _both(f"{at}gate", f"{blk}ffn_gate", bias=mlp)
+        table |= _both(f"{at}down", f"{blk}ffn_down", bias=mlp)
+    return table
+
+
+def bind(checkpoint: Checkpoint, config: Config) -> Weights:
+    """`checkpoint` under the names of `_spellings`."""
+    return Weights(checkpoint, _spellings(config), ignored=(r"pooler\..*", r"cls\..*"))

@@ -1,0 +1,157 @@
+"""The check that ends a build: the graph against the plain numpy forward, and itself.
+
+It catches what a wrong name, layout, epsilon or activation does to the numbers. Whether
+the *weights* are the published model's is for the manifest's hashes and `matryo verify`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+from numpy.typing import NDArray
+from tokenizers import Tokenizer
+
+from matryo.build.checkpoint import FloatArray
+from matryo.catalog.manifest import Manifest
+from matryo.core.choices import Precision
+from matryo.core.errors import BuildFailed, CheckpointMismatch
+from matryo.engine.onnx.runtime import GraphSession, session_options
+
+MAX_ABS_ERROR = 1e-4
+"""Allowed difference of fp32 on hidden states, whose entries are of the order of 1."""
+
+TEXTS = (
+    "search_query: who wrote the first compiler?",
+    "search_document: A compiler translates source code into machine code, and reports errors.",
+    "The quick brown fox jumps over the lazy dog; 42 times, in 3.14 seconds.",
+    "Der Fluss entspringt in den Bergen und mündet nach 865 km ins Meer.",
+    "ベクトル検索は意味の近い文書を見つけます。",
+    "def mean(xs): return sum(xs) / len(xs)",
+    "a",
+)
+"""What a build is checked on: short, and of several kinds."""
+
+_MAX_TOKENS = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Agreement:
+    """How near a graph came to what was expected of it.
+
+    Attributes:
+        max_abs_error: largest difference of a hidden state.
+        min_cosine: least cosine of a text's mean hidden state.
+    """
+
+    max_abs_error: float
+    min_cosine: float
+
+
+def tokenize_texts(tokenizer_path: Path, n_rows: int | None) -> list[NDArray[np.int64]]:
+    """`TEXTS` as ids, each of at most 32 tokens.
+
+    Args:
+        tokenizer_path: `tokenizer.json`.
+        n_rows: rows of the word table; None if that is not known.
+
+    Raises:
+        CheckpointMismatch: not a tokenizer, or one that gives ids beyond the table.
+    """
+    try:
+        tokenizer = cast("Any", Tokenizer).from_file(str(tokenizer_path))
+    except Exception as exc:
+        raise CheckpointMismatch(f"{tokenizer_path} is not a tokenizer: {exc}") from exc
+    size = max(tokenizer.get_vocab().values(), default=-1) + 1
+    if n_rows is not None and size > n_rows:
+        raise CheckpointMismatch(
+            f"{tokenizer_path} has ids up to {size - 1}, but the checkpoint's word table has "
+            f"{n_rows} rows: they are of two models"
+        )
+    tokenizer.no_padding()
+    tokenizer.enable_truncation(_MAX_TOKENS)
+    return [np.array(e.ids or [0], np.int64) for e in tokenizer.encode_batch(list(TEXTS))]
+
+
+def check_graph(
+    graph_path: Path,
+    texts: Sequence[NDArray[np.int64]],
+    expected: Sequence[FloatArray] | None,
+    manifest: Manifest,
+    precision: Precision,
+) -> Agreement:
+    """Run each text alone and unmasked, then all in one padded and masked batch.
+
+    Args:
+        graph_path: the graph.
+        texts: ids of each text.
+        expected: hidden states `(T, H)` of each; None holds the batch against the lone runs.
+        manifest: knows the size, and the accuracy each precision must keep.
+        precision: of the graph.
+
+    Raises:
+        BuildFailed: the graph differs by more than its precision may, gives values that are
+            not finite or of another size, or ORT refuses it.
+    """
+    width = max(map(len, texts))
+    batch = np.stack([np.pad(ids, (0, width - len(ids))) for ids in texts])
+    mask = (np.arange(width) < np.array([len(ids) for ids in texts])[:, None]).astype(np.int64)
+    try:
+        options = session_options(threads=0)
+        if precision == "fp32":
+            # Weights stay mapped: a check reads each once, so packing would only cost memory.
+            # Weights in blocks must be packed, or ORT computes them on another path.
+            options.add_session_config_entry("session.disable_prepacking", "1")
+        run = GraphSession(graph_path, options).run
+        alone = [
+            run(ids[None], np.ones((1, len(ids)), np.int64), apply_mask=False) for ids in texts
+        ]
+        together = run(batch, mask, apply_mask=True)
+    except Exception as exc:
+        raise BuildFailed(f"ONNX Runtime cannot run the graph: {exc}") from exc
+    native = manifest.output.dimensions.native
+    if together.shape != (*batch.shape, native):
+        raise BuildFailed(
+            f"the graph's hidden states have the shape {together.shape} for {batch.shape} tokens, "
+            f"but model.toml says output.dimensions.native = {native}"
+        )
+    lone = [hidden[0] for hidden in alone]
+    padded = [hidden[: len(ids)] for hidden, ids in zip(together, texts, strict=True)]
+    agreement = compare([*lone, *padded], [*(expected or lone), *(expected or lone)])
+    _judge(agreement, manifest, precision)
+    return agreement
+
+
+def compare(found: Sequence[FloatArray], expected: Sequence[FloatArray]) -> Agreement:
+    """Largest difference, and least cosine of the means; hidden states `(T, H)` each."""
+    pairs = list(zip(found, expected, strict=True))
+    error = max(float(np.abs(one - other).max()) for one, other in pairs)
+    cosines = [_cosine(one.mean(0), other.mean(0)) for one, other in pairs]
+    return Agreement(error, min(cosines))
+
+
+def _cosine(one: FloatArray, other: FloatArray) -> float:
+    a, b = one.astype(np.float64), other.astype(np.float64)
+    return float(a @ b / np.sqrt((a @ a) * (b @ b)))
+
+
+def _judge(agreement: Agreement, manifest: Manifest, precision: Precision) -> None:
+    remedy = "Please report it with the model.toml and the versions of onnxruntime and numpy."
+    if precision == "fp32":
+        if not agreement.max_abs_error <= MAX_ABS_ERROR:  # also true for NaN
+            raise BuildFailed(
+                "the graph's hidden states differ from the plain forward by "
+                f"{agreement.max_abs_error:.3g}, allowed {MAX_ABS_ERROR:g}: this build does not "
+                f"compute the model. {remedy}"
+            )
+        return
+    bound = manifest.precisions[precision].min_cosine
+    if not agreement.min_cosine >= bound:
+        raise BuildFailed(
+            f"in {precision} a built-in text has cosine {agreement.min_cosine:.6f} to fp32, but "
+            f"model.toml promises {bound:g}. Take another precision, or lower "
+            f"precisions.{precision}.min_cosine if that is accurate enough for you."
+        )

@@ -1,0 +1,118 @@
+"""A ready ONNX graph as a checkpoint: taken over as it is, once it has shown that it is safe.
+
+Nothing of it is rewritten. What is looked at: that it is ONNX, that it takes and gives what
+we can feed and use, and that its data files lie beside it and are as large as it says.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import onnx
+from google.protobuf.message import DecodeError
+
+from matryo.core.errors import CheckpointMismatch
+from matryo.engine.onnx.interface import hidden_states_output
+
+_MAX_BYTES = 2**31 - 1  # of a protobuf message; larger models keep their weights outside
+
+
+@dataclass(frozen=True, slots=True)
+class ReadyGraph:
+    """An ONNX file and the data files it names.
+
+    Attributes:
+        path: the graph.
+        data: its data files, all in the same folder.
+    """
+
+    path: Path
+    data: tuple[Path, ...]
+
+    @property
+    def n_bytes(self) -> int:
+        """Bytes of all files."""
+        return sum(path.stat().st_size for path in (self.path, *self.data))
+
+
+def read_ready_graph(path: Path) -> ReadyGraph:
+    """Look at an ONNX file.
+
+    Raises:
+        CheckpointMismatch: it is not ONNX, is cut off, names data elsewhere, or has inputs or
+            outputs that no text encoder has.
+    """
+    n_bytes = path.stat().st_size
+    if n_bytes > _MAX_BYTES:
+        raise CheckpointMismatch(f"{path} has {n_bytes:,} bytes; ONNX allows {_MAX_BYTES:,}")
+    try:
+        model = cast("Any", onnx).load(str(path), load_external_data=False)
+    except (DecodeError, ValueError, OSError) as exc:
+        raise CheckpointMismatch(f"{path} is not a whole ONNX file: {exc}") from exc
+    graph = model.graph
+    weights = {tensor.name for tensor in graph.initializer}  # old exports list them as inputs
+    inputs = [value.name for value in graph.input if value.name not in weights]
+    outputs = [value.name for value in graph.output]
+    _check_text(path, *inputs, *outputs)
+    try:
+        hidden_states_output(inputs, outputs)
+    except ValueError as exc:
+        raise CheckpointMismatch(f"{path} is not a text encoder we can run: {exc}") from exc
+    sizes: dict[Path, int] = {}
+    for tensor in _tensors(graph):
+        if tensor.data_location == onnx.TensorProto.EXTERNAL:
+            facts = {entry.key: entry.value for entry in tensor.external_data}
+            _check_text(path, *facts, *facts.values())
+            file, end = _data_file(path, tensor.name, facts)
+            sizes[file] = max(sizes.get(file, 0), end)
+    for file, end in sizes.items():
+        found = file.stat().st_size
+        if found < end:
+            raise CheckpointMismatch(
+                f"{file} has {found:,} bytes, but {path.name} needs {end:,}: it is cut off"
+            )
+    return ReadyGraph(path, tuple(sorted(sizes)))
+
+
+def _check_text(path: Path, *strings: str | bytes) -> None:
+    """Protobuf hands strings that are not UTF-8 out as bytes."""
+    if odd := [string for string in strings if isinstance(string, bytes)]:
+        raise CheckpointMismatch(f"{path} is not a whole ONNX file: {odd[0]!r} is not UTF-8")
+
+
+def _tensors(graph: Any) -> Iterator[Any]:  # noqa: ANN401
+    """Every stored tensor, those in branches and constants too."""
+    yield from graph.initializer
+    for node in graph.node:
+        for attribute in node.attribute:
+            if attribute.HasField("t"):
+                yield attribute.t
+            yield from attribute.tensors
+            for inner in (*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs):
+                yield from _tensors(inner)
+
+
+def _data_file(path: Path, name: str, facts: dict[str, str]) -> tuple[Path, int]:
+    """The file a tensor lies in, and where it ends there."""
+    location = facts.get("location", "")
+    file = path.parent / location
+    # A plain name in the same folder, and no link out of it: a graph from elsewhere must not
+    # have us copy /etc/passwd into the store. Hub caches link both files into one folder.
+    homes = (path.parent.resolve(), path.resolve().parent)
+    if not location or Path(location).name != location or file.resolve().parent not in homes:
+        raise CheckpointMismatch(
+            f"{path}: tensor '{name}' is said to lie in {location!r}; data files must lie beside "
+            "the graph, under a plain name"
+        )
+    if not file.is_file():
+        raise CheckpointMismatch(f"{path} needs the data file {file}, which is not there")
+    try:
+        offset, length = int(facts.get("offset", 0)), int(facts.get("length", 0))
+    except ValueError as exc:
+        raise CheckpointMismatch(f"{path}: tensor '{name}' has no numbers for a place") from exc
+    if offset < 0 or length < 0:
+        raise CheckpointMismatch(f"{path}: tensor '{name}' lies at {offset}, of {length} bytes")
+    return file, offset + length

@@ -1,0 +1,65 @@
+"""Checkpoints in safetensors: F32, F16 and BF16 tensors, mapped and read by rows.
+
+The library checks the header against the file's size before anything is allocated.
+Not covered: a checkpoint split over several files (no model here has one).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+
+from matryo.build.checkpoint.base import Blocks, FloatArray
+from matryo.core.errors import CheckpointMismatch
+
+_DTYPES = ("F32", "F16", "BF16")
+
+
+class SafetensorsCheckpoint:
+    """A `.safetensors` file.
+
+    Args:
+        path: the file.
+
+    Raises:
+        CheckpointMismatch: it is not safetensors, or its header and its size disagree.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            self._file: Any = cast("Any", safe_open(str(path), framework="numpy"))
+            self.names = frozenset(cast("list[str]", self._file.keys()))
+        except (SafetensorError, OSError) as exc:
+            raise CheckpointMismatch(
+                f"{path} is not a whole safetensors file: {exc}. Fetch it again."
+            ) from exc
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Shape of one tensor, without reading it."""
+        return tuple(self._file.get_slice(name).get_shape())
+
+    def read(self, name: str, rows: slice | None = None) -> FloatArray:
+        """One tensor, or some rows of its first axis, as float32.
+
+        Raises:
+            CheckpointMismatch: the tensor's dtype is none of F32, F16, BF16.
+        """
+        view = self._file.get_slice(name)
+        if (dtype := view.get_dtype()) not in _DTYPES:
+            raise CheckpointMismatch(
+                f"{self.path}: tensor '{name}' is {dtype}; weights must be one of {_DTYPES}"
+            )
+        array = view[rows] if rows else view[:]
+        return np.ascontiguousarray(array, dtype=np.float32)
+
+    def blocks(self, name: str, rows: slice, bits: int) -> Blocks | None:  # noqa: ARG002
+        """None: these files hold plain floats."""
+        return None
+
+    def close(self) -> None:
+        """Give the mapping back."""
+        self._file = None

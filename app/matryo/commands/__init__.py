@@ -1,0 +1,1 @@
+"""What the commands of `matryo` do, one module each; `matryo.cli` has their arguments."""

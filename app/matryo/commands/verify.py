@@ -1,0 +1,269 @@
+"""`matryo verify`: is what we serve the published model, and does it agree with itself?
+
+Published values tell whether weights, tokenizer, prompts and output steps are right; they
+come with their source and tolerance in `golden.json`. Self-consistency needs none: a text
+alone is the text in a batch, bit for bit; the graph is the plain numpy forward; vectors
+have unit length at every size.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+
+import matryo
+from matryo.build import arch
+from matryo.build.build import open_checkpoint, weights_file
+from matryo.build.check import MAX_ABS_ERROR, TEXTS, compare
+from matryo.catalog.catalog import open_catalog
+from matryo.catalog.golden import (
+    Check,
+    CosineCheck,
+    HiddenCheck,
+    PooledCheck,
+    VectorCheck,
+    read_golden,
+)
+from matryo.catalog.manifest import InputType
+from matryo.commands.ready import ready_engines
+from matryo.core.errors import MatryoError
+from matryo.core.settings import Settings
+from matryo.engine import TokenIds
+from matryo.engine.onnx import OnnxEngine
+from matryo.engine.postprocess import FloatArray, pool
+from matryo.store.artifact import VERIFIED_FILE, Artifact, find_artifact
+from matryo.store.files import write_atomically
+from matryo.store.layout import Store
+
+# Published values are of fp32 (or bf16); a coarser precision moves a cosine by about this much.
+_QUANTISED_SLACK = 0.02
+_UNIT_SLACK = 1e-5
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """One check, made or not.
+
+    Attributes:
+        name: what was checked.
+        source: who says what is right.
+        found: what came out, in words and numbers.
+        allowed: what may come out.
+        passed: None if the check could not be made; `found` says why.
+    """
+
+    name: str
+    source: str
+    found: str
+    allowed: str
+    passed: bool | None
+
+
+def run(settings: Settings, *, as_json: bool) -> bool:
+    """Check the first model of `settings`, print what was found, and note a success.
+
+    Returns:
+        Whether nothing failed.
+
+    Raises:
+        SetupError: the model cannot be made ready.
+    """
+    model_id, catalog = settings.model[0], open_catalog(settings)
+    (engine,) = ready_engines(settings)
+    assert isinstance(engine, OnnxEngine)
+    artifact = find_artifact(Store(settings.home), engine.manifest, engine.precision)
+    golden = read_golden(catalog.folder(model_id))
+    published = [_published(engine, check) for check in golden.checks]
+    results = [*published, *_consistency(engine, artifact)]
+    passed = all(result.passed is not False for result in results)
+
+    if as_json:
+        facts = {
+            "model": model_id,
+            "precision": engine.precision,
+            "fingerprint": engine.fingerprint,
+            "checkpoint_verified": artifact.record.verified,
+            "passed": passed,
+            "checks": [asdict(result) for result in results],
+        }
+        click.echo(json.dumps(facts, indent=1, ensure_ascii=False))
+    else:
+        _print(engine, artifact, results, passed=passed)
+    note = artifact.folder / VERIFIED_FILE
+    if passed and published:
+        when = datetime.now(UTC).isoformat(timespec="seconds")
+        write_atomically(note, json.dumps({"date": when, "version": matryo.__version__}))
+    else:
+        note.unlink(missing_ok=True)
+    return passed
+
+
+def _print(
+    engine: OnnxEngine, artifact: Artifact, results: Sequence[Result], *, passed: bool
+) -> None:
+    words = {True: "ok", False: "FAILED", None: "not run"}
+    click.echo(f"{engine.fingerprint}")
+    if not artifact.record.verified:
+        click.echo("built from files that model.toml does not pin")
+    if artifact.record.lacks:
+        click.echo(f"the checkpoint lacked {', '.join(artifact.record.lacks)}")
+    sources = list(dict.fromkeys(result.source for result in results))
+    rows = [("RESULT", "CHECK", "FOUND", "ALLOWED", "SOURCE")]
+    rows += [
+        (words[r.passed], r.name, r.found, r.allowed, f"[{1 + sources.index(r.source)}]")
+        for r in results
+    ]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        cells = (f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True))
+        click.echo("  ".join(cells).rstrip())
+    for number, source in enumerate(sources, 1):
+        click.echo(f"[{number}] {source}")
+    if sources == [_OURS]:
+        click.echo("no published values are known for this model: only consistency was checked")
+    n_failed = sum(result.passed is False for result in results)
+    click.echo("passed" if passed else f"{n_failed} of {len(results)} checks failed")
+
+
+# --- published values
+
+
+def _published(engine: OnnxEngine, check: Check) -> Result:
+    if engine.precision != "fp32" and not isinstance(check, CosineCheck):
+        name = f"{check.kind} of {_short(check.text)}"
+        return Result(name, check.source, "published for fp32", "-", None)
+    match check:
+        case CosineCheck():
+            return _cosines(engine, check)
+        case VectorCheck():
+            vector = _vectors(engine, (check.text,), "none", None)[0]
+            return _components(check, vector, check.values)
+        case PooledCheck():
+            hidden = engine.hidden_states(_ids(engine, check.text))[None]
+            mask = np.ones(hidden.shape[:2], np.int64)
+            return _pooled(check, pool(hidden, mask, engine.manifest.output)[0])
+        case HiddenCheck():
+            hidden = engine.hidden_states(_ids(engine, check.text))
+            expected = np.array(check.values)
+            rows = slice(check.first_token, check.first_token + expected.shape[0])
+            columns = slice(check.first_column, check.first_column + expected.shape[1])
+            return _components(check, hidden[rows, columns].ravel(), expected.ravel())
+
+
+def _cosines(engine: OnnxEngine, check: CosineCheck) -> Result:
+    rows = _vectors(engine, check.rows, check.row_type, check.dimensions)
+    columns = _vectors(engine, check.columns, check.column_type, check.dimensions)
+    found, expected = rows @ columns.T, np.array(check.expected)
+    allowed = np.maximum(check.abs_tolerance, check.rel_tolerance * np.abs(expected))
+    if engine.precision != "fp32":
+        allowed = allowed + _QUANTISED_SLACK
+    off = np.abs(found - expected)
+    worst = np.unravel_index(np.argmax(off - allowed), off.shape)
+    return Result(
+        f"cosine of {_short(check.rows[worst[0]])} and {_short(check.columns[worst[1]])}"
+        + (f" at {check.dimensions}" if check.dimensions else ""),
+        check.source,
+        f"{found[worst]:.5f}",
+        f"{expected[worst]:.5f} ± {allowed[worst]:.2g}",
+        bool((off <= allowed).all()),
+    )
+
+
+def _components(
+    check: VectorCheck | HiddenCheck,
+    found: FloatArray,
+    expected: Sequence[float] | np.ndarray[Any, Any],
+) -> Result:
+    name = f"{check.kind} of {_short(check.text)}, {len(expected)} components"
+    ours, theirs = found[: len(expected)].astype(np.float64), np.asarray(expected)
+    off = float(np.abs(ours - theirs).max())
+    told = f"max abs difference {off:.2g}"
+    return Result(name, check.source, told, f"{check.max_abs:g}", off <= check.max_abs)
+
+
+def _pooled(check: PooledCheck, found: FloatArray) -> Result:
+    name = f"pooled states of {_short(check.text)}, {len(check.values)} components"
+    ours, theirs = found[: len(check.values)].astype(np.float64), np.array(check.values)
+    cosine = float(ours @ theirs / np.sqrt((ours @ ours) * (theirs @ theirs)))
+    off = float(np.abs(ours - theirs).max())
+    close = check.max_abs is None or off <= check.max_abs
+    allowed = f"at least {check.min_cosine:g}"
+    if check.max_abs is not None:
+        allowed += f", {check.max_abs:g}"
+    told = f"cosine {cosine:.6f}, max abs difference {off:.2g}"
+    return Result(name, check.source, told, allowed, cosine >= check.min_cosine and close)
+
+
+# --- self-consistency
+
+_OURS = "self-consistency"
+
+
+def _consistency(engine: OnnxEngine, artifact: Artifact) -> Iterator[Result]:
+    texts = [_ids(engine, text) for text in TEXTS]
+    native = engine.manifest.output.dimensions.native
+    alone = [engine.embed([ids], [native]).embeddings[0] for ids in texts]
+    together = engine.embed(texts, [native] * len(texts)).embeddings
+    off = max(float(np.abs(a - b).max()) for a, b in zip(alone, together, strict=True))
+    yield Result("alone = in a batch", _OURS, f"max abs difference {off:g}", "0", off == 0)
+
+    for size in engine.manifest.output.dimensions.trained:
+        vectors = np.stack(engine.embed(texts, [size] * len(texts)).embeddings).astype(np.float64)
+        norms = np.sqrt(np.square(vectors).sum(-1))
+        off = float(np.abs(norms - 1).max())
+        told = f"largest deviation {off:.2g}"
+        yield Result(f"unit norm at {size}", _OURS, told, f"{_UNIT_SLACK:g}", off <= _UNIT_SLACK)
+    yield _numpy_forward(engine, artifact, texts)
+
+
+def _numpy_forward(engine: OnnxEngine, artifact: Artifact, texts: Sequence[TokenIds]) -> Result:
+    name, exact = "graph = numpy forward", engine.precision == "fp32"
+    least = engine.manifest.precisions[engine.precision].min_cosine
+    allowed = f"{MAX_ABS_ERROR:g}" if exact else f"at least {least:g}"
+    path = weights_file(Path(artifact.record.checkpoint_path))
+    if path.suffix == ".onnx":
+        return Result(name, _OURS, "the checkpoint is a graph itself", allowed, None)
+    if not path.is_file():
+        return Result(name, _OURS, f"the checkpoint {path} is gone", allowed, None)
+    architecture, config = arch.load(engine.manifest)
+    try:
+        checkpoint = open_checkpoint(path)
+        weights = architecture.bind(checkpoint, config)
+        expected = architecture.forward(weights, config, texts)
+        checkpoint.close()
+    except MatryoError as exc:
+        return Result(name, _OURS, exc.message, allowed, passed=False)
+    agreement = compare([engine.hidden_states(ids) for ids in texts], expected)
+    if exact:
+        told = f"max abs difference {agreement.max_abs_error:.2g}"
+        return Result(name, _OURS, told, allowed, agreement.max_abs_error <= MAX_ABS_ERROR)
+    told = f"least cosine {agreement.min_cosine:.6f}"
+    return Result(name, _OURS, told, allowed, agreement.min_cosine >= least)
+
+
+# --- texts
+
+
+def _vectors(
+    engine: OnnxEngine, texts: Sequence[str], input_type: InputType, dimensions: int | None
+) -> FloatArray:
+    """Vectors of texts under the model's own prompt; `(len(texts), dimensions)`."""
+    prefix = engine.manifest.prefix(input_type)
+    ids = [_ids(engine, prefix + text) for text in texts]
+    size = dimensions or engine.manifest.output.dimensions.native
+    return np.stack(engine.embed(ids, [size] * len(ids)).embeddings)
+
+
+def _ids(engine: OnnxEngine, text: str) -> TokenIds:
+    return engine.cut(engine.tokenize([text])[0].ids)
+
+
+def _short(text: str, most: int = 32) -> str:
+    return f"'{text}'" if len(text) <= most else f"'{text[: most - 3]}...'"

@@ -1,0 +1,87 @@
+"""What the layers above ask of a loaded model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from matryo.catalog.manifest import Manifest
+from matryo.core.choices import Precision
+from matryo.engine.postprocess import FloatArray
+from matryo.engine.tokenizer import Encoded, TokenIds
+
+
+@dataclass(frozen=True, slots=True)
+class BatchResult:
+    """Vectors of one batch, and what they cost.
+
+    Attributes:
+        embeddings: one float32 unit vector for each text, in order.
+        n_padding: padding tokens that products computed beside the real ones; graphs of our
+            own compute none.
+        inference_s: seconds in the model.
+        postprocess_s: seconds from hidden states to vectors.
+    """
+
+    embeddings: list[FloatArray]
+    n_padding: int
+    inference_s: float
+    postprocess_s: float
+
+
+class Engine(Protocol):
+    """A loaded model. Every method may be called from several threads at once."""
+
+    @property
+    def manifest(self) -> Manifest:
+        """The model served."""
+        ...
+
+    @property
+    def precision(self) -> Precision:
+        """The precision served."""
+        ...
+
+    @property
+    def fingerprint(self) -> str:
+        """Names everything that shapes a vector, apart from what a request chooses."""
+        ...
+
+    def tokenize(self, texts: Sequence[str]) -> list[Encoded]:
+        """Token ids of each text, special tokens included, uncut."""
+        ...
+
+    @property
+    def vocab_size(self) -> int:
+        """Token ids are 0 to one less."""
+        ...
+
+    def from_ids(self, ids: Sequence[int], prefix: str) -> Encoded:
+        """A text that comes as ids of this model, with prefix and special tokens, uncut.
+
+        Args:
+            ids: each within `vocab_size`; special tokens may be there or not.
+            prefix: goes before a text that does not begin with one of the model's own.
+        """
+        ...
+
+    def cut(self, ids: TokenIds) -> TokenIds:
+        """The ids cut to the model's limit."""
+        ...
+
+    def embed(self, texts: Sequence[TokenIds], dimensions: Sequence[int]) -> BatchResult:
+        """Vectors of a batch.
+
+        Args:
+            texts: ids of each text, at least one text, each within the model's limit.
+            dimensions: output size of each text, 1 to native.
+
+        Raises:
+            InferenceFailed: the run raised, or gave values that are not finite.
+        """
+        ...
+
+    def close(self) -> None:
+        """Free the model; runs under way fail soon."""
+        ...

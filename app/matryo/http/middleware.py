@@ -1,0 +1,126 @@
+"""What surrounds every request: its id, its log line, its count, CORS, and the last catch.
+
+Plain ASGI, so that `receive` reaches the route as it came: Starlette's BaseHTTPMiddleware
+would hide a caller's hanging up.
+"""
+
+from __future__ import annotations
+
+import http
+import logging
+import re
+import time
+import uuid
+from typing import Any
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.middleware.cors import CORSMiddleware
+from starlette.responses import Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from matryo.core.metrics import Metrics
+from matryo.http.errors import body, error_response
+
+log = logging.getLogger("matryo.request")
+
+CLIENT_GONE = 499
+"""nginx's status for a caller that hung up before the answer; logged and counted, never sent."""
+
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+_QUIET = frozenset({"/livez", "/readyz", "/health", "/metrics"})
+
+
+class ClientGone(Exception):
+    """The caller hung up; there is nobody to answer."""
+
+
+class RequestMiddleware:
+    """Gives every request an id, and every answer, of whatever cause, that id in a header.
+
+    Facts that a route leaves in `scope["state"]["facts"]` join the log line.
+    """
+
+    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+        self._app = app
+        self._metrics = metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """One request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        started = time.perf_counter()
+        headers = Headers(scope=scope)
+        request_id = _request_id(headers.get("x-request-id"))
+        facts: dict[str, Any] = {}
+        scope.setdefault("state", {})["facts"] = facts
+        scope["state"]["request_id"] = request_id
+        status = 0
+
+        async def send_with_id(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                MutableHeaders(scope=message)["x-request-id"] = request_id
+            await send(message)
+
+        self._metrics.requests_in_progress.inc()
+        try:
+            await self._app(scope, receive, send_with_id)
+        except ClientGone:
+            status = CLIENT_GONE
+        except Exception as exc:
+            log.exception("unhandled error", extra={"request_id": request_id})
+            if status:  # too late for another answer; the server closes the connection
+                raise
+            response = error_response(exc, request_id, method=scope["method"], path=scope["path"])
+            await response(scope, receive, send_with_id)
+        finally:
+            self._metrics.requests_in_progress.dec()
+            self._close(scope, status, time.perf_counter() - started)
+
+    def _close(self, scope: Scope, status: int, spent_s: float) -> None:
+        # Routes are named by their path; one that is not ours is the caller's text, no label.
+        route = getattr(scope.get("route"), "name", "other")
+        state = scope["state"]
+        facts: dict[str, Any] = state["facts"]
+        self._metrics.requests.labels(route, str(status), facts.get("model", "")).inc()
+        self._metrics.request_seconds.labels(route).observe(spent_s)
+        level = logging.DEBUG if route in _QUIET and status < 400 else logging.INFO  # noqa: PLR2004
+        if log.isEnabledFor(level):
+            log.log(
+                level,
+                "%s %s %d",
+                scope["method"],
+                scope["path"].encode("utf-8", "replace").decode(),
+                status,
+                extra={
+                    "request_id": state["request_id"],
+                    "status": status,
+                    "ms": round(spent_s * 1000, 2),
+                    **facts,
+                },
+            )
+
+
+def _request_id(given: str | None) -> str:
+    """The id a gateway before us gave, if it is a decent one; else a new one."""
+    if given and _REQUEST_ID.fullmatch(given):
+        return given
+    return f"req_{uuid.uuid4().hex}"
+
+
+class Cors(CORSMiddleware):
+    """Starlette's CORS, whose refusals are OpenAI's object as well."""
+
+    def preflight_response(self, request_headers: Headers) -> Response:
+        """The answer to a browser that asks before it sends."""
+        answer = super().preflight_response(request_headers)
+        if answer.status_code == http.HTTPStatus.OK:
+            return answer
+        told = bytes(answer.body).decode()
+        return body(
+            answer.status_code,
+            f"{told}. This server takes GET and POST from the origins in its MATRYO_CORS_ORIGINS.",
+            headers={"vary": "Origin"},
+        )

@@ -1,0 +1,180 @@
+"""The OpenAPI document, true of this server: its models, its limits, its key.
+
+FastAPI writes the frame from the routes; what depends on the models served (sizes, input
+types, token ids) and what it cannot know (headers, examples, the key) is put in here. The
+examples are run by the tests, and schemathesis holds the document against the server.
+"""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+
+from matryo.http.context import Context
+from matryo.http.openai.wire import MAX_INPUTS, EmbeddingRequest
+from matryo.service.inputs import SYNONYMS
+from matryo.service.token_arrays import LAST_RANK, SPECIAL_TOKENS
+
+REQUEST_EXAMPLES: dict[str, dict[str, Any]] = {
+    "one": {"summary": "One text", "value": {"input": "The sky is blue."}},
+    "several": {
+        "summary": "Several texts, shorter vectors, base64",
+        "value": {
+            "input": ["The sky is blue.", "Grass is green."],
+            "dimensions": 256,
+            "encoding_format": "base64",
+        },
+    },
+    "query": {
+        "summary": "A query",
+        "value": {"input": "What colour is the sky?", "input_type": "query"},
+    },
+    "binary": {
+        "summary": "Signs, eight to a byte; a long text is cut",
+        "value": {
+            "input": "The sky is blue.",
+            "embedding_type": "ubinary",
+            "encoding_format": "float",
+            "truncate": True,
+        },
+    },
+    "tokens": {
+        "summary": "Token ids of cl100k_base, as LangChain sends them",
+        "value": {"input": [[791, 13180, 374, 6437, 13]]},
+    },
+}
+
+_HEADERS: dict[str, tuple[str, dict[str, Any]]] = {
+    "x-request-id": ("The caller's own, or a new one; quote it in reports.", {"type": "string"}),
+    "openai-processing-ms": ("Milliseconds in the server.", {"type": "integer", "minimum": 0}),
+    "x-matryo-fingerprint": (
+        "What shaped the vectors: model, precision, weights, input type, dimensions, type.",
+        {"type": "string"},
+    ),
+    "x-matryo-truncated": ("Texts that were cut; absent if none.", {"type": "integer"}),
+    "x-matryo-warning": ("A size the model was not trained for.", {"type": "string"}),
+    "retry-after": ("Seconds to wait.", {"type": "integer", "minimum": 1, "maximum": 60}),
+}
+_OF_VECTORS = ("openai-processing-ms", "x-matryo-fingerprint", "x-matryo-truncated")
+
+
+def describe(application: FastAPI, context: Context) -> dict[str, Any]:
+    """The document.
+
+    Args:
+        application: its routes.
+        context: the models it serves, its defaults and its keys.
+    """
+    document: dict[str, Any] = get_openapi(
+        title=application.title,
+        version=application.version,
+        description=application.description,
+        routes=application.routes,
+    )
+    for operations in document["paths"].values():
+        for operation in operations.values():
+            responses: dict[str, Any] = operation["responses"]
+            responses.pop("422", None)  # FastAPI's own; nothing here answers it
+            for status, response in responses.items():
+                _add_headers(response, "x-request-id")
+                if status in ("429", "503"):
+                    _add_headers(response, "retry-after")
+    schemas: dict[str, Any] = document["components"]["schemas"]
+    for unused in ("HTTPValidationError", "ValidationError"):
+        schemas.pop(unused, None)
+    schemas["EmbeddingRequest"] = _request(context)
+    create = document["paths"]["/v1/embeddings"]["post"]
+    _add_headers(create["responses"]["200"], *_OF_VECTORS, "x-matryo-warning")
+    examples = {
+        name: example
+        for name, example in REQUEST_EXAMPLES.items()
+        if name != "tokens" or _takes_cl100k(context)
+    }
+    reference = {"$ref": "#/components/schemas/EmbeddingRequest"}
+    content = {"application/json": {"schema": reference, "examples": examples}}
+    create["requestBody"] = {"required": True, "content": content}
+    if context.keys:
+        document["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
+        for path, operations in document["paths"].items():
+            if path.startswith("/v1/"):
+                for operation in operations.values():
+                    operation["security"] = [{"key": []}]
+    return document
+
+
+def _add_headers(response: dict[str, Any], *names: str) -> None:
+    headers = response.setdefault("headers", {})
+    for name in names:
+        description, schema = _HEADERS[name]
+        headers[name] = {"description": description, "schema": schema}
+
+
+def _takes_cl100k(context: Context) -> bool:
+    return context.decoder is not None and context.decoder.available()
+
+
+def _request(context: Context) -> dict[str, Any]:
+    """The schema of the body, as narrow as the models served."""
+    schema = EmbeddingRequest.model_json_schema()
+    fields: dict[str, Any] = schema["properties"]
+    fields["input"] = {"description": fields["input"]["description"], "oneOf": _inputs(context)}
+    manifests = [engine.manifest for engine in context.directory.engines]
+    sizes = [manifest.output.dimensions for manifest in manifests]
+    largest = max(size.native for size in sizes)
+    if any(size.cut for size in sizes) and not context.defaults.strict_dimensions:
+        dimensions = {"type": "integer", "minimum": 1, "maximum": largest}
+    else:
+        trained = {n for size in sizes for n in (*size.trained, size.native) if size.cut}
+        known = trained | {size.native for size in sizes}
+        dimensions = {"type": "integer", "enum": sorted(known)}
+    _narrow(fields["dimensions"], dimensions)
+    meanings = {input_type for manifest in manifests for input_type in manifest.input_types}
+    names = [name for name, meaning in SYNONYMS.items() if meaning in meanings]
+    _narrow(fields["input_type"], {"type": "string", "enum": names})
+    # Eight signs to a byte.
+    packed = {"properties": {"embedding_type": {"enum": ["binary", "ubinary"]}}}
+    eights = {"anyOf": [{"type": "integer", "multipleOf": 8}, {"type": "null"}]}
+    schema["if"] = packed | {"required": ["embedding_type"]}
+    schema["then"] = {"properties": {"dimensions": eights}}
+    return schema
+
+
+def _narrow(field: dict[str, Any], schema: dict[str, Any]) -> None:
+    """Put `schema` in the place of what a field may be beside null."""
+    field["anyOf"] = [schema, {"type": "null"}]
+
+
+def _inputs(context: Context) -> list[dict[str, Any]]:
+    """The forms of `input` that this server takes."""
+    many = {"type": "array", "minItems": 1, "maxItems": MAX_INPUTS}
+    forms: list[dict[str, Any]] = [
+        {"title": "One text", "type": "string"},
+        {"title": "Several texts", **many, "items": {"type": "string", "minLength": 1}},
+    ]
+    if context.decoder is None:
+        sizes = [engine.vocab_size for engine in context.directory.engines]
+        token: dict[str, Any] = {"type": "integer", "minimum": 0, "maximum": min(sizes) - 1}
+    elif context.decoder.available():
+        ranks = {"type": "integer", "minimum": 0, "maximum": LAST_RANK}
+        token = {"anyOf": [ranks, {"type": "integer", "enum": list(SPECIAL_TOKENS)}]}
+    else:
+        return forms
+    array = {"type": "array", "minItems": 1, "items": token}
+    return [
+        *forms,
+        {"title": "One text as token ids", **array},
+        {"title": "Several texts as token ids", **many, "items": array},
+    ]
+
+
+def install(application: FastAPI) -> None:
+    """Have `/openapi.json` and `/docs` show `describe`'s document; made when first asked for."""
+
+    def openapi() -> dict[str, Any]:
+        if application.openapi_schema is None:
+            application.openapi_schema = describe(application, application.state.context)
+        return application.openapi_schema
+
+    cast("Any", application).openapi = openapi

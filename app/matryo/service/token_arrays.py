@@ -1,0 +1,122 @@
+"""Token arrays: ids of OpenAI's vocabulary back to text.
+
+LangChain's default client sends them in place of strings. Only decoding is needed, and that
+is a table of byte strings (cl100k_base: 100,256 ranks and five special tokens); neither
+tiktoken nor its BPE takes part. The bytes of a whole array are joined before they are
+decoded, because one character may be spread over several tokens.
+
+Source: openai/tiktoken, `tiktoken_ext/openai_public.py` and `tiktoken/load.py`.
+"""
+
+from __future__ import annotations
+
+import base64
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+from matryo.core.errors import InvalidRequest
+from matryo.http.openai.wire import Inputs
+
+SPECIAL_TOKENS = {
+    100257: b"<|endoftext|>",
+    100258: b"<|fim_prefix|>",
+    100259: b"<|fim_middle|>",
+    100260: b"<|fim_suffix|>",
+    100276: b"<|endofprompt|>",
+}
+LAST_RANK = 100255
+_NAME = "cl100k_base"
+_HOLE = b""  # no token is empty
+
+
+class TokenDecoder:
+    """Ids of cl100k_base to text; the table is read when the first ids come.
+
+    Args:
+        find_table: path of the verified `cl100k_base.tiktoken`, or None while there is none.
+    """
+
+    def __init__(self, find_table: Callable[[], Path | None]) -> None:
+        self._find_table = find_table
+        self._table: list[bytes] = []
+        self._lock = threading.Lock()
+
+    def available(self) -> bool:
+        """Whether there is a table to decode with."""
+        return bool(self._table) or self._find_table() is not None
+
+    def decode(self, inputs: Inputs) -> Inputs:
+        """Texts of token arrays; texts are handed through.
+
+        Bytes that are no UTF-8, as in an array cut within a character, become U+FFFD.
+
+        Raises:
+            InvalidRequest: an id outside the vocabulary, or no table on this machine.
+        """
+        if not inputs.arrays:
+            return inputs
+        table = self._load()
+        known = f"{_NAME} has 0 to {LAST_RANK} and {', '.join(map(str, SPECIAL_TOKENS))}"
+        texts: list[str] = []
+        for i, ids in enumerate(inputs.arrays):
+            _check(inputs, i, len(table), known)
+            pieces = [table[token] for token in ids]
+            if _HOLE in pieces:
+                raise _unknown(inputs, i, pieces.index(_HOLE), known)
+            texts.append(b"".join(pieces).decode("utf-8", errors="replace"))
+        return Inputs(texts, is_list=inputs.is_list)
+
+    def _load(self) -> list[bytes]:
+        with self._lock:
+            if not self._table:
+                path = self._find_table()
+                if path is None:
+                    raise InvalidRequest(
+                        "Arrays of token ids need the cl100k_base vocabulary, which this server "
+                        "does not have. Its operator can run `matryo pull cl100k_base`, or "
+                        "install matryo[cl100k]; or set MATRYO_TOKEN_INPUT=model, if the ids are "
+                        "the served model's own. Or send strings. (LangChain: "
+                        "OpenAIEmbeddings(check_embedding_ctx_length=False).)",
+                        param="input",
+                        code="tokens_not_supported",
+                    )
+                self._table = _read(path)
+            return self._table
+
+
+def _read(path: Path) -> list[bytes]:
+    """The bytes of each id; a list, because a dict of 100,256 takes 8 MB more."""
+    table = [_HOLE] * (max(SPECIAL_TOKENS) + 1)
+    for line in path.read_bytes().splitlines():
+        piece, rank = line.split()
+        table[int(rank)] = base64.b64decode(piece)
+    for token, piece in SPECIAL_TOKENS.items():
+        table[token] = piece
+    return table
+
+
+def check_own(inputs: Inputs, part: slice, vocab_size: int, model_id: str) -> None:
+    """Hold some of the token arrays against the served model's own vocabulary.
+
+    Raises:
+        InvalidRequest: an id outside of it.
+    """
+    for i in range(*part.indices(len(inputs.arrays))):
+        _check(inputs, i, vocab_size, f"{model_id} has 0 to {vocab_size - 1}")
+
+
+def _check(inputs: Inputs, i: int, size: int, known: str) -> None:
+    ids = inputs.arrays[i]
+    if min(ids) < 0 or max(ids) >= size:
+        raise _unknown(inputs, i, next(j for j, n in enumerate(ids) if not 0 <= n < size), known)
+
+
+def _unknown(inputs: Inputs, i: int, j: int, known: str) -> InvalidRequest:
+    """An id that the vocabulary does not have, by its place in the request."""
+    place = f"input[{i}][{j}]" if inputs.is_list else f"input[{j}]"
+    return InvalidRequest(
+        f"Invalid '{place}': {inputs.arrays[i][j]} is not a token id; {known}.",
+        param="input",
+        code="invalid_value",
+    )

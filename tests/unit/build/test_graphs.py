@@ -1,0 +1,248 @@
+"""Graphs compute what the papers say: every architecture against a float64 forward."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+
+from matryo.build import arch
+from matryo.build.arch import _layers as layers
+from matryo.catalog.reading import read_manifest
+from matryo.core.choices import PRECISIONS
+from matryo.core.errors import BuildFailed, CheckpointMismatch, UnsupportedArchitecture
+from matryo.engine.onnx import OnnxEngine
+from matryo.store.artifact import BUILDER_VERSION
+from matryo.store.files import sha256_file
+from tests.checkpoints import (
+    EXPERTS,
+    Tensors,
+    TinyModel,
+    make_model,
+    random_tensors,
+    save_tensors,
+    vocabulary,
+)
+from tests.conftest import build_tiny, load_tiny
+from tests.reference import hidden_states, pooled
+
+VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
+    "bert": ("bert", {}),
+    "bert-eps": ("bert", {"layer_norm_eps": 1e-5}),
+    "nomic-v1.5": ("nomic_bert", {}),
+    "nomic-biases-gelu": (
+        "nomic_bert",
+        {
+            "hidden_act": "gelu",
+            "qkv_proj_bias": True,
+            "mlp_bias": True,
+            "type_vocab_size": 1,
+            "rope_theta": 10000.0,
+            "layer_norm_eps": 1e-5,
+        },
+    ),
+    "nomic-v2-moe": ("nomic_bert", EXPERTS),
+    "nomic-one-expert": ("nomic_bert", EXPERTS | {"num_experts": 1, "moe_top_k": 1}),
+    "nomic-all-experts": ("nomic_bert", EXPERTS | {"num_experts": 3, "moe_top_k": 3}),
+}
+
+
+@pytest.fixture(scope="module", params=VARIANTS)
+def built(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[TinyModel, OnnxEngine]:
+    """Each variant, built and loaded."""
+    model_type, changes = VARIANTS[request.param]
+    root = tmp_path_factory.mktemp(request.param)
+    model = make_model(root, model_type, layer_norm=model_type == "nomic_bert", **changes)
+    return model, load_tiny(model, build_tiny(root, model))
+
+
+@pytest.mark.parametrize("n_tokens", [2, 3, 17, 40])
+def test_vectors_match_the_reference(built: tuple[TinyModel, OnnxEngine], n_tokens: int) -> None:
+    """From ids to the final vector, float32 on ORT agrees with float64 loops."""
+    model, engine = built
+    ids = np.random.default_rng(n_tokens).integers(4, model.config["vocab_size"], n_tokens)
+    hidden = hidden_states(model.config, model.tensors, ids.tolist())
+    eps = engine.manifest.output.layer_norm_eps
+    for size in (32, 16, 5):
+        (vector,) = engine.embed([ids], [size]).embeddings
+        expected = pooled(hidden, layer_norm_eps=eps, dimensions=size)
+        assert np.abs(vector - expected).max() < 1e-5
+
+
+@pytest.mark.parametrize(
+    "function",
+    ["np_gelu", "np_silu", "np_layer_norm", "np_attention"],
+)
+def test_the_build_check_can_fail(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, function: str
+) -> None:
+    """A forward that computes anything else stops the build, and leaves no artefact."""
+    model_type = "bert" if function == "np_gelu" else "nomic_bert"
+    model = make_model(tmp_path, model_type)
+    right = getattr(layers, function)
+    monkeypatch.setattr(layers, function, lambda *args: right(*args) * np.float32(1.001))
+    with pytest.raises(BuildFailed, match="differ from the plain forward"):
+        build_tiny(tmp_path, model)
+    assert not list((tmp_path / "home/artifacts").rglob("artifact.json"))
+
+
+def rewritten(tmp_path: Path, model: TinyModel, tensors: Tensors) -> None:
+    """Put other tensors into a model's checkpoint, and their hash into its manifest."""
+    path = model.checkpoint / "model.safetensors"
+    before = sha256_file(path)
+    save_tensors(tensors, path)
+    manifest = model.models / model.id / "model.toml"
+    manifest.write_text(manifest.read_text().replace(before, sha256_file(path)))
+
+
+class TestTensorNames:
+    """A checkpoint is taken whole, under whichever names, or refused."""
+
+    def test_transformers_names(self, tmp_path: Path) -> None:
+        """A nomic_bert saved by transformers gives the same vectors as the hub's."""
+        model = make_model(tmp_path, "nomic_bert")
+        expected = load_tiny(model, build_tiny(tmp_path, model)).embed([np.arange(4, 20)], [32])
+        renamed: Tensors = {}
+        for name, tensor in model.tensors.items():
+            new = name.replace("encoder.layers", "layers").replace("emb_ln", "embeddings.LayerNorm")
+            for old, other in (
+                ("attn.out_proj", "self_attn.o_proj"),
+                ("fc11", "up_proj"),
+                ("fc12", "gate_proj"),
+                ("fc2", "down_proj"),
+                ("norm1", "post_attention_layernorm"),
+                ("norm2", "post_mlp_layernorm"),
+            ):
+                new = new.replace(old, other)
+            if "attn.Wqkv" in new:
+                for letter, part in zip("qkv", np.split(tensor, 3), strict=True):
+                    renamed[new.replace("attn.Wqkv", f"self_attn.{letter}_proj")] = part
+            else:
+                renamed[new] = tensor
+        rewritten(tmp_path, model, renamed)
+        found = load_tiny(model, build_tiny(tmp_path, model)).embed([np.arange(4, 20)], [32])
+        assert np.array_equal(found.embeddings[0], expected.embeddings[0])
+
+    def test_bert_with_a_head(self, tmp_path: Path) -> None:
+        """BERT files may prefix every name with `bert.`."""
+        model = make_model(tmp_path, "bert")
+        expected = load_tiny(model, build_tiny(tmp_path, model)).embed([np.arange(4, 20)], [32])
+        rewritten(tmp_path, model, {f"bert.{n}": t for n, t in model.tensors.items()})
+        found = load_tiny(model, build_tiny(tmp_path, model)).embed([np.arange(4, 20)], [32])
+        assert np.array_equal(found.embeddings[0], expected.embeddings[0])
+
+    def test_half_precision_weights(self, tmp_path: Path) -> None:
+        """Weights in F16 give nearly the vectors of their F32 originals."""
+        model = make_model(tmp_path, "bert")
+        expected = load_tiny(model, build_tiny(tmp_path, model)).embed([np.arange(4, 20)], [32])
+        halves: Any = {n: t.astype(np.float16) for n, t in model.tensors.items()}
+        rewritten(tmp_path, model, halves)
+        found = load_tiny(model, build_tiny(tmp_path, model)).embed([np.arange(4, 20)], [32])
+        assert found.embeddings[0] @ expected.embeddings[0] > 0.9999
+
+    def test_missing_tensor(self, tmp_path: Path) -> None:
+        """A tensor that is not there is named."""
+        model = make_model(tmp_path, "bert")
+        tensors = dict(model.tensors)
+        del tensors["encoder.layer.1.output.dense.weight"]
+        rewritten(tmp_path, model, tensors)
+        with pytest.raises(CheckpointMismatch, match=r"lacks 'encoder\.layer\.1\.output\.dense"):
+            build_tiny(tmp_path, model)
+
+    def test_tensor_without_a_place(self, tmp_path: Path) -> None:
+        """A bias that the config does not know is not dropped in silence."""
+        model = make_model(tmp_path, "nomic_bert")
+        config = model.config | {"qkv_proj_bias": True}
+        rewritten(tmp_path, model, random_tensors(config))
+        with pytest.raises(CheckpointMismatch, match=r"Wqkv\.bias.*no place"):
+            build_tiny(tmp_path, model)
+
+    def test_wrong_shape(self, tmp_path: Path) -> None:
+        """A shape that is not the config's is said with both."""
+        model = make_model(tmp_path, "bert")
+        name = "embeddings.position_embeddings.weight"
+        rewritten(tmp_path, model, model.tensors | {name: model.tensors[name][:-1]})
+        with pytest.raises(CheckpointMismatch, match=r"shape \(1199, 32\).*says \(1200, 32\)"):
+            build_tiny(tmp_path, model)
+
+    def test_fewer_words_than_the_tokenizer(self, tmp_path: Path) -> None:
+        """A word table that some id would fall out of is refused before it serves."""
+        model = make_model(tmp_path, "bert")
+        name = "embeddings.word_embeddings.weight"
+        rewritten(tmp_path, model, model.tensors | {name: model.tensors[name][:-1]})
+        with pytest.raises(CheckpointMismatch, match=r"ids up to 67.* has 67 rows"):
+            build_tiny(tmp_path, model)
+
+    def test_word_table_without_its_padding(self, tmp_path: Path) -> None:
+        """Rows that no id asks for may be missing: GGUF files leave them out."""
+        words = len(vocabulary())
+        model = make_model(tmp_path, "nomic_bert", vocab_size=words + 20)
+        expected = load_tiny(model, build_tiny(tmp_path, model)).embed([np.arange(4, 20)], [32])
+        name = "embeddings.word_embeddings.weight"
+        rewritten(tmp_path, model, model.tensors | {name: model.tensors[name][:words]})
+        found = load_tiny(model, build_tiny(tmp_path, model)).embed([np.arange(4, 20)], [32])
+        assert np.array_equal(found.embeddings[0], expected.embeddings[0])
+
+    def test_other_architecture(self, tmp_path: Path) -> None:
+        """A checkpoint of another architecture is told by its names."""
+        model = make_model(tmp_path, "bert")
+        rewritten(tmp_path, model, {"decoder.weight": np.zeros((2, 2), np.float32)})
+        with pytest.raises(CheckpointMismatch, match="none of the tensors"):
+            build_tiny(tmp_path, model)
+
+    def test_integers_are_no_weights(self, tmp_path: Path) -> None:
+        """A tensor of integers where weights belong is refused."""
+        model = make_model(tmp_path, "bert")
+        name = "embeddings.word_embeddings.weight"
+        odd: Any = dict(model.tensors) | {name: model.tensors[name].astype(np.int64)}
+        rewritten(tmp_path, model, odd)
+        with pytest.raises(CheckpointMismatch, match="is I64"):
+            build_tiny(tmp_path, model)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ('model_type = "bert"', 'model_type = "gpt2"', "no graph for model_type 'gpt2'"),
+        ('hidden_act = "gelu"', 'hidden_act = "relu"', "architecture.hidden_act"),
+        ("type_vocab_size = 2", "type_vocab_sise = 2", "architecture.type_vocab_sise"),
+    ],
+)
+def test_unknown_architectures(tmp_path: Path, old: str, new: str, message: str) -> None:
+    """What has no graph is refused before anything is built, by name."""
+    model = make_model(tmp_path, "bert")
+    path = model.models / model.id / "model.toml"
+    path.write_text(path.read_text().replace(old, new))
+    with pytest.raises(UnsupportedArchitecture) as caught:
+        arch.load(read_manifest(path.parent))
+    assert message in caught.value.message
+
+
+def describe(node: onnx.NodeProto) -> str:
+    """A node's operator, wiring and numbers, apart from how protobuf prints them."""
+    inner = [describe(n) for attribute in node.attribute for n in attribute.g.node]
+    numbers = sorted((a.name, a.i, list(a.ints), round(a.f, 12)) for a in node.attribute)
+    return f"{node.domain}.{node.op_type} {node.input} -> {node.output} {numbers} {inner}"
+
+
+def test_builder_version_is_pinned(tmp_path: Path) -> None:
+    """A graph that changed raises BUILDER_VERSION: otherwise old artefacts would be kept.
+
+    When this fails, raise BUILDER_VERSION and write the new digest here.
+    """
+    lines: list[str] = []
+    for name, (model_type, changes) in VARIANTS.items():
+        model = make_model(tmp_path / name, model_type, **changes)
+        for precision in PRECISIONS:
+            path = build_tiny(tmp_path / name, model, precision).graph
+            graph = onnx.load(path, load_external_data=False).graph
+            lines += [describe(node) for node in graph.node]
+            lines += [f"{tensor.name} {list(tensor.dims)}" for tensor in graph.initializer]
+    digest = hashlib.sha256("\n".join(lines).encode()).hexdigest()[:12]
+    assert (BUILDER_VERSION, digest) == (6, "5abfc9a6f806")

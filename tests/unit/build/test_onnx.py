@@ -1,0 +1,234 @@
+"""Ready ONNX graphs: taken as they are, fed by name, and never trusted with a path."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import onnx
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from onnx import TensorProto, helper, numpy_helper
+
+from matryo.build.checkpoint.onnx import read_ready_graph
+from matryo.build.provision import build_model
+from matryo.catalog.reading import read_manifest
+from matryo.core.choices import Precision
+from matryo.core.errors import BuildFailed, CheckpointMismatch, MatryoError
+from matryo.engine.onnx import OnnxEngine
+from matryo.store.layout import Store
+from tests.checkpoints import HIDDEN, TinyModel, damage, make_model, vocabulary
+from tests.conftest import build_tiny, load_tiny, silent
+
+INPUTS = ("token_type_ids", "attention_mask", "input_ids")
+WORDS = np.random.default_rng(0).standard_normal((len(vocabulary()), HIDDEN)).astype(np.float32)
+TYPES = np.arange(2 * HIDDEN, dtype=np.float32).reshape(2, HIDDEN)
+
+
+def export(
+    path: Path,
+    inputs: tuple[str, ...] = INPUTS,
+    outputs: tuple[str, ...] = ("sentence_embedding", "last_hidden_state"),
+    location: str | None = None,
+    length: int = WORDS.nbytes,
+) -> Path:
+    """A graph of one layer: word rows plus token type rows; inputs in an order of its own."""
+    words = numpy_helper.from_array(WORDS, "words")
+    if location is not None:
+        words = TensorProto(name="words", data_type=TensorProto.FLOAT, dims=WORDS.shape)
+        words.data_location = TensorProto.EXTERNAL
+        for key, value in (("location", location), ("length", str(length))):
+            words.external_data.add(key=key, value=value)
+    nodes = [helper.make_node("Gather", ["words", "input_ids"], ["x"])]
+    if "token_type_ids" in inputs:
+        nodes += [
+            helper.make_node("Gather", ["types", "token_type_ids"], ["t"]),
+            helper.make_node("Add", ["x", "t"], ["y"]),
+        ]
+    last = nodes[-1].output[0]
+    nodes += [helper.make_node("Identity", [last], [name]) for name in outputs]
+    graph = helper.make_graph(
+        nodes,
+        "export",
+        [helper.make_tensor_value_info(n, TensorProto.INT64, ("B", "T")) for n in inputs],
+        [helper.make_tensor_value_info(n, TensorProto.FLOAT, ("B", "T", HIDDEN)) for n in outputs],
+        [words, numpy_helper.from_array(TYPES, "types")],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    path.write_bytes(model.SerializeToString())
+    return path
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> TinyModel:
+    """Its manifest and tokenizer serve; its weights do not."""
+    return make_model(tmp_path, "bert")
+
+
+def build(
+    root: Path, model: TinyModel, checkpoint: Path, precision: Precision = "fp32"
+) -> OnnxEngine:
+    """Build from a graph that no manifest pins."""
+    for name in ("tokenizer.json",):
+        target = checkpoint.parent / name
+        target.write_bytes((model.checkpoint / name).read_bytes())
+    artifact = build_model(
+        Store(root / "home"),
+        read_manifest(model.models / model.id),
+        precision,
+        checkpoint,
+        allow_unverified=True,
+        progress=silent,
+        report=lambda _: None,
+    )
+    return load_tiny(model, artifact)
+
+
+def expected(ids: list[int], token_type: int = 0) -> Any:
+    """The vector of the one-layer graph."""
+    mean = (WORDS[ids] + TYPES[token_type]).mean(0)
+    return mean / np.linalg.norm(mean)
+
+
+@pytest.mark.parametrize("location", [None, "weights.bin"])
+def test_inputs_by_name(tmp_path: Path, model: TinyModel, location: str | None) -> None:
+    """Whatever their order: ids are ids, token types are fed where declared, and are 0."""
+    folder = tmp_path / "ready"
+    folder.mkdir()
+    (folder / "weights.bin").write_bytes(WORDS.tobytes())
+    engine = build(tmp_path, model, export(folder / "model.onnx", location=location))
+    short, long = np.array([4, 9, 5]), np.arange(4, 34)
+    result = engine.embed([short, long], [HIDDEN] * 2)
+    assert result.n_padding == 27  # ready graphs compute it
+    one, other = result.embeddings
+    assert np.abs(one - expected([4, 9, 5])).max() < 1e-6
+    assert np.abs(other - expected(list(range(4, 34)))).max() < 1e-6
+    assert np.abs(one - expected([4, 9, 5], token_type=1)).max() > 0.1
+
+
+def test_without_token_types(tmp_path: Path, model: TinyModel) -> None:
+    """A graph that does not declare them is not fed them."""
+    folder = tmp_path / "ready"
+    folder.mkdir()
+    engine = build(tmp_path, model, export(folder / "m.onnx", ("attention_mask", "input_ids")))
+    (vector,) = engine.embed([np.array([4, 9, 5])], [HIDDEN]).embeddings
+    mean = WORDS[[4, 9, 5]].mean(0)
+    assert np.abs(vector - mean / np.linalg.norm(mean)).max() < 1e-6
+
+
+def test_a_whole_encoder(tmp_path: Path, model: TinyModel) -> None:
+    """A graph with external data and apply_mask gives its own vectors again."""
+    artifact = build_tiny(tmp_path, model)
+    text = np.arange(4, 30)
+    (before,) = load_tiny(model, artifact).embed([text], [HIDDEN]).embeddings
+    (tmp_path / "copy").mkdir()
+    for name in ("model.onnx", "model.onnx.data"):
+        (tmp_path / "copy" / name).write_bytes((artifact.folder / name).read_bytes())
+    (after,) = (
+        build(tmp_path, model, tmp_path / "copy/model.onnx").embed([text], [HIDDEN]).embeddings
+    )
+    assert np.array_equal(before, after)
+
+
+def test_hub_caches_link_their_files(tmp_path: Path) -> None:
+    """A snapshot's graph and data are links into one folder of blobs."""
+    blobs, snapshot = tmp_path / "blobs", tmp_path / "snapshots/rev/onnx"
+    blobs.mkdir()
+    snapshot.mkdir(parents=True)
+    export(blobs / "aaa", location="model.onnx_data")
+    (blobs / "bbb").write_bytes(WORDS.tobytes())
+    (snapshot / "model.onnx").symlink_to(blobs / "aaa")
+    (snapshot / "model.onnx_data").symlink_to(blobs / "bbb")
+    assert read_ready_graph(snapshot / "model.onnx").data == (snapshot / "model.onnx_data",)
+
+
+def test_other_precisions(tmp_path: Path, model: TinyModel) -> None:
+    """A ready graph is served as it is; another precision needs the weights."""
+    with pytest.raises(BuildFailed, match=r"q8 is made of a \.safetensors or \.gguf"):
+        build(tmp_path, model, export(model.checkpoint / "m.onnx"), "q8")
+
+
+@pytest.mark.parametrize(
+    ("inputs", "outputs", "message"),
+    [
+        (("input_ids",), ("last_hidden_state",), "no input .'attention_mask'"),
+        ((*INPUTS, "pixels"), ("last_hidden_state",), "wants the inputs .'pixels'"),
+        (INPUTS, ("logits",), "none of its outputs .'logits'"),
+    ],
+)
+def test_not_a_text_encoder(
+    tmp_path: Path, inputs: tuple[str, ...], outputs: tuple[str, ...], message: str
+) -> None:
+    """Graphs that we cannot feed, or that give no hidden states, are told by name."""
+    with pytest.raises(CheckpointMismatch, match=message):
+        read_ready_graph(export(tmp_path / "m.onnx", inputs, outputs))
+
+
+@pytest.mark.parametrize("location", ["/etc/passwd", "../secret", "sub/secret", "", ".", "link"])
+def test_data_elsewhere(tmp_path: Path, location: str) -> None:
+    """A data file outside the graph's own folder is never opened or copied."""
+    folder = tmp_path / "ready"
+    (folder / "sub").mkdir(parents=True)
+    for path in (tmp_path / "secret", folder / "sub/secret"):
+        path.write_bytes(WORDS.tobytes())
+    (folder / "link").symlink_to(tmp_path / "secret")
+    with pytest.raises(CheckpointMismatch, match="must lie beside"):
+        read_ready_graph(export(folder / "m.onnx", location=location))
+
+
+def test_data_that_is_gone_or_cut_off(tmp_path: Path) -> None:
+    """Both are said, with the file."""
+    path = export(tmp_path / "m.onnx", location="weights.bin")
+    with pytest.raises(CheckpointMismatch, match=r"weights\.bin, which is not there"):
+        read_ready_graph(path)
+    (tmp_path / "weights.bin").write_bytes(WORDS.tobytes()[:-1])
+    with pytest.raises(CheckpointMismatch, match="it is cut off"):
+        read_ready_graph(path)
+    export(path, location="weights.bin", length=-5)
+    with pytest.raises(CheckpointMismatch, match="of -5 bytes"):
+        read_ready_graph(path)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.data())
+def test_damaged_files(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
+    """Cut or overwritten anywhere: read or refused by a typed error, never anything else."""
+    path = export(tmp_path_factory.mktemp("damaged") / "m.onnx")
+    damage(path, data)
+    try:
+        read_ready_graph(path)
+    except MatryoError as exc:
+        assert isinstance(exc, CheckpointMismatch)  # noqa: PT017
+        assert str(path) in exc.message  # noqa: PT017
+
+
+@pytest.mark.parametrize("old", [b"last_hidden_state", b"attention_mask", b"w.bin"])
+def test_names_that_are_no_text(tmp_path: Path, old: bytes) -> None:
+    """Strings that are not UTF-8 are refused, not compared."""
+    path = export(tmp_path / "m.onnx", location="w.bin")
+    path.write_bytes(path.read_bytes().replace(old, b"\xff" * len(old)))
+    with pytest.raises(CheckpointMismatch, match="not a whole ONNX file"):
+        read_ready_graph(path)
+
+
+def test_a_graph_that_runs_wrong(tmp_path: Path, model: TinyModel) -> None:
+    """A graph whose batch differs from its lone runs is refused at build."""
+    path = export(model.checkpoint / "m.onnx", ("attention_mask", "input_ids"))
+    proto = cast("Any", onnx).load(str(path))
+    # The mean over the batch leaks into every text.
+    proto.graph.node.extend(
+        [
+            helper.make_node("ReduceMean", ["x"], ["m"], axes=[0], keepdims=1),
+            helper.make_node("Add", ["x", "m"], ["leaky"]),
+        ]
+    )
+    nodes = {node.output[0]: node for node in proto.graph.node}
+    nodes["last_hidden_state"].input[0] = "leaky"
+    ordered = [nodes[n] for n in ("x", "m", "leaky", "sentence_embedding", "last_hidden_state")]
+    del proto.graph.node[:]
+    proto.graph.node.extend(ordered)
+    path.write_bytes(proto.SerializeToString())
+    with pytest.raises(BuildFailed):
+        build(tmp_path, model, path)

@@ -1,0 +1,101 @@
+"""Bytes of a response: floats, base64 and the smaller types."""
+
+from __future__ import annotations
+
+import base64
+import json
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from matryo.core.errors import InvalidRequest
+from matryo.engine.postprocess import FloatArray, l2_normalize
+from matryo.http.openai.encoding import check_embedding_type, encode_response, quantize
+from tests.fakes import as_float32
+
+
+def vectors(n: int = 3, size: int = 64, seed: int = 0) -> FloatArray:
+    """Unit vectors."""
+    rng = np.random.default_rng(seed)
+    return l2_normalize(rng.standard_normal((n, size), dtype=np.float32))
+
+
+def decoded(matrix: Any, encoding_format: Any) -> Any:
+    """The response as a client reads it."""
+    return json.loads(encode_response(matrix, encoding_format, model="m", n_tokens=7))
+
+
+@given(st.integers(1, 5), st.integers(1, 70), st.integers(0, 2**32 - 1))
+def test_base64_is_float_is_the_matrix(n: int, size: int, seed: int) -> None:
+    """Both encodings carry the very float32 values, in order."""
+    matrix = vectors(n, size, seed)
+    floats, packed = decoded(matrix, "float"), decoded(matrix, "base64")
+    for i in range(n):
+        assert floats["data"][i]["index"] == packed["data"][i]["index"] == i
+        bits = np.frombuffer(base64.b64decode(packed["data"][i]["embedding"]), "<f4")
+        assert np.array_equal(bits, matrix[i])
+        assert np.array_equal(as_float32(floats["data"][i]["embedding"]), matrix[i])
+
+
+def test_shape_of_a_response() -> None:
+    """Every field of OpenAI's schema, and none beside."""
+    answer = decoded(vectors(1), "float")
+    assert set(answer) == {"object", "data", "model", "usage"}
+    assert (answer["object"], answer["model"]) == ("list", "m")
+    assert answer["usage"] == {"prompt_tokens": 7, "total_tokens": 7}
+    assert set(answer["data"][0]) == {"object", "index", "embedding"}
+    assert answer["data"][0]["object"] == "embedding"
+
+
+def test_int8_keeps_the_angles() -> None:
+    """int8 and uint8 hold the same levels, and cosines stay what they were."""
+    matrix = vectors(200, 384)
+    levels: Any = quantize(matrix, "int8")
+    assert levels.dtype == np.int8
+    assert np.array_equal(
+        quantize(matrix, "uint8"), (levels.astype(np.int16) + 128).astype(np.uint8)
+    )
+    rounded = levels.astype(np.float32)
+    cosines = (rounded * matrix).sum(-1) / np.linalg.norm(rounded, axis=-1)
+    assert cosines.min() > 0.9995
+    assert levels.min() >= -127
+
+
+def test_int8_clips_outliers() -> None:
+    """A component beyond the span is clipped, not wrapped round."""
+    one: Any = np.zeros((1, 64), np.float32)
+    one[0, :2] = [1, -1]
+    levels: Any = quantize(one, "int8")
+    assert levels[0, :2].tolist() == [127, -127]
+
+
+def test_bits() -> None:
+    """Signs, most significant bit first; binary is ubinary minus 128."""
+    row: Any = np.array([[1, -1, 1, 1, -1, -1, 0, 1, -1, -1, -1, -1, -1, -1, -1, 1]], np.float32)
+    assert quantize(row, "ubinary").tolist() == [[0b10110001, 0b00000001]]
+    assert quantize(row, "binary").tolist() == [[0b10110001 - 128, 1 - 128]]
+    assert quantize(row, "binary").dtype == np.int8
+
+
+@pytest.mark.parametrize(
+    ("embedding_type", "dtype"),
+    [("int8", "<i1"), ("uint8", "<u1"), ("binary", "<i1"), ("ubinary", "<u1")],
+)
+def test_small_types_travel(embedding_type: Any, dtype: str) -> None:
+    """As JSON they are integers, in base64 their raw bytes."""
+    matrix: Any = quantize(vectors(2), embedding_type)
+    as_json, packed = decoded(matrix, "float"), decoded(matrix, "base64")
+    for row, listed, text in zip(matrix, as_json["data"], packed["data"], strict=True):
+        assert listed["embedding"] == row.tolist()
+        assert np.array_equal(np.frombuffer(base64.b64decode(text["embedding"]), dtype), row)
+
+
+def test_bits_fill_their_bytes() -> None:
+    """Sizes that eight does not divide cannot be packed."""
+    check_embedding_type("binary", 64)
+    check_embedding_type("int8", 63)
+    with pytest.raises(InvalidRequest, match="63 is not a multiple of 8"):
+        check_embedding_type("ubinary", 63)

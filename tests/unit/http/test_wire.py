@@ -1,0 +1,203 @@
+"""Bodies are read strictly, and faults are told in OpenAI's words."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from matryo.core.errors import InvalidRequest
+from matryo.http.openai.wire import MAX_INPUTS, parse_request
+
+
+def parse(**fields: Any) -> Any:
+    """Parse a body of these fields."""
+    return parse_request(json.dumps(fields).encode())
+
+
+def refused(**fields: Any) -> InvalidRequest:
+    """The error of a body of these fields."""
+    with pytest.raises(InvalidRequest) as caught:
+        parse(**fields)
+    return caught.value
+
+
+def test_forms_of_input() -> None:
+    """One string, or a list of them; an empty string may stand alone."""
+    assert parse(input="a")[1].texts == ["a"]
+    assert parse(input="")[1].texts == [""]
+    assert parse(input=["a", "b"])[1].texts == ["a", "b"]
+    assert parse(input=["a"] * MAX_INPUTS)[1].is_list
+
+
+def test_forms_of_token_arrays() -> None:
+    """A flat array is one text, of any length; an array of arrays is several."""
+    one = parse(input=[1, 2, 3])[1]
+    assert (one.arrays, one.texts, one.is_list, one.n_texts) == ([[1, 2, 3]], [], False, 1)
+    several = parse(input=[[1, 2], [3]])[1]
+    assert (several.arrays, several.is_list, several.n_texts) == ([[1, 2], [3]], True, 2)
+    assert parse(input=[1, 2.0, 3e0])[1].arrays == [[1, 2, 3]]
+    assert parse(input=[[1, 2.0]])[1].arrays == [[1, 2]]
+    assert parse(input=[5] * 8191)[1].n_texts == 1
+    assert parse(input=[[5] * 8191, [6]])[1].n_texts == 2
+
+
+@pytest.mark.parametrize(
+    ("value", "message", "code"),
+    [
+        ([], "empty array", "empty_array"),
+        (["a"] * 2049, "maximum length 2048, but got an array with length 2049", "array_above_max_length"),
+        (["a", ""], "'input[1]'", "empty_string"),
+        (["a", 1], "'input[1]': expected a string, as 'input[0]' is, but got an integer", "invalid_type"),
+        (["a", None], "'input[1]': expected a string, as 'input[0]' is, but got null", "invalid_type"),
+        (["a", ["b"]], "'input[1]': expected a string, as 'input[0]' is, but got an array", "invalid_type"),
+        ([True, False], "'input[0]': expected a string, an integer or an array of integers, but got a boolean", "invalid_type"),
+        ([1.5], "integers, but got a decimal number", "invalid_type"),
+        ([1, "a"], "'input[1]': expected an integer, as 'input[0]' is, but got a string", "invalid_type"),
+        ([1, True], "'input[1]': expected an integer, as 'input[0]' is, but got a boolean", "invalid_type"),
+        ([1, 2.5], "'input[1]': expected an integer, as 'input[0]' is, but got a decimal number", "invalid_type"),
+        ([[1], 2], "'input[1]': expected an array of integers, as 'input[0]' is, but got an integer", "invalid_type"),
+        ([[1], "a"], "'input[1]': expected an array of integers, as 'input[0]' is, but got a string", "invalid_type"),
+        ([[1], []], "'input[1]': empty array", "empty_array"),
+        ([[1, 2], [3, "a"]], "'input[1][1]': expected an integer, but got a string", "invalid_type"),
+        ([[1, True]], "'input[0][1]': expected an integer, but got a boolean", "invalid_type"),
+        ([[[1]]], "'input[0][0]': expected an integer, but got an array", "invalid_type"),
+        ([[1]] * 2049, "maximum length 2048, but got an array with length 2049", "array_above_max_length"),
+        (None, "'input': expected a string or an array, but got null", "invalid_type"),
+        (7, "'input': expected a string or an array, but got an integer", "invalid_type"),
+        ({"a": 1}, "but got an object", "invalid_type"),
+    ],
+)  # fmt: skip
+def test_faults_of_input(value: object, message: str, code: str) -> None:
+    """Each fault names the place, what was expected and what came."""
+    error = refused(input=value)
+    assert message in error.message
+    assert (error.param, error.code) == ("input", code)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message", "param"),
+    [
+        ({"dimensions": "64"}, "'dimensions': expected an integer, but got a string", "dimensions"),
+        ({"dimensions": 64.5}, "expected an integer, but got a decimal number", "dimensions"),
+        ({"dimensions": True}, "expected an integer, but got a boolean", "dimensions"),
+        ({"dimensions": 0}, "'dimensions': 0. It must be at least 1", "dimensions"),
+        ({"dimensions": -3}, "'dimensions': -3", "dimensions"),
+        ({"encoding_format": "hex"}, "'encoding_format': 'hex'. Supported values are: 'float' or 'base64'", "encoding_format"),
+        ({"encoding_format": 1}, "'encoding_format': expected a string, but got an integer", "encoding_format"),
+        ({"model": 5}, "'model': expected a string", "model"),
+        ({"user": ["a"]}, "'user': expected a string, but got an array", "user"),
+        ({"input_type": "search"}, "Supported values are: 'query'", "input_type"),
+        ({"model": ""}, "'model': empty string", "model"),
+        ({"truncate": "START"}, "'truncate': 'START'. Supported values are: true, false, 'END'", "truncate"),
+        ({"truncate": 1}, "'truncate': expected a boolean, 'END' or 'NONE', but got an integer", "truncate"),
+        ({"embedding_type": "fp8"}, "'ubinary'", "embedding_type"),
+        ({"encoding_format": "x" * 1000}, "xxx…", "encoding_format"),
+    ],
+)  # fmt: skip
+def test_faults_of_fields(fields: dict[str, Any], message: str, param: str) -> None:
+    """No coercion; the field, its value and what is allowed are named."""
+    error = refused(input="a", **fields)
+    assert message in error.message
+    assert error.param == param
+    assert len(error.message) < 400
+
+
+def test_unknown_fields_are_refused() -> None:
+    """A field nobody knows may have been meant to change the vectors."""
+    error = refused(input="a", task="query")
+    assert error.message.startswith("Unrecognized request argument supplied: task.")
+    assert "input_type" in error.message
+
+
+def test_null_is_absent() -> None:
+    """Serialisers of other languages write null for what was not set."""
+    fields = ("model", "encoding_format", "dimensions", "user", "input_type", "truncate")
+    request, _ = parse(input="a", **dict.fromkeys(fields), embedding_type=None)
+    assert request.dimensions is None
+
+
+def test_input_is_required() -> None:
+    """Its absence has OpenAI's code."""
+    error = refused(model="m")
+    assert (error.param, error.code) == ("input", "missing_required_parameter")
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"{",
+        b"nope",
+        b'{"input": NaN}',
+        b'{"input": Infinity}',
+        b'{"input": "a", "dimensions": ' + b"9" * 10_000 + b"}",
+        b'{"input": "\\ud83d"}',
+        b'{"input": "\xff"}',
+        b'{"input": "\xed\xa0\xbd"}',
+        b'\xef\xbb\xbf{"input": "a"}',
+        b'{"input": "a\x00"}',
+        b"[" * 100_000,
+        b'{"input": ' + b"[" * 100_000 + b"]" * 100_000 + b"}",
+        b'{"a":' * 100_000,
+        b'{"input": "a"} {}',
+    ],
+)
+def test_what_is_not_json(body: bytes) -> None:
+    """Whatever JSON is not, it is a 400 that says where, and never a crash."""
+    with pytest.raises(InvalidRequest, match="could not parse the JSON body"):
+        parse_request(body)
+
+
+@pytest.mark.parametrize("body", [b"[]", b'"a"', b"1", b"null", b"true"])
+def test_what_is_no_object(body: bytes) -> None:
+    """JSON of another kind is told from JSON that is broken."""
+    with pytest.raises(InvalidRequest, match="must be an object"):
+        parse_request(body)
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
+    max_leaves=12,
+)
+names = st.sampled_from(
+    ["input", "model", "dimensions", "encoding_format", "user", "truncate", "input_type", "x"]
+)
+
+
+@given(st.dictionaries(names, json_values, max_size=6) | json_values)
+def test_any_json_is_read_or_refused(value: object) -> None:
+    """No JSON at all raises anything but a clean refusal."""
+    try:
+        request, inputs = parse_request(json.dumps(value).encode())
+    except InvalidRequest as exc:
+        exc.message.encode()
+    else:
+        assert inputs.n_texts
+        assert request.dimensions is None or request.dimensions >= 1
+
+
+@given(st.binary(max_size=200))
+def test_any_bytes_are_read_or_refused(body: bytes) -> None:
+    """Nor do any bytes."""
+    try:
+        parse_request(body)
+    except InvalidRequest as exc:
+        exc.message.encode()
+
+
+@given(st.text())
+def test_any_text_arrives(text: str) -> None:
+    """What can be encoded arrives unchanged, NUL and astral planes included."""
+    body = json.dumps({"input": text}, ensure_ascii=False).encode("utf-8", "surrogatepass")
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        with pytest.raises(InvalidRequest):
+            parse_request(body)
+    else:
+        assert parse_request(body)[1].texts == [text]
