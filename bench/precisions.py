@@ -33,7 +33,7 @@ from bench.service import Service
 from bench.serving import engine_rate
 from matryo.catalog.catalog import open_catalog
 from matryo.catalog.manifest import Manifest
-from matryo.commands.ready import make_ready
+from matryo.assembly import load_engines, make_ready
 from matryo.core.choices import Precision
 from matryo.core.cores import available_cores
 from matryo.core.settings import load_settings

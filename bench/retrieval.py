@@ -16,6 +16,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.corpus import debian_pairs
+from matryo.assembly import build_local_service
+from matryo.core.settings import load_settings
+from matryo.engine.postprocess import FloatArray, l2_normalize
+from matryo.service import EmbeddingType, LocalService, Options, Texts
+from matryo.service.limits import WINDOW_TEXTS
+from matryo.service.numbers import quantize
+from bench.corpus import debian_pairs
 from matryo.catalog.manifest import InputType
 from matryo.core.settings import load_settings
 from matryo.engine import Engine
@@ -25,21 +32,14 @@ from matryo.http.openai.wire import EmbeddingType
 from matryo.main import load_engines
 from matryo.service.inputs import add_prefix
 
-_BATCH = 16
 
-
-def embed(engine: Engine, texts: Sequence[str], input_type: InputType) -> FloatArray:
+def embed(local: LocalService, texts: Sequence[str], input_type: str) -> FloatArray:
     """Unit vectors at native size, in order; texts over the limit are cut."""
-    native = engine.manifest.output.dimensions.native
-    encoded = engine.tokenize(add_prefix(texts, engine.manifest, input_type))
-    ids = [engine.cut(text.ids) for text in encoded]
-    vectors = np.empty((len(ids), native), np.float32)
-    order = sorted(range(len(ids)), key=lambda place: len(ids[place]))
-    for start in range(0, len(order), _BATCH):
-        places = order[start : start + _BATCH]
-        batch = engine.embed([ids[place] for place in places], [native] * len(places))
-        vectors[places] = batch.embeddings
-    return vectors
+    options = Options(input_type=input_type, truncate=True, priority="bulk")
+    windows = (
+        Texts(texts[start : start + WINDOW_TEXTS]) for start in range(0, len(texts), WINDOW_TEXTS)
+    )
+    return np.concatenate([answer.vectors for answer in local.embed_windows(options, windows)])
 
 
 def mrr(queries: FloatArray, documents: FloatArray, depth: int = 10) -> float:
@@ -81,11 +81,13 @@ def main() -> None:
     parser.add_argument("--model", default="all-minilm-l6-v2")
     parser.add_argument("--pairs", type=int, default=3000)
     options = parser.parse_args()
-    (engine,) = load_engines(load_settings(model=(options.model,)))
+    settings = load_settings(model=(options.model,))
     pairs = debian_pairs(options.pairs)
-    started = time.perf_counter()
-    queries = embed(engine, [synopsis for synopsis, _ in pairs], "query")
-    documents = embed(engine, [description for _, description in pairs], "document")
+    with LocalService(lambda: build_local_service(settings)) as local:
+        (engine,) = local.service.directory.engines
+        started = time.perf_counter()
+        queries = embed(local, [synopsis for synopsis, _ in pairs], "query")
+        documents = embed(local, [description for _, description in pairs], "document")
     print(f"{engine.fingerprint}: {len(pairs)} pairs in {time.perf_counter() - started:.0f} s")
 
     native = engine.manifest.output.dimensions.native

@@ -25,11 +25,10 @@ from typing import Any, cast
 from bench.corpus import debian_pairs
 from bench.load import Client, Result, body, load
 from bench.service import Service
-from matryo.commands.ready import make_ready
+from matryo.assembly import load_engines, make_ready
 from matryo.core.cores import available_cores
 from matryo.core.settings import load_settings
 from matryo.engine import Engine, TokenIds
-from matryo.main import load_engines
 
 _TEXTS, _TEXTS_OF_REQUEST, _CLIENTS = 512, 16, 4
 _QUERIES = 64

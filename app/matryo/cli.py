@@ -190,20 +190,15 @@ def embed(
     """
     from matryo.commands import compare as comparing
     from matryo.commands.embed import run
-    from matryo.http.openai.wire import parse_fields
+    from matryo.service import Options
 
-    request, _ = parse_fields(
-        {
-            "input": "-",
-            "input_type": input_type,
-            "dimensions": dimensions,
-            "truncate": truncate,
-        }
+    options = Options(
+        input_type=input_type, dimensions=dimensions, truncate=truncate, priority="bulk"
     )
     settings = _settings(model=(model_id,), precision=precision)
     if compare is None:
-        run(settings, file or Path("-"), output, request)
-    elif not comparing.run(settings, file, compare, request, model=compare_model, as_json=as_json):
+        run(settings, file or Path("-"), output, options)
+    elif not comparing.run(settings, file, compare, options, model=compare_model, as_json=as_json):
         sys.exit(1)
 
 

@@ -1,4 +1,4 @@
-"""The composition root: settings in, application out.
+"""The composition root of the server: settings in, application out.
 
 Nothing is global, and nothing is read from the environment unless no settings are given.
 """
@@ -6,9 +6,7 @@ Nothing is global, and nothing is read from the environment unless no settings a
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
-from functools import partial
 
 from fastapi import FastAPI, Request
 from prometheus_client import CollectorRegistry
@@ -16,28 +14,16 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 import matryo
-from matryo.catalog.catalog import open_catalog
-from matryo.core.cores import available_cores
-from matryo.core.errors import MatryoError, SettingsInvalid
+from matryo.assembly import build_service, load_engines
+from matryo.core.errors import MatryoError
 from matryo.core.metrics import Metrics
 from matryo.core.settings import Settings, load_settings
 from matryo.engine import Engine
-from matryo.engine.onnx import OnnxEngine, SessionConfig
 from matryo.http import operations
-from matryo.http.context import Context, Limits
+from matryo.http.context import BodyLimits, Context
 from matryo.http.errors import error_response
 from matryo.http.middleware import Cors, RequestMiddleware
-from matryo.http.openai import document as openapi
-from matryo.http.openai import routes
-from matryo.scheduler import Scheduler, SchedulerConfig
-from matryo.service.inputs import Defaults, Directory
-from matryo.service.keys import KeyRing
-from matryo.service.token_arrays import TokenDecoder
-from matryo.store.artifact import find_artifact
-from matryo.store.encodings import find_table
-from matryo.store.layout import Store
-
-_MAX_WORKERS = 8
+from matryo.http.openai import document, routes
 
 _EXPOSED = [
     "x-request-id",
@@ -52,7 +38,7 @@ _EXPOSED = [
 def create_app(
     settings: Settings | None = None, engine: Engine | Sequence[Engine] | None = None
 ) -> FastAPI:
-    """The application; its lifespan runs the workers and closes the engines.
+    """The application; its lifespan enters the service.
 
     Args:
         settings: None to read flags' defaults, environment and `.env`.
@@ -70,36 +56,13 @@ def create_app(
             engines = tuple(engine)
         case _:
             engines = (engine,)
-    check_dimensions(settings, engines)
-    directory = Directory(engines, settings.alias_map)
     metrics = Metrics(CollectorRegistry())
-    config = scheduler_config(settings)
-    scheduler = Scheduler(engines, config, metrics)
-    own_ids = settings.token_input == "model"  # noqa: S105 - not a secret
-    find = partial(find_table, Store(settings.home))
+    service = build_service(settings, engines, metrics)
 
     @asynccontextmanager
-    async def lifespan(app: FastAPI) -> AsyncGenerator[None, None]:
-        with ThreadPoolExecutor(config.workers, thread_name_prefix="matryo-text") as tokenizers:
-            app.state.context = Context(
-                directory=directory,
-                defaults=Defaults(
-                    settings.default_input_type,
-                    settings.dimensions,
-                    settings.strict_dimensions,
-                ),
-                limits=Limits(settings.max_body_bytes, settings.body_timeout_s),
-                keys=KeyRing(settings.api_keys),
-                scheduler=scheduler,
-                tokenizers=tokenizers,
-                metrics=metrics,
-                decoder=None if own_ids else TokenDecoder(find),
-            )
-            await scheduler.start()
-            try:
-                yield
-            finally:
-                await scheduler.close()
+    async def lifespan(_: FastAPI) -> AsyncGenerator[None, None]:
+        async with service:
+            yield
 
     application = FastAPI(
         title="Matryo",
@@ -108,8 +71,9 @@ def create_app(
         lifespan=lifespan,
         redirect_slashes=False,
     )
-    application.state.scheduler = scheduler
-    openapi.install(application)
+    body_limits = BodyLimits(settings.max_body_bytes, settings.body_timeout_s)
+    application.state.context = Context(service, body_limits, metrics)
+    document.install(application)
     application.include_router(routes.build_router())
     application.include_router(operations.build_router())
     for kind in (MatryoError, HTTPException):
@@ -136,63 +100,3 @@ async def _answer(request: Request, exc: Exception) -> Response:
     return error_response(
         exc, request.state.request_id, method=request.method, path=request.url.path
     )
-
-
-def load_engines(settings: Settings) -> tuple[Engine, ...]:
-    """The models of `settings.model`, loaded from the store.
-
-    Raises:
-        SetupError: an unknown model, a bad manifest, or an artefact missing or damaged.
-    """
-    catalog = open_catalog(settings)
-    store = Store(settings.home)
-    _, threads = split_cores(settings)
-    config = SessionConfig(threads, lone_threads=max(threads, _cores(settings)))
-    engines: list[Engine] = []
-    for model_id in settings.model:
-        manifest = catalog.manifest(model_id)
-        artifact = find_artifact(store, manifest, manifest.precision_for(settings.precision))
-        engines.append(OnnxEngine(manifest, artifact, config))
-    return tuple(engines)
-
-
-def check_dimensions(settings: Settings, engines: Sequence[Engine]) -> None:
-    """Hold the default output size against the models it is for.
-
-    Raises:
-        SettingsInvalid: a model cannot give it.
-    """
-    wanted = settings.dimensions
-    for manifest in (engine.manifest for engine in engines):
-        sizes = manifest.output.dimensions
-        if wanted is None or wanted == sizes.native or (sizes.cut and wanted < sizes.native):
-            continue
-        allowed = f"1 to {sizes.native}" if sizes.cut else f"{sizes.native} only"
-        raise SettingsInvalid(f"MATRYO_DIMENSIONS is {wanted}, but {manifest.id} gives {allowed}")
-
-
-def scheduler_config(settings: Settings) -> SchedulerConfig:
-    """The scheduler's part of the settings."""
-    workers, _ = split_cores(settings)
-    return SchedulerConfig(
-        workers=workers,
-        queue_tokens=settings.queue_tokens,
-        batch_s=settings.batch_ms / 1000,
-        ready_interval_s=settings.ready_interval_s,
-    )
-
-
-def split_cores(settings: Settings) -> tuple[int, int]:
-    """Concurrent runs, and threads of each, unless the operator chose.
-
-    As many runs of one thread as there are cores give the most; beyond eight, runs get more
-    threads instead, because each also costs Python's time (docs/LOG.md).
-    """
-    cores = _cores(settings)
-    workers = settings.workers or min(cores, _MAX_WORKERS)
-    return workers, settings.threads or max(1, cores // workers)
-
-
-def _cores(settings: Settings) -> int:
-    """Cores of this process, one of `settings.processes`."""
-    return max(1, available_cores() // settings.processes)

@@ -166,7 +166,7 @@ def test_retries(engine: FakeEngine) -> None:
                 target=lambda: other.embeddings.create(model=MODEL, input="w " * 12)
             )
             waiting.start()
-            while not live.application.state.scheduler.queued_tokens:
+            while not live.application.state.context.service._scheduler.queued_tokens:
                 time.sleep(0.01)
             hasty = patient.with_options(max_retries=0)
             with pytest.raises(openai.RateLimitError) as caught:

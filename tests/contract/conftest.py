@@ -82,7 +82,7 @@ def live_server(
         application,
         grace_s=grace_s,
         on_ready=ready.set,
-        on_drain=application.state.scheduler.drain,
+        on_drain=application.state.context.service.drain,
     )
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
     thread.start()

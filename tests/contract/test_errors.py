@@ -183,7 +183,7 @@ async def test_draining(engine: FakeEngine) -> None:
     async with application.router.lifespan_context(application):
         transport = httpx2.ASGITransport(application)
         async with httpx2.AsyncClient(transport=transport, base_url="http://test") as client:
-            application.state.scheduler.drain(30)
+            application.state.context.service.drain(30)
             response = await client.post(URL, json={"input": "a"})
             error = assert_openai_error(response, 503)
             assert error["type"] == "service_unavailable_error"

@@ -110,7 +110,7 @@ class TestClients:
                 target=lambda: client.embeddings.create(model="nomic-embed-text", input="a b c d")
             )
             first.start()
-            wait_until(lambda: live.application.state.scheduler.queued_tokens)
+            wait_until(lambda: live.application.state.context.service._scheduler.queued_tokens)
             threading.Timer(0.3, engine.gate.set).start()
             answer = client.embeddings.create(model="nomic-embed-text", input="b")
             first.join()
@@ -168,7 +168,7 @@ class TestHangUps:
 
     def test_waiting_request(self, live: Live, engine: FakeEngine) -> None:
         """A caller that hangs up while waiting frees its place at once."""
-        scheduler = live.application.state.scheduler
+        scheduler = live.application.state.context.service._scheduler
         engine.gate.clear()
         with connect(live) as stays, connect(live) as leaves:
             stays.sendall(post(BODY, "Connection: close"))
@@ -195,7 +195,7 @@ class TestHangUps:
         """A storm of callers, half of whom leave midway: the rest is right, nothing is left."""
         engine.delay_s = 0.002
         with live_server(engine, workers=2) as live:
-            scheduler = live.application.state.scheduler
+            scheduler = live.application.state.context.service._scheduler
 
             async def caller(n: int, client: httpx2.AsyncClient) -> None:
                 texts = [f"t{n} " * (1 + (n * k) % 40) for k in range(1, 8)]
@@ -278,7 +278,7 @@ class TestBadBytes:
         engine.gate.clear()
         with connect(live) as connection:
             connection.sendall(post() + b"GARBAGE\r\n\r\n")
-            wait_until(lambda: live.application.state.scheduler.n_requests)
+            wait_until(lambda: live.application.state.context.service._scheduler.n_requests)
             engine.gate.set()
             raw = read_all(connection)
         assert raw.startswith(b"HTTP/1.1 200 OK")
@@ -344,7 +344,7 @@ class TestStopping:
             engine.gate.clear()
             with connect(live) as connection:
                 connection.sendall(post())
-                wait_until(lambda: live.application.state.scheduler.n_requests)
+                wait_until(lambda: live.application.state.context.service._scheduler.n_requests)
                 live.server.should_exit = True
                 time.sleep(0.2)
                 engine.gate.set()

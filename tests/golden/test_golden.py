@@ -14,10 +14,10 @@ import pytest
 from matryo.build.check import TEXTS
 from matryo.catalog.golden import CosineCheck, read_golden
 from matryo.catalog.manifest import InputType
+from matryo.assembly import load_engines
 from matryo.commands import verify
 from matryo.core.settings import load_settings
 from matryo.engine.onnx import OnnxEngine
-from matryo.main import load_engines
 from matryo.store.encodings import find_table
 from matryo.store.layout import Store
 from tests.clients.test_examples import rag

@@ -20,12 +20,13 @@ import httpx2
 import numpy as np
 
 from matryo.build.check import TEXTS
-from matryo.commands.embed import Item, embed_items, open_lines, read_items
+from matryo.commands.embed import embed_items
+from matryo.commands.texts import Item, open_lines, read_items
 from matryo.core.choices import PRECISIONS
 from matryo.core.errors import InvalidRequest, SettingsInvalid
 from matryo.core.settings import Settings
 from matryo.engine.postprocess import FloatArray, l2_normalize
-from matryo.http.openai.wire import EmbeddingRequest
+from matryo.service import Options
 
 Verdict = Literal["identical", "interchangeable", "close", "different"]
 
@@ -116,7 +117,7 @@ def run(
     settings: Settings,
     file: Path | None,
     target: str,
-    request: EmbeddingRequest,
+    options: Options,
     *,
     model: str | None,
     as_json: bool,
@@ -128,7 +129,7 @@ def run(
         file: lines or JSONL, at most 5,000 texts; `-` is standard input; None for a few
             built-in texts.
         target: the base URL of an endpoint, a precision, or a `.npy` or `.jsonl` file.
-        request: input type, dimensions and truncation.
+        options: input type, dimensions and truncation.
         model: its name at the endpoint; None for the same id.
         as_json: print one JSON object in place of sentences.
 
@@ -152,15 +153,15 @@ def run(
     if not items:
         raise InvalidRequest(f"{file}: no texts to compare with")
     texts = [item.text for item in items]
-    one, fingerprint = _own(settings, items, request)
+    one, fingerprint = _own(settings, items, options)
     if is_url:
         name = model or settings.model[0]
-        other, its_fingerprint = _ask(target, texts, name, request)
+        other, its_fingerprint = _ask(target, texts, name, options)
     elif is_file:
         other, its_fingerprint = _load(Path(target), len(texts)), None
     else:
         changed = settings.model_copy(update={"precision": target})
-        other, its_fingerprint = _own(changed, items, request)
+        other, its_fingerprint = _own(changed, items, options)
     found = compare(one, other)
     verdict = found.verdict
     if as_json:
@@ -219,21 +220,26 @@ class _Collected:
 
 
 def _own(
-    settings: Settings, items: Sequence[Item], request: EmbeddingRequest
+    settings: Settings, items: Sequence[Item], options: Options
 ) -> tuple[FloatArray, str]:
     """Vectors of these settings, and their fingerprint."""
     kept = _Collected()
-    fingerprint = embed_items(settings, iter(items), kept, request)
+    fingerprint = embed_items(settings, items, kept, options)
     return np.concatenate(kept.pieces), fingerprint
 
 
 def _ask(
-    url: str, texts: Sequence[str], model: str, request: EmbeddingRequest
+    url: str, texts: Sequence[str], model: str, options: Options
 ) -> tuple[FloatArray, str | None]:
     """Vectors of an endpoint, and its fingerprint if it is one of ours."""
     body: dict[str, Any] = {"model": model, "encoding_format": "float"}
     # Only what was asked for: a server that is not ours may refuse what it does not know.
-    body |= request.model_dump(include={"input_type", "dimensions", "truncate"}, exclude_none=True)
+    asked: dict[str, Any] = {
+        "input_type": options.input_type,
+        "dimensions": options.dimensions,
+        "truncate": options.truncate or None,
+    }
+    body |= {name: value for name, value in asked.items() if value is not None}
     headers = {"authorization": f"Bearer {os.environ.get('OPENAI_API_KEY', 'none')}"}
     vectors: list[Any] = []
     fingerprint: str | None = None

@@ -7,9 +7,9 @@ import socket
 from collections.abc import Callable
 from functools import partial
 
+from matryo.assembly import make_ready, ready_engines
 from matryo.catalog.catalog import open_catalog
 from matryo.commands.processes import run_processes
-from matryo.commands.ready import make_ready, ready_engines
 from matryo.core import logging as logs
 from matryo.core.memory import tune_allocator
 from matryo.core.settings import Settings, unknown_settings
@@ -58,7 +58,7 @@ def serve_on(settings: Settings, listener: socket.socket, on_ready: Callable[[],
 
     def drain(grace_s: float) -> None:
         log.info("stopping: running requests get %g s", grace_s)
-        application.state.scheduler.drain(grace_s)
+        application.state.context.service.drain(grace_s)
 
     server = build_server(application, grace_s=settings.grace_s, on_ready=on_ready, on_drain=drain)
     server.run(sockets=[listener])

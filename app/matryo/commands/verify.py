@@ -31,13 +31,13 @@ from matryo.catalog.golden import (
     VectorCheck,
     read_golden,
 )
-from matryo.catalog.manifest import InputType
-from matryo.commands.ready import ready_engines
+from matryo.assembly import build_local_service
 from matryo.core.errors import MatryoError
 from matryo.core.settings import Settings
 from matryo.engine import TokenIds
-from matryo.engine.onnx import OnnxEngine
+from matryo.engine import Engine
 from matryo.engine.postprocess import FloatArray, pool
+from matryo.service import LocalService, Options, Texts
 from matryo.store.artifact import VERIFIED_FILE, Artifact, find_artifact
 from matryo.store.files import write_atomically
 from matryo.store.layout import Store
@@ -75,13 +75,13 @@ def run(settings: Settings, *, as_json: bool) -> bool:
     Raises:
         SetupError: the model cannot be made ready.
     """
-    model_id, catalog = settings.model[0], open_catalog(settings)
-    (engine,) = ready_engines(settings)
-    assert isinstance(engine, OnnxEngine)
-    artifact = find_artifact(Store(settings.home), engine.manifest, engine.precision)
-    golden = read_golden(catalog.folder(model_id))
-    published = [_published(engine, check) for check in golden.checks]
-    results = [*published, *_consistency(engine, artifact)]
+    model_id = settings.model[0]
+    golden = read_golden(open_catalog(settings).folder(model_id))
+    with LocalService(lambda: build_local_service(settings)) as local:
+        engine = local.service.directory.engines[0]
+        artifact = find_artifact(Store(settings.home), engine.manifest, engine.precision)
+        published = [_published(local, engine, check) for check in golden.checks]
+        results = [*published, *_consistency(local, engine, artifact)]
     passed = all(result.passed is not False for result in results)
 
     if as_json:
@@ -106,7 +106,7 @@ def run(settings: Settings, *, as_json: bool) -> bool:
 
 
 def _print(
-    engine: OnnxEngine, artifact: Artifact, results: Sequence[Result], *, passed: bool
+    engine: Engine, artifact: Artifact, results: Sequence[Result], *, passed: bool
 ) -> None:
     words = {True: "ok", False: "FAILED", None: "not run"}
     click.echo(f"{engine.fingerprint}")
@@ -135,15 +135,15 @@ def _print(
 # --- published values
 
 
-def _published(engine: OnnxEngine, check: Check) -> Result:
+def _published(local: LocalService, engine: Engine, check: Check) -> Result:
     if engine.precision != "fp32" and not isinstance(check, CosineCheck):
         name = f"{check.kind} of {_short(check.text)}"
         return Result(name, check.source, "published for fp32", "-", None)
     match check:
         case CosineCheck():
-            return _cosines(engine, check)
+            return _cosines(local, engine, check)
         case VectorCheck():
-            vector = _vectors(engine, (check.text,), "none", None)[0]
+            vector = _vectors(local, (check.text,), "none", None)[0]
             return _components(check, vector, check.values)
         case PooledCheck():
             hidden = engine.hidden_states(_ids(engine, check.text))[None]
@@ -157,9 +157,9 @@ def _published(engine: OnnxEngine, check: Check) -> Result:
             return _components(check, hidden[rows, columns].ravel(), expected.ravel())
 
 
-def _cosines(engine: OnnxEngine, check: CosineCheck) -> Result:
-    rows = _vectors(engine, check.rows, check.row_type, check.dimensions)
-    columns = _vectors(engine, check.columns, check.column_type, check.dimensions)
+def _cosines(local: LocalService, engine: Engine, check: CosineCheck) -> Result:
+    rows = _vectors(local, check.rows, check.row_type, check.dimensions)
+    columns = _vectors(local, check.columns, check.column_type, check.dimensions)
     found, expected = rows @ columns.T, np.array(check.expected)
     allowed = np.maximum(check.abs_tolerance, check.rel_tolerance * np.abs(expected))
     if engine.precision != "fp32":
@@ -206,24 +206,23 @@ def _pooled(check: PooledCheck, found: FloatArray) -> Result:
 _OURS = "self-consistency"
 
 
-def _consistency(engine: OnnxEngine, artifact: Artifact) -> Iterator[Result]:
-    texts = [_ids(engine, text) for text in TEXTS]
-    native = engine.manifest.output.dimensions.native
-    alone = [engine.embed([ids], [native]).embeddings[0] for ids in texts]
-    together = engine.embed(texts, [native] * len(texts)).embeddings
+def _consistency(local: LocalService, engine: Engine, artifact: Artifact) -> Iterator[Result]:
+    sizes = engine.manifest.output.dimensions
+    alone = [_vectors(local, (text,), "none", None)[0] for text in TEXTS]
+    together = _vectors(local, TEXTS, "none", None)
     off = max(float(np.abs(a - b).max()) for a, b in zip(alone, together, strict=True))
     yield Result("alone = in a batch", _OURS, f"max abs difference {off:g}", "0", off == 0)
 
-    for size in engine.manifest.output.dimensions.trained:
-        vectors = np.stack(engine.embed(texts, [size] * len(texts)).embeddings).astype(np.float64)
+    for size in sizes.trained:
+        vectors = _vectors(local, TEXTS, "none", size).astype(np.float64)
         norms = np.sqrt(np.square(vectors).sum(-1))
         off = float(np.abs(norms - 1).max())
-        told = f"largest deviation {off:.2g}"
-        yield Result(f"unit norm at {size}", _OURS, told, f"{_UNIT_SLACK:g}", off <= _UNIT_SLACK)
-    yield _numpy_forward(engine, artifact, texts)
+        found = f"largest deviation {off:.2g}"
+        yield Result(f"unit norm at {size}", _OURS, found, f"{_UNIT_SLACK:g}", off <= _UNIT_SLACK)
+    yield _numpy_forward(engine, artifact, [_ids(engine, text) for text in TEXTS])
 
 
-def _numpy_forward(engine: OnnxEngine, artifact: Artifact, texts: Sequence[TokenIds]) -> Result:
+def _numpy_forward(engine: Engine, artifact: Artifact, texts: Sequence[TokenIds]) -> Result:
     name, exact = "graph = numpy forward", engine.precision == "fp32"
     least = engine.manifest.precisions[engine.precision].min_cosine
     allowed = f"{MAX_ABS_ERROR:g}" if exact else f"at least {least:g}"
@@ -252,16 +251,14 @@ def _numpy_forward(engine: OnnxEngine, artifact: Artifact, texts: Sequence[Token
 
 
 def _vectors(
-    engine: OnnxEngine, texts: Sequence[str], input_type: InputType, dimensions: int | None
+    local: LocalService, texts: Sequence[str], input_type: str, dimensions: int | None
 ) -> FloatArray:
     """Vectors of texts under the model's own prompt; `(len(texts), dimensions)`."""
-    prefix = engine.manifest.prefix(input_type)
-    ids = [_ids(engine, prefix + text) for text in texts]
-    size = dimensions or engine.manifest.output.dimensions.native
-    return np.stack(engine.embed(ids, [size] * len(ids)).embeddings)
+    options = Options(input_type=input_type, dimensions=dimensions, truncate=True)
+    return local.embed(options, Texts(texts)).vectors
 
 
-def _ids(engine: OnnxEngine, text: str) -> TokenIds:
+def _ids(engine: Engine, text: str) -> TokenIds:
     return engine.cut(engine.tokenize([text])[0].ids)
 
 

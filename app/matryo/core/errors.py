@@ -1,10 +1,11 @@
-"""Every error Matryo raises on purpose.
+"""The errors that Matryo raises on purpose, and whom each concerns.
 
     MatryoError
     ├─ RequestError    the caller can fix it
     │   ├─ InvalidRequest      body, type or value that the contract does not allow
     │   ├─ ContextTooLong      one input over the model's token limit
-    │   ├─ TooManyTokens       the request over the token limit of all its inputs
+    │   ├─ TooManyTexts        more inputs than one request may have
+    │   ├─ TooManyTokens       more tokens than all inputs of one request may have
     │   ├─ BadDimensions       output size the model cannot give
     │   ├─ Unauthorized        no API key, or a wrong one
     │   ├─ UnknownModel        name that nothing here serves
@@ -34,6 +35,10 @@ class MatryoError(Exception):
     def __init__(self, message: str) -> None:
         super().__init__(message)
         self.message = message
+
+
+class CallerGone(Exception):
+    """The caller left before the answer: nobody reads an error, so this one has no message."""
 
 
 # --- the caller can fix it
@@ -84,6 +89,25 @@ class ContextTooLong(RequestError):
         self.n_tokens = n_tokens
         self.exact = exact
         self.max_tokens = max_tokens
+
+
+class TooManyTexts(RequestError):
+    """One request has too many inputs.
+
+    Attributes:
+        n_texts: how many it has.
+        max_texts: how many it may have.
+    """
+
+    def __init__(self, *, n_texts: int, max_texts: int) -> None:
+        super().__init__(
+            f"Invalid 'input': array too long. Expected an array with maximum length {max_texts}, "
+            f"but got an array with length {n_texts} instead. Send the inputs in several requests.",
+            param="input",
+            code="array_above_max_length",
+        )
+        self.n_texts = n_texts
+        self.max_texts = max_texts
 
 
 class TooManyTokens(RequestError):

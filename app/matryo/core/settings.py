@@ -122,6 +122,17 @@ class Settings(BaseSettings):
         description="Tokens admitted and not yet answered; past it requests get 429. A single "
         "request is always admitted when nothing else waits.",
     )
+    max_inputs: int = Field(
+        2048,
+        ge=1,
+        description="Texts, or arrays of token ids, of one request; past it 400. OpenAI takes "
+        "2048.",
+    )
+    max_request_tokens: int = Field(
+        300_000,
+        ge=1,
+        description="Tokens of all texts of one request; past it 400. OpenAI takes 300000.",
+    )
     max_body_bytes: int = Field(
         16 * 1024 * 1024,
         ge=1024,

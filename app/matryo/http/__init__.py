@@ -1,1 +1,1 @@
-"""OpenAI's contract over HTTP: routes, wire types, errors, authentication, operations."""
+"""The doors over HTTP: OpenAI's, and the operators'. FastAPI lives here and in `matryo.main`."""

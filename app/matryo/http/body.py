@@ -1,20 +1,13 @@
-"""Reading a request's body within its bounds, and noticing that the caller hung up."""
+"""Reading a request's body within its bounds, and what its caller says of its patience."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import math
-from collections.abc import AsyncGenerator, Coroutine
-from typing import Any, TypeVar
-
 from starlette.requests import ClientDisconnect, Request
 
-from matryo.core.errors import BodyTimeout, BodyTooLarge, DeadlinePassed, UnsupportedMedia
-from matryo.http.context import Limits
-from matryo.http.middleware import ClientGone
-
-T = TypeVar("T")
+from matryo.core.errors import BodyTimeout, BodyTooLarge, CallerGone, UnsupportedMedia
+from matryo.http.context import BodyLimits
 
 
 def check_media(request: Request) -> None:
@@ -39,89 +32,49 @@ def check_media(request: Request) -> None:
         )
 
 
-async def read_body(request: Request, limits: Limits) -> bytes:
+async def read_body(request: Request, limits: BodyLimits) -> bytes:
     """The whole body.
 
     Raises:
-        BodyTooLarge: more bytes than allowed; told from the header where there is one.
+        BodyTooLarge: more bytes than allowed; known from the header where there is one.
         BodyTimeout: not all of it came in time.
-        ClientGone: the caller hung up.
+        CallerGone: the caller hung up.
     """
     length = request.headers.get("content-length", "")
-    if length.isdecimal() and int(length[:20]) > limits.max_body_bytes:
-        raise BodyTooLarge(max_bytes=limits.max_body_bytes)
+    if length.isdecimal() and int(length[:20]) > limits.max_bytes:
+        raise BodyTooLarge(max_bytes=limits.max_bytes)
     pieces: list[bytes] = []
     n_bytes = 0
     try:
-        async with asyncio.timeout(limits.body_timeout_s):
+        async with asyncio.timeout(limits.timeout_s):
             async for piece in request.stream():
                 n_bytes += len(piece)
-                if n_bytes > limits.max_body_bytes:
-                    raise BodyTooLarge(max_bytes=limits.max_body_bytes)
+                if n_bytes > limits.max_bytes:
+                    raise BodyTooLarge(max_bytes=limits.max_bytes)
                 pieces.append(piece)
     except TimeoutError as exc:
-        raise BodyTimeout(timeout_s=limits.body_timeout_s) from exc
+        raise BodyTimeout(timeout_s=limits.timeout_s) from exc
     except ClientDisconnect as exc:
-        raise ClientGone from exc
+        raise CallerGone from exc
     return b"".join(pieces)
 
 
-async def unless_gone(request: Request, work: Coroutine[Any, Any, T]) -> T:
-    """Await `work`, but cancel it as soon as the caller hangs up.
+async def hang_up(request: Request) -> None:
+    """Return when the caller hangs up.
 
-    The body must have been read: after it, `receive` has nothing but the hanging up to say.
-
-    Raises:
-        ClientGone: the caller hung up first.
+    The body must have been read: after the body, `receive` has nothing else to say.
     """
-    task = asyncio.current_task()
-    assert task
-    gone = False
-
-    def hung_up(_: asyncio.Future[None]) -> None:
-        nonlocal gone
-        gone = True
-        task.cancel()
-
-    watching = asyncio.ensure_future(_hang_up(request))
-    watching.add_done_callback(hung_up)
-    try:
-        return await work
-    except asyncio.CancelledError:
-        # As asyncio.timeout has it: only the cancellation that is ours becomes an error.
-        if gone and not task.uncancel():
-            raise ClientGone from None
-        raise
-    finally:
-        watching.remove_done_callback(hung_up)
-        watching.cancel()
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
 
 
-@contextlib.asynccontextmanager
-async def deadline(request: Request) -> AsyncGenerator[None, None]:
-    """Cancel the block when the caller, by its own announcement, has stopped waiting.
+def announced_deadline_s(request: Request) -> float | None:
+    """Seconds after which the caller, by its own announcement, stops waiting; None for never.
 
     OpenAI's SDKs send their read timeout, in seconds, as `x-stainless-read-timeout`.
-
-    Raises:
-        DeadlinePassed: the block was not done in time.
     """
-    timeout_s = _seconds(request.headers.get("x-stainless-read-timeout", ""))
     try:
-        async with asyncio.timeout(timeout_s):
-            yield
-    except TimeoutError as exc:
-        raise DeadlinePassed(timeout_s=timeout_s or 0.0) from exc
-
-
-def _seconds(text: str) -> float | None:
-    try:
-        seconds = float(text)
+        seconds = float(request.headers.get("x-stainless-read-timeout", ""))
     except ValueError:
         return None
     return seconds if 0 < seconds < math.inf else None
-
-
-async def _hang_up(request: Request) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
-        pass

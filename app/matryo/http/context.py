@@ -2,43 +2,34 @@
 
 from __future__ import annotations
 
-from concurrent.futures import Executor
 from dataclasses import dataclass
 
 from starlette.requests import Request
 
 from matryo.core.metrics import Metrics
-from matryo.scheduler import Scheduler
-from matryo.service.inputs import Defaults, Directory
-from matryo.service.keys import KeyRing
-from matryo.service.token_arrays import TokenDecoder
+from matryo.service import Service
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
-    """Bounds of a request's body."""
+class BodyLimits:
+    """Bounds of a request's body.
 
-    max_body_bytes: int
-    body_timeout_s: float
+    Attributes:
+        max_bytes: of one body.
+        timeout_s: for all of one body to arrive.
+    """
+
+    max_bytes: int
+    timeout_s: float
 
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """Everything a request needs.
+    """What every route needs."""
 
-    Attributes:
-        tokenizers: threads that tokenise and encode, so that the event loop does neither.
-        decoder: turns token arrays into texts; None where they are the served model's own.
-    """
-
-    directory: Directory
-    defaults: Defaults
-    limits: Limits
-    keys: KeyRing
-    scheduler: Scheduler
-    tokenizers: Executor
+    service: Service
+    body: BodyLimits
     metrics: Metrics
-    decoder: TokenDecoder | None
 
 
 def context_of(request: Request) -> Context:

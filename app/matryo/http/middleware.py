@@ -18,6 +18,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from matryo.core.errors import CallerGone
 from matryo.core.metrics import Metrics
 from matryo.http.errors import body, error_response
 
@@ -28,10 +29,6 @@ CLIENT_GONE = 499
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 _QUIET = frozenset({"/livez", "/readyz", "/health", "/metrics"})
-
-
-class ClientGone(Exception):
-    """The caller hung up; there is nobody to answer."""
 
 
 class RequestMiddleware:
@@ -67,7 +64,7 @@ class RequestMiddleware:
         self._metrics.requests_in_progress.inc()
         try:
             await self._app(scope, receive, send_with_id)
-        except ClientGone:
+        except CallerGone:
             status = CLIENT_GONE
         except Exception as exc:
             log.exception("unhandled error", extra={"request_id": request_id})

@@ -27,7 +27,7 @@ async def livez() -> Response:
 
 async def readyz(request: Request) -> Response:
     """Every model ran within the last interval; send no traffic while it says otherwise."""
-    reason = context_of(request).scheduler.why_not_ready()
+    reason = context_of(request).service.why_not_ready()
     if reason is None:
         return _json({"status": "ok"})
     return _json({"status": "unavailable", "reason": reason}, 503)
@@ -37,7 +37,7 @@ async def metrics(request: Request) -> Response:
     """Prometheus' metrics, in the format its Accept header prefers."""
     encode, content_type = choose_encoder(request.headers.get("accept", ""))
     context = context_of(request)
-    context.metrics.ready.set(context.scheduler.why_not_ready() is None)
+    context.metrics.ready.set(context.service.why_not_ready() is None)
     body = encode(context.metrics.exported())
     return Response(body, headers={"content-type": content_type})
 

@@ -1,18 +1,17 @@
-"""API keys: `Authorization: Bearer KEY`, or the password of `Basic`, as OpenAI takes them.
+"""API keys: which caller shows a key that the operator gave out.
 
 Keys are compared as digests of equal length, all of them, in constant time. No key, right
-or wrong, is ever logged; an error shows at most its ends, as OpenAI's does.
+or wrong, is ever logged; an error shows at most its two ends, as OpenAI's does.
 """
 
 from __future__ import annotations
 
-import base64
-import binascii
 import hashlib
 import hmac
 from collections.abc import Sequence
 
 from matryo.core.errors import Unauthorized
+from matryo.service.request import OPEN, Caller
 
 _SHOWN = 4
 
@@ -21,24 +20,26 @@ class KeyRing:
     """The keys that may call.
 
     Args:
-        keys: none leaves the server open to all.
+        keys: none leaves the server open to all. A key is named after its position, `key-1` first.
     """
 
     def __init__(self, keys: Sequence[str]) -> None:
-        self._digests = [_digest(key) for key in keys]
+        self._known = [(_digest(key), Caller(f"key-{n}")) for n, key in enumerate(keys, 1)]
 
     def __bool__(self) -> bool:
-        return bool(self._digests)
+        return bool(self._known)
 
-    def check(self, authorization: str | None) -> None:
-        """Let a request pass, by its `Authorization` header.
+    def caller(self, key: str | None) -> Caller:
+        """The caller that shows `key`.
+
+        Args:
+            key: what the caller showed; empty or None for nothing.
 
         Raises:
-            Unauthorized: keys are set, and the header has none of them.
+            Unauthorized: keys are set, and `key` is none of them.
         """
-        if not self._digests:
-            return
-        key = _key(authorization or "")
+        if not self._known:
+            return OPEN
         if not key:
             raise Unauthorized(
                 "You didn't provide an API key. You need to provide your API key in an "
@@ -46,36 +47,22 @@ class KeyRing:
                 "or as the password field (with blank username) of Basic auth."
             )
         digest = _digest(key)
-        matches = [hmac.compare_digest(digest, known) for known in self._digests]
-        if not any(matches):
+        found = [caller for known, caller in self._known if hmac.compare_digest(digest, known)]
+        if not found:
             raise Unauthorized(
                 f"Incorrect API key provided: {_masked(key)}. The operator of this server sets "
                 "its keys in MATRYO_API_KEYS.",
                 code="invalid_api_key",
             )
+        return found[0]
 
 
 def _digest(key: str) -> bytes:
     return hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest()
 
 
-def _key(authorization: str) -> str:
-    scheme, _, rest = authorization.strip().partition(" ")
-    match scheme.lower():  # RFC 9110: the scheme is case-insensitive
-        case "bearer":
-            return rest.strip()
-        case "basic":
-            try:
-                decoded = base64.b64decode(rest, validate=True).decode("utf-8", "surrogateescape")
-            except (binascii.Error, ValueError):
-                return ""
-            return decoded.partition(":")[2]
-        case _:
-            return ""
-
-
 def _masked(key: str) -> str:
-    """The ends of a key that is long enough to keep its middle."""
+    """The two ends of a key that is long enough to keep its middle secret."""
     if len(key) < 4 * _SHOWN:
         return "*" * len(key)
     shown = key[:_SHOWN] + "***" + key[-_SHOWN:]

@@ -1,9 +1,9 @@
 """Token arrays: ids of OpenAI's vocabulary back to text.
 
-LangChain's default client sends them in place of strings. Only decoding is needed, and that
-is a table of byte strings (cl100k_base: 100,256 ranks and five special tokens); neither
-tiktoken nor its BPE takes part. The bytes of a whole array are joined before they are
-decoded, because one character may be spread over several tokens.
+LangChain's default client sends ids in place of strings. A server only has to decode, and needs
+nothing but a table of byte strings for that (cl100k_base: 100,256 ranks and five special tokens):
+neither tiktoken nor its BPE. The bytes of a whole array are joined before they are decoded,
+because one character may be spread over several tokens.
 
 Source: openai/tiktoken, `tiktoken_ext/openai_public.py` and `tiktoken/load.py`.
 """
@@ -13,10 +13,11 @@ from __future__ import annotations
 import base64
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from matryo.core.errors import InvalidRequest
-from matryo.http.openai.wire import Inputs
+from matryo.service.request import Texts
 
 SPECIAL_TOKENS = {
     100257: b"<|endoftext|>",
@@ -46,26 +47,26 @@ class TokenDecoder:
         """Whether there is a table to decode with."""
         return bool(self._table) or self._find_table() is not None
 
-    def decode(self, inputs: Inputs) -> Inputs:
-        """Texts of token arrays; texts are handed through.
+    def decode(self, texts: Texts) -> Texts:
+        """The strings of token arrays; strings come back as they are.
 
         Bytes that are no UTF-8, as in an array cut within a character, become U+FFFD.
 
         Raises:
             InvalidRequest: an id outside the vocabulary, or no table on this machine.
         """
-        if not inputs.arrays:
-            return inputs
+        if not texts.token_arrays:
+            return texts
         table = self._load()
         known = f"{_NAME} has 0 to {LAST_RANK} and {', '.join(map(str, SPECIAL_TOKENS))}"
-        texts: list[str] = []
-        for i, ids in enumerate(inputs.arrays):
-            _check(inputs, i, len(table), known)
+        strings: list[str] = []
+        for i, ids in enumerate(texts.token_arrays):
+            _check(texts, i, len(table), known)
             pieces = [table[token] for token in ids]
             if _HOLE in pieces:
-                raise _unknown(inputs, i, pieces.index(_HOLE), known)
-            texts.append(b"".join(pieces).decode("utf-8", errors="replace"))
-        return Inputs(texts, is_list=inputs.is_list)
+                raise _unknown(texts, i, pieces.index(_HOLE), known)
+            strings.append(b"".join(pieces).decode("utf-8", errors="replace"))
+        return replace(texts, strings=strings, token_arrays=())
 
     def _load(self) -> list[bytes]:
         with self._lock:
@@ -96,27 +97,28 @@ def _read(path: Path) -> list[bytes]:
     return table
 
 
-def check_own(inputs: Inputs, part: slice, vocab_size: int, model_id: str) -> None:
+def check_own(texts: Texts, part: slice, vocab_size: int, model_id: str) -> None:
     """Hold some of the token arrays against the served model's own vocabulary.
 
     Raises:
-        InvalidRequest: an id outside of it.
+        InvalidRequest: an id outside of the vocabulary.
     """
-    for i in range(*part.indices(len(inputs.arrays))):
-        _check(inputs, i, vocab_size, f"{model_id} has 0 to {vocab_size - 1}")
+    for i in range(*part.indices(len(texts.token_arrays))):
+        _check(texts, i, vocab_size, f"{model_id} has 0 to {vocab_size - 1}")
 
 
-def _check(inputs: Inputs, i: int, size: int, known: str) -> None:
-    ids = inputs.arrays[i]
+def _check(texts: Texts, i: int, size: int, known: str) -> None:
+    ids = texts.token_arrays[i]
     if min(ids) < 0 or max(ids) >= size:
-        raise _unknown(inputs, i, next(j for j, n in enumerate(ids) if not 0 <= n < size), known)
+        raise _unknown(texts, i, next(j for j, n in enumerate(ids) if not 0 <= n < size), known)
 
 
-def _unknown(inputs: Inputs, i: int, j: int, known: str) -> InvalidRequest:
-    """An id that the vocabulary does not have, by its place in the request."""
-    place = f"input[{i}][{j}]" if inputs.is_list else f"input[{j}]"
+def _unknown(texts: Texts, i: int, j: int, known: str) -> InvalidRequest:
+    """The error for an id that the vocabulary does not have; names the id's index."""
+    position = texts.position(i)
+    name = f"input[{j}]" if position is None else f"input[{position}][{j}]"
     return InvalidRequest(
-        f"Invalid '{place}': {inputs.arrays[i][j]} is not a token id; {known}.",
+        f"Invalid '{name}': {texts.token_arrays[i][j]} is not a token id; {known}.",
         param="input",
         code="invalid_value",
     )

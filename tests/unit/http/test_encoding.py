@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from matryo.core.errors import InvalidRequest
 from matryo.engine.postprocess import FloatArray, l2_normalize
-from matryo.http.openai.encoding import check_embedding_type, encode_response, quantize
+from matryo.http.openai.encoding import encode_response
+from matryo.service.numbers import check_embedding_type, quantize
 from tests.fakes import as_float32
 
 

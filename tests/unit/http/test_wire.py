@@ -10,12 +10,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from matryo.core.errors import InvalidRequest
-from matryo.http.openai.wire import MAX_INPUTS, parse_request
+from matryo.http.openai.wire import parse_request
+from matryo.service.limits import RequestLimits
+
+
+LIMITS = RequestLimits(max_texts=2048)
 
 
 def parse(**fields: Any) -> Any:
     """Parse a body of these fields."""
-    return parse_request(json.dumps(fields).encode())
+    return parse_request(json.dumps(fields).encode(), LIMITS)
 
 
 def refused(**fields: Any) -> InvalidRequest:
@@ -27,22 +31,22 @@ def refused(**fields: Any) -> InvalidRequest:
 
 def test_forms_of_input() -> None:
     """One string, or a list of them; an empty string may stand alone."""
-    assert parse(input="a")[1].texts == ["a"]
-    assert parse(input="")[1].texts == [""]
-    assert parse(input=["a", "b"])[1].texts == ["a", "b"]
-    assert parse(input=["a"] * MAX_INPUTS)[1].is_list
+    assert parse(input="a")[1].strings == ["a"]
+    assert parse(input="")[1].strings == [""]
+    assert parse(input=["a", "b"])[1].strings == ["a", "b"]
+    assert parse(input=["a"] * 2048)[1].is_list
 
 
 def test_forms_of_token_arrays() -> None:
     """A flat array is one text, of any length; an array of arrays is several."""
     one = parse(input=[1, 2, 3])[1]
-    assert (one.arrays, one.texts, one.is_list, one.n_texts) == ([[1, 2, 3]], [], False, 1)
+    assert (one.token_arrays, one.strings, one.is_list, len(one)) == ([[1, 2, 3]], (), False, 1)
     several = parse(input=[[1, 2], [3]])[1]
-    assert (several.arrays, several.is_list, several.n_texts) == ([[1, 2], [3]], True, 2)
-    assert parse(input=[1, 2.0, 3e0])[1].arrays == [[1, 2, 3]]
-    assert parse(input=[[1, 2.0]])[1].arrays == [[1, 2]]
-    assert parse(input=[5] * 8191)[1].n_texts == 1
-    assert parse(input=[[5] * 8191, [6]])[1].n_texts == 2
+    assert (several.token_arrays, several.is_list, len(several)) == ([[1, 2], [3]], True, 2)
+    assert parse(input=[1, 2.0, 3e0])[1].token_arrays == [[1, 2, 3]]
+    assert parse(input=[[1, 2.0]])[1].token_arrays == [[1, 2]]
+    assert len(parse(input=[5] * 8191)[1]) == 1
+    assert len(parse(input=[[5] * 8191, [6]])[1]) == 2
 
 
 @pytest.mark.parametrize(

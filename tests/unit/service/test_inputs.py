@@ -16,17 +16,15 @@ from matryo.core.errors import (
     TooManyTokens,
     UnknownModel,
 )
-from matryo.http.openai.wire import EmbeddingRequest, Inputs
-from matryo.service.inputs import Defaults, Directory, add_prefix, choose, tokenize
+from matryo.service import Options, Texts
+from matryo.service.choices import Defaults, choose
+from matryo.service.directory import Directory
+from matryo.service.limits import RequestLimits
+from matryo.service.tokenize import add_prefix, tokenize
 from tests.fakes import MINILM, NOMIC, FakeEngine
 
 ENGINES = (FakeEngine(NOMIC), FakeEngine(MINILM))
 DIRECTORY = Directory(ENGINES, {"text-embedding-3-small": None, "mini": "all-minilm"})
-
-
-def request(**fields: Any) -> EmbeddingRequest:
-    """A checked request."""
-    return EmbeddingRequest.model_validate({"input": "x"} | fields)
 
 
 def without_cuts(manifest: Manifest) -> Manifest:
@@ -48,6 +46,8 @@ def without_cuts(manifest: Manifest) -> Manifest:
         ("nomic-embed-text-v1.5-query", NOMIC.id, "query"),
         ("text-embedding-3-small-passage", NOMIC.id, "document"),
         ("mini-document", MINILM.id, "document"),
+        ("nomic-embed-text-v1.5-clustering", NOMIC.id, "clustering"),
+        ("nomic-embed-text-v1.5-search_query", NOMIC.id, "query"),
     ],
 )
 def test_names(name: str | None, model_id: str, input_type: str | None) -> None:
@@ -56,7 +56,7 @@ def test_names(name: str | None, model_id: str, input_type: str | None) -> None:
     assert (engine.manifest.id, suffix) == (model_id, input_type)
 
 
-@pytest.mark.parametrize("name", ["", "gpt-4", "-query", "nomic-embed-text-v1.5-clustering"])
+@pytest.mark.parametrize("name", ["", "gpt-4", "-query", "nomic-embed-text-v1.5-colour", "nomic-embed-text-v1.5-"])
 def test_unknown_names(name: str) -> None:
     """What nothing serves is a 404 that lists what is served."""
     with pytest.raises(UnknownModel, match="all-minilm-l6-v2") as caught:
@@ -86,24 +86,24 @@ def test_an_alias_for_nothing_is_a_bad_setting() -> None:
 )
 def test_input_types(fields: dict[str, Any], expected: str) -> None:
     """Field, then suffix, then the operator's default; with the field's synonyms."""
-    assert choose(request(**fields), DIRECTORY, Defaults()).input_type == expected
+    assert choose(Options(**fields), DIRECTORY, Defaults()).input_type == expected
 
 
 def test_default_input_type() -> None:
     """The operator may turn unmarked texts into queries; who says, wins."""
     defaults = Defaults(input_type="query")
-    assert choose(request(), DIRECTORY, defaults).input_type == "query"
-    assert choose(request(input_type="document"), DIRECTORY, defaults).input_type == "document"
+    assert choose(Options(), DIRECTORY, defaults).input_type == "query"
+    assert choose(Options(input_type="document"), DIRECTORY, defaults).input_type == "document"
 
 
 def test_input_type_the_model_was_not_trained_for() -> None:
     """It is refused, with those it was; a default meant for another model is not."""
-    prompts = NOMIC.prompts.model_copy(update={"clustering": None})
+    prompts = {name: text for name, text in NOMIC.prompts.items() if name != "clustering"}
     engine = FakeEngine(NOMIC.model_copy(update={"prompts": prompts}))
     directory = Directory([engine], {})
-    with pytest.raises(InvalidRequest, match="trained for: query, document, classification, none"):
-        choose(request(input_type="clustering"), directory, Defaults())
-    assert choose(request(), directory, Defaults(input_type="clustering")).input_type == "document"
+    with pytest.raises(InvalidRequest, match="knows: query, document, classification, none"):
+        choose(Options(input_type="clustering"), directory, Defaults())
+    assert choose(Options(), directory, Defaults(input_type="clustering")).input_type == "document"
 
 
 @pytest.mark.parametrize(
@@ -132,97 +132,106 @@ class TestDimensions:
     @pytest.mark.parametrize("size", [768, 512, 64])
     def test_trained(self, size: int) -> None:
         """Trained sizes come without comment."""
-        choices = choose(request(dimensions=size), DIRECTORY, Defaults())
-        assert (choices.dimensions, choices.warning) == (size, None)
+        choices = choose(Options(dimensions=size), DIRECTORY, Defaults())
+        assert (choices.dimensions, choices.warnings) == (size, ())
 
     def test_untrained(self) -> None:
         """Others come with a warning, or not at all where the operator is strict."""
-        choices = choose(request(dimensions=100), DIRECTORY, Defaults())
+        choices = choose(Options(dimensions=100), DIRECTORY, Defaults())
         assert choices.dimensions == 100
-        assert choices.warning
-        assert "768, 512, 256, 128, 64" in choices.warning
+        assert len(choices.warnings) == 1
+        assert "768, 512, 256, 128, 64" in choices.warnings[0]
         with pytest.raises(BadDimensions, match="768, 512, 256, 128, 64"):
-            choose(request(dimensions=100), DIRECTORY, Defaults(strict_dimensions=True))
+            choose(Options(dimensions=100), DIRECTORY, Defaults(strict_dimensions=True))
 
     def test_too_many(self) -> None:
         """More than native is refused with the range."""
         with pytest.raises(BadDimensions, match=r"769.*1 to 768"):
-            choose(request(dimensions=769), DIRECTORY, Defaults())
+            choose(Options(dimensions=769), DIRECTORY, Defaults())
 
     def test_default(self) -> None:
         """The operator's default size holds for requests that name none."""
         defaults = Defaults(dimensions=256)
-        assert choose(request(), DIRECTORY, defaults).dimensions == 256
-        assert choose(request(dimensions=64), DIRECTORY, defaults).dimensions == 64
+        assert choose(Options(), DIRECTORY, defaults).dimensions == 256
+        assert choose(Options(dimensions=64), DIRECTORY, defaults).dimensions == 64
 
     def test_forbidden(self) -> None:
         """A model that may not be cut says so in OpenAI's words."""
         directory = Directory([FakeEngine(without_cuts(NOMIC))], {})
         with pytest.raises(BadDimensions, match="does not support specifying dimensions"):
-            choose(request(dimensions=256), directory, Defaults())
-        assert choose(request(dimensions=768), directory, Defaults()).dimensions == 768
+            choose(Options(dimensions=256), directory, Defaults())
+        assert choose(Options(dimensions=768), directory, Defaults()).dimensions == 768
 
 
 class TestTokenize:
     """Limits hold for the model's own tokens, prefix and special ones included."""
 
-    def inputs(self, *n_words: int) -> Inputs:
+    def texts(self, *n_words: int) -> Texts:
         """Texts of so many words each; the fake engine makes two tokens more."""
-        return Inputs([" ".join(["w"] * n) for n in n_words], is_list=True)
+        return Texts([" ".join(["w"] * n) for n in n_words])
 
-    async def run(self, inputs: Inputs, *, max_tokens: int | None = 300_000, **fields: Any) -> Any:
+    async def run(
+        self, texts: Texts, *, max_tokens: int | None = 300_000, truncate: bool = False
+    ) -> Any:
         """Tokenise for MiniLM, whose limit is 512."""
-        call = request(model="all-minilm-l6-v2", **fields)
-        choices = choose(call, DIRECTORY, Defaults())
+        choices = choose(Options(model="all-minilm-l6-v2"), DIRECTORY, Defaults())
+        limits = RequestLimits(max_tokens=max_tokens)
         with ThreadPoolExecutor(1) as executor:
-            return await tokenize(inputs, call, choices, executor=executor, max_tokens=max_tokens)
+            return await tokenize(
+                texts, choices, truncate=truncate, executor=executor, limits=limits
+            )
 
     async def test_counts(self) -> None:
         """Every token counts, padding does not exist here."""
-        tokenized = await self.run(self.inputs(3, 510, 0))
-        assert (tokenized.n_tokens, tokenized.n_truncated) == (5 + 512 + 2, 0)
+        tokenized = await self.run(self.texts(3, 510, 0))
+        assert (tokenized.n_tokens, tokenized.truncated) == (5 + 512 + 2, ())
 
-    async def test_too_long_names_the_place(self) -> None:
+    async def test_too_long_names_the_index(self) -> None:
         """The index in the list, the count, the limit and the remedy are all there."""
         with pytest.raises(ContextTooLong) as caught:
-            await self.run(self.inputs(*[1] * 200, 511))
+            await self.run(self.texts(*[1] * 200, 511))
         message = caught.value.message
         assert message.startswith("Invalid 'input[200]': maximum input length is 512 tokens.")
         assert "however you requested 513 tokens" in message
         assert '"truncate": true' in message
 
     async def test_too_long_alone(self) -> None:
-        """A bare string has no place in a list."""
+        """A bare string has no index."""
         with pytest.raises(ContextTooLong, match="Invalid 'input': maximum"):
-            await self.run(Inputs(["w " * 600], is_list=False))
+            await self.run(Texts(["w " * 600], is_list=False))
 
-    @pytest.mark.parametrize("truncate", [True, "END"])
-    async def test_truncate(self, truncate: object) -> None:
+    async def test_positions_of_the_source(self) -> None:
+        """A text that came from somewhere else is named by its position there."""
+        texts = Texts(["w", "w " * 600, "w " * 600], positions=[7, 9, 12])
+        with pytest.raises(ContextTooLong) as caught:
+            await self.run(texts)
+        assert caught.value.index == 9
+        assert (await self.run(texts, truncate=True)).truncated == (9, 12)
+
+    async def test_truncate(self) -> None:
         """Asked for, a text is cut to the limit, and counted as cut."""
-        tokenized = await self.run(self.inputs(600, 5), truncate=truncate)
-        assert [len(ids) for ids in tokenized.texts] == [512, 7]
-        assert (tokenized.n_tokens, tokenized.n_truncated) == (519, 1)
-
-    @pytest.mark.parametrize("truncate", [False, "NONE", None])
-    async def test_not_truncate(self, truncate: object) -> None:
-        """Not asked for, nothing is cut."""
-        with pytest.raises(ContextTooLong):
-            await self.run(self.inputs(600), truncate=truncate)
+        tokenized = await self.run(self.texts(600, 5), truncate=True)
+        assert [len(ids) for ids in tokenized.ids] == [512, 7]
+        assert (tokenized.n_tokens, tokenized.truncated) == (519, (0,))
 
     async def test_too_many_tokens_in_all(self) -> None:
         """The request's limit stops the work early, and the count says so."""
         with pytest.raises(TooManyTokens, match="Requested 1030 tokens, max 1000"):
-            await self.run(self.inputs(*[101] * 10), max_tokens=1000)
+            await self.run(self.texts(*[101] * 10), max_tokens=1000)
         ENGINES[1].seen.clear()
         with pytest.raises(TooManyTokens, match="at least"):
-            await self.run(self.inputs(*[500] * 2000), max_tokens=1000)
+            await self.run(self.texts(*[500] * 2000), max_tokens=1000)
         assert len(ENGINES[1].seen) < 200
 
     async def test_prefix_counts(self) -> None:
         """The prefix is part of the text the model reads."""
-        call = request(input_type="query")
-        choices = choose(call, DIRECTORY, Defaults())
+        choices = choose(Options(input_type="query"), DIRECTORY, Defaults())
         with ThreadPoolExecutor(1) as executor:
-            inputs = Inputs(["a b"], is_list=False)
-            tokenized = await tokenize(inputs, call, choices, executor=executor)
+            tokenized = await tokenize(
+                Texts(["a b"], is_list=False),
+                choices,
+                truncate=False,
+                executor=executor,
+                limits=RequestLimits(),
+            )
         assert tokenized.n_tokens == len(["CLS", "search_query:", "a", "b", "SEP"])

@@ -1,4 +1,4 @@
-"""Keys: who may call, and what is told to who may not."""
+"""Keys: who may call, and what an error says to those who may not."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import base64
 import pytest
 
 from matryo.core.errors import Unauthorized
+from matryo.http.authentication import key_of
+from matryo.service import OPEN, Caller
 from matryo.service.keys import KeyRing
 
 KEY = "sk-0123456789abcdefghij"
@@ -22,15 +24,16 @@ def basic(password: str) -> str:
     "header", [f"Bearer {KEY}", f"bearer {KEY}", f"BEARER   {KEY} ", "Bearer other", basic(KEY)]
 )
 def test_right_keys(header: str) -> None:
-    """Any of the keys, by either scheme, whatever the scheme's case."""
-    RING.check(header)
+    """Any of the keys, by either scheme, whatever the scheme's case; the caller has its name."""
+    name = "key-1" if header == "Bearer other" else "key-2"
+    assert RING.caller(key_of(header)) == Caller(name)
 
 
 @pytest.mark.parametrize("header", [None, "", "Bearer", "Bearer ", KEY, "Basic !!!", "Digest x"])
 def test_no_key(header: str | None) -> None:
     """A header without a key is told how to give one."""
     with pytest.raises(Unauthorized, match="You didn't provide an API key") as caught:
-        RING.check(header)
+        RING.caller(key_of(header))
     assert caught.value.code is None
 
 
@@ -40,7 +43,7 @@ def test_no_key(header: str | None) -> None:
 def test_wrong_keys(key: str) -> None:
     """A wrong key is never repeated whole."""
     with pytest.raises(Unauthorized, match="Incorrect API key provided") as caught:
-        RING.check(f"Bearer {key}")
+        RING.caller(key_of(f"Bearer {key}"))
     assert caught.value.code == "invalid_api_key"
     assert key not in caught.value.message
     assert len(caught.value.message) < 200
@@ -50,10 +53,10 @@ def test_wrong_keys(key: str) -> None:
 def test_short_wrong_keys_are_hidden() -> None:
     """A short key would be half told by its ends."""
     with pytest.raises(Unauthorized, match=r"provided: \*\*\*\*\*\*\."):
-        RING.check("Bearer secret")
+        RING.caller("secret")
 
 
 def test_open_server() -> None:
     """Without keys everybody may call."""
-    KeyRing([]).check(None)
-    KeyRing([]).check("Bearer anything")
+    assert KeyRing([]).caller(None) == OPEN
+    assert KeyRing([]).caller("anything") == OPEN

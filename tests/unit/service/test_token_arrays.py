@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from matryo.core.errors import InvalidRequest
-from matryo.http.openai.wire import Inputs
+from matryo.service.request import Texts
 from matryo.service.token_arrays import SPECIAL_TOKENS, TokenDecoder, check_own
 from matryo.store.encodings import find_table
 from matryo.store.layout import Store
@@ -48,22 +48,22 @@ def reference() -> tiktoken.Encoding:
     return encoding
 
 
-def arrays(*ids: list[int]) -> Inputs:
+def arrays(*ids: list[int]) -> Texts:
     """Several texts as ids."""
-    return Inputs([], is_list=True, arrays=list(ids))
+    return Texts(token_arrays=list(ids))
 
 
 @pytest.mark.parametrize("text", TEXTS)
 def test_round_trip(reference: tiktoken.Encoding, text: str) -> None:
     """What a client encoded comes back as it was."""
-    assert DECODER.decode(arrays(reference.encode_ordinary(text))).texts == [text]
+    assert DECODER.decode(arrays(reference.encode_ordinary(text))).strings == [text]
 
 
 def test_special_tokens(reference: tiktoken.Encoding) -> None:
     """They are the text that stands for them."""
     assert reference.n_vocab == max(SPECIAL_TOKENS) + 1
     ids = [*SPECIAL_TOKENS, 100255]
-    assert DECODER.decode(arrays(ids)).texts == [reference.decode(ids)]
+    assert DECODER.decode(arrays(ids)).strings == [reference.decode(ids)]
 
 
 @given(st.lists(st.integers(0, 100255), min_size=1, max_size=30))
@@ -71,14 +71,14 @@ def test_any_ids(ids: list[int]) -> None:
     """Bytes of a whole array are joined first; what is no UTF-8 then becomes U+FFFD."""
     assert TABLE
     pieces = DECODER._load()
-    (text,) = DECODER.decode(arrays(ids)).texts
+    (text,) = DECODER.decode(arrays(ids)).strings
     assert text == b"".join(pieces[i] for i in ids).decode(errors="replace")
 
 
 def test_cut_characters(reference: tiktoken.Encoding) -> None:
     """An array cut within a character: the half is replaced, the rest stays."""
     ids = reference.encode_ordinary("語🎉")
-    assert DECODER.decode(arrays(ids[:-1])).texts == ["語\ufffd"]
+    assert DECODER.decode(arrays(ids[:-1])).strings == ["語\ufffd"]
 
 
 @pytest.mark.parametrize("bad", [100256, 100261, 100275, 100277, -1, 1 << 63, -(1 << 63)])
@@ -102,7 +102,7 @@ def test_no_table() -> None:
         assert remedy in caught.value.message
     assert TABLE
     there.append(TABLE)
-    assert decoder.decode(arrays([9906])).texts == ["Hello"]
+    assert decoder.decode(arrays([9906])).strings == ["Hello"]
 
 
 def test_own_ids() -> None:

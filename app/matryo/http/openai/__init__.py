@@ -1,1 +1,1 @@
-"""."""
+"""OpenAI's door: its routes, wire types and document."""

@@ -13,8 +13,7 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
 from matryo.http.context import Context
-from matryo.http.openai.wire import MAX_INPUTS, EmbeddingRequest
-from matryo.service.inputs import SYNONYMS
+from matryo.http.openai.wire import EmbeddingRequest
 from matryo.service.token_arrays import LAST_RANK, SPECIAL_TOKENS
 
 REQUEST_EXAMPLES: dict[str, dict[str, Any]] = {
@@ -95,7 +94,7 @@ def describe(application: FastAPI, context: Context) -> dict[str, Any]:
     reference = {"$ref": "#/components/schemas/EmbeddingRequest"}
     content = {"application/json": {"schema": reference, "examples": examples}}
     create["requestBody"] = {"required": True, "content": content}
-    if context.keys:
+    if context.service.keys:
         document["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
         for path, operations in document["paths"].items():
             if path.startswith("/v1/"):
@@ -112,7 +111,7 @@ def _add_headers(response: dict[str, Any], *names: str) -> None:
 
 
 def _takes_cl100k(context: Context) -> bool:
-    return context.decoder is not None and context.decoder.available()
+    return context.service.decoder is not None and context.service.decoder.available()
 
 
 def _request(context: Context) -> dict[str, Any]:
@@ -120,19 +119,18 @@ def _request(context: Context) -> dict[str, Any]:
     schema = EmbeddingRequest.model_json_schema()
     fields: dict[str, Any] = schema["properties"]
     fields["input"] = {"description": fields["input"]["description"], "oneOf": _inputs(context)}
-    manifests = [engine.manifest for engine in context.directory.engines]
+    manifests = [engine.manifest for engine in context.service.directory.engines]
     sizes = [manifest.output.dimensions for manifest in manifests]
     largest = max(size.native for size in sizes)
-    if any(size.cut for size in sizes) and not context.defaults.strict_dimensions:
+    if any(size.cut for size in sizes) and not context.service.defaults.strict_dimensions:
         dimensions = {"type": "integer", "minimum": 1, "maximum": largest}
     else:
         trained = {n for size in sizes for n in (*size.trained, size.native) if size.cut}
         known = trained | {size.native for size in sizes}
         dimensions = {"type": "integer", "enum": sorted(known)}
     _narrow(fields["dimensions"], dimensions)
-    meanings = {input_type for manifest in manifests for input_type in manifest.input_types}
-    names = [name for name, meaning in SYNONYMS.items() if meaning in meanings]
-    _narrow(fields["input_type"], {"type": "string", "enum": names})
+    names = dict.fromkeys(name for manifest in manifests for name in manifest.input_type_names)
+    _narrow(fields["input_type"], {"type": "string", "enum": list(names)})
     # Eight signs to a byte.
     packed = {"properties": {"embedding_type": {"enum": ["binary", "ubinary"]}}}
     eights = {"anyOf": [{"type": "integer", "multipleOf": 8}, {"type": "null"}]}
@@ -148,15 +146,17 @@ def _narrow(field: dict[str, Any], schema: dict[str, Any]) -> None:
 
 def _inputs(context: Context) -> list[dict[str, Any]]:
     """The forms of `input` that this server takes."""
-    many = {"type": "array", "minItems": 1, "maxItems": MAX_INPUTS}
+    many: dict[str, Any] = {"type": "array", "minItems": 1}
+    if (most := context.service.limits.max_texts) is not None:
+        many["maxItems"] = most
     forms: list[dict[str, Any]] = [
         {"title": "One text", "type": "string"},
         {"title": "Several texts", **many, "items": {"type": "string", "minLength": 1}},
     ]
-    if context.decoder is None:
-        sizes = [engine.vocab_size for engine in context.directory.engines]
+    if context.service.decoder is None:
+        sizes = [engine.vocab_size for engine in context.service.directory.engines]
         token: dict[str, Any] = {"type": "integer", "minimum": 0, "maximum": min(sizes) - 1}
-    elif context.decoder.available():
+    elif context.service.decoder.available():
         ranks = {"type": "integer", "minimum": 0, "maximum": LAST_RANK}
         token = {"anyOf": [ranks, {"type": "integer", "enum": list(SPECIAL_TOKENS)}]}
     else:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Callable, Coroutine
 from typing import Any, cast
@@ -14,22 +13,21 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from matryo.catalog.manifest import Manifest
-from matryo.engine.postprocess import FloatArray
-from matryo.http.body import check_media, deadline, read_body, unless_gone
-from matryo.http.context import Context, context_of
-from matryo.http.openai.encoding import check_embedding_type, encode_response, quantize
+from matryo.http.authentication import caller_of
+from matryo.http.body import announced_deadline_s, check_media, hang_up, read_body
+from matryo.http.context import context_of
+from matryo.http.openai.encoding import encode_response
 from matryo.http.openai.wire import (
-    EmbeddingRequest,
     EmbeddingResponse,
     ErrorResponse,
-    Inputs,
     Model,
     ModelList,
+    options_of,
     parse_request,
 )
-from matryo.service.inputs import Choices, Tokenized, choose, fingerprint_of, tokenize
+from matryo.service.numbers import quantize
 
-# Results of so few numbers are written where they are; larger ones on a thread.
+# Results of so few numbers are written on the event loop; larger ones on a thread.
 _INLINE_NUMBERS = 4096
 
 
@@ -37,95 +35,58 @@ async def create_embeddings(request: Request) -> Response:
     """Embed one text or up to 2048."""
     started = time.perf_counter()
     context = context_of(request)
-    context.keys.check(request.headers.get("authorization"))
+    service = context.service
     check_media(request)
-    call, inputs = parse_request(await read_body(request, context.limits))
-    choices = choose(call, context.directory, context.defaults)
-    embedding_type = call.embedding_type or "float"
-    check_embedding_type(embedding_type, choices.dimensions)
+    body = await read_body(request, context.body)
+    call, texts = parse_request(body, service.limits)
+    options = options_of(call, announced_deadline_s(request))
+    answer = await service.embed(options, texts, request.state.caller, gone=hang_up(request))
 
-    async with deadline(request):
-        tokenized, vectors = await unless_gone(request, _embed(context, call, inputs, choices))
-
-    manifest = choices.engine.manifest
     encoding = time.perf_counter()
 
     def encode() -> bytes:
         return encode_response(
-            quantize(vectors, embedding_type),
+            quantize(answer.vectors, options.embedding_type),
             call.encoding_format or "float",
-            model=manifest.id,
-            n_tokens=tokenized.n_tokens,
+            model=answer.model,
+            n_tokens=answer.n_tokens,
         )
 
-    if vectors.size <= _INLINE_NUMBERS:
-        body = encode()
-    else:
-        loop = asyncio.get_running_loop()
-        body = await loop.run_in_executor(context.tokenizers, encode)
-    context.metrics.encode_seconds.labels(manifest.id).observe(time.perf_counter() - encoding)
-    _count(context, choices, tokenized)
+    small = answer.vectors.size <= _INLINE_NUMBERS
+    content = encode() if small else await service.run_on_thread(encode)
+    context.metrics.encode_seconds.labels(answer.model).observe(time.perf_counter() - encoding)
     request.state.facts |= {
-        "model": manifest.id,
-        "texts": len(tokenized.texts),
-        "tokens": tokenized.n_tokens,
-        "input_type": choices.input_type,
-        "dimensions": choices.dimensions,
-        "truncated": tokenized.n_truncated or None,
+        "model": answer.model,
+        "texts": len(texts),
+        "tokens": answer.n_tokens,
+        "input_type": answer.input_type,
+        "dimensions": answer.vectors.shape[1],
+        "truncated": len(answer.truncated) or None,
     }
 
     headers = {
         "openai-processing-ms": str(round((time.perf_counter() - started) * 1000)),
-        "x-matryo-fingerprint": fingerprint_of(choices, embedding_type),
+        "x-matryo-fingerprint": answer.fingerprint,
     }
-    if tokenized.n_truncated:
-        headers["x-matryo-truncated"] = str(tokenized.n_truncated)
-    if choices.warning:
-        headers["x-matryo-warning"] = choices.warning
-    return Response(body, headers=headers, media_type="application/json")
-
-
-async def _embed(
-    context: Context, call: EmbeddingRequest, inputs: Inputs, choices: Choices
-) -> tuple[Tokenized, FloatArray]:
-    """Tokens, then vectors: all of a request that its caller's hanging up cancels."""
-    context.scheduler.check_room()
-    started = time.perf_counter()
-    if context.decoder and inputs.arrays:
-        loop = asyncio.get_running_loop()
-        inputs = await loop.run_in_executor(context.tokenizers, context.decoder.decode, inputs)
-    tokenized = await tokenize(inputs, call, choices, executor=context.tokenizers)
-    model = choices.engine.manifest.id
-    context.metrics.tokenize_seconds.labels(model).observe(time.perf_counter() - started)
-    vectors = await context.scheduler.run(choices.engine, tokenized.texts, choices.dimensions)
-    return tokenized, vectors
-
-
-def _count(context: Context, choices: Choices, tokenized: Tokenized) -> None:
-    manifest = choices.engine.manifest
-    known = choices.dimensions in manifest.output.dimensions.trained
-    size = str(choices.dimensions) if known else "other"
-    context.metrics.texts.labels(manifest.id, choices.input_type, size).inc(len(tokenized.texts))
-    context.metrics.tokens.labels(manifest.id, choices.input_type, size).inc(tokenized.n_tokens)
-    if tokenized.n_truncated:
-        context.metrics.truncations.labels(manifest.id).inc(tokenized.n_truncated)
+    if answer.truncated:
+        headers["x-matryo-truncated"] = str(len(answer.truncated))
+    if answer.warnings:
+        headers["x-matryo-warning"] = "; ".join(answer.warnings)
+    return Response(content, headers=headers, media_type="application/json")
 
 
 async def list_models(request: Request) -> Response:
     """The served models, the default first."""
-    context = context_of(request)
-    context.keys.check(request.headers.get("authorization"))
-    models = [_model(engine.manifest).model_dump() for engine in context.directory.engines]
+    engines = context_of(request).service.directory.engines
+    models = [_model(engine.manifest).model_dump() for engine in engines]
     return _json({"object": "list", "data": models})
 
 
 async def retrieve_model(request: Request, model: str) -> Response:
     """One served model, by id or alias."""
-    context = context_of(request)
-    context.keys.check(request.headers.get("authorization"))
     if not model:
         raise HTTPException(404)
-    engine, _ = context.directory.resolve(model, param="model")
+    engine, _ = context_of(request).service.directory.resolve(model, param="model")
     return _json(_model(engine.manifest).model_dump())
 
 
@@ -142,16 +103,37 @@ def _json(data: Any) -> Response:  # noqa: ANN401
     return Response(orjson.dumps(data), media_type="application/json")
 
 
-class _Direct(APIRoute):
-    """A route whose endpoint reads the request and writes the answer itself.
+class _Keyed(APIRoute):
+    """A route that asks for a key before anything else, and leaves the caller in the state."""
 
-    FastAPI still describes it, but there are no parameters to solve and nothing to serialise;
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        """FastAPI's handler behind the check of the key."""
+        return _with_key(super().get_route_handler())
+
+
+class _Direct(APIRoute):
+    """A route with a key whose endpoint reads the request and writes the answer itself.
+
+    FastAPI still describes the route, but has no parameters to solve and nothing to serialise:
     its handling of both takes a quarter of a short request's time.
     """
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        """The endpoint as it is."""
-        return cast("Callable[[Request], Coroutine[Any, Any, Response]]", self.endpoint)
+        """The endpoint behind the check of the key."""
+        return _with_key(cast("_Handler", self.endpoint))
+
+
+_Handler = Callable[[Request], Coroutine[Any, Any, Response]]
+
+
+def _with_key(handler: _Handler) -> _Handler:
+    """`handler`, called only for callers with a key."""
+
+    async def check_first(request: Request) -> Response:
+        request.state.caller = caller_of(request)
+        return await handler(request)
+
+    return check_first
 
 
 _ERRORS: dict[int, str] = {
@@ -176,7 +158,7 @@ def _responses(model: type[Any], *statuses: int) -> dict[int | str, dict[str, An
 
 def build_router() -> APIRouter:
     """OpenAI's routes; those without `/v1` serve base URLs that lack it."""
-    router = APIRouter()
+    router = APIRouter(route_class=_Keyed)
     for prefix in ("/v1", ""):
         router.add_api_route(
             prefix + "/embeddings",

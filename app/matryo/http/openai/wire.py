@@ -1,38 +1,24 @@
-"""The wire types of OpenAI's embeddings API, and reading a body into them.
+"""The wire types of OpenAI's embeddings API, and reading a body into the service's words.
 
 Types are strict: no string becomes a number, no `true` a 1. As in JSON Schema, 80.0 is an
-integer. `null` for an optional field
-is "absent". A field nobody knows is refused, because ignoring one that changes meaning
-would give wrong vectors in silence.
+integer. `null` for an optional field means "absent". A field nobody knows is refused, because
+ignoring a field that changes the meaning would give wrong vectors in silence.
 
 Source: openai/openai-openapi, `openapi.yaml`, CreateEmbeddingRequest and -Response.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal, cast
 
 import orjson
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from matryo.core.errors import InvalidRequest
-
-MAX_INPUTS = 2048
-MAX_REQUEST_TOKENS = 300_000
+from matryo.service.limits import RequestLimits
+from matryo.service.request import EmbeddingType, Options, Texts
 
 EncodingFormat = Literal["float", "base64"]
-EmbeddingType = Literal["float", "int8", "uint8", "binary", "ubinary"]
-InputTypeName = Literal[
-    "query",
-    "search_query",
-    "document",
-    "passage",
-    "search_document",
-    "classification",
-    "clustering",
-    "none",
-]
 
 
 def _whole(value: Any) -> Any:  # noqa: ANN401 - whatever JSON can hold
@@ -73,7 +59,7 @@ class EmbeddingRequest(BaseModel):
     ] = None
     user: Annotated[str | None, Field(description="Accepted and not used.")] = None
     input_type: Annotated[
-        InputTypeName | None,
+        str | None,
         Field(
             description="Extension. What the texts are for; chooses the prefix the model was "
             "trained with. A text that already begins with one is left as it is."
@@ -151,31 +137,16 @@ class ErrorResponse(BaseModel):
     error: ErrorBody
 
 
-@dataclass(frozen=True, slots=True)
-class Inputs:
-    """The texts of a request, as strings or as token ids.
+def parse_request(body: bytes, limits: RequestLimits) -> tuple[EmbeddingRequest, Texts]:
+    """The fields and the texts of a body.
 
-    Attributes:
-        texts: 1 to 2048, or none.
-        is_list: whether they came as a list, so that an error can name a place in it.
-        arrays: likewise, each of one token id at least; ids may be any integer.
-    """
-
-    texts: list[str]
-    is_list: bool
-    arrays: list[list[int]] = field(default_factory=list[list[int]])
-
-    @property
-    def n_texts(self) -> int:
-        """How many there are, in whichever form."""
-        return len(self.texts) or len(self.arrays)
-
-
-def parse_request(body: bytes) -> tuple[EmbeddingRequest, Inputs]:
-    """Read a body.
+    Args:
+        body: JSON in UTF-8.
+        limits: how many texts there may be.
 
     Raises:
         InvalidRequest: not JSON, or not what `EmbeddingRequest` describes.
+        TooManyTexts: more texts than the limit.
     """
     try:
         data: Any = orjson.loads(body)
@@ -189,25 +160,28 @@ def parse_request(body: bytes) -> tuple[EmbeddingRequest, Inputs]:
             f"The JSON body must be an object, but got {_kind(data)}. "
             'Send {"input": "..."} at least.'
         )
-    return parse_fields(cast("dict[str, Any]", data))
-
-
-def parse_fields(fields: dict[str, Any]) -> tuple[EmbeddingRequest, Inputs]:
-    """Check the fields of a body.
-
-    Raises:
-        InvalidRequest: not what `EmbeddingRequest` describes.
-    """
     try:
-        request = EmbeddingRequest.model_validate(fields)
+        request = EmbeddingRequest.model_validate(data)
     except ValidationError as exc:
         raise _translate(exc) from exc
-    return request, _parse_input(request.input)
+    return request, _parse_input(request.input, limits)
 
 
-def _parse_input(value: Any) -> Inputs:  # noqa: ANN401 - whatever JSON can hold
+def options_of(request: EmbeddingRequest, deadline_s: float | None) -> Options:
+    """What a body asks for, in the service's words."""
+    return Options(
+        model=request.model,
+        input_type=request.input_type,
+        dimensions=request.dimensions,
+        truncate=request.truncate in (True, "END"),
+        embedding_type=request.embedding_type or "float",
+        deadline_s=deadline_s,
+    )
+
+
+def _parse_input(value: Any, limits: RequestLimits) -> Texts:  # noqa: ANN401 - whatever JSON holds
     if isinstance(value, str):
-        return Inputs([value], is_list=False)
+        return Texts([value], is_list=False)
     if not isinstance(value, list):
         raise _invalid_type("input", "a string or an array", value)
     items = cast("list[Any]", value)
@@ -219,15 +193,9 @@ def _parse_input(value: Any) -> Inputs:  # noqa: ANN401 - whatever JSON can hold
         items = [_whole(item) for item in items]
         kinds = set(map(type, items))
     if kinds == {int}:
-        return Inputs([], is_list=False, arrays=[items])
+        return Texts(token_arrays=[items], is_list=False)
     if kinds <= {str} or kinds <= {list}:
-        if len(items) > MAX_INPUTS:
-            raise InvalidRequest(
-                f"Invalid 'input': array too long. Expected an array with maximum length "
-                f"{MAX_INPUTS}, but got an array with length {len(items)} instead.",
-                param="input",
-                code="array_above_max_length",
-            )
+        limits.check_texts(len(items))
         return _several_texts(items) if kinds == {str} else _several_arrays(items)
     # The first item says what the others ought to be.
     names: dict[object, str] = {
@@ -238,23 +206,23 @@ def _parse_input(value: Any) -> Inputs:  # noqa: ANN401 - whatever JSON can hold
     first = cast("type[object]", type(items[0]))
     if first not in names:
         raise _invalid_type("input[0]", "a string, an integer or an array of integers", items[0])
-    place = next(i for i, item in enumerate(items) if type(item) is not first)
-    raise _invalid_type(f"input[{place}]", f"{names[first]}, as 'input[0]' is", items[place])
+    index = next(i for i, item in enumerate(items) if type(item) is not first)
+    raise _invalid_type(f"input[{index}]", f"{names[first]}, as 'input[0]' is", items[index])
 
 
-def _several_texts(items: list[str]) -> Inputs:
+def _several_texts(items: list[str]) -> Texts:
     if "" in items:
-        place = items.index("")
+        index = items.index("")
         raise InvalidRequest(
-            f"Invalid 'input[{place}]': empty string. Expected a string with minimum length "
+            f"Invalid 'input[{index}]': empty string. Expected a string with minimum length "
             "1; leave empty texts out of the list.",
             param="input",
             code="empty_string",
         )
-    return Inputs(items, is_list=True)
+    return Texts(items)
 
 
-def _several_arrays(items: list[list[Any]]) -> Inputs:
+def _several_arrays(items: list[list[Any]]) -> Texts:
     for i, ids in enumerate(items):
         if not ids:
             raise _empty_array(f"input[{i}]")
@@ -263,7 +231,7 @@ def _several_arrays(items: list[list[Any]]) -> Inputs:
         if set(map(type, ids)) != {int}:
             j = next(j for j, token in enumerate(ids) if type(token) is not int)
             raise _invalid_type(f"input[{i}][{j}]", "an integer", ids[j])
-    return Inputs([], is_list=True, arrays=items)
+    return Texts(token_arrays=items)
 
 
 def _empty_array(name: str) -> InvalidRequest:

@@ -1,0 +1,175 @@
+"""From settings to a service that is ready to enter; no door is chosen here.
+
+Models that are missing from the store are pulled and built first, in a process of their own.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from functools import partial
+
+from prometheus_client import CollectorRegistry
+
+from matryo.catalog.catalog import open_catalog
+from matryo.core.cores import available_cores
+from matryo.core.errors import ArtifactDamaged, ArtifactMissing
+from matryo.core.metrics import Metrics
+from matryo.core.settings import Settings
+from matryo.engine import CoreUse, Engine, load_engine, plan_cores
+from matryo.engine.onnx.packed import is_settled
+from matryo.scheduler import SchedulerConfig
+from matryo.service import Service, ServiceConfig
+from matryo.service.choices import Defaults
+from matryo.service.limits import RequestLimits
+from matryo.service.token_arrays import TokenDecoder
+from matryo.store.artifact import find_artifact
+from matryo.store.encodings import find_table
+from matryo.store.layout import Store
+
+log = logging.getLogger("matryo")
+
+
+def build_service(
+    settings: Settings, engines: Sequence[Engine], metrics: Metrics | None = None
+) -> Service:
+    """A service of these engines, not started.
+
+    Args:
+        settings: the operator's choices.
+        engines: what to serve, the default first.
+        metrics: what is counted; None for metrics that nobody reads.
+
+    Raises:
+        SettingsInvalid: a default or an alias that does not fit the models.
+    """
+    metrics = metrics or Metrics(CollectorRegistry())
+    config = ServiceConfig(
+        aliases=settings.alias_map,
+        defaults=Defaults(
+            settings.default_input_type, settings.dimensions, settings.strict_dimensions
+        ),
+        limits=RequestLimits(settings.max_inputs, settings.max_request_tokens),
+        keys=settings.api_keys,
+        scheduler=SchedulerConfig(
+            workers=core_use(settings).workers,
+            queue_tokens=settings.queue_tokens,
+            batch_s=settings.batch_ms / 1000,
+            ready_interval_s=settings.ready_interval_s,
+        ),
+    )
+    own_ids = settings.token_input == "model"  # noqa: S105 - not a secret
+    decoder = None if own_ids else TokenDecoder(partial(find_table, Store(settings.home)))
+    return Service(engines, config, metrics, decoder)
+
+
+def build_local_service(settings: Settings, cores: int | None = None) -> Service:
+    """A service for the callers of this very process: ready models, no limits of a request.
+
+    Args:
+        settings: as for a server.
+        cores: to use; None for all that this process may use.
+
+    Raises:
+        SetupError: anything that keeps a model from being served.
+        SystemExit: a build failed, and has said why.
+    """
+    use = core_use(settings, cores)
+    config = ServiceConfig(
+        defaults=Defaults(settings.default_input_type),
+        scheduler=SchedulerConfig(workers=use.workers, batch_s=settings.batch_ms / 1000),
+    )
+    return Service(ready_engines(settings, use), config, Metrics(CollectorRegistry()))
+
+
+def core_use(settings: Settings, cores: int | None = None) -> CoreUse:
+    """How this process, one of `settings.processes`, uses `cores` or the cores that it may use."""
+    cores = cores or max(1, available_cores() // settings.processes)
+    return plan_cores(cores, settings.workers, settings.threads)
+
+
+# --- engines
+
+
+def ready_engines(settings: Settings, use: CoreUse | None = None) -> tuple[Engine, ...]:
+    """The models of `settings`, loaded; missing and damaged artefacts are built.
+
+    Args:
+        settings: as for a server.
+        use: of the cores; None as the settings say.
+
+    Raises:
+        SetupError: anything that keeps a model from being served.
+        SystemExit: a build failed, and has said why.
+    """
+    make_ready(settings)
+    try:
+        return load_engines(settings, use)
+    except ArtifactDamaged as exc:
+        log.warning("%s Building it again.", exc.message)
+    for model_id in settings.model:
+        _prepare_apart(settings, model_id)
+    return load_engines(settings, use)
+
+
+def load_engines(settings: Settings, use: CoreUse | None = None) -> tuple[Engine, ...]:
+    """The models of `settings.model`, loaded from the store; they share the cores.
+
+    Args:
+        settings: as for a server.
+        use: of the cores; None as the settings say.
+
+    Raises:
+        SetupError: an unknown model, a bad manifest, or an artefact missing or damaged.
+    """
+    catalog, store, use = open_catalog(settings), Store(settings.home), use or core_use(settings)
+    engines: list[Engine] = []
+    for model_id in settings.model:
+        manifest = catalog.manifest(model_id)
+        artifact = find_artifact(store, manifest, manifest.precision_for(settings.precision))
+        engines.append(load_engine(manifest, artifact, use))
+    return tuple(engines)
+
+
+def make_ready(settings: Settings) -> None:
+    """Pull, build and lay out what is missing of the models of `settings`.
+
+    Raises:
+        SetupError: an unknown model, or a bad manifest.
+        SystemExit: a build failed, and has said why.
+    """
+    for model_id in settings.model:
+        if not _is_ready(settings, model_id):
+            _prepare_apart(settings, model_id)
+
+
+def _is_ready(settings: Settings, model_id: str) -> bool:
+    manifest = open_catalog(settings).manifest(model_id)
+    precision = manifest.precision_for(settings.precision)
+    try:
+        artifact = find_artifact(Store(settings.home), manifest, precision)
+    except (ArtifactMissing, ArtifactDamaged):
+        log.info("%s has no artefact in %s to serve; making one", model_id, precision)
+        return False
+    # In a store that we may not write, weights cannot be laid out, and need not be.
+    return is_settled(artifact) or not os.access(artifact.folder, os.W_OK)
+
+
+def _prepare_apart(settings: Settings, model_id: str) -> None:
+    """Pull and build in a process of its own.
+
+    A server that had built once would keep the build's libraries and memory for good. A fresh
+    interpreter, and not a child of `multiprocessing`, since that would run a library user's own
+    main module again.
+    """
+    job = settings.model_dump(mode="json") | {"model": [model_id], "api_keys": []}
+    command = [sys.executable, "-m", "matryo.commands.prepare"]
+    done = subprocess.run(  # noqa: S603 - our own module
+        command, input=json.dumps(job), text=True, check=False
+    )
+    if done.returncode:
+        sys.exit(1)  # the child has said why

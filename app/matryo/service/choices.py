@@ -1,0 +1,107 @@
+"""From what a caller asked for to what shapes the vectors: model, input type, size."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from matryo.catalog.manifest import Manifest
+from matryo.core.errors import BadDimensions, InvalidRequest
+from matryo.engine import Engine
+from matryo.service.directory import Directory
+from matryo.service.request import EmbeddingType, Options
+
+
+@dataclass(frozen=True, slots=True)
+class Defaults:
+    """What the operator chose for requests that leave a choice open.
+
+    Attributes:
+        input_type: of texts that come without one.
+        dimensions: output size; None for the model's own.
+        strict_dimensions: refuse sizes that a model was not trained for.
+    """
+
+    input_type: str = "document"
+    dimensions: int | None = None
+    strict_dimensions: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Choices:
+    """What shapes the vectors of one request.
+
+    Attributes:
+        warnings: sentences for the caller.
+    """
+
+    engine: Engine
+    input_type: str
+    dimensions: int
+    embedding_type: EmbeddingType
+    warnings: tuple[str, ...]
+
+    @property
+    def fingerprint(self) -> str:
+        """Names everything that shapes a vector: model, precision, weights, and these choices."""
+        # A model without prompts makes the same vector of every input type.
+        input_type = self.input_type if self.engine.manifest.has_prompts else "none"
+        parts = (self.engine.fingerprint, input_type, str(self.dimensions), self.embedding_type)
+        return "/".join(parts)
+
+
+def choose(options: Options, directory: Directory, defaults: Defaults) -> Choices:
+    """Settle model, input type and size of a request.
+
+    Raises:
+        UnknownModel: the model is not served.
+        InvalidRequest: the model does not know the input type.
+        BadDimensions: the model cannot, or may not, give this size.
+    """
+    engine, suffix_type = directory.resolve(options.model)
+    manifest = engine.manifest
+    input_type = suffix_type
+    if options.input_type is not None:
+        input_type = _input_type(options.input_type, manifest)
+    if input_type is None:
+        # The operator's default may be meant for another model served beside this one.
+        names = manifest.input_type_names
+        input_type = names.get(defaults.input_type) or names.get("document") or "none"
+    dimensions, warnings = _dimensions(options.dimensions, manifest, defaults)
+    return Choices(engine, input_type, dimensions, options.embedding_type, warnings)
+
+
+def _input_type(name: str, manifest: Manifest) -> str:
+    meaning = manifest.input_type_names.get(name)
+    if meaning is None:
+        shown = name if len(name) <= 64 else name[:64] + "…"  # noqa: PLR2004 - enough to know it
+        raise InvalidRequest(
+            f"Invalid value for 'input_type': {shown!r}. {manifest.id} knows: "
+            f"{', '.join(manifest.input_type_names)}.",
+            param="input_type",
+            code="invalid_value",
+        )
+    return meaning
+
+
+def _dimensions(
+    asked: int | None, manifest: Manifest, defaults: Defaults
+) -> tuple[int, tuple[str, ...]]:
+    sizes = manifest.output.dimensions
+    wanted = asked or defaults.dimensions or sizes.native
+    if wanted == sizes.native:
+        return wanted, ()
+    if not sizes.cut:
+        raise BadDimensions("This model does not support specifying dimensions.")
+    if wanted > sizes.native:
+        raise BadDimensions(
+            f"Invalid value for 'dimensions': {wanted}. {manifest.id} gives 1 to {sizes.native}."
+        )
+    if wanted in sizes.trained:
+        return wanted, ()
+    trained = ", ".join(map(str, sizes.trained))
+    if defaults.strict_dimensions:
+        raise BadDimensions(
+            f"Invalid value for 'dimensions': {wanted}. {manifest.id} was trained for: {trained}."
+        )
+    warning = f"{manifest.id} was not trained for {wanted} dimensions, but for: {trained}"
+    return wanted, (warning,)

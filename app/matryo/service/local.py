@@ -1,0 +1,97 @@
+"""The service for synchronous callers of the same process: a thread with an event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future
+from types import TracebackType
+from typing import Self
+
+from matryo.service.request import Answer, Options, Texts
+from matryo.service.service import Service
+
+_WINDOWS_AHEAD = 2  # one runs while the next is tokenised
+
+
+class LocalService:
+    """Runs a service until the end of a `with` block; calls may come from any thread.
+
+    Args:
+        make_service: makes the service to run; called here, so that its errors are raised here.
+    """
+
+    def __init__(self, make_service: Callable[[], Service]) -> None:
+        self.service = make_service()
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(
+            target=self._loop.run_forever, name="matryo-service", daemon=True
+        )
+
+    def __enter__(self) -> Self:
+        """Start the service.
+
+        Raises:
+            EngineError: a model cannot run.
+        """
+        self._thread.start()
+        try:
+            asyncio.run_coroutine_threadsafe(self.service.__aenter__(), self._loop).result()
+        except BaseException:
+            self._stop_loop()
+            raise
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        exc: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Close the service."""
+        self.close()
+
+    def close(self) -> None:
+        """Stop the service; calls that still wait fail with `NotReady`. Closing twice is fine."""
+        if self._loop.is_closed():
+            return
+        leaving = self.service.__aexit__(None, None, None)
+        try:
+            asyncio.run_coroutine_threadsafe(leaving, self._loop).result()
+        finally:
+            self._stop_loop()
+
+    def _stop_loop(self) -> None:
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+    def embed(self, options: Options, texts: Texts) -> Answer:
+        """The answer of one request; raises what `Service.embed` raises."""
+        return self._submit(options, texts).result()
+
+    def embed_windows(self, options: Options, windows: Iterable[Texts]) -> Iterator[Answer]:
+        """The answer of each window of a long stream of texts, in order.
+
+        A few windows are under way at a time, so that the workers stay busy.
+
+        Raises:
+            MatryoError: what `Service.embed` raises for a window. The windows before it have
+                been answered.
+        """
+        under_way: deque[Future[Answer]] = deque()
+        try:
+            for texts in windows:
+                under_way.append(self._submit(options, texts))
+                if len(under_way) >= _WINDOWS_AHEAD:
+                    yield under_way.popleft().result()
+            while under_way:
+                yield under_way.popleft().result()
+        finally:
+            for future in under_way:
+                future.cancel()
+
+    def _submit(self, options: Options, texts: Texts) -> Future[Answer]:
+        return asyncio.run_coroutine_threadsafe(self.service.embed(options, texts), self._loop)

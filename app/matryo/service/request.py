@@ -1,0 +1,102 @@
+"""A request and its answer, whatever door they use."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from matryo.engine.postprocess import FloatArray
+from matryo.scheduler import Priority
+
+EmbeddingType = Literal["float", "int8", "uint8", "binary", "ubinary"]
+"""Numbers that a caller may ask for; `matryo.service.numbers` makes them of the float32 matrix."""
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What a caller may choose. None leaves the choice to the server.
+
+    Attributes:
+        model: id or alias of a served model; a suffix such as `-query` chooses the input type.
+        input_type: what the texts are for, or a synonym; wins over the suffix.
+        dimensions: output size, at least 1.
+        truncate: cut texts over the model's limit; False refuses them.
+        embedding_type: numbers of the answer. `Answer.vectors` are float32 all the same.
+        priority: `bulk` lets every online query pass.
+        deadline_s: seconds after which nobody waits for the answer any more.
+    """
+
+    model: str | None = None
+    input_type: str | None = None
+    dimensions: int | None = None
+    truncate: bool = False
+    embedding_type: EmbeddingType = "float"
+    priority: Priority = "online"
+    deadline_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Texts:
+    """The texts of one request: strings, or arrays of token ids.
+
+    Attributes:
+        strings: the texts; empty where they come as ids.
+        token_arrays: the ids of each text, at least one id each; an id may be any integer.
+        is_list: False for a bare text, which errors call `input` and not `input[0]`.
+        positions: where each text stood in its source, for instance its line; empty where that
+            is its index here.
+    """
+
+    strings: Sequence[str] = ()
+    token_arrays: Sequence[Sequence[int]] = ()
+    is_list: bool = True
+    positions: Sequence[int] = ()
+
+    def __len__(self) -> int:
+        """How many texts there are."""
+        return len(self.strings) or len(self.token_arrays)
+
+    def position(self, index: int) -> int | None:
+        """Where the text at `index` stood in its source; None for a bare text."""
+        if self.positions:
+            return self.positions[index]
+        return index if self.is_list else None
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """The vectors of a request, and what shaped them.
+
+    Attributes:
+        vectors: `(n, D)` float32, C-contiguous, unit rows in the order of the texts.
+        model: id of the model.
+        input_type: what the texts were taken for.
+        n_tokens: of all texts, prefixes and special tokens included.
+        truncated: positions of the texts that were cut.
+        fingerprint: names everything that shaped the vectors.
+        warnings: sentences for the caller.
+    """
+
+    vectors: FloatArray
+    model: str
+    input_type: str
+    n_tokens: int
+    truncated: tuple[int, ...]
+    fingerprint: str
+    warnings: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who calls.
+
+    Attributes:
+        name: of the key that the caller showed; None where no key is asked for.
+    """
+
+    name: str | None = None
+
+
+OPEN = Caller()
+"""The caller of a server without keys, and of a service in one's own process."""

@@ -1,0 +1,207 @@
+"""The one way from a request to its answer, whatever door the request came by."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Self, TypeVar
+
+from matryo.core.errors import SettingsInvalid
+from matryo.core.metrics import Metrics
+from matryo.engine import Engine
+from matryo.engine.postprocess import FloatArray
+from matryo.scheduler import Scheduler, SchedulerConfig
+from matryo.service.choices import Choices, Defaults, choose
+from matryo.service.directory import Directory
+from matryo.service.keys import KeyRing
+from matryo.service.limits import RequestLimits
+from matryo.service.numbers import check_embedding_type
+from matryo.service.patience import while_wanted
+from matryo.service.request import OPEN, Answer, Caller, Options, Texts
+from matryo.service.token_arrays import TokenDecoder
+from matryo.service.tokenize import Tokenized, tokenize
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceConfig:
+    """The operator's choices, as far as they concern requests.
+
+    Attributes:
+        aliases: further names of models; None stands for the default model.
+        defaults: for requests that leave a choice open.
+        limits: of one request.
+        keys: that may call; none leaves the service open.
+        scheduler: bounds and times of the scheduler.
+    """
+
+    aliases: Mapping[str, str | None] = field(default_factory=dict[str, str | None])
+    defaults: Defaults = Defaults()
+    limits: RequestLimits = RequestLimits()
+    keys: Sequence[str] = ()
+    scheduler: SchedulerConfig = SchedulerConfig()
+
+
+class Service:
+    """Embeds texts with the models it was given. An asynchronous context: enter it to start.
+
+    Args:
+        engines: the models, the default first. The service closes them.
+        config: the operator's choices.
+        metrics: what is counted.
+        decoder: turns token arrays into strings; None where ids are the served model's own.
+
+    Raises:
+        SettingsInvalid: a default or an alias that does not fit the models.
+    """
+
+    def __init__(
+        self,
+        engines: Sequence[Engine],
+        config: ServiceConfig,
+        metrics: Metrics,
+        decoder: TokenDecoder | None = None,
+    ) -> None:
+        _check_defaults(config.defaults, engines)
+        self.directory = Directory(engines, config.aliases)
+        self.defaults = config.defaults
+        self.limits = config.limits
+        self.keys = KeyRing(config.keys)
+        self.decoder = decoder
+        self._metrics = metrics
+        self._scheduler = Scheduler(engines, config.scheduler, metrics)
+        self._executor = ThreadPoolExecutor(
+            config.scheduler.workers, thread_name_prefix="matryo-text"
+        )
+
+    # --- life
+
+    async def __aenter__(self) -> Self:
+        """Start the workers and run every model once.
+
+        Raises:
+            EngineError: a model cannot run.
+        """
+        await self._scheduler.start()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        exc: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Stop the workers and close the engines; requests that still wait fail with `NotReady`."""
+        await self._scheduler.close()
+        # Tokenising cannot be interrupted, and waiting for it must not block the loop.
+        await asyncio.to_thread(self._executor.shutdown)
+
+    def drain(self, grace_s: float) -> None:
+        """Admit nothing more; admitted requests may still run for so many seconds."""
+        self._scheduler.drain(grace_s)
+
+    def why_not_ready(self) -> str | None:
+        """None if every model ran lately; else a sentence for the operator."""
+        return self._scheduler.why_not_ready()
+
+    # --- requests
+
+    async def embed(
+        self,
+        options: Options,
+        texts: Texts,
+        caller: Caller = OPEN,
+        *,
+        gone: Awaitable[None] | None = None,
+    ) -> Answer:
+        """The vectors of one request.
+
+        Args:
+            options: what the caller chose.
+            texts: at least one.
+            caller: who calls; see `KeyRing.caller`.
+            gone: completes when the caller is gone, which cancels the work; None for a caller
+                that stays.
+
+        Raises:
+            RequestError: the request can never succeed as it is.
+            CapacityError: the service has no room now, is starting or draining.
+            InferenceFailed: a run with one of the texts failed.
+            CallerGone: the caller was gone first.
+        """
+        del caller  # every caller has the same rights so far
+        self.limits.check_texts(len(texts))
+        choices = choose(options, self.directory, self.defaults)
+        check_embedding_type(options.embedding_type, choices.dimensions)
+        tokenized, vectors = await while_wanted(
+            self._embed(options, texts, choices), gone=gone, deadline_s=options.deadline_s
+        )
+        self._count(choices, tokenized)
+        return Answer(
+            vectors=vectors,
+            model=choices.engine.manifest.id,
+            input_type=choices.input_type,
+            n_tokens=tokenized.n_tokens,
+            truncated=tokenized.truncated,
+            fingerprint=choices.fingerprint,
+            warnings=choices.warnings,
+        )
+
+    async def run_on_thread(self, work: Callable[[], T]) -> T:
+        """The result of `work`, run on one of the threads that tokenise and encode."""
+        return await asyncio.get_running_loop().run_in_executor(self._executor, work)
+
+    async def _embed(
+        self, options: Options, texts: Texts, choices: Choices
+    ) -> tuple[Tokenized, FloatArray]:
+        """Tokens, then vectors: the part of a request that its caller's leaving cancels."""
+        self._scheduler.check_room()
+        started = time.perf_counter()
+        if self.decoder and texts.token_arrays:
+            decode, arrays = self.decoder.decode, texts
+            texts = await self.run_on_thread(lambda: decode(arrays))
+        tokenized = await tokenize(
+            texts,
+            choices,
+            truncate=options.truncate,
+            executor=self._executor,
+            limits=self.limits,
+        )
+        model = choices.engine.manifest.id
+        self._metrics.tokenize_seconds.labels(model).observe(time.perf_counter() - started)
+        vectors = await self._scheduler.run(
+            choices.engine, tokenized.ids, choices.dimensions, priority=options.priority
+        )
+        return tokenized, vectors
+
+    def _count(self, choices: Choices, tokenized: Tokenized) -> None:
+        manifest, metrics = choices.engine.manifest, self._metrics
+        known = choices.dimensions in manifest.output.dimensions.trained
+        size = str(choices.dimensions) if known else "other"
+        metrics.texts.labels(manifest.id, choices.input_type, size).inc(len(tokenized.ids))
+        metrics.tokens.labels(manifest.id, choices.input_type, size).inc(tokenized.n_tokens)
+        if tokenized.truncated:
+            metrics.truncations.labels(manifest.id).inc(len(tokenized.truncated))
+
+
+def _check_defaults(defaults: Defaults, engines: Sequence[Engine]) -> None:
+    """Hold the operator's defaults against the models they are for."""
+    manifests = [engine.manifest for engine in engines]
+    names = [name for manifest in manifests for name in manifest.input_type_names]
+    if defaults.input_type not in names:
+        raise SettingsInvalid(
+            f"MATRYO_DEFAULT_INPUT_TYPE is '{defaults.input_type}', which no served model knows; "
+            f"choose one of {', '.join(dict.fromkeys(names))}"
+        )
+    wanted = defaults.dimensions
+    for manifest in manifests:
+        sizes = manifest.output.dimensions
+        if wanted is None or wanted == sizes.native or (sizes.cut and wanted < sizes.native):
+            continue
+        allowed = f"1 to {sizes.native}" if sizes.cut else f"{sizes.native} only"
+        raise SettingsInvalid(f"MATRYO_DIMENSIONS is {wanted}, but {manifest.id} gives {allowed}")

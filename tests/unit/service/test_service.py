@@ -1,0 +1,197 @@
+"""The service without a transport: one call, its errors, and what a leaving caller does."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Sequence
+
+import numpy as np
+import pytest
+from prometheus_client import CollectorRegistry
+
+from matryo.core.errors import (
+    CallerGone,
+    DeadlinePassed,
+    NotReady,
+    SettingsInvalid,
+    TooManyTexts,
+    UnknownModel,
+)
+from matryo.core.metrics import Metrics
+from matryo.engine import TokenIds
+from matryo.service import LocalService, Options, Service, ServiceConfig, Texts
+from matryo.service.choices import Defaults
+from matryo.service.limits import RequestLimits
+from tests.fakes import MINILM, NOMIC, FakeEngine
+
+
+def make(engine: FakeEngine, config: ServiceConfig | None = None) -> Service:
+    """A service of one engine, not started."""
+    return Service([engine], config or ServiceConfig(), Metrics(CollectorRegistry()))
+
+
+@pytest.fixture
+async def service(engine: FakeEngine) -> AsyncIterator[Service]:
+    """A started service on the fake engine."""
+    async with make(engine) as service:
+        yield service
+        engine.gate.set()
+
+
+def hold(engine: FakeEngine) -> threading.Event:
+    """Close the engine's gate; the event is set once a run waits before the gate."""
+    engine.gate.clear()
+    waiting = threading.Event()
+    wait = engine.gate.wait
+
+    def announce(timeout: float | None = None) -> bool:
+        waiting.set()
+        return wait(timeout)
+
+    engine.gate.wait = announce
+    return waiting
+
+
+async def test_answer(service: Service, engine: FakeEngine) -> None:
+    """Vectors, counts, fingerprint and warnings of one request, in the order of its texts."""
+    options = Options(input_type="search_query", dimensions=100, embedding_type="int8")
+    answer = await service.embed(options, Texts(["a b", "c"]))
+    expected = [engine.expected(f"search_query: {text}", 100) for text in ("a b", "c")]
+    assert np.array_equal(answer.vectors, np.stack(expected))
+    assert (answer.model, answer.input_type) == (NOMIC.id, "query")
+    assert (answer.n_tokens, answer.truncated) == (5 + 4, ())
+    assert answer.fingerprint == f"{NOMIC.id}/fp32/fake/query/100/int8"
+    assert len(answer.warnings) == 1
+
+
+async def test_texts_are_counted_before_anything_else(engine: FakeEngine) -> None:
+    """A request with too many texts is refused before its model is looked up."""
+    config = ServiceConfig(limits=RequestLimits(max_texts=2))
+    async with make(engine, config) as service:
+        with pytest.raises(TooManyTexts, match="maximum length 2, but got an array with length 3"):
+            await service.embed(Options(model="nothing"), Texts(["a", "b", "c"]))
+        with pytest.raises(UnknownModel):
+            await service.embed(Options(model="nothing"), Texts(["a", "b"]))
+
+
+async def test_a_caller_that_leaves_frees_its_room(service: Service, engine: FakeEngine) -> None:
+    """The work is cancelled at once, and the error is one that nobody answers."""
+    waiting, gone = hold(engine), asyncio.Event()
+
+    async def leaving() -> None:
+        await gone.wait()
+
+    running = asyncio.create_task(service.embed(Options(), Texts(["a"]), gone=leaving()))
+    assert await asyncio.to_thread(waiting.wait, 30)
+    gone.set()
+    with pytest.raises(CallerGone):
+        await running
+    assert service._scheduler.n_requests == 0
+
+
+async def test_a_caller_that_leaves_as_its_answer_arrives(
+    service: Service, engine: FakeEngine
+) -> None:
+    """Leaving in the very turn of the loop in which the work ends cancels nothing after it."""
+    waiting = hold(engine)
+    loop = asyncio.get_running_loop()
+    gone: asyncio.Future[None] = loop.create_future()
+    came: list[str] = []
+
+    async def request() -> None:
+        try:
+            await service.embed(Options(), Texts(["a"]), gone=gone)
+            came.append("answer")
+        except CallerGone:
+            came.append("gone")
+        await asyncio.sleep(0)  # what a door does next must not be cancelled
+        await asyncio.sleep(0)
+        came.append("went on")
+
+    running = asyncio.create_task(request())
+    assert await asyncio.to_thread(waiting.wait, 30)
+    (ticket,) = service._scheduler._tickets
+    ticket.future.add_done_callback(lambda _: gone.set_result(None))
+    engine.gate.set()
+    await running
+    assert came in (["answer", "went on"], ["gone", "went on"])
+
+
+async def test_deadline(service: Service, engine: FakeEngine) -> None:
+    """A request that is not done in the time its caller announced is dropped."""
+    hold(engine)
+    with pytest.raises(DeadlinePassed, match="within 0.01 s"):
+        await service.embed(Options(deadline_s=0.01), Texts(["a"]))
+    assert service._scheduler.n_requests == 0
+
+
+async def test_drain(service: Service) -> None:
+    """A draining service admits nothing, and says why it is not ready."""
+    service.drain(30)
+    with pytest.raises(NotReady):
+        await service.embed(Options(), Texts(["a"]))
+    assert service.why_not_ready() == "draining"
+
+
+@pytest.mark.parametrize(
+    ("defaults", "message"),
+    [
+        (Defaults(input_type="search"), "MATRYO_DEFAULT_INPUT_TYPE is 'search'.*choose one of query"),
+        (Defaults(dimensions=769), "MATRYO_DIMENSIONS is 769, but nomic-embed-text-v1.5 gives 1 to"),
+    ],
+)
+def test_defaults_that_no_model_takes(defaults: Defaults, message: str) -> None:
+    """The operator hears of a useless default before the first caller does."""
+    with pytest.raises(SettingsInvalid, match=message):
+        make(FakeEngine(), ServiceConfig(defaults=defaults))
+
+
+def test_a_default_for_another_model(engine: FakeEngine) -> None:
+    """A default that one of the served models knows is fine; the others take documents."""
+    defaults = Defaults(input_type="clustering")
+    config = ServiceConfig(defaults=defaults)
+    bare = FakeEngine(NOMIC.model_copy(update={"id": "bare", "aliases": (), "prompts": {"query": "q: "}}))
+    service = Service([engine, bare], config, Metrics(CollectorRegistry()))
+    with LocalService(lambda: service) as local:
+        assert local.embed(Options(), Texts(["a"])).input_type == "clustering"
+        assert local.embed(Options(model="bare"), Texts(["a"])).input_type == "none"
+
+
+class TestLocal:
+    """Synchronous callers get the same answers."""
+
+    def test_windows_in_order(self, engine: FakeEngine) -> None:
+        """Answers of a long stream come in order, and an error ends the stream at its window."""
+        texts = [[f"w{n}"] for n in range(20)]
+        with LocalService(lambda: make(engine)) as local:
+            answers = list(local.embed_windows(Options(), (Texts(window) for window in texts)))
+            for window, answer in zip(texts, answers, strict=True):
+                assert np.array_equal(answer.vectors[0], engine.expected(f"search_document: {window[0]}"))
+            stream = local.embed_windows(Options(dimensions=9999), iter([Texts(["a"])] * 3))
+            with pytest.raises(Exception, match="9999"):
+                list(stream)
+            assert len(local.embed(Options(), Texts(["still works"])).vectors) == 1
+
+    def test_closing(self, engine: FakeEngine) -> None:
+        """Closing ends thread and engine, and closing twice is fine."""
+        before = threading.active_count()
+        local = LocalService(lambda: make(engine))
+        with local:
+            local.embed(Options(), Texts(["a"]))
+        local.close()
+        assert engine.closed
+        assert threading.active_count() == before
+
+    def test_a_model_that_cannot_run(self) -> None:
+        """A service that cannot start leaves no thread behind."""
+        engine = FakeEngine(MINILM)
+
+        def explode(_: Sequence[TokenIds]) -> None:
+            raise RuntimeError("broken")
+
+        engine.before = explode
+        before = threading.active_count()
+        with pytest.raises(Exception, match="failed"), LocalService(lambda: make(engine)):
+            pass
+        assert threading.active_count() == before
