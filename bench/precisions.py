@@ -31,9 +31,9 @@ from bench.corpus import debian_pairs
 from bench.retrieval import as_float, embed, mrr, rescored
 from bench.service import Service
 from bench.serving import engine_rate
+from matryo.assembly import make_ready
 from matryo.catalog.catalog import open_catalog
 from matryo.catalog.manifest import Manifest
-from matryo.assembly import load_engines, make_ready
 from matryo.core.choices import Precision
 from matryo.core.cores import available_cores
 from matryo.core.settings import load_settings

@@ -22,15 +22,6 @@ from matryo.engine.postprocess import FloatArray, l2_normalize
 from matryo.service import EmbeddingType, LocalService, Options, Texts
 from matryo.service.limits import WINDOW_TEXTS
 from matryo.service.numbers import quantize
-from bench.corpus import debian_pairs
-from matryo.catalog.manifest import InputType
-from matryo.core.settings import load_settings
-from matryo.engine import Engine
-from matryo.engine.postprocess import FloatArray, l2_normalize
-from matryo.http.openai.encoding import quantize
-from matryo.http.openai.wire import EmbeddingType
-from matryo.main import load_engines
-from matryo.service.inputs import add_prefix
 
 
 def embed(local: LocalService, texts: Sequence[str], input_type: str) -> FloatArray:

@@ -20,7 +20,8 @@ from matryo.core.cores import available_cores
 from matryo.core.errors import ArtifactDamaged, ArtifactMissing
 from matryo.core.metrics import Metrics
 from matryo.core.settings import Settings
-from matryo.engine import CoreUse, Engine, load_engine, plan_cores
+from matryo.engine import CoreUse, Engine, plan_cores
+from matryo.engine.factory import load_engine
 from matryo.engine.onnx.packed import is_settled
 from matryo.scheduler import SchedulerConfig
 from matryo.service import Service, ServiceConfig

@@ -11,10 +11,10 @@ import httpx2
 import numpy as np
 import pytest
 
+from matryo.assembly import load_engines
 from matryo.build.check import TEXTS
 from matryo.catalog.golden import CosineCheck, read_golden
 from matryo.catalog.manifest import InputType
-from matryo.assembly import load_engines
 from matryo.commands import verify
 from matryo.core.settings import load_settings
 from matryo.engine.onnx import OnnxEngine

@@ -90,7 +90,9 @@ def test_shapes(embedder: Embedder) -> None:
 def test_tokens_are_counted_as_the_server_counts_them(embedder: Embedder) -> None:
     """Prefix and special tokens are part of the count; a text over the limit is counted whole."""
     short, long = embedder.count_tokens(["a", "the " * 500])
-    assert short == len(embedder._loaded().service.directory.engines[0].tokenize(["search_document: a"])[0].ids)
+    assert short == len(
+        embedder._loaded().service.directory.engines[0].tokenize(["search_document: a"])[0].ids
+    )
     assert long > 500
 
 
@@ -140,7 +142,8 @@ def test_close_and_again(embedder: Embedder) -> None:
 
 def test_nothing_is_loaded_before_the_first_use(root: Path) -> None:
     """Making an embedder, and pickling one, costs nothing and asks for nothing."""
-    embedder = pickle.loads(pickle.dumps(Embedder("no-such-model", home=root / "nowhere")))
+    pickled = pickle.dumps(Embedder("no-such-model", home=root / "nowhere"))
+    embedder = pickle.loads(pickled)  # noqa: S301 - our own
     assert not (root / "nowhere").exists()
     with pytest.raises(ModelNotFound):
         embedder.embed(["a"])
@@ -194,7 +197,11 @@ def test_builds_in_a_plain_script(tmp_path: Path) -> None:
         f"embedder = matryo.Embedder('{model.id}', home={str(home)!r})\n"
         "print(embedder.embed(['a']).shape)\n"
     )
-    env = {"MATRYO_MODELS": str(model.models), "PATH": "/usr/bin:/bin", "PYTHONPATH": ":".join(sys.path)}
+    env = {
+        "MATRYO_MODELS": str(model.models),
+        "PATH": "/usr/bin:/bin",
+        "PYTHONPATH": ":".join(sys.path),
+    }
     manifest = read_manifest(model.models / model.id)
     target = home / "checkpoints" / model.id / manifest.checkpoint_key
     target.parent.mkdir(parents=True)

@@ -219,9 +219,7 @@ class _Collected:
         pass
 
 
-def _own(
-    settings: Settings, items: Sequence[Item], options: Options
-) -> tuple[FloatArray, str]:
+def _own(settings: Settings, items: Sequence[Item], options: Options) -> tuple[FloatArray, str]:
     """Vectors of these settings, and their fingerprint."""
     kept = _Collected()
     fingerprint = embed_items(settings, items, kept, options)

@@ -42,9 +42,7 @@ def run(settings: Settings, file: Path, output: Path | None, options: Options) -
         _embed_all(local, read_items(lines, str(file)), writer, options)
 
 
-def embed_items(
-    settings: Settings, items: Iterable[Item], writer: Writer, options: Options
-) -> str:
+def embed_items(settings: Settings, items: Iterable[Item], writer: Writer, options: Options) -> str:
     """Embed every item, in order; like `run`, from and to anything.
 
     Returns:

@@ -86,5 +86,3 @@ def _text_of(line: bytes) -> tuple[str, object] | None:
     fields = cast("dict[str, object]", data)
     text = fields.get("text", fields.get("input"))
     return (text, fields.get("id")) if isinstance(text, str) else None
-
-

@@ -19,6 +19,7 @@ import click
 import numpy as np
 
 import matryo
+from matryo.assembly import build_local_service
 from matryo.build import arch
 from matryo.build.build import open_checkpoint, weights_file
 from matryo.build.check import MAX_ABS_ERROR, TEXTS, compare
@@ -31,11 +32,9 @@ from matryo.catalog.golden import (
     VectorCheck,
     read_golden,
 )
-from matryo.assembly import build_local_service
 from matryo.core.errors import MatryoError
 from matryo.core.settings import Settings
-from matryo.engine import TokenIds
-from matryo.engine import Engine
+from matryo.engine import Engine, TokenIds
 from matryo.engine.postprocess import FloatArray, pool
 from matryo.service import LocalService, Options, Texts
 from matryo.store.artifact import VERIFIED_FILE, Artifact, find_artifact
@@ -105,9 +104,7 @@ def run(settings: Settings, *, as_json: bool) -> bool:
     return passed
 
 
-def _print(
-    engine: Engine, artifact: Artifact, results: Sequence[Result], *, passed: bool
-) -> None:
+def _print(engine: Engine, artifact: Artifact, results: Sequence[Result], *, passed: bool) -> None:
     words = {True: "ok", False: "FAILED", None: "not run"}
     click.echo(f"{engine.fingerprint}")
     if not artifact.record.verified:

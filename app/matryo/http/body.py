@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+
 from starlette.requests import ClientDisconnect, Request
 
 from matryo.core.errors import BodyTimeout, BodyTooLarge, CallerGone, UnsupportedMedia

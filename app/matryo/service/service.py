@@ -41,10 +41,10 @@ class ServiceConfig:
     """
 
     aliases: Mapping[str, str | None] = field(default_factory=dict[str, str | None])
-    defaults: Defaults = Defaults()
-    limits: RequestLimits = RequestLimits()
+    defaults: Defaults = field(default_factory=Defaults)
+    limits: RequestLimits = field(default_factory=RequestLimits)
     keys: Sequence[str] = ()
-    scheduler: SchedulerConfig = SchedulerConfig()
+    scheduler: SchedulerConfig = field(default_factory=SchedulerConfig)
 
 
 class Service:

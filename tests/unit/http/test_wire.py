@@ -13,7 +13,6 @@ from matryo.core.errors import InvalidRequest
 from matryo.http.openai.wire import parse_request
 from matryo.service.limits import RequestLimits
 
-
 LIMITS = RequestLimits(max_texts=2048)
 
 

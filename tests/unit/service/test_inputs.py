@@ -56,7 +56,9 @@ def test_names(name: str | None, model_id: str, input_type: str | None) -> None:
     assert (engine.manifest.id, suffix) == (model_id, input_type)
 
 
-@pytest.mark.parametrize("name", ["", "gpt-4", "-query", "nomic-embed-text-v1.5-colour", "nomic-embed-text-v1.5-"])
+@pytest.mark.parametrize(
+    "name", ["", "gpt-4", "-query", "nomic-embed-text-v1.5-colour", "nomic-embed-text-v1.5-"]
+)
 def test_unknown_names(name: str) -> None:
     """What nothing serves is a 404 that lists what is served."""
     with pytest.raises(UnknownModel, match="all-minilm-l6-v2") as caught:

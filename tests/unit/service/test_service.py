@@ -121,7 +121,7 @@ async def test_a_caller_that_leaves_as_its_answer_arrives(
 async def test_deadline(service: Service, engine: FakeEngine) -> None:
     """A request that is not done in the time its caller announced is dropped."""
     hold(engine)
-    with pytest.raises(DeadlinePassed, match="within 0.01 s"):
+    with pytest.raises(DeadlinePassed, match=r"within 0\.01 s"):
         await service.embed(Options(deadline_s=0.01), Texts(["a"]))
     assert service._scheduler.n_requests == 0
 
@@ -137,8 +137,14 @@ async def test_drain(service: Service) -> None:
 @pytest.mark.parametrize(
     ("defaults", "message"),
     [
-        (Defaults(input_type="search"), "MATRYO_DEFAULT_INPUT_TYPE is 'search'.*choose one of query"),
-        (Defaults(dimensions=769), "MATRYO_DIMENSIONS is 769, but nomic-embed-text-v1.5 gives 1 to"),
+        (
+            Defaults(input_type="search"),
+            "MATRYO_DEFAULT_INPUT_TYPE is 'search'.*choose one of query",
+        ),
+        (
+            Defaults(dimensions=769),
+            "MATRYO_DIMENSIONS is 769, but nomic-embed-text-v1.5 gives 1 to",
+        ),
     ],
 )
 def test_defaults_that_no_model_takes(defaults: Defaults, message: str) -> None:
@@ -151,7 +157,9 @@ def test_a_default_for_another_model(engine: FakeEngine) -> None:
     """A default that one of the served models knows is fine; the others take documents."""
     defaults = Defaults(input_type="clustering")
     config = ServiceConfig(defaults=defaults)
-    bare = FakeEngine(NOMIC.model_copy(update={"id": "bare", "aliases": (), "prompts": {"query": "q: "}}))
+    bare = FakeEngine(
+        NOMIC.model_copy(update={"id": "bare", "aliases": (), "prompts": {"query": "q: "}})
+    )
     service = Service([engine, bare], config, Metrics(CollectorRegistry()))
     with LocalService(lambda: service) as local:
         assert local.embed(Options(), Texts(["a"])).input_type == "clustering"
@@ -167,7 +175,9 @@ class TestLocal:
         with LocalService(lambda: make(engine)) as local:
             answers = list(local.embed_windows(Options(), (Texts(window) for window in texts)))
             for window, answer in zip(texts, answers, strict=True):
-                assert np.array_equal(answer.vectors[0], engine.expected(f"search_document: {window[0]}"))
+                assert np.array_equal(
+                    answer.vectors[0], engine.expected(f"search_document: {window[0]}")
+                )
             stream = local.embed_windows(Options(dimensions=9999), iter([Texts(["a"])] * 3))
             with pytest.raises(Exception, match="9999"):
                 list(stream)

@@ -89,7 +89,7 @@ def test_unknown_ids(bad: int) -> None:
     assert caught.value.message.startswith(f"Invalid 'input[1][1]': {bad} is not a token id")
     assert "cl100k_base has 0 to 100255" in caught.value.message
     with pytest.raises(InvalidRequest, match=r"Invalid 'input\[2\]'"):
-        DECODER.decode(Inputs([], is_list=False, arrays=[[1, 2, bad]]))
+        DECODER.decode(Texts(token_arrays=[[1, 2, bad]], is_list=False))
 
 
 def test_no_table() -> None:

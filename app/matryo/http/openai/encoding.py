@@ -13,6 +13,7 @@ import orjson
 from matryo.http.openai.wire import EncodingFormat
 from matryo.service.numbers import Matrix
 
+
 def encode_response(
     matrix: Matrix, encoding_format: EncodingFormat, *, model: str, n_tokens: int
 ) -> bytes:

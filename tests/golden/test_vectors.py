@@ -1,0 +1,43 @@
+"""Vectors and fingerprints of MiniLM's real weights stay what an earlier version gave."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from matryo import Embedder
+from matryo.core.choices import PRECISIONS, Precision
+from matryo.engine.onnx.prepacked import machine_key
+
+pytestmark = pytest.mark.golden
+EARLIER: dict[str, Any] = json.loads(
+    (Path(__file__).parent / "vectors-all-minilm-l6-v2.json").read_text(encoding="utf-8")
+)
+# Another CPU, or another version of ONNX Runtime, adds in another order.
+_OTHER_MACHINE = 1e-5
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_the_same_vectors_as_before(precision: Precision) -> None:
+    """Fingerprints are equal; so are the bits, on the machine where they were noted."""
+    noted = EARLIER["precisions"][precision]
+    texts: list[str] = EARLIER["texts"]
+    for size in (384, 64):
+        with Embedder(
+            EARLIER["model"], precision=precision, dimensions=size, truncate=True
+        ) as embedder:
+            vectors = embedder.embed(texts)
+            assert embedder.fingerprint == f"{noted['fingerprint']}/none/{size}/float"
+            counts = [min(n, 512) for n in embedder.count_tokens(texts)]
+        assert counts == EARLIER["n_tokens"]
+        if machine_key() == EARLIER["machine"]:
+            assert hashlib.sha256(vectors.tobytes()).hexdigest() == noted["sha256"][str(size)]
+        if size == 384:
+            off = np.abs(vectors[:, :8] - np.array(noted["first_components"], np.float32)).max()
+            assert off <= _OTHER_MACHINE
