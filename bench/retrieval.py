@@ -16,7 +16,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.corpus import debian_pairs
-from matryo.catalog.manifest import InputType
 from matryo.core.settings import load_settings
 from matryo.engine import Engine
 from matryo.engine.postprocess import FloatArray, l2_normalize
@@ -28,7 +27,7 @@ from matryo.service.inputs import add_prefix
 _BATCH = 16
 
 
-def embed(engine: Engine, texts: Sequence[str], input_type: InputType) -> FloatArray:
+def embed(engine: Engine, texts: Sequence[str], input_type: str) -> FloatArray:
     """Unit vectors at native size, in order; texts over the limit are cut."""
     native = engine.manifest.output.dimensions.native
     encoded = engine.tokenize(add_prefix(texts, engine.manifest, input_type))

@@ -20,7 +20,7 @@ from prometheus_client import CollectorRegistry
 from matryo.commands.ready import ready_engines
 from matryo.core.errors import ContextTooLong, InvalidRequest, SettingsInvalid
 from matryo.core.metrics import Metrics
-from matryo.core.progress import count
+from matryo.core.progress import TerminalReporter
 from matryo.core.settings import Settings
 from matryo.engine.postprocess import FloatArray
 from matryo.http.openai.wire import EmbeddingRequest, Inputs
@@ -102,7 +102,7 @@ def _embed_all(
     request: EmbeddingRequest,
     choices: Choices,
 ) -> None:
-    with count("embedding", "text") as advance:
+    with TerminalReporter().bar("embedding", unit="text") as advance:
         work = _embed(items, writer, advance, settings=settings, request=request, choices=choices)
         asyncio.run(work)
 

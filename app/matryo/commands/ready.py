@@ -78,19 +78,17 @@ def _prepare_apart(settings: Settings, model_id: str) -> None:
 
 def _prepare(settings: Settings, model_id: str) -> None:
     from matryo.build.provision import ensure_model, pack_model
-    from matryo.core.progress import bar
+    from matryo.core.progress import TerminalReporter
 
-    def report(sentence: str) -> None:
-        click.echo(sentence, err=True)
-
+    reporter = TerminalReporter()
     store, manifest = Store(settings.home), open_catalog(settings).manifest(model_id)
     precision = manifest.precision_for(settings.precision)
     try:
         try:
             find_artifact(store, manifest, precision).check_files()
         except (ArtifactMissing, ArtifactDamaged):
-            ensure_model(store, manifest, precision, progress=bar, report=report)
-        pack_model(store, manifest, precision, report=report)
+            ensure_model(store, manifest, precision, reporter)
+        pack_model(store, manifest, precision, reporter)
     except MatryoError as exc:
         click.echo(f"matryo: {exc.message}", err=True)
         sys.exit(1)

@@ -31,7 +31,6 @@ from matryo.catalog.golden import (
     VectorCheck,
     read_golden,
 )
-from matryo.catalog.manifest import InputType
 from matryo.commands.ready import ready_engines
 from matryo.core.errors import MatryoError
 from matryo.core.settings import Settings
@@ -252,7 +251,7 @@ def _numpy_forward(engine: OnnxEngine, artifact: Artifact, texts: Sequence[Token
 
 
 def _vectors(
-    engine: OnnxEngine, texts: Sequence[str], input_type: InputType, dimensions: int | None
+    engine: OnnxEngine, texts: Sequence[str], input_type: str, dimensions: int | None
 ) -> FloatArray:
     """Vectors of texts under the model's own prompt; `(len(texts), dimensions)`."""
     prefix = engine.manifest.prefix(input_type)

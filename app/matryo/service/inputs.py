@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 
-from matryo.catalog.manifest import InputType, Manifest
+from matryo.catalog.manifest import Manifest
 from matryo.core.errors import (
     BadDimensions,
     ContextTooLong,
@@ -26,7 +26,7 @@ from matryo.http.openai.wire import (
 )
 from matryo.service.token_arrays import check_own
 
-SYNONYMS: dict[InputTypeName, InputType] = {
+SYNONYMS: dict[InputTypeName, str] = {
     "query": "query",
     "search_query": "query",
     "document": "document",
@@ -36,7 +36,7 @@ SYNONYMS: dict[InputTypeName, InputType] = {
     "clustering": "clustering",
     "none": "none",
 }
-_SUFFIXES: dict[str, InputType] = {
+_SUFFIXES: dict[str, str] = {
     "-query": "query",
     "-document": "document",
     "-passage": "document",
@@ -80,9 +80,7 @@ class Directory:
         """Ids of the served models, the default first."""
         return tuple(engine.manifest.id for engine in self.engines)
 
-    def resolve(
-        self, name: str | None, *, param: str | None = None
-    ) -> tuple[Engine, InputType | None]:
+    def resolve(self, name: str | None, *, param: str | None = None) -> tuple[Engine, str | None]:
         """The engine of a name, and the input type its suffix asks for.
 
         Raises:
@@ -107,7 +105,7 @@ class Choices:
     """
 
     engine: Engine
-    input_type: InputType
+    input_type: str
     dimensions: int
     warning: str | None
 
@@ -116,7 +114,7 @@ class Choices:
 class Defaults:
     """What the operator chose for requests that do not say."""
 
-    input_type: InputType = "document"
+    input_type: str = "document"
     dimensions: int | None = None
     strict_dimensions: bool = False
 
@@ -182,7 +180,7 @@ def fingerprint_of(choices: Choices, embedding_type: EmbeddingType) -> str:
     return "/".join(parts)
 
 
-def add_prefix(texts: Sequence[str], manifest: Manifest, input_type: InputType) -> list[str]:
+def add_prefix(texts: Sequence[str], manifest: Manifest, input_type: str) -> list[str]:
     """Texts with the model's prefix for this type before them.
 
     One that already begins with any of the model's own prefixes is left as it is: callers

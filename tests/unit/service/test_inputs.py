@@ -98,7 +98,7 @@ def test_default_input_type() -> None:
 
 def test_input_type_the_model_was_not_trained_for() -> None:
     """It is refused, with those it was; a default meant for another model is not."""
-    prompts = NOMIC.prompts.model_copy(update={"clustering": None})
+    prompts = {name: text for name, text in NOMIC.prompts.items() if name != "clustering"}
     engine = FakeEngine(NOMIC.model_copy(update={"prompts": prompts}))
     directory = Directory([engine], {})
     with pytest.raises(InvalidRequest, match="trained for: query, document, classification, none"):
