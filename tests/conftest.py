@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,6 +13,7 @@ from matryo.build.provision import build_model
 from matryo.catalog.reading import read_manifest
 from matryo.core.choices import Precision
 from matryo.core.metrics import Metrics
+from matryo.core.progress import SILENT
 from matryo.engine.onnx import OnnxEngine, SessionConfig
 from matryo.store.artifact import Artifact
 from matryo.store.layout import Store
@@ -26,11 +26,6 @@ def pytest_configure() -> None:
     for name in [name for name in os.environ if name.startswith(("MATRYO_", "HF_"))]:
         if name != "MATRYO_HOME":  # the golden tests' store
             del os.environ[name]
-
-
-def silent(what: str, total: int) -> AbstractContextManager[Callable[[int], None]]:
-    """A progress bar for nobody."""
-    return nullcontext(lambda _: None)
 
 
 @pytest.fixture
@@ -56,8 +51,7 @@ def build_tiny(root: Path, model: TinyModel, precision: Precision = "fp32") -> A
         precision,
         model.checkpoint,
         allow_unverified=False,
-        progress=silent,
-        report=lambda _: None,
+        reporter=SILENT,
     )
 
 

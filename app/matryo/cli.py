@@ -46,10 +46,6 @@ def _settings(**flags: Any) -> Settings:
     return load_settings(**flags)
 
 
-def _report(sentence: str) -> None:
-    click.echo(sentence, err=True)
-
-
 _precision = click.option("--precision", help="Numbers of the model: fp32, int8, q8, q4 or auto.")
 
 
@@ -98,16 +94,16 @@ def pull(model_id: str, origin: str | None) -> None:
     The ID cl100k_base fetches OpenAI's vocabulary, for clients that send token ids.
     """
     from matryo.build.provision import pull_encoding, pull_model
-    from matryo.core.progress import bar
+    from matryo.core.progress import TerminalReporter
     from matryo.store.encodings import ENCODING
     from matryo.store.layout import Store
 
     settings = _settings()
     if model_id == ENCODING:
-        pull_encoding(Store(settings.home), origin, progress=bar, report=_report)
+        pull_encoding(Store(settings.home), origin, TerminalReporter())
         return
     manifest = open_catalog(settings).manifest(model_id)
-    pull_model(Store(settings.home), manifest, origin, progress=bar, report=_report)
+    pull_model(Store(settings.home), manifest, origin, TerminalReporter())
 
 
 @main.command()
@@ -122,21 +118,21 @@ def pull(model_id: str, origin: str | None) -> None:
 def build(model_id: str, checkpoint: Path | None, unverified: bool, precision: str | None) -> None:
     """Build a model's artefact from its checkpoint; pull that first if need be."""
     from matryo.build.provision import build_model
-    from matryo.core.progress import bar
+    from matryo.core.progress import TerminalReporter
     from matryo.store.layout import Store
 
     settings = _settings(precision=precision)
     manifest = open_catalog(settings).manifest(model_id)
+    reporter = TerminalReporter()
     artifact = build_model(
         Store(settings.home),
         manifest,
         manifest.precision_for(settings.precision),
         checkpoint,
         allow_unverified=unverified,
-        progress=bar,
-        report=_report,
+        reporter=reporter,
     )
-    _report(f"{model_id}: {artifact.folder} ({artifact.n_bytes / 1e6:.0f} MB)")
+    reporter.say(f"{model_id}: {artifact.folder} ({artifact.n_bytes / 1e6:.0f} MB)")
 
 
 @main.command()

@@ -14,7 +14,6 @@ import pytest
 from matryo.assembly import load_engines
 from matryo.build.check import TEXTS
 from matryo.catalog.golden import CosineCheck, read_golden
-from matryo.catalog.manifest import InputType
 from matryo.commands import verify
 from matryo.core.settings import load_settings
 from matryo.engine.onnx import OnnxEngine
@@ -35,7 +34,7 @@ def engine() -> OnnxEngine:
     return engine
 
 
-async def embed(client: httpx2.AsyncClient, texts: Sequence[str], input_type: InputType) -> Any:
+async def embed(client: httpx2.AsyncClient, texts: Sequence[str], input_type: str) -> Any:
     """Vectors by way of the official client."""
     answer = await openai_of(client).embeddings.create(
         model=MINILM.id, input=list(texts), extra_body={"input_type": input_type}

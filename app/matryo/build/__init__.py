@@ -1,5 +1,7 @@
-"""From a checkpoint to an ONNX artefact on disk: pull, build, check, store.
+"""From a checkpoint to an artefact: read, write the graph, check, publish.
 
-`store` and `artifact` are all that serving needs, and import neither onnx nor
-safetensors; everything else runs in `matryo pull` and `matryo build`.
+`checkpoint` reads safetensors, GGUF and ONNX files, `arch` holds one module for each
+`model_type`, `precision` quantises, `emit` writes ONNX, `check` compares the graph with a
+numpy forward, `build` does all of these in order, and `provision` does what commands ask
+for. Nothing that serves imports this package, except in a process that builds and ends.
 """

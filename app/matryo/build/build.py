@@ -1,14 +1,11 @@
 """`matryo build`: from a checkpoint to an artefact that is complete, checked and current.
 
-read -> emit -> check -> record -> rename. Everything is written aside; a build that is
-killed, or fails, leaves the artefact that was there before.
+The order is read, emit, check, record, rename, make current. Everything is written aside: a
+build that fails or is killed leaves the artefact that was there before.
 """
 
 from __future__ import annotations
 
-import os
-import shutil
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,10 +17,9 @@ from matryo.build.emit import GraphBuilder
 from matryo.catalog.manifest import Manifest
 from matryo.core.choices import Precision
 from matryo.core.errors import BuildFailed, CheckpointMismatch
-from matryo.core.progress import Progress
+from matryo.core.progress import Reporter
 from matryo.store.artifact import (
     BUILDER_VERSION,
-    CURRENT_FILE,
     DATA_FILE,
     GRAPH_FILE,
     TOKENIZER_FILE,
@@ -31,10 +27,19 @@ from matryo.store.artifact import (
     ArtifactRecord,
     FileRecord,
     artifact_key,
+    make_current,
     read_artifact,
     write_record,
 )
-from matryo.store.files import TEMPORARY, remove_tree, room_for, sha256_file, write_atomically
+from matryo.store.files import (
+    copy_file,
+    make_folder,
+    remove_tree,
+    replace_folder,
+    room_for,
+    sha256_file,
+    temporary_folder,
+)
 from matryo.store.layout import Store
 
 WEIGHTS_FILE = "model.safetensors"
@@ -59,11 +64,11 @@ class CheckpointFiles:
 
 @dataclass(frozen=True, slots=True)
 class _Written:
-    """What a graph was made of, and how well it does.
+    """A graph that was written, and how near it is to what it should compute.
 
     Attributes:
         files: names of the graph's files.
-        lacks: tensors that the model has and the checkpoint does not.
+        lacks: tensors that the model has and the checkpoint lacks.
     """
 
     files: tuple[str, ...]
@@ -78,89 +83,89 @@ def build(
     checkpoint: Path,
     *,
     allow_unverified: bool,
-    progress: Progress,
-    report: Callable[[str], None],
+    reporter: Reporter,
 ) -> Artifact:
     """Build the artefact of `manifest` from `checkpoint` and make it the current one.
 
     Call under the store's lock of this model.
 
     Args:
-        store: where it goes.
+        store: the store.
         manifest: the model.
         precision: one that the manifest offers.
         checkpoint: a folder with `model.safetensors` and `tokenizer.json`, or a
             `.safetensors`, `.gguf` or `.onnx` file.
         allow_unverified: accept files whose hash is not the manifest's.
-        progress: shows the long steps.
-        report: takes one sentence for each step worth telling.
+        reporter: takes a sentence for each step, and the progress of the long ones.
 
     Raises:
         CheckpointMismatch: files are missing, damaged, or not the manifest's.
-        UnsupportedArchitecture: no graph for what the manifest describes.
-        StoreFull: not enough room on the disk.
+        UnsupportedArchitecture: there is no graph for what the manifest describes.
+        StoreFull: the disk has not enough room.
         BuildFailed: the graph does not compute what the checkpoint says, or not accurately
             enough in this precision.
     """
     folder = store.artifacts(manifest.id, precision)
     with room_for(store.home):
-        folder.mkdir(parents=True, exist_ok=True)
-    for leftover in folder.glob(f"*{TEMPORARY}*"):  # of a build that was killed
-        shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
-
-    aside = folder / f"new{TEMPORARY}-{os.getpid()}"
-    try:
-        with room_for(store.home):
-            aside.mkdir()
-        files = _read_files(store, manifest, checkpoint, aside, allow_unverified, progress, report)
+        make_folder(folder)
+    with temporary_folder(folder) as aside:
+        files = _read_files(store, manifest, checkpoint, aside, allow_unverified, reporter)
         write = _adopt if files.weights.suffix == ".onnx" else _emit
-        report(f"building {manifest.id} in {precision} from {files.weights.name}")
+        reporter.say(f"building {manifest.id} in {precision} from {files.weights.name}")
         written = write(store, manifest, precision, files, aside)
-        _report(written, precision, report)
-
-        key = artifact_key(
-            manifest, precision, files.weights_sha256, files.tokenizer_sha256, written.lacks
-        )
+        _report(written, precision, reporter)
         with room_for(store.home):
             if files.tokenizer.parent != aside:
-                shutil.copyfile(files.tokenizer, aside / TOKENIZER_FILE)
-            record = ArtifactRecord(
-                model_id=manifest.id,
-                precision=precision,
-                key=key,
-                builder_version=BUILDER_VERSION,
-                output_key=manifest.output_key,
-                checkpoint_sha256=files.weights_sha256,
-                tokenizer_sha256=files.tokenizer_sha256,
-                verified=files.verified,
-                checkpoint_path=str(checkpoint.resolve()),
-                lacks=written.lacks,
-                max_abs_error=written.agreement.max_abs_error,
-                min_cosine=written.agreement.min_cosine,
-                files={
-                    name: FileRecord((aside / name).stat().st_size, sha256_file(aside / name))
-                    for name in (*written.files, TOKENIZER_FILE)
-                },
-            )
+                copy_file(files.tokenizer, aside / TOKENIZER_FILE)
+            record = _record(manifest, precision, checkpoint, files, written, aside)
             write_record(aside, record)
-            remove_tree(folder / key)
-            aside.rename(folder / key)
-            write_atomically(folder / CURRENT_FILE, key)
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
+            replace_folder(aside, folder / record.key)
+            make_current(store, record)
     for old in folder.iterdir():
-        if old.is_dir() and old.name != key:
+        if old.is_dir() and old.name != record.key:
             remove_tree(old)
-    return read_artifact(folder / key)
+    return read_artifact(folder / record.key)
+
+
+def _record(
+    manifest: Manifest,
+    precision: Precision,
+    checkpoint: Path,
+    files: CheckpointFiles,
+    written: _Written,
+    folder: Path,
+) -> ArtifactRecord:
+    """The record of the artefact whose files are in `folder`."""
+    key = artifact_key(
+        manifest, precision, files.weights_sha256, files.tokenizer_sha256, written.lacks
+    )
+    return ArtifactRecord(
+        model_id=manifest.id,
+        precision=precision,
+        key=key,
+        builder_version=BUILDER_VERSION,
+        output_key=manifest.output_key,
+        checkpoint_sha256=files.weights_sha256,
+        tokenizer_sha256=files.tokenizer_sha256,
+        verified=files.verified,
+        checkpoint_path=str(checkpoint.resolve()),
+        lacks=written.lacks,
+        max_abs_error=written.agreement.max_abs_error,
+        min_cosine=written.agreement.min_cosine,
+        files={
+            name: FileRecord((folder / name).stat().st_size, sha256_file(folder / name))
+            for name in (*written.files, TOKENIZER_FILE)
+        },
+    )
 
 
 def weights_file(checkpoint: Path) -> Path:
-    """The file of the weights: the one named, or the one in the folder named."""
+    """Path of the weights: `checkpoint` itself, or `model.safetensors` in that folder."""
     return checkpoint / WEIGHTS_FILE if checkpoint.is_dir() else checkpoint
 
 
 def open_checkpoint(path: Path) -> Checkpoint:
-    """The weights in `path`, by the format of its name.
+    """The weights in `path`; the suffix of its name says the format.
 
     Raises:
         CheckpointMismatch: the file is not of that format, or damaged.
@@ -209,23 +214,23 @@ def _adopt(
         )
     ready = read_ready_graph(files.weights)
     with room_for(store.home, ready.n_bytes):
-        shutil.copyfile(ready.path, aside / GRAPH_FILE)
+        copy_file(ready.path, aside / GRAPH_FILE)
         for path in ready.data:
-            shutil.copyfile(path, aside / path.name)
+            copy_file(path, aside / path.name)
     texts = tokenize_texts(files.tokenizer, None)
     agreement = check_graph(aside / GRAPH_FILE, texts, None, manifest, precision)
     return _Written((GRAPH_FILE, *(path.name for path in ready.data)), (), agreement)
 
 
-def _report(written: _Written, precision: Precision, report: Callable[[str], None]) -> None:
+def _report(written: _Written, precision: Precision, reporter: Reporter) -> None:
     agreement = written.agreement
-    told = f"max abs difference {agreement.max_abs_error:.2g}"
+    found = f"max abs difference {agreement.max_abs_error:.2g}"
     if precision != "fp32":
-        told = f"least cosine {agreement.min_cosine:.6f}"
-    report(f"checked against the plain forward: {told}")
+        found = f"least cosine {agreement.min_cosine:.6f}"
+    reporter.say(f"checked against the plain forward: {found}")
     if written.lacks:
         shown = ", ".join(written.lacks[:3]) + (", ..." if len(written.lacks) > 3 else "")  # noqa: PLR2004
-        report(
+        reporter.say(
             f"warning: the checkpoint lacks {len(written.lacks)} of the model's tensors ({shown}); "
             "vectors differ from the published model's, and the fingerprint says so"
         )
@@ -237,8 +242,7 @@ def _read_files(
     checkpoint: Path,
     aside: Path,
     allow_unverified: bool,  # noqa: FBT001
-    progress: Progress,
-    report: Callable[[str], None],
+    reporter: Reporter,
 ) -> CheckpointFiles:
     """Find the checkpoint's files and hash them before anything is made of them."""
     weights = weights_file(checkpoint)
@@ -255,12 +259,12 @@ def _read_files(
             "or .onnx file, or a folder with model.safetensors and tokenizer.json"
         )
     stored = store.checkpoint(manifest.id, manifest.checkpoint_key)
-    tokenizer = find_tokenizer(weights, stored, aside, report)
+    tokenizer = find_tokenizer(weights, stored, aside, reporter)
 
     hashes: dict[str, str] = {}
     verified = True
     for name, path in ((WEIGHTS_FILE, weights), (TOKENIZER_FILE, tokenizer)):
-        with progress(f"hashing {path.name}", path.stat().st_size) as advance:
+        with reporter.bar(f"hashing {path.name}", path.stat().st_size) as advance:
             hashes[name] = sha256_file(path, advance)
         pinned = manifest.pinned_sha256(name, path.suffix)
         if hashes[name] in pinned:

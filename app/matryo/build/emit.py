@@ -1,4 +1,4 @@
-"""Writing an ONNX graph node by node; large tensors go to the data file as they come.
+"""Writes an ONNX graph node by node; large tensors go to the data file as they come.
 
 No tensor outlives its call, so that a build's memory is one tensor's, not the model's.
 """
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from matryo.build.checkpoint import FloatArray
+from matryo.build.limits import INLINE_BYTES
 
 ByteArray = NDArray[np.uint8] | NDArray[np.int8]
 
@@ -26,7 +27,6 @@ CONTRIB = "com.microsoft"
 """Domain of ONNX Runtime's own operators:
 https://github.com/microsoft/onnxruntime/blob/main/docs/ContribOperators.md"""
 
-_INLINE_BYTES = 16 * 1024
 # External data is mapped, and mappings begin at pages (ONNX, docs/ExternalData.md).
 _ALIGN_BYTES = 4096
 
@@ -115,7 +115,7 @@ class GraphBuilder:
 
     def constant(self, name: str, array: NDArray[Any]) -> str:
         """Add a tensor at hand; a large one goes to the data file."""
-        if array.nbytes > _INLINE_BYTES and array.dtype == np.float32:
+        if array.nbytes > INLINE_BYTES and array.dtype == np.float32:
             return self.tensor(name, array.shape, [array])
         self._initializers.append(numpy_helper.from_array(np.asarray(array, order="C"), name))
         return name

@@ -1,11 +1,11 @@
-"""From a model id to an artefact fit to serve: what is missing is pulled and built.
+"""From a model id to an artefact that can be served: pulls and builds what is missing.
 
-`matryo build` and `matryo serve` share it, so that there is one way a model gets ready.
+`matryo build` and `matryo serve` share this module, so that a model gets ready in one way.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 from matryo.build import arch
@@ -20,12 +20,13 @@ from matryo.core.errors import (
     StoreFull,
     StoreUnwritable,
 )
-from matryo.core.progress import Progress
+from matryo.core.progress import Reporter
 from matryo.engine.onnx.packed import pack
 from matryo.store.artifact import Artifact, find_artifact, unverified_origin
-from matryo.store.encodings import ENCODING, pull_table
+from matryo.store.encodings import ENCODING
 from matryo.store.layout import Store
 from matryo.store.pull.checkpoint import pull
+from matryo.store.pull.encoding import pull_table
 
 
 def build_model(
@@ -35,53 +36,32 @@ def build_model(
     checkpoint: Path | None,
     *,
     allow_unverified: bool,
-    progress: Progress,
-    report: Callable[[str], None],
+    reporter: Reporter,
 ) -> Artifact:
     """What `matryo build` does: build from `checkpoint`, or from the manifest's own.
 
-    The manifest's own checkpoint is pulled if it is not there, and fetched again if it was
-    damaged in the store. An artefact that is already as it would be built is kept.
+    The manifest's own checkpoint is pulled if the store lacks it, and fetched again if a file
+    in the store is damaged. An intact artefact of that checkpoint is kept.
 
     Raises:
         SetupError: of any kind; see `pull` and `build`.
     """
     arch.load(manifest)  # what has no graph is not worth a download
-    with store.lock(manifest.id, waiting=lambda: report(_WAITING.format(manifest.id))):
-
-        def build_from(source: Path) -> Artifact:
+    with _lock(store, manifest.id, reporter):
+        if checkpoint is not None:
             return build(
                 store,
                 manifest,
                 precision,
-                source,
+                checkpoint,
                 allow_unverified=allow_unverified,
-                progress=progress,
-                report=report,
+                reporter=reporter,
             )
-
-        if checkpoint is not None:
-            return build_from(checkpoint)
-        artifact = _intact(store, manifest, precision, report)
-        if artifact and artifact.record.verified:
-            report(f"{manifest.id}: already built in {precision} in {artifact.folder}")
-            return artifact
-        folder = store.checkpoint(manifest.id, manifest.checkpoint_key)
-        if folder.is_dir():
-            try:
-                return build_from(folder)
-            except CheckpointMismatch as exc:
-                report(f"{exc.message} Fetching it again.")
-        return build_from(pull(store, manifest, None, progress=progress, report=report))
+        return _build_published(store, manifest, precision, reporter)
 
 
 def ensure_model(
-    store: Store,
-    manifest: Manifest,
-    precision: Precision,
-    *,
-    progress: Progress,
-    report: Callable[[str], None],
+    store: Store, manifest: Manifest, precision: Precision, reporter: Reporter
 ) -> Artifact:
     """What `matryo serve` needs: the artefact last built, or one built now.
 
@@ -91,88 +71,97 @@ def ensure_model(
     Raises:
         SetupError: of any kind; see `pull` and `build`.
     """
-    origin = unverified_origin(store, manifest.id, precision)
-    if origin is not None and not origin.exists():
-        raise ArtifactMissing(
-            f"{manifest.id} was last built from {origin}, which is gone, by a version whose "
-            "artefacts cannot be used any more. Build it again with --checkpoint PATH "
-            f"--unverified, or from the published weights with: matryo build {manifest.id}"
-        )
-    return build_model(
-        store,
-        manifest,
-        precision,
-        origin,
-        allow_unverified=origin is not None,
-        progress=progress,
-        report=report,
-    )
+    arch.load(manifest)
+    with _lock(store, manifest.id, reporter):
+        if artifact := _intact(store, manifest, precision, reporter):
+            return artifact
+        origin = unverified_origin(store, manifest.id, precision)
+        if origin is None:
+            return _build_published(store, manifest, precision, reporter)
+        if not origin.exists():
+            raise ArtifactMissing(
+                f"{manifest.id} was last built from {origin}, which is gone, and that artefact "
+                "cannot be used any more. Build it again with --checkpoint PATH --unverified, or "
+                f"from the published weights with: matryo build {manifest.id}"
+            )
+        return build(store, manifest, precision, origin, allow_unverified=True, reporter=reporter)
 
 
-def pack_model(
-    store: Store, manifest: Manifest, precision: Precision, *, report: Callable[[str], None]
-) -> None:
-    """Save the weights of the artefact last built in this machine's layout, if that is possible.
+def pack_model(store: Store, manifest: Manifest, precision: Precision, reporter: Reporter) -> None:
+    """Save the weights of the artefact last built in this machine's layout, if possible.
 
-    Without it a process keeps a copy of its own, so what keeps us from it is only told.
+    A failure is reported and not raised: each process then keeps a copy of its own.
 
     Raises:
         ArtifactMissing: there is no artefact.
         ArtifactDamaged: a file is not the one that was built.
     """
-    with store.lock(manifest.id, waiting=lambda: report(_WAITING.format(manifest.id))):
+    with _lock(store, manifest.id, reporter):
         artifact = find_artifact(store, manifest, precision)
         artifact.check_files()
         try:
             pack(artifact)
         except (StoreFull, StoreUnwritable, BuildFailed) as exc:
-            report(f"weights stay in this process's own memory: {exc.message}")
+            reporter.say(f"weights stay in this process's own memory: {exc.message}")
 
 
-def pull_model(
-    store: Store,
-    manifest: Manifest,
-    origin: str | None,
-    *,
-    progress: Progress,
-    report: Callable[[str], None],
-) -> Path:
+def pull_model(store: Store, manifest: Manifest, origin: str | None, reporter: Reporter) -> Path:
     """What `matryo pull` does: `pull` under the store's lock.
 
     Raises:
         SetupError: of any kind; see `pull`.
     """
-    with store.lock(manifest.id, waiting=lambda: report(_WAITING.format(manifest.id))):
-        return pull(store, manifest, origin, progress=progress, report=report)
+    with _lock(store, manifest.id, reporter):
+        return pull(store, manifest, origin, reporter)
 
 
-def pull_encoding(
-    store: Store, origin: str | None, *, progress: Progress, report: Callable[[str], None]
-) -> Path:
+def pull_encoding(store: Store, origin: str | None, reporter: Reporter) -> Path:
     """What `matryo pull cl100k_base` does: `pull_table` under a lock of the store.
 
     Raises:
         SetupError: of any kind; see `pull_table`.
     """
-    with store.lock(ENCODING, waiting=lambda: report(_WAITING.format(ENCODING))):
-        return pull_table(store, origin, progress=progress, report=report)
+    with _lock(store, ENCODING, reporter):
+        return pull_table(store, origin, reporter)
 
 
-_WAITING = "{}: another process is pulling or building it; waiting for that to end"
+def _lock(store: Store, name: str, reporter: Reporter) -> AbstractContextManager[None]:
+    """The store's lock of this name; waiting for another process is reported."""
+    sentence = f"{name}: another process is pulling or building it; waiting for that to end"
+    return store.lock(name, waiting=lambda: reporter.say(sentence))
+
+
+def _build_published(
+    store: Store, manifest: Manifest, precision: Precision, reporter: Reporter
+) -> Artifact:
+    """The artefact of the manifest's own checkpoint: an intact one, or one built now."""
+    artifact = _intact(store, manifest, precision, reporter)
+    if artifact and artifact.record.verified:
+        reporter.say(f"{manifest.id}: already built in {precision} in {artifact.folder}")
+        return artifact
+
+    def build_from(source: Path) -> Artifact:
+        return build(store, manifest, precision, source, allow_unverified=False, reporter=reporter)
+
+    folder = store.checkpoint(manifest.id, manifest.checkpoint_key)
+    if folder.is_dir():
+        try:
+            return build_from(folder)
+        except CheckpointMismatch as exc:
+            reporter.say(f"{exc.message} Fetching it again.")
+    return build_from(pull(store, manifest, None, reporter))
 
 
 def _intact(
-    store: Store,
-    manifest: Manifest,
-    precision: Precision,
-    report: Callable[[str], None],
+    store: Store, manifest: Manifest, precision: Precision, reporter: Reporter
 ) -> Artifact | None:
+    """The artefact to serve if every file is the one that was built; None otherwise."""
     try:
         artifact = find_artifact(store, manifest, precision)
         artifact.check_files()
     except ArtifactMissing:
         return None
     except ArtifactDamaged as exc:
-        report(exc.message)
+        reporter.say(exc.message)
         return None
     return artifact

@@ -11,7 +11,6 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from matryo.catalog.manifest import InputType
 from matryo.core.errors import ManifestInvalid
 
 
@@ -36,9 +35,9 @@ class CosineCheck(_Record):
     kind: Literal["cosine"]
     source: str
     rows: tuple[str, ...]
-    row_type: InputType
+    row_type: str
     columns: tuple[str, ...]
-    column_type: InputType
+    column_type: str
     expected: tuple[tuple[float, ...], ...]
     dimensions: int | None = None
     abs_tolerance: Annotated[float, Field(ge=0)] = 0.0
@@ -85,8 +84,8 @@ class HiddenCheck(_Record):
 
     Attributes:
         source: who published the values, and from what.
-        first_token: place of the first row of `values`.
-        first_column: place of their first component.
+        first_token: index of the token that the first row of `values` belongs to.
+        first_column: index of the first component of each row.
         values: one list for each token.
         max_abs: largest difference of a component.
     """
@@ -113,7 +112,7 @@ def read_golden(folder: Path) -> Golden:
     """Read `folder/golden.json`.
 
     Raises:
-        ManifestInvalid: it is not there, or not what it should be.
+        ManifestInvalid: the file cannot be read, or a key in it is missing or wrong.
     """
     path = folder / "golden.json"
     try:

@@ -1,7 +1,8 @@
-"""A model is a folder: `model.toml`, typed and frozen.
+"""The content of a `model.toml` as frozen, typed tables.
 
-Covers reading, checking and finding manifests. What a `model_type` needs in
-`[architecture]` is checked by the module of that architecture when it builds.
+Covers what each table may say and what follows from it: hashes, keys, input types. What a
+`model_type` needs in `[architecture]` is checked by the module of that architecture when it
+builds.
 """
 
 from __future__ import annotations
@@ -12,14 +13,12 @@ import json
 from collections.abc import Mapping
 from datetime import UTC, date, datetime
 from pathlib import Path
-from typing import Annotated, Any, Literal, cast, get_args
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from matryo.catalog.prompts import NONE, STANDARD, SYNONYMS
 from matryo.core.choices import Precision, PrecisionChoice
-
-InputType = Literal["query", "document", "classification", "clustering", "none"]
-"""What a text is for; each names one of the model's prompts, `none` no prompt at all."""
 
 OutputStep = Literal["mean_pool", "cls_pool", "layer_norm", "truncate", "l2_normalize"]
 
@@ -29,6 +28,7 @@ _Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 _Positive = Annotated[int, Field(ge=1)]
 # A plain relative path: no part begins with a dot, so none is "..".
 _File = Annotated[str, Field(pattern=r"^(\w[\w.-]*/)*\w[\w.-]*$")]
+_PromptName = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_.-]{0,63}$")]
 
 
 class _Table(BaseModel):
@@ -89,22 +89,14 @@ class TokenizerSpec(_Table):
     max_tokens: _Positive
 
 
-class Prompts(_Table):
-    """The model's own prefixes by input type; absent ones the model was not trained for."""
-
-    query: str | None = None
-    document: str | None = None
-    classification: str | None = None
-    clustering: str | None = None
-
-
 class Dimensions(_Table):
-    """Output sizes.
+    """How many components a vector has.
 
     Attributes:
-        native: the model's own size, and the largest.
-        trained: sizes it was trained to be cut to, largest first, native included.
-        cut: whether a caller may ask for less than native.
+        native: the model's own number of components, which is the largest.
+        trained: numbers that the model was trained to be cut to, largest first; `native` is
+            the first of them.
+        cut: whether a caller may ask for fewer components than `native`.
     """
 
     native: _Positive
@@ -122,7 +114,7 @@ class Dimensions(_Table):
 
 
 class Output(_Table):
-    """From hidden states to the vector: ordered steps, and the sizes on offer."""
+    """The steps from hidden states to a vector, in order, and the dimensions on offer."""
 
     steps: tuple[OutputStep, ...]
     layer_norm_eps: Annotated[float, Field(gt=0)] | None = None
@@ -148,11 +140,13 @@ class PrecisionSpec(_Table):
 
 
 class Manifest(_Table):
-    """One servable model, as its `model.toml` describes it.
+    """One model that can be served, as its `model.toml` describes it.
 
     Attributes:
-        verified: `matryo verify` has passed on the published weights; until then the facts
-            here are those of public sources.
+        verified: whether `matryo verify` has passed on the published weights; until then the
+            facts here are those of public sources.
+        prompts: the model's own prefixes by input type. A model was not trained for the input
+            types that it has no name for.
     """
 
     id: _Id
@@ -166,7 +160,7 @@ class Manifest(_Table):
     sources: tuple[Source, ...] = ()
     architecture: Architecture
     tokenizer: TokenizerSpec
-    prompts: Prompts = Prompts()
+    prompts: Mapping[_PromptName, str] = {}
     output: Output
     precisions: Mapping[Precision, PrecisionSpec]
 
@@ -177,10 +171,20 @@ class Manifest(_Table):
                 raise ValueError(f"files must list '{name}' with its sha256")
         if "fp32" not in self.precisions:
             raise ValueError("precisions must offer fp32, the reference of the others")
+        if NONE in self.prompts:
+            raise ValueError(f"prompts may not name '{NONE}', the input type without a prompt")
         return self
 
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        """A copy with some fields replaced; whatever was cached is computed anew."""
+        copied = super().model_copy(update=update, deep=deep)
+        values = vars(copied)
+        for cached in values.keys() - type(self).model_fields.keys():
+            del values[cached]
+        return copied
+
     def pinned_sha256(self, name: str, suffix: str) -> tuple[str, ...]:
-        """Hashes that the file `name` may have if it comes in a format of this suffix."""
+        """Hashes that the file `name` may have, if its format has this suffix."""
         candidates = {name: self.files[name], **self.alternatives}
         return tuple(f.sha256 for path, f in candidates.items() if Path(path).suffix == suffix)
 
@@ -191,24 +195,43 @@ class Manifest(_Table):
 
     @property
     def has_prompts(self) -> bool:
-        """Whether the model tells input types apart at all."""
-        return any(self.prompts.model_dump().values())
+        """Whether the input type changes a vector of this model."""
+        return any(self.prompts.values())
 
     @property
     def prefixes(self) -> tuple[str, ...]:
-        """The model's own prefixes, for the guard against prefixing twice."""
-        return tuple(text for text in self.prompts.model_dump().values() if text)
+        """The model's own prefixes that are not empty; a text with one needs no other."""
+        return tuple(text for text in self.prompts.values() if text)
 
     @property
-    def input_types(self) -> tuple[InputType, ...]:
-        """Input types a caller may ask for; all of them if the model has no prompts."""
-        if not self.has_prompts:
-            return get_args(InputType)
-        named = cast("dict[InputType, str | None]", self.prompts.model_dump())
-        return (*(kind for kind, text in named.items() if text is not None), "none")
+    def input_types(self) -> tuple[str, ...]:
+        """Input types a caller may ask for: the names of the prompts, then `none`.
+
+        A model without prompts accepts every standard input type.
+        """
+        return (*(self.prompts if self.has_prompts else STANDARD), NONE)
+
+    @functools.cached_property
+    def input_type_names(self) -> Mapping[str, str]:
+        """The input type that each name means: the types themselves, and their synonyms.
+
+        A synonym is left out if the model lacks its meaning. Where a prompt of the model has
+        the name of a synonym, the name means that prompt.
+        """
+        types = self.input_types
+        others = {
+            name: meaning
+            for name, meaning in SYNONYMS.items()
+            if meaning in types and name not in types
+        }
+        return {name: name for name in types} | others
+
+    def prefix(self, input_type: str) -> str:
+        """The text to put before an input of this type; empty if there is none."""
+        return self.prompts.get(input_type, "")
 
     def precision_for(self, choice: PrecisionChoice) -> Precision:
-        """The precision to serve: `choice` itself, or for `auto` int8 if offered, else fp32."""
+        """The precision to serve: `choice` itself; for `auto`, int8 if offered and else fp32."""
         if choice != "auto":
             return choice
         return "int8" if "int8" in self.precisions else "fp32"
@@ -222,11 +245,6 @@ class Manifest(_Table):
         architecture = self.architecture.model_copy(update=changed)
         return self.model_copy(update={"architecture": architecture})
 
-    def prefix(self, input_type: InputType) -> str:
-        """The text to put before an input of this type; may be empty."""
-        named: dict[str, str | None] = self.prompts.model_dump()
-        return named.get(input_type) or ""
-
     @functools.cached_property
     def checkpoint_key(self) -> str:
         """16 hex digits that change with any file of the checkpoint."""
@@ -236,6 +254,8 @@ class Manifest(_Table):
     @functools.cached_property
     def output_key(self) -> str:
         """16 hex digits that change with anything here that shapes a vector, files apart."""
-        fields = {"architecture", "tokenizer", "prompts", "output"}
-        shape = self.model_dump(mode="json", include=fields)
+        shape = self.model_dump(mode="json", include={"architecture", "tokenizer", "output"})
+        # Every standard name is hashed, as null where the model has no such prompt. Fingerprints
+        # of existing indexes depend on this form.
+        shape["prompts"] = dict.fromkeys(STANDARD) | dict(self.prompts)
         return hashlib.sha256(json.dumps(shape, sort_keys=True).encode()).hexdigest()[:16]

@@ -1,4 +1,4 @@
-"""From a folder's `model.toml` to a manifest, or to sentences that say what is wrong with it."""
+"""Reads a folder's `model.toml` into a manifest, or says what is wrong with the file."""
 
 from __future__ import annotations
 
@@ -6,21 +6,12 @@ import difflib
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import cast
+from types import UnionType
+from typing import Annotated, Literal, Union, cast, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
-from matryo.catalog.manifest import (
-    CheckpointFile,
-    Dimensions,
-    HubSource,
-    Manifest,
-    Output,
-    PrecisionSpec,
-    Prompts,
-    PypiSource,
-    TokenizerSpec,
-)
+from matryo.catalog.manifest import Manifest
 from matryo.core.errors import ManifestInvalid
 
 
@@ -28,8 +19,8 @@ def read_manifest(folder: Path) -> Manifest:
     """Read `folder/model.toml`.
 
     Raises:
-        ManifestInvalid: unreadable, not TOML, or with a missing, unknown or wrong key;
-            the message names file, key and remedy.
+        ManifestInvalid: the file cannot be read, is not TOML, or has a missing, unknown or
+            wrong key; the message names file, key and remedy.
     """
     path = folder / "model.toml"
     try:
@@ -50,7 +41,7 @@ def read_manifest(folder: Path) -> Manifest:
 
 
 def _tuples(value: object) -> object:
-    """TOML's arrays as tuples: strict models of frozen tables take no lists."""
+    """`value` with its lists as tuples: strict models of frozen tables take no lists."""
     match value:
         case dict():
             table = cast("dict[str, object]", value)
@@ -62,10 +53,10 @@ def _tuples(value: object) -> object:
 
 
 def _explain(path: Path, exc: ValidationError) -> str:
-    """One line for each fault: file, key, what is wrong, what to do."""
+    """One line for each fault, with the file, the key, what is wrong and what to do."""
     lines: list[str] = []
     for error in exc.errors():
-        loc = [str(part) for part in error["loc"]]
+        loc = [str(part) for part in error["loc"] if part != "[key]"]  # a key that is wrong itself
         key = ".".join(loc) or "(file)"
         match error["type"]:
             case "extra_forbidden":
@@ -83,21 +74,37 @@ def _explain(path: Path, exc: ValidationError) -> str:
 
 
 def _known_keys(loc: Sequence[str]) -> list[str]:
-    """Keys of the table at `loc`, found by walking the models' annotations."""
-    tables: dict[str, type[BaseModel]] = {
-        "": Manifest,
-        "tokenizer": TokenizerSpec,
-        "prompts": Prompts,
-        "output": Output,
-        "output.dimensions": Dimensions,
-        "wheel": CheckpointFile,
-        "hub": HubSource,
-        "pypi": PypiSource,
-        "files": CheckpointFile,
-        "alternatives": CheckpointFile,
-        "precisions": PrecisionSpec,
-    }
-    for name in (".".join(loc), loc[-1] if loc else "", loc[0] if loc else ""):
-        if name in tables:
-            return sorted(tables[name].model_fields)
-    return []
+    """Keys of the table at `loc`, found by walking the models' annotations.
+
+    Args:
+        loc: keys, indexes and tags of unions from the manifest down to the table, as pydantic
+            reports them.
+    """
+    tables: list[object] = [Manifest]
+    for part in loc:
+        tables = [inner for table in tables for inner in _inner(table, part)]
+    return sorted({name for table in tables for name in _fields(table)})
+
+
+def _fields(annotation: object) -> dict[str, object]:
+    """Annotations of a table's fields by name; empty for what is no table."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return {name: field.annotation for name, field in annotation.model_fields.items()}
+    return {}
+
+
+def _inner(annotation: object, part: str) -> list[object]:
+    """What `part` leads to from a value of this annotation: one annotation for each choice."""
+    if fields := _fields(annotation):
+        if part in fields:
+            return [fields[part]]
+        return [annotation] if part in get_args(fields.get("kind")) else []  # a tag of a union
+    origin, arguments = get_origin(annotation), get_args(annotation)
+    if origin is Annotated:
+        return _inner(arguments[0], part)
+    if origin in (Union, UnionType):
+        return [inner for choice in arguments for inner in _inner(choice, part)]
+    if origin is None or origin is Literal:
+        return []
+    # A tuple's items and a mapping's values have one annotation, whatever the index or key.
+    return [argument for argument in arguments[-2:] if argument is not Ellipsis][-1:]

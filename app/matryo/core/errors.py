@@ -1,4 +1,4 @@
-"""The errors that Matryo raises on purpose, and whom each concerns.
+"""The errors that reach a caller or an operator, as one tree; and `CallerGone`, which nobody reads.
 
     MatryoError
     ├─ RequestError    the caller can fix it
@@ -11,6 +11,7 @@
     │   ├─ UnknownModel        name that nothing here serves
     │   ├─ BodyTooLarge        more bytes than the server reads
     │   ├─ BodyTimeout         body that did not arrive in time
+    │   ├─ DeadlinePassed      answer that was not ready when the caller stopped waiting
     │   └─ UnsupportedMedia    body that is not plain JSON
     ├─ CapacityError   try again later
     │   ├─ Overloaded          the queue has no room for the whole request
@@ -23,7 +24,7 @@
         └─ UnsupportedArchitecture, BuildFailed, ArtifactMissing, ArtifactDamaged
 
 Facts are fields; the message says what was wrong, the value, the limit and the
-remedy. Which HTTP status an error becomes is written in `matryo.http.errors` alone.
+remedy. Only `matryo.http.errors` knows which HTTP status an error becomes.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A built model on disk, and finding the one to serve: all that the engine sees of the graph.
+"""A built model on disk, and finding the one to serve: all that an engine needs of the store.
 
 An artefact is a folder:
 
@@ -7,6 +7,9 @@ An artefact is a folder:
                        (a graph that came ready has data files of its own names, or none)
     tokenizer.json
     artifact.json      what it was made of, and size and sha256 of the other files
+
+Beside the folders, `current` names the one to serve, and the checkpoint that it came from if
+that was not the manifest's. One rename replaces that file, so that no crash parts the two.
 """
 
 from __future__ import annotations
@@ -21,11 +24,11 @@ from typing import Any, cast
 from matryo.catalog.manifest import Manifest
 from matryo.core.choices import Precision
 from matryo.core.errors import ArtifactDamaged, ArtifactMissing
-from matryo.store.files import sha256_file
+from matryo.store.files import find_folder, sha256_file, write_atomically
 from matryo.store.layout import Store
 
 BUILDER_VERSION = 6
-"""Raised with every change of what a build writes; older artefacts are then built anew."""
+"""Raised with every change of what a build writes; artefacts of older versions are built anew."""
 
 GRAPH_FILE = "model.onnx"
 DATA_FILE = "model.onnx.data"
@@ -33,7 +36,7 @@ TOKENIZER_FILE = "tokenizer.json"
 RECORD_FILE = "artifact.json"
 CURRENT_FILE = "current"
 VERIFIED_FILE = "verified.json"
-"""Beside a record once `matryo verify` has passed; says when, and by which version."""
+"""A file beside the record once `matryo verify` has passed: the date and Matryo's version."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +56,7 @@ class ArtifactRecord:
         checkpoint_sha256: hash of the weights the graph was built from.
         tokenizer_sha256: hash of the tokenizer beside them.
         verified: whether both are the manifest's.
-        checkpoint_path: where they lay, to build again after an upgrade.
+        checkpoint_path: the checkpoint's path, for `matryo verify`.
         output_key: `Manifest.output_key` at build time.
         lacks: tensors that the model has and the checkpoint did not.
         max_abs_error: graph against the plain numpy forward, on hidden states.
@@ -106,7 +109,7 @@ class Artifact:
         """Compare every file but those of `skip` with its record, by size and sha256.
 
         Raises:
-            ArtifactDamaged: a file is gone, shorter, longer or different.
+            ArtifactDamaged: a file is missing, or its size or sha256 is not the recorded one.
         """
         for name, expected in self.record.files.items():
             if name in skip:
@@ -141,8 +144,15 @@ def artifact_key(
 
 
 def write_record(folder: Path, record: ArtifactRecord) -> None:
-    """Write `artifact.json`; last of all files of a build."""
-    (folder / RECORD_FILE).write_text(json.dumps(asdict(record), indent=1), encoding="utf-8")
+    """Write `artifact.json`, the last file of a build."""
+    write_atomically(folder / RECORD_FILE, json.dumps(asdict(record), indent=1))
+
+
+def make_current(store: Store, record: ArtifactRecord) -> None:
+    """Have the artefact of this record served from now on; call under the lock of its model."""
+    folder = store.artifacts(record.model_id, record.precision)
+    origin = None if record.verified else record.checkpoint_path
+    write_atomically(folder / CURRENT_FILE, json.dumps({"key": record.key, "origin": origin}))
 
 
 def find_artifact(store: Store, manifest: Manifest, precision: Precision) -> Artifact:
@@ -150,57 +160,91 @@ def find_artifact(store: Store, manifest: Manifest, precision: Precision) -> Art
 
     Raises:
         ArtifactMissing: none was built, or the one there is of another manifest or builder.
-        ArtifactDamaged: `artifact.json` cannot be read.
+        ArtifactDamaged: `current` or `artifact.json` cannot be read.
     """
     command = f"matryo build {manifest.id} --precision {precision}"
-    folder = _current_folder(store, manifest.id, precision)
-    if folder is None:
+    current = _read_current(store, manifest.id, precision)
+    if current is None or not (current.folder / RECORD_FILE).is_file():
         raise ArtifactMissing(
             f"{manifest.id} is not built in {precision} in {store.home}; run: {command}"
         )
-    data = _read_json(folder)
-    if (data.get("builder_version"), data.get("output_key")) != (
-        BUILDER_VERSION,
-        manifest.output_key,
-    ):
+    data = _read_json(current.folder / RECORD_FILE)
+    found = (data.get("builder_version"), data.get("output_key"))
+    if found != (BUILDER_VERSION, manifest.output_key):
         raise ArtifactMissing(
-            f"{folder} was built by another version or for another model.toml; run: {command}"
+            f"{current.folder} was built by another version or for another model.toml; "
+            f"run: {command}"
         )
-    return read_artifact(folder)
+    return read_artifact(current.folder)
 
 
 def unverified_origin(store: Store, model_id: str, precision: Precision) -> Path | None:
     """The checkpoint that the artefact last built came from, if it was not the manifest's.
 
-    Read from any version's record, so that an upgrade never puts the published weights in
-    the place of somebody's own.
+    Any version's artefact counts, so that an upgrade never replaces somebody's own weights by
+    the published ones.
+
+    Raises:
+        ArtifactDamaged: the file that says so cannot be read.
     """
-    folder = _current_folder(store, model_id, precision)
-    data = _read_json(folder) if folder else {}
-    if not data or data.get("verified", True):
-        return None
-    return Path(str(data["checkpoint_path"]))
+    current = _read_current(store, model_id, precision)
+    return current.origin if current else None
 
 
-def _current_folder(store: Store, model_id: str, precision: Precision) -> Path | None:
-    folder = store.artifacts(model_id, precision)
+@dataclass(frozen=True, slots=True)
+class _Current:
+    """The content of `current`.
+
+    Attributes:
+        folder: of the artefact to serve; may not exist.
+        origin: the checkpoint of unverified weights; None for the manifest's own.
+    """
+
+    folder: Path
+    origin: Path | None
+
+
+def _read_current(store: Store, model_id: str, precision: Precision) -> _Current | None:
+    """What `current` says; None if nothing was built."""
+    path = store.artifacts(model_id, precision) / CURRENT_FILE
     try:
-        key = (folder / CURRENT_FILE).read_text(encoding="utf-8").strip()
+        text = path.read_text(encoding="utf-8").strip()
     except FileNotFoundError:
         return None
-    return folder / key if key and (folder / key / RECORD_FILE).is_file() else None
+    if not text.startswith("{"):  # the key alone, as stores of earlier builds have it
+        folder = find_folder(path.parent / text)
+        if not text or not (folder / RECORD_FILE).is_file():
+            return None
+        data = _read_json(folder / RECORD_FILE)
+        origin = None if data.get("verified", True) else Path(str(data["checkpoint_path"]))
+        return _Current(folder, origin)
+    data = _read_json(path)
+    try:
+        key, origin = str(data["key"]), data["origin"]
+    except KeyError as exc:
+        raise _unreadable(path, exc) from exc
+    return _Current(find_folder(path.parent / key), Path(origin) if origin else None)
 
 
-def _read_json(folder: Path) -> dict[str, Any]:
-    path = folder / RECORD_FILE
+def _read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file.
+
+    Raises:
+        ArtifactDamaged: the file cannot be read, or holds anything else.
+    """
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(data, dict):
-            raise TypeError("not an object")  # noqa: TRY301
-    except (OSError, ValueError, TypeError) as exc:
-        msg = f"{path} cannot be read ({exc}); remove {folder} and build again"
-        raise ArtifactDamaged(msg) from exc
+    except (OSError, ValueError) as exc:
+        raise _unreadable(path, exc) from exc
+    if not isinstance(data, dict):
+        raise _unreadable(path, "not an object")
     return cast("dict[str, Any]", data)
+
+
+def _unreadable(path: Path, reason: object) -> ArtifactDamaged:
+    return ArtifactDamaged(
+        f"{path} cannot be read ({reason}). Remove {path.parent} and build again."
+    )
 
 
 def read_artifact(folder: Path) -> Artifact:
@@ -209,14 +253,14 @@ def read_artifact(folder: Path) -> Artifact:
     Raises:
         ArtifactDamaged: it is not a record.
     """
-    data = _read_json(folder)
+    path = folder / RECORD_FILE
+    data = _read_json(path)
     try:
         files = {name: FileRecord(**file) for name, file in data.pop("files").items()}
         lacks = tuple(data.pop("lacks"))
         return Artifact(folder, ArtifactRecord(**data, lacks=lacks, files=files))
     except (TypeError, KeyError, AttributeError) as exc:
-        msg = f"{folder / RECORD_FILE} is no record ({exc}); remove {folder} and build again"
-        raise ArtifactDamaged(msg) from exc
+        raise _unreadable(path, exc) from exc
 
 
 def _damaged(artifact: Artifact, what: str) -> ArtifactDamaged:

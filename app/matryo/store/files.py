@@ -1,4 +1,13 @@
-"""Files and folders: hashed, written whole, removed whole, and named when there is no room."""
+"""Files and folders: hashed, written whole, replaced whole, and removed whole.
+
+This module alone writes, renames and removes in the store. What has its final name is whole
+and on the disk: contents and folder entries are synced before the rename and after. Three
+endings mark what is not final:
+
+    <name>.part        arrives over the network; the next pull goes on from there
+    <name>.tmp-<pid>   is being written, or being removed
+    <name>.old         the folder that <name> is about to replace; it counts until <name> exists
+"""
 
 from __future__ import annotations
 
@@ -9,23 +18,26 @@ import os
 import shutil
 from collections.abc import Callable, Generator
 from pathlib import Path
+from typing import IO
 
 from matryo.core.errors import StoreFull, StoreUnwritable
 
 CHUNK_BYTES = 1 << 20
 PART = ".part"
 TEMPORARY = ".tmp"
+_OLD = ".old"
 
 
 @contextlib.contextmanager
 def room_for(folder: Path, n_bytes: int = 0) -> Generator[None, None, None]:
     """Refuse at once if the disk of `folder` has less than `n_bytes` free.
 
-    A disk that fills up during the block, or that we may not write, is named as such too.
+    An error of the operating system during the block is named as well, if it says that the
+    disk is full or that this user may not write.
 
     Raises:
         StoreFull: before or during the block; the message says how much is missing.
-        StoreUnwritable: the folder is not ours to write.
+        StoreUnwritable: this user may not write the folder.
     """
     existing = next(path for path in (folder, *folder.parents) if path.exists())
     free = shutil.disk_usage(existing).free
@@ -52,7 +64,12 @@ def room_for(folder: Path, n_bytes: int = 0) -> Generator[None, None, None]:
 
 
 def sha256_file(path: Path, progress: Callable[[int], None] | None = None) -> str:
-    """SHA-256 of a file as 64 hex digits, read once in pieces of 1 MiB."""
+    """SHA-256 of a file as 64 hex digits, read once in chunks of 1 MiB.
+
+    Args:
+        path: the file.
+        progress: takes the number of bytes of each chunk read.
+    """
     digest = hashlib.sha256()
     buffer = bytearray(CHUNK_BYTES)
     view = memoryview(buffer)
@@ -64,17 +81,146 @@ def sha256_file(path: Path, progress: Callable[[int], None] | None = None) -> st
     return digest.hexdigest()
 
 
+# --- written whole
+
+
+@contextlib.contextmanager
+def temporary_folder(parent: Path, name: str = "new") -> Generator[Path, None, None]:
+    """A new folder in `parent`, removed at the end unless it was given a final name by then."""
+    folder = parent / f"{name}{TEMPORARY}-{os.getpid()}"
+    folder.mkdir()
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder and its parents, unless they exist."""
+    path.mkdir(parents=True, exist_ok=True)
+
+
+def copy_file(source: Path, target: Path, progress: Callable[[int], None] | None = None) -> None:
+    """Copy one file; folders of `target` are made.
+
+    Args:
+        source: an existing file.
+        target: path of the copy.
+        progress: takes the number of bytes of each chunk written.
+    """
+    with source.open("rb") as reader:
+        copy_stream(reader, target, progress)
+
+
+def copy_stream(
+    reader: IO[bytes], target: Path, progress: Callable[[int], None] | None = None
+) -> None:
+    """Write the rest of a stream to `target`; see `copy_file`."""
+    make_folder(target.parent)
+    with target.open("wb") as writer:
+        while piece := reader.read(CHUNK_BYTES):
+            writer.write(piece)
+            if progress:
+                progress(len(piece))
+
+
+def link_file(source: Path, target: Path) -> None:
+    """Give a file that never changes a second name; a copy, where the disk has no links."""
+    make_folder(target.parent)
+    target.unlink(missing_ok=True)
+    try:
+        target.hardlink_to(source)
+    except OSError:
+        copy_file(source, target)
+
+
+def remove_file(path: Path) -> None:
+    """Remove a file, unless it is gone."""
+    path.unlink(missing_ok=True)
+
+
+# --- given a final name
+
+
 def write_atomically(path: Path, text: str) -> None:
-    """Replace `path` by `text` in one step; readers see the old or the new, never half."""
+    """Replace the content of `path`; readers and crashes see the old text or the new."""
     aside = path.with_name(f"{path.name}{TEMPORARY}-{os.getpid()}")
     aside.write_text(text, encoding="utf-8")
-    aside.replace(path)
+    publish_file(aside, path)
+
+
+def publish_file(new: Path, final: Path) -> None:
+    """Give a complete file its final name; readers and crashes see the old file or the new."""
+    _sync(new)
+    new.replace(final)
+    _sync(final.parent)
+
+
+def replace_folder(new: Path, final: Path) -> None:
+    """Give a complete folder its final name; call under the lock that guards `final`.
+
+    `find_folder` sees the old folder or the new one at every moment, and so does the next
+    process after a crash, which calls `tidy_folder` first.
+
+    Args:
+        new: the complete folder, on the same disk.
+        final: its final path; a folder that exists there is removed once `new` has the name.
+    """
+    for root, _, names in os.walk(new):
+        for name in names:
+            _sync(Path(root) / name)
+        _sync(Path(root))
+    old = final.with_name(final.name + _OLD)
+    if final.exists():
+        remove_tree(old)
+        final.rename(old)
+    new.rename(final)
+    _sync(final.parent)
+    remove_tree(old)
+
+
+def find_folder(final: Path) -> Path:
+    """`final`, or the folder it was about to replace where a crash left that alone."""
+    old = final.with_name(final.name + _OLD)
+    return old if not final.exists() and old.is_dir() else final
+
+
+def tidy_folder(parent: Path) -> None:
+    """Remove or finish what a killed process left in `parent`; call under its lock.
+
+    A folder that was about to be replaced gets its name back. Files and folders that were
+    being written or removed go. What arrives over the network stays.
+    """
+    for old in parent.glob(f"*{_OLD}"):
+        final = old.with_name(old.name.removesuffix(_OLD))
+        if final.exists():
+            remove_tree(old)
+        else:
+            old.rename(final)
+            _sync(parent)
+    for leftover in parent.glob(f"*{TEMPORARY}-*"):
+        if leftover.is_dir():
+            shutil.rmtree(leftover)
+        else:
+            leftover.unlink()
 
 
 def remove_tree(path: Path) -> None:
-    """Remove a folder, or nothing if it is gone; it loses its final name first."""
+    """Remove a folder, unless it is gone; the folder loses its final name first."""
     if not path.exists():
         return
     doomed = path.with_name(f"{path.name}{TEMPORARY}-gone-{os.getpid()}")
     path.rename(doomed)
     shutil.rmtree(doomed)
+
+
+def _sync(path: Path) -> None:
+    """Have the disk hold a file's content, or the names in a folder, before going on."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as exc:
+        if exc.errno != errno.EINVAL:  # some network disks sync no folders
+            raise
+    finally:
+        os.close(descriptor)

@@ -1,15 +1,14 @@
-"""The store: where checkpoints and artefacts lie, and how they get there whole.
+"""The store: the paths of checkpoints, artefacts and vocabularies, and the locks on them.
 
     <home>/checkpoints/<id>/<checkpoint key>/         a complete, verified checkpoint
     <home>/checkpoints/<id>/<checkpoint key>.part/    one being fetched; resumed by the next pull
     <home>/artifacts/<id>/<precision>/<key>/          a complete artefact
-    <home>/artifacts/<id>/<precision>/current         the key to serve
+    <home>/artifacts/<id>/<precision>/current         the key to serve, and what it came from
     <home>/encodings/                                 vocabularies of token arrays
     <home>/locks/                                     one lock for each id
 
-A folder gets its final name by one rename when everything in it is complete, so whatever
-has a final name is whole. Not covered: a disk that loses writes it acknowledged; the
-hashes taken at load find that.
+Whatever has a final name is whole; `matryo.store.files` says how. Not covered: a disk that
+loses what it said was synced. The hashes taken when a model is loaded find that.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ import contextlib
 from collections.abc import Callable, Generator
 from pathlib import Path
 
-from matryo.store.files import room_for
+from matryo.store.files import make_folder, room_for, tidy_folder
 
 
 class Store:
@@ -48,17 +47,20 @@ class Store:
     def lock(
         self, name: str, *, waiting: Callable[[], None] | None = None
     ) -> Generator[None, None, None]:
-        """Hold the lock `name` against every process on this store; freed if we are killed.
+        """Hold the lock `name` against every process on this store.
+
+        The operating system frees the lock of a process that is killed. What such a process
+        left half done is removed or finished before the context opens.
 
         Args:
             name: a model id; the operations on one model exclude each other.
-            waiting: called once if another process holds it now.
+            waiting: called once if another process holds the lock now.
         """
         from filelock import FileLock, Timeout
 
         folder = self.home / "locks"
         with room_for(self.home):
-            folder.mkdir(parents=True, exist_ok=True)
+            make_folder(folder)
         lock = FileLock(folder / f"{name}.lock")
         try:
             lock.acquire(timeout=0)
@@ -67,6 +69,16 @@ class Store:
                 waiting()
             lock.acquire()
         try:
+            with room_for(self.home):
+                for guarded in self._guarded(name):
+                    tidy_folder(guarded)
             yield
         finally:
             lock.release()
+
+    def _guarded(self, model_id: str) -> list[Path]:
+        """The folders in which only the holder of a model's lock writes."""
+        precisions = list((self.home / "artifacts" / model_id).glob("*"))
+        artifacts = [path for folder in precisions for path in folder.glob("*") if path.is_dir()]
+        # Outer folders last: a packed graph of an artefact that gets its name back counts too.
+        return [*artifacts, *precisions, self.home / "checkpoints" / model_id]

@@ -33,6 +33,7 @@ from matryo.core.errors import (
     StoreFull,
     StoreUnwritable,
 )
+from matryo.core.progress import SILENT
 from matryo.engine.onnx import OnnxEngine, SessionConfig
 from matryo.store import artifact as artifacts
 from matryo.store.artifact import find_artifact
@@ -46,7 +47,8 @@ from tests.checkpoints import (
     save_gguf,
     save_tensors,
 )
-from tests.conftest import build_tiny, load_tiny, silent
+from tests.conftest import build_tiny, load_tiny
+from tests.recorder import Recorder
 
 
 @pytest.fixture
@@ -71,17 +73,16 @@ def build(
     store: Store, manifest: Manifest, checkpoint: Path | None = None, *, unverified: bool = False
 ) -> list[str]:
     """`matryo build`; returns what was reported."""
-    said: list[str] = []
+    recorder = Recorder()
     build_model(
         store,
         manifest,
         "fp32",
         checkpoint,
         allow_unverified=unverified,
-        progress=silent,
-        report=said.append,
+        reporter=recorder,
     )
-    return said
+    return recorder.said
 
 
 def fine_tuned(model: TinyModel, folder: Path) -> Path:
@@ -98,7 +99,7 @@ class TestIdentity:
         self, store: Store, model: TinyModel, manifest: Manifest
     ) -> None:
         """Without --checkpoint the store's is built; a second build has nothing to do."""
-        pull_model(store, manifest, str(model.checkpoint), progress=silent, report=lambda _: None)
+        pull_model(store, manifest, str(model.checkpoint), SILENT)
         assert any("checked against" in line for line in build(store, manifest))
         (line,) = build(store, manifest)
         assert "already built" in line
@@ -169,13 +170,13 @@ class TestIdentity:
         monkeypatch.setattr("matryo.build.build.BUILDER_VERSION", 999)
         with pytest.raises(ArtifactMissing, match="another version"):
             find_artifact(store, manifest, "fp32")
-        ensure_model(store, manifest, "fp32", progress=silent, report=lambda _: None)
+        ensure_model(store, manifest, "fp32", SILENT)
         assert find_artifact(store, manifest, "fp32").record.checkpoint_sha256 == before
 
         monkeypatch.setattr(artifacts, "BUILDER_VERSION", 1000)
         shutil.rmtree(other)
         with pytest.raises(ArtifactMissing, match="which is gone"):
-            ensure_model(store, manifest, "fp32", progress=silent, report=lambda _: None)
+            ensure_model(store, manifest, "fp32", SILENT)
 
 
 class TestDamage:
@@ -204,7 +205,7 @@ class TestDamage:
         self, store: Store, model: TinyModel, manifest: Manifest
     ) -> None:
         """`matryo build` repairs what it finds damaged."""
-        pull_model(store, manifest, str(model.checkpoint), progress=silent, report=lambda _: None)
+        pull_model(store, manifest, str(model.checkpoint), SILENT)
         build(store, manifest)
         artifact = find_artifact(store, manifest, "fp32")
         (artifact.folder / "model.onnx.data").write_bytes(b"rubbish")
@@ -264,13 +265,11 @@ class TestDamage:
         self, store: Store, model: TinyModel, manifest: Manifest
     ) -> None:
         """A checkpoint damaged in the store is not built from; without a source it is said."""
-        folder = pull_model(
-            store, manifest, str(model.checkpoint), progress=silent, report=lambda _: None
-        )
+        folder = pull_model(store, manifest, str(model.checkpoint), SILENT)
         (folder / "model.safetensors").write_bytes(b"rubbish")
         with pytest.raises(SetupError, match="names no source"):
             build(store, manifest)
-        pull_model(store, manifest, str(model.checkpoint), progress=silent, report=lambda _: None)
+        pull_model(store, manifest, str(model.checkpoint), SILENT)
         build(store, manifest)
 
     def test_missing_files(self, tmp_path: Path, store: Store, manifest: Manifest) -> None:

@@ -22,10 +22,12 @@ from matryo.build.provision import build_model
 from matryo.catalog.reading import read_manifest
 from matryo.core.choices import Precision
 from matryo.core.errors import CheckpointMismatch, MatryoError
+from matryo.core.progress import SILENT
 from matryo.store.artifact import Artifact, find_artifact
 from matryo.store.layout import Store
 from tests.checkpoints import EXPERTS, TinyModel, make_model, make_tokenizer, save_gguf
-from tests.conftest import load_tiny, silent
+from tests.conftest import load_tiny
+from tests.recorder import Recorder
 from tests.reference import hidden_states, pooled
 
 Q = gguf.GGMLQuantizationType
@@ -45,7 +47,7 @@ def build(
     root: Path, model: TinyModel, checkpoint: Path, precision: Precision = "fp32"
 ) -> tuple[Artifact, list[str]]:
     """Build from a file that no manifest pins; returns what was reported too."""
-    said: list[str] = []
+    recorder = Recorder()
     manifest = read_manifest(model.models / model.id)
     artifact = build_model(
         Store(root / "home"),
@@ -53,10 +55,9 @@ def build(
         precision,
         checkpoint,
         allow_unverified=True,
-        progress=silent,
-        report=said.append,
+        reporter=recorder,
     )
-    return artifact, said
+    return artifact, recorder.said
 
 
 @pytest.fixture(params=VARIANTS)
@@ -129,8 +130,7 @@ class TestBuild:
                 "fp32",
                 path,
                 allow_unverified=False,
-                progress=silent,
-                report=lambda _: None,
+                reporter=SILENT,
             )
 
     @pytest.mark.parametrize(("qtype", "precision"), [(Q.Q8_0, "q8"), (Q.Q4_0, "q4")])

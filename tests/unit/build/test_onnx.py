@@ -17,10 +17,11 @@ from matryo.build.provision import build_model
 from matryo.catalog.reading import read_manifest
 from matryo.core.choices import Precision
 from matryo.core.errors import BuildFailed, CheckpointMismatch, MatryoError
+from matryo.core.progress import SILENT
 from matryo.engine.onnx import OnnxEngine
 from matryo.store.layout import Store
 from tests.checkpoints import HIDDEN, TinyModel, damage, make_model, vocabulary
-from tests.conftest import build_tiny, load_tiny, silent
+from tests.conftest import build_tiny, load_tiny
 
 INPUTS = ("token_type_ids", "attention_mask", "input_ids")
 WORDS = np.random.default_rng(0).standard_normal((len(vocabulary()), HIDDEN)).astype(np.float32)
@@ -80,8 +81,7 @@ def build(
         precision,
         checkpoint,
         allow_unverified=True,
-        progress=silent,
-        report=lambda _: None,
+        reporter=SILENT,
     )
     return load_tiny(model, artifact)
 

@@ -17,6 +17,7 @@ from matryo.store.artifact import Artifact
 from matryo.store.layout import Store
 from tests.checkpoints import EXPERTS, TinyModel, make_model
 from tests.conftest import build_tiny, load_tiny
+from tests.recorder import Recorder
 
 TEXTS = [np.arange(4, 4 + n) for n in (3, 17, 40)]
 Built = tuple[TinyModel, Artifact]
@@ -120,9 +121,9 @@ def test_no_room(tmp_path: Path, built: Built, monkeypatch: pytest.MonkeyPatch) 
         raise StoreFull("the disk is full")
 
     monkeypatch.setattr(packing, "_save", full)
-    said: list[str] = []
+    recorder = Recorder()
     manifest = read_manifest(model.models / model.id)
-    pack_model(Store(tmp_path / "home"), manifest, "fp32", report=said.append)
-    assert said == ["weights stay in this process's own memory: the disk is full"]
+    pack_model(Store(tmp_path / "home"), manifest, "fp32", recorder)
+    assert recorder.said == ["weights stay in this process's own memory: the disk is full"]
     load_tiny(model, artifact)
     assert not list(artifact.folder.glob("packed-*"))

@@ -24,7 +24,7 @@ from matryo.store.files import sha256_file
 from matryo.store.layout import Store
 from matryo.store.pull.checkpoint import pull
 from tests.checkpoints import TinyModel, make_model
-from tests.conftest import silent
+from tests.recorder import Recorder
 from tests.standins import (
     COMMIT,
     StandIn,
@@ -56,7 +56,7 @@ def model(tmp_path: Path) -> TinyModel:
 
 def environment(tmp_path: Path, model: TinyModel, stand_in: StandIn) -> dict[str, str]:
     """A user's environment whose hub and index are the stand-in."""
-    keep = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
+    keep = {name: os.environ[name] for name in ("PATH", "HOME", "PYTHONPATH") if name in os.environ}
     return keep | {
         "MATRYO_HOME": str(tmp_path / "home"),
         "MATRYO_MODELS": str(model.models),
@@ -229,10 +229,10 @@ class TestPypi:
 
 def pull_here(tmp_path: Path, model: TinyModel, origin: str | None) -> list[str]:
     """Pull in this process; returns what was reported."""
-    said: list[str] = []
+    recorder = Recorder()
     manifest = read_manifest(model.models / model.id)
-    pull(Store(tmp_path / "home"), manifest, origin, progress=silent, report=said.append)
-    return said
+    pull(Store(tmp_path / "home"), manifest, origin, recorder)
+    return recorder.said
 
 
 class TestFolder:

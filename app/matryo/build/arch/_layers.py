@@ -16,11 +16,10 @@ from onnx import TensorProto
 
 from matryo.build.checkpoint import FloatArray, Weights
 from matryo.build.emit import CONTRIB, GraphBuilder
+from matryo.build.limits import MAX_PADDING_ROWS
 from matryo.build.precision import Operand, Products
 from matryo.core.choices import Precision
 from matryo.engine.onnx.interface import APPLY_MASK, ATTENTION_MASK, INPUT_IDS
-
-_MAX_PADDING_ROWS = 128
 
 # --- the graph
 
@@ -171,7 +170,7 @@ def word_rows(weights: Weights, table: tuple[int, int]) -> int:
         CheckpointMismatch: it has more rows than the config, or lacks more than padding.
     """
     rows, columns = weights.shape("word_embeddings")
-    fits = table[0] - _MAX_PADDING_ROWS < rows <= table[0] and columns == table[1]
+    fits = table[0] - MAX_PADDING_ROWS < rows <= table[0] and columns == table[1]
     return rows if fits else table[0]  # reading says what does not fit
 
 

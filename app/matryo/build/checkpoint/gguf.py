@@ -19,12 +19,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from matryo.build.checkpoint.base import BLOCK_SIZE, Blocks, FloatArray
+from matryo.build.limits import GGUF_MAX_ENTRIES, GGUF_MAX_STRINGS
 from matryo.core.errors import CheckpointMismatch
 
-# Far over any real file (about 40 keys, 250 tensors, 262,144 tokens), far under what hurts:
-# the library makes a Python object for each.
-_MAX_ENTRIES = 1 << 14
-_MAX_STRINGS = 1 << 20
 _FAULTS = (
     ValueError,
     KeyError,
@@ -55,13 +52,13 @@ class _BoundedReader(gguf.GGUFReader):
         return super()._get(offset, dtype, int(count), override_order)
 
     def _build_fields(self, offs: int, count: Any) -> int:  # noqa: ANN401
-        if int(count) > _MAX_ENTRIES:
-            raise ValueError(f"{int(count):,} keys; at most {_MAX_ENTRIES:,} make sense")
+        if int(count) > GGUF_MAX_ENTRIES:
+            raise ValueError(f"{int(count):,} keys; at most {GGUF_MAX_ENTRIES:,} make sense")
         return super()._build_fields(offs, int(count))
 
     def _build_tensor_info(self, offs: int, count: Any) -> Any:  # noqa: ANN401
-        if int(count) > _MAX_ENTRIES:
-            raise ValueError(f"{int(count):,} tensors; at most {_MAX_ENTRIES:,} make sense")
+        if int(count) > GGUF_MAX_ENTRIES:
+            raise ValueError(f"{int(count):,} tensors; at most {GGUF_MAX_ENTRIES:,} make sense")
         return super()._build_tensor_info(offs, int(count))
 
     def _get_field_parts(self, orig_offs: int, raw_type: Any) -> Any:  # noqa: ANN401
@@ -70,7 +67,7 @@ class _BoundedReader(gguf.GGUFReader):
         of = self._get(orig_offs, np.uint32)
         length = self._get(orig_offs + 4, np.uint64)
         n_items, kind = int(length[0]), gguf.GGUFValueType(int(of[0]))
-        if kind == gguf.GGUFValueType.STRING and n_items <= _MAX_STRINGS:
+        if kind == gguf.GGUFValueType.STRING and n_items <= GGUF_MAX_STRINGS:
             return super()._get_field_parts(orig_offs, int(raw_type))
         dtype = self.gguf_scalar_to_np.get(kind)
         if dtype is None:

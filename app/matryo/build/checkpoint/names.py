@@ -14,9 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from matryo.build.checkpoint.base import Blocks, Checkpoint, FloatArray
+from matryo.build.limits import READ_ROWS
 from matryo.core.errors import CheckpointMismatch
-
-_CHUNK_ROWS = 8192
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,8 +145,8 @@ class Weights:
 
     def read_rows(self, name: str, shape: tuple[int, ...]) -> Iterator[FloatArray]:
         """The tensor in pieces of a few thousand rows, for tables too large to hold."""
-        for start in range(0, shape[0], _CHUNK_ROWS):
-            yield self.read(name, shape, slice(start, start + _CHUNK_ROWS))
+        for start in range(0, shape[0], READ_ROWS):
+            yield self.read(name, shape, slice(start, start + READ_ROWS))
 
     def lookup(self, name: str, shape: tuple[int, ...], rows: Sequence[int]) -> FloatArray:
         """Single rows of the tensor, in the order asked; float32 `(len(rows), ...)`."""

@@ -14,10 +14,9 @@ from typing import Any, cast
 import onnx
 from google.protobuf.message import DecodeError
 
+from matryo.build.limits import ONNX_MAX_BYTES
 from matryo.core.errors import CheckpointMismatch
 from matryo.engine.onnx.interface import hidden_states_output
-
-_MAX_BYTES = 2**31 - 1  # of a protobuf message; larger models keep their weights outside
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,8 +45,8 @@ def read_ready_graph(path: Path) -> ReadyGraph:
             outputs that no text encoder has.
     """
     n_bytes = path.stat().st_size
-    if n_bytes > _MAX_BYTES:
-        raise CheckpointMismatch(f"{path} has {n_bytes:,} bytes; ONNX allows {_MAX_BYTES:,}")
+    if n_bytes > ONNX_MAX_BYTES:
+        raise CheckpointMismatch(f"{path} has {n_bytes:,} bytes; ONNX allows {ONNX_MAX_BYTES:,}")
     try:
         model = cast("Any", onnx).load(str(path), load_external_data=False)
     except (DecodeError, ValueError, OSError) as exc:

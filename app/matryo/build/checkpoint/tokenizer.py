@@ -1,4 +1,4 @@
-"""A checkpoint's tokenizer as one `tokenizer.json`, whatever it came as.
+"""Finds or makes the `tokenizer.json` of a checkpoint.
 
 Serving reads `tokenizer.json` with the `tokenizers` library alone. A checkpoint that has
 only a vocabulary (`vocab.txt`, `sentencepiece.bpe.model`, ...) is converted once, here, by
@@ -7,23 +7,26 @@ transformers, which knows every format; one in GGUF has it in its metadata.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
 from matryo.core.errors import CheckpointMismatch
+from matryo.core.progress import Reporter
 
 _FILE = "tokenizer.json"
 
 
-def find_tokenizer(weights: Path, stored: Path, into: Path, report: Callable[[str], None]) -> Path:
-    """The tokenizer of a checkpoint: beside it, of the published one, or rebuilt.
+def find_tokenizer(weights: Path, stored: Path, into: Path, reporter: Reporter) -> Path:
+    """Path of a checkpoint's `tokenizer.json`.
+
+    The file beside the weights comes first, then the one of the published checkpoint. Without
+    either, one is made from the checkpoint's vocabulary.
 
     Args:
         weights: a `.safetensors`, `.gguf` or `.onnx` file.
         stored: folder of the published checkpoint in the store; may not exist.
-        into: where one that has to be made is written.
-        report: takes a sentence about any that does not lie beside the weights.
+        into: folder of a tokenizer that has to be made.
+        reporter: takes a sentence about a tokenizer that is not beside the weights.
 
     Raises:
         CheckpointMismatch: there is none, and none can be made.
@@ -34,7 +37,7 @@ def find_tokenizer(weights: Path, stored: Path, into: Path, report: Callable[[st
     folders = [weights.parent, weights.parent.parent] if weights.suffix == ".onnx" else []
     for folder in (*(folders or [weights.parent]), stored):
         if (folder / _FILE).is_file():
-            report(f"tokenizer: {folder / _FILE}")
+            reporter.say(f"tokenizer: {folder / _FILE}")
             return folder / _FILE
     if weights.suffix != ".gguf":
         raise CheckpointMismatch(
@@ -47,7 +50,7 @@ def find_tokenizer(weights: Path, stored: Path, into: Path, report: Callable[[st
     checkpoint = GgufCheckpoint(weights)
     cast("Any", rebuild_tokenizer(checkpoint)).save(str(into / _FILE))
     checkpoint.close()
-    report(f"tokenizer: rebuilt from the metadata of {weights.name}")
+    reporter.say(f"tokenizer: rebuilt from the metadata of {weights.name}")
     return into / _FILE
 
 

@@ -14,9 +14,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-import os
 import platform
-import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -26,7 +24,15 @@ import numpy as np
 from matryo.core.errors import BuildFailed
 from matryo.engine.onnx.runtime import ORT_VERSION, GraphSession, session_options
 from matryo.store.artifact import DATA_FILE, GRAPH_FILE, Artifact, FileRecord
-from matryo.store.files import TEMPORARY, remove_tree, room_for, sha256_file
+from matryo.store.files import (
+    remove_file,
+    remove_tree,
+    replace_folder,
+    room_for,
+    sha256_file,
+    temporary_folder,
+    write_atomically,
+)
 
 _RECORD_FILE = "packed.json"
 _PREFIX = "packed-"
@@ -91,35 +97,34 @@ def pack(artifact: Artifact) -> None:
     """
     if is_settled(artifact):
         return
-    aside = artifact.folder / f"{_PREFIX}{TEMPORARY}-{os.getpid()}"
-    try:
-        # ORT writes each weight twice: packed, and as it was, to tell what it has packed.
-        with room_for(artifact.folder, 2 * artifact.n_bytes):
-            aside.mkdir()
-            _save(artifact.graph, aside)
-            try:
-                _compare(artifact.graph, aside / GRAPH_FILE)
-            except BuildFailed:
-                for path in aside.iterdir():
-                    path.unlink()
-                _settle(artifact, aside)
-                raise
+    # ORT writes each weight twice: packed, and as it was, to tell what it has packed.
+    with (
+        room_for(artifact.folder, 2 * artifact.n_bytes),
+        temporary_folder(artifact.folder, _PREFIX) as aside,
+    ):
+        _save(artifact.graph, aside)
+        try:
+            _compare(artifact.graph, aside / GRAPH_FILE)
+        except BuildFailed:
+            for path in aside.iterdir():
+                remove_file(path)
             _settle(artifact, aside)
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
+            raise
+        _settle(artifact, aside)
 
 
 def _settle(artifact: Artifact, aside: Path) -> None:
-    """Record the files of `aside`, if any, and put it where it is looked for."""
+    """Record the files of `aside`, if any, and give the folder its final name."""
     files = {
         path.name: asdict(FileRecord(path.stat().st_size, sha256_file(path)))
         for path in sorted(aside.iterdir())
     }
-    (aside / _RECORD_FILE).write_text(json.dumps(files, indent=1), encoding="utf-8")
-    for old in artifact.folder.glob(f"{_PREFIX}*"):  # of another machine, or broken
-        if old != aside:
+    write_atomically(aside / _RECORD_FILE, json.dumps(files, indent=1))
+    final = _folder(artifact)
+    replace_folder(aside, final)
+    for old in artifact.folder.glob(f"{_PREFIX}*"):  # of another machine
+        if old != final:
             remove_tree(old)
-    aside.rename(_folder(artifact))
 
 
 def _folder(artifact: Artifact) -> Path:

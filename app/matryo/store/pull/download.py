@@ -1,4 +1,4 @@
-"""One file over HTTP: resumed where an earlier try, or an earlier process, stopped."""
+"""Downloads one file over HTTP, and resumes where an earlier try or process stopped."""
 
 from __future__ import annotations
 
@@ -9,11 +9,10 @@ from pathlib import Path
 import httpx2
 
 from matryo.core.errors import PullFailed
-from matryo.core.progress import Progress
-from matryo.store.files import PART
+from matryo.core.progress import Reporter
+from matryo.store.files import PART, publish_file, remove_file
+from matryo.store.limits import DOWNLOAD_ATTEMPTS, DOWNLOAD_TIMEOUT_S
 
-_ATTEMPTS = 5
-_TIMEOUT_S = 30.0
 _PARTIAL, _RANGE_NOT_SATISFIABLE = 206, 416
 _PASSING = frozenset({408, 425, 429, 500, 502, 503, 504})
 
@@ -23,63 +22,63 @@ def download(
     path: Path,
     *,
     n_bytes: int | None,
-    progress: Progress,
+    reporter: Reporter,
     headers: Mapping[str, str] | None = None,
 ) -> None:
-    """Fetch `url` to `path`; what has arrived waits in `<path>.part` until it is whole.
+    """Fetch `url` to `path`; bytes that arrived wait in `<path>.part` until the file is whole.
 
     Args:
-        url: where from; redirects are followed.
-        path: where to.
+        url: the file's address; redirects are followed.
+        path: the file's path here; its folder exists.
         n_bytes: the file's size, if known.
-        progress: shows how it goes.
-        headers: to send along, for instance authorisation.
+        reporter: takes the progress.
+        headers: further headers of the request, for instance authorisation.
 
     Raises:
-        PullFailed: refused, or broken again and again; run again to go on from there.
+        PullFailed: the server refused, or every try broke off; the next call resumes.
     """
     part = path.with_name(path.name + PART)
-    for attempt in range(1, _ATTEMPTS + 1):
+    for attempt in range(1, DOWNLOAD_ATTEMPTS + 1):
         try:
-            _fetch(url, part, n_bytes, progress, headers or {})
+            _fetch(url, part, n_bytes, reporter, headers or {})
         except httpx2.HTTPStatusError as exc:
             status = exc.response.status_code
-            if attempt == _ATTEMPTS or status not in _PASSING:
+            if attempt == DOWNLOAD_ATTEMPTS or status not in _PASSING:
                 raise PullFailed(f"{url}: the server answered {status}. Try again later.") from exc
         except httpx2.TransportError as exc:
-            if attempt == _ATTEMPTS:
+            if attempt == DOWNLOAD_ATTEMPTS:
                 raise PullFailed(
                     f"{url}: {exc!r} after {attempt} tries. What has arrived is kept; check the "
                     "network and run the command again to go on."
                 ) from exc
         else:
-            part.rename(path)
+            publish_file(part, path)
             return
         time.sleep(attempt)
 
 
 def _fetch(
-    url: str, part: Path, n_bytes: int | None, progress: Progress, headers: Mapping[str, str]
+    url: str, part: Path, n_bytes: int | None, reporter: Reporter, headers: Mapping[str, str]
 ) -> None:
     have = part.stat().st_size if part.exists() else 0
     if n_bytes is not None and have >= n_bytes:
         if have == n_bytes:
             return
-        part.unlink()  # of another file, then: more than this one has
+        remove_file(part)  # of another file: this one has fewer bytes
         have = 0
     wanted = {"accept-encoding": "identity", **headers}
     if have:
         wanted["range"] = f"bytes={have}-"
     with httpx2.stream(
-        "GET", url, headers=wanted, timeout=_TIMEOUT_S, follow_redirects=True
+        "GET", url, headers=wanted, timeout=DOWNLOAD_TIMEOUT_S, follow_redirects=True
     ) as response:
         if response.status_code == _RANGE_NOT_SATISFIABLE:
-            part.unlink()
+            remove_file(part)
         response.raise_for_status()
         if response.status_code != _PARTIAL:
-            have = 0  # the server sends all of it, whatever was asked
+            have = 0  # the server ignored the range and sends the whole file
         with (
-            progress(f"fetching {part.stem}", n_bytes or 0) as advance,
+            reporter.bar(f"fetching {part.stem}", n_bytes or 0) as advance,
             part.open("ab" if have else "wb") as file,
         ):
             advance(have)

@@ -1,11 +1,4 @@
-"""How a product's weights are written in each precision.
-
-`fp32` is a plain MatMul. `int8` multiplies bytes: weights have a scale for each column,
-activations one for each row, so that no row depends on another. `q8` and `q4` keep weights in
-blocks of 32 along a row, each with a scale of its own, for `MatMulNBits`, which rounds each
-row of activations by itself, in the same blocks. In all of them a text's vector does not
-depend on its company.
-"""
+"""Writes the ONNX nodes of products of activations with weights, in one precision."""
 
 from __future__ import annotations
 
@@ -13,15 +6,21 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 import numpy as np
+from numpy.typing import NDArray
 
-from matryo.build.checkpoint import BLOCK_SIZE, Blocks, FloatArray, Weights
+from matryo.build.checkpoint import BLOCK_SIZE, FloatArray, Weights
 from matryo.build.emit import CONTRIB, GraphBuilder
+from matryo.build.precision.quantize import (
+    LEAST_STEP,
+    block_bytes,
+    quantize_blocks,
+    quantize_rows,
+)
 from matryo.core.choices import Precision
 
 _BITS: dict[Precision, int] = {"q8": 8, "q4": 4}
 # MatMulNBits quantises activations to int8 at this level; at lower ones it computes in float.
 _ACCURACY_LEVEL = 4
-_LEAST_STEP = np.float32(1e-20)  # a row of zeros has one, too
 _MIDDLE = 128
 # GELU gives nothing under -0.17: most of the range goes to what is positive.
 _ONE_SIDED_MIDDLE = 32
@@ -73,7 +72,7 @@ class Products:
             for name, value in (
                 ("one", np.float32(1)),
                 ("finer", np.float32(1 / _FINER)),
-                ("least_step", np.array([_LEAST_STEP])),
+                ("least_step", np.array([LEAST_STEP])),
                 *_range("", _MIDDLE),
                 *_range("one_sided_", _ONE_SIDED_MIDDLE),
                 ("last_axis", np.array([-1], np.int64)),
@@ -84,10 +83,10 @@ class Products:
                 graph.constant(f"blocks.{name}", np.array(value, np.int64))
 
     def words(self, table: tuple[int, int], rows: Iterable[FloatArray], ids: str) -> str:
-        """Rows of the word table; `(N, H)` float32.
+        """Look up rows of the word table; `(N, H)` float32.
 
-        Every precision but fp32 keeps the table in 8-bit blocks of 32: a quarter of the memory,
-        and too exact to be seen beside the rounding of products.
+        Every precision but fp32 keeps the table in 8-bit blocks of 32. They take a quarter of
+        the memory, and their rounding is far below that of the products.
 
         Args:
             table: `(vocab, H)`.
@@ -100,7 +99,7 @@ class Products:
             return graph.op("Gather", graph.tensor("word_embeddings", table, rows), ids)
         scales = np.empty((table[0], n_blocks), np.float32)
 
-        def values() -> Iterable[np.ndarray[tuple[int, ...], np.dtype[np.uint8]]]:
+        def values() -> Iterable[NDArray[np.uint8]]:
             start = 0
             for piece in rows:
                 blocks = quantize_blocks(piece, bits=8)
@@ -167,11 +166,11 @@ class Products:
         return self._graph.op("QuantizeLinear", x, row_steps, zeros, axis=0)
 
     def _zeros(self, row_steps: str, middle: str) -> str:
-        """`middle` for each row: a scale for each wants a zero point for each."""
+        """`middle` for each row: ONNX wants as many zero points as scales."""
         return self._graph.op("Expand", middle, self._graph.op("Shape", row_steps))
 
     def _widths(self, norm: str) -> FloatArray:
-        """How far a channel of a layer norm's output reaches, evened out in part; `(K,)`."""
+        """The typical magnitude of each channel of a norm's output, evened in part; `(K,)`."""
         (size,) = self._weights.shape(f"{norm}.weight")
         scale = self._weights.read(f"{norm}.weight", (size,))
         shift = self._weights.read(f"{norm}.bias", (size,))
@@ -180,7 +179,7 @@ class Products:
         return np.asarray(reach**_SMOOTHING, np.float32)
 
     def rows(self, operand: Operand, rows: str) -> Operand:
-        """Some rows of an operand; there may be none."""
+        """Some rows of an operand; the list of rows may be empty."""
         values = self._graph.op("Gather", operand.values, rows)
         if not operand.steps:
             return Operand(values)
@@ -188,7 +187,7 @@ class Products:
         return Operand(values, steps, operand.middle, operand.channels)
 
     def split(self, operand: Operand, n: int, counts: str) -> list[Operand]:
-        """An operand in `n` pieces of so many rows each; a piece may have none."""
+        """An operand in `n` pieces with the row counts `counts`; a count may be 0."""
         values = self._graph.ops("Split", n, operand.values, counts)
         if not operand.steps:
             return [Operand(piece) for piece in values]
@@ -213,10 +212,10 @@ class Products:
             operand: the left side.
             name: the weight's.
             size: of the weight, `(out, in)`.
-            fine: in two terms, twice the work and next to no rounding of the operand; not for
-                one-sided ones.
-            times_steps: False leaves the multiplication by `operand.steps`, where there are
-                any, to the caller.
+            fine: multiply in two terms, which doubles the work and nearly ends the rounding of
+                the operand; not for one-sided operands.
+            times_steps: False leaves the multiplication by `operand.steps`, if it has any, to
+                the caller.
         """
         if self._precision == "fp32":
             out, into = size
@@ -248,7 +247,7 @@ class Products:
         return y
 
     def _rest(self, operand: Operand) -> str:
-        """What rounding left, in steps 254 times finer; `(N, K)` uint8 around 128."""
+        """An operand's rounding errors, in steps 254 times finer; `(N, K)` uint8 around 128."""
         if operand.values not in self._rests:
             graph = self._graph
             zeros = self._zeros(operand.row_steps, operand.middle)
@@ -265,12 +264,12 @@ class Products:
         blocks = self._weights.blocks(name, size, bits)
         blocks = blocks or quantize_blocks(self._weights.read(name, size), bits)
         n_blocks = blocks.scales.shape[1]
-        packed = (out, n_blocks, BLOCK_SIZE * bits // 8)
+        shape = (out, n_blocks, BLOCK_SIZE * bits // 8)
         n_rows, even = self._even_rows(x)
         y = graph.op(
             "MatMulNBits",
             even,
-            graph.tensor(f"{name}.values", packed, [_pack(blocks, bits)]),
+            graph.tensor(f"{name}.values", shape, [block_bytes(blocks, bits)]),
             graph.tensor(f"{name}.scales", (out * n_blocks,), [blocks.scales.reshape(-1)]),
             domain=CONTRIB,
             K=into,
@@ -282,7 +281,7 @@ class Products:
         return graph.op("Slice", y, "blocks.start", n_rows)
 
     def _even_rows(self, x: str) -> tuple[str, str]:
-        """The number of rows of `x`, `(1,)`, and `x` with a row of zeros more if they are odd.
+        """The number of rows of `x`, `(1,)`, and `x` with a row of zeros added to an odd number.
 
         MLAS multiplies a lone row, and one left over from tiles of 128, with another kernel,
         which adds in another order (4 bits on AVX2, ORT 1.31).
@@ -297,57 +296,9 @@ class Products:
 
 
 def _range(kind: str, middle: int) -> tuple[tuple[str, np.generic], ...]:
-    """Constants of a range of bytes: what stands for 0, and steps to either end."""
+    """Constants of a range of bytes: the byte for 0, and the factors to steps on either side."""
     return (
         (f"{kind}middle", np.uint8(middle)),
         (f"{kind}above", np.float32(1 / (255 - middle))),
         (f"{kind}below", np.float32(-1 / middle)),
     )
-
-
-def quantize_rows(
-    weight: FloatArray,
-) -> tuple[np.ndarray[tuple[int, ...], np.dtype[np.int8]], FloatArray]:
-    """A matrix `(out, in)` as int8 and a scale for each row, `(out,)`; symmetric.
-
-    CPUs without VNNI add the products of two neighbours in 16 bits, which saturate. So the sum
-    of any two neighbours of one sign is kept within 128: 255 x 128 < 2^15. Rows of normal
-    entries lose a quarter of their digits' fineness by that, and every CPU gives the same values.
-
-    Args:
-        weight: float32, finite.
-    """
-    pairs = np.pad(weight, ((0, 0), (0, weight.shape[1] % 2))).reshape(len(weight), -1, 2)
-    sums = np.maximum(np.maximum(pairs, 0).sum(2), np.maximum(-pairs, 0).sum(2))
-    # 127, as rounding may add half a level to each of the two.
-    scales = np.maximum(sums.max(1), np.float32(1e-20)) / np.float32(127)
-    return np.rint(weight / scales[:, None]).astype(np.int8), scales.astype(np.float32)
-
-
-def quantize_blocks(weight: FloatArray, bits: int) -> Blocks:
-    """A matrix `(out, in)` in symmetric blocks; a row that ends within one is filled up with 0.
-
-    The entry of largest magnitude lands on the end of the range that has one value more, so
-    that all 2^bits values are used, as in GGML's Q4_0.
-
-    Args:
-        weight: float32, finite.
-        bits: 4 or 8.
-    """
-    out, into = weight.shape
-    middle = 1 << (bits - 1)
-    padded = np.pad(weight, ((0, 0), (0, -into % BLOCK_SIZE)))
-    blocks = padded.reshape(out, -1, BLOCK_SIZE)
-    largest = np.abs(blocks).argmax(-1, keepdims=True)
-    scales = np.take_along_axis(blocks, largest, -1) / np.float32(-middle)  # (out, n_blocks, 1)
-    inverse = np.divide(1, scales, out=np.zeros_like(scales), where=scales != 0)
-    values = np.clip(np.rint(blocks * inverse) + middle, 0, 2 * middle - 1).astype(np.uint8)
-    return Blocks(values.reshape(padded.shape), scales[..., 0])
-
-
-def _pack(blocks: Blocks, bits: int) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
-    """Values as MatMulNBits wants them: of 4 bits two in a byte, the first in the low half."""
-    if bits == 8:  # noqa: PLR2004
-        return blocks.values
-    low, high = blocks.values[:, 0::2], blocks.values[:, 1::2]
-    return (low | (high << 4)).astype(np.uint8)
