@@ -159,7 +159,7 @@ def _vectors_in_a_child(embedder: Embedder, texts: list[str], pipe: Any) -> None
 def test_workers(embedder: Embedder, method: str) -> None:
     """A worker process loads the model itself, even one that was forked from a loaded parent."""
     expected = embedder.embed(TEXTS)
-    context = multiprocessing.get_context(method)
+    context: Any = multiprocessing.get_context(method)
     ours, theirs = context.Pipe()
     child = context.Process(target=_vectors_in_a_child, args=(embedder, TEXTS, theirs))
     child.start()

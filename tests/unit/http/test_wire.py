@@ -152,14 +152,14 @@ def test_input_is_required() -> None:
 def test_what_is_not_json(body: bytes) -> None:
     """Whatever JSON is not, it is a 400 that says where, and never a crash."""
     with pytest.raises(InvalidRequest, match="could not parse the JSON body"):
-        parse_request(body)
+        parse_request(body, LIMITS)
 
 
 @pytest.mark.parametrize("body", [b"[]", b'"a"', b"1", b"null", b"true"])
 def test_what_is_no_object(body: bytes) -> None:
     """JSON of another kind is told from JSON that is broken."""
     with pytest.raises(InvalidRequest, match="must be an object"):
-        parse_request(body)
+        parse_request(body, LIMITS)
 
 
 json_values = st.recursive(
@@ -176,7 +176,7 @@ names = st.sampled_from(
 def test_any_json_is_read_or_refused(value: object) -> None:
     """No JSON at all raises anything but a clean refusal."""
     try:
-        request, inputs = parse_request(json.dumps(value).encode())
+        request, inputs = parse_request(json.dumps(value).encode(), LIMITS)
     except InvalidRequest as exc:
         exc.message.encode()
     else:
@@ -188,7 +188,7 @@ def test_any_json_is_read_or_refused(value: object) -> None:
 def test_any_bytes_are_read_or_refused(body: bytes) -> None:
     """Nor do any bytes."""
     try:
-        parse_request(body)
+        parse_request(body, LIMITS)
     except InvalidRequest as exc:
         exc.message.encode()
 
@@ -201,6 +201,6 @@ def test_any_text_arrives(text: str) -> None:
         text.encode()
     except UnicodeEncodeError:
         with pytest.raises(InvalidRequest):
-            parse_request(body)
+            parse_request(body, LIMITS)
     else:
-        assert parse_request(body)[1].texts == [text]
+        assert parse_request(body, LIMITS)[1].texts == [text]
