@@ -37,8 +37,8 @@ from matryo.commands.ready import make_ready
 from matryo.core.choices import Precision
 from matryo.core.cores import available_cores
 from matryo.core.settings import load_settings
-from matryo.engine import Engine, TokenIds
-from matryo.engine.onnx import OnnxEngine, SessionConfig
+from matryo.engine import Engine, TokenIds, plan_cores
+from matryo.engine.factory import load_engine
 from matryo.engine.postprocess import FloatArray
 from matryo.store.artifact import find_artifact
 from matryo.store.layout import Store
@@ -95,7 +95,7 @@ def measure(
     company = texts_of_all_lengths(documents, n_company, _LONGEST)
     precisions: list[Precision] = ["fp32", *(p for p in manifest.precisions if p != "fp32")]
     facts: dict[Precision, dict[str, float]] = {}
-    engines: dict[Precision, OnnxEngine] = {}
+    engines: dict[Precision, Engine] = {}
     reference: FloatArray | None = None
     for precision in precisions:
         settings = load_settings(None, model=manifest.id, precision=precision)
@@ -105,8 +105,8 @@ def measure(
         flags = ("--model", manifest.id, "--precision", precision)
         with Service(*flags, environ={"MATRYO_HOME": str(settings.home)}) as service:
             found["idle_rss_mb"] = service.rss_mb
-        one = engines[precision] = OnnxEngine(manifest, artifact, SessionConfig(1, 1))
-        two = OnnxEngine(manifest, artifact, SessionConfig(2, 2))
+        one = engines[precision] = load_engine(manifest, artifact, plan_cores(1))
+        two = load_engine(manifest, artifact, plan_cores(2, workers=1))
         if n_pairs:
             asked = embed(two, queries[:n_pairs], "query")
             held = embed(two, documents[:n_pairs], "document")

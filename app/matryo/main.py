@@ -21,8 +21,8 @@ from matryo.core.cores import available_cores
 from matryo.core.errors import MatryoError, SettingsInvalid
 from matryo.core.metrics import Metrics
 from matryo.core.settings import Settings, load_settings
-from matryo.engine import Engine
-from matryo.engine.onnx import OnnxEngine, SessionConfig
+from matryo.engine import CoreUse, Engine, plan_cores
+from matryo.engine.factory import load_engine
 from matryo.http import operations
 from matryo.http.context import Context, Limits
 from matryo.http.errors import error_response
@@ -36,8 +36,6 @@ from matryo.service.token_arrays import TokenDecoder
 from matryo.store.artifact import find_artifact
 from matryo.store.encodings import find_table
 from matryo.store.layout import Store
-
-_MAX_WORKERS = 8
 
 _EXPOSED = [
     "x-request-id",
@@ -146,13 +144,12 @@ def load_engines(settings: Settings) -> tuple[Engine, ...]:
     """
     catalog = open_catalog(settings)
     store = Store(settings.home)
-    _, threads = split_cores(settings)
-    config = SessionConfig(threads, lone_threads=max(threads, _cores(settings)))
+    use = _core_use(settings)
     engines: list[Engine] = []
     for model_id in settings.model:
         manifest = catalog.manifest(model_id)
         artifact = find_artifact(store, manifest, manifest.precision_for(settings.precision))
-        engines.append(OnnxEngine(manifest, artifact, config))
+        engines.append(load_engine(manifest, artifact, use))
     return tuple(engines)
 
 
@@ -173,26 +170,15 @@ def check_dimensions(settings: Settings, engines: Sequence[Engine]) -> None:
 
 def scheduler_config(settings: Settings) -> SchedulerConfig:
     """The scheduler's part of the settings."""
-    workers, _ = split_cores(settings)
     return SchedulerConfig(
-        workers=workers,
+        workers=_core_use(settings).workers,
         queue_tokens=settings.queue_tokens,
         batch_s=settings.batch_ms / 1000,
         ready_interval_s=settings.ready_interval_s,
     )
 
 
-def split_cores(settings: Settings) -> tuple[int, int]:
-    """Concurrent runs, and threads of each, unless the operator chose.
-
-    As many runs of one thread as there are cores give the most; beyond eight, runs get more
-    threads instead, because each also costs Python's time (docs/LOG.md).
-    """
-    cores = _cores(settings)
-    workers = settings.workers or min(cores, _MAX_WORKERS)
-    return workers, settings.threads or max(1, cores // workers)
-
-
-def _cores(settings: Settings) -> int:
-    """Cores of this process, one of `settings.processes`."""
-    return max(1, available_cores() // settings.processes)
+def _core_use(settings: Settings) -> CoreUse:
+    """How the cores of this process, one of `settings.processes`, are used."""
+    cores = max(1, available_cores() // settings.processes)
+    return plan_cores(cores, settings.workers, settings.threads)

@@ -13,7 +13,7 @@ from matryo.catalog.catalog import open_catalog
 from matryo.core.errors import ArtifactDamaged, ArtifactMissing, MatryoError
 from matryo.core.settings import Settings
 from matryo.engine import Engine
-from matryo.engine.onnx.packed import is_settled
+from matryo.engine.onnx.prepacked import is_settled
 from matryo.main import load_engines
 from matryo.store.artifact import find_artifact
 from matryo.store.layout import Store

@@ -35,8 +35,7 @@ from matryo.catalog.manifest import InputType
 from matryo.commands.ready import ready_engines
 from matryo.core.errors import MatryoError
 from matryo.core.settings import Settings
-from matryo.engine import TokenIds
-from matryo.engine.onnx import OnnxEngine
+from matryo.engine import Engine, TokenIds
 from matryo.engine.postprocess import FloatArray, pool
 from matryo.store.artifact import VERIFIED_FILE, Artifact, find_artifact
 from matryo.store.files import write_atomically
@@ -77,7 +76,6 @@ def run(settings: Settings, *, as_json: bool) -> bool:
     """
     model_id, catalog = settings.model[0], open_catalog(settings)
     (engine,) = ready_engines(settings)
-    assert isinstance(engine, OnnxEngine)
     artifact = find_artifact(Store(settings.home), engine.manifest, engine.precision)
     golden = read_golden(catalog.folder(model_id))
     published = [_published(engine, check) for check in golden.checks]
@@ -106,7 +104,7 @@ def run(settings: Settings, *, as_json: bool) -> bool:
 
 
 def _print(
-    engine: OnnxEngine, artifact: Artifact, results: Sequence[Result], *, passed: bool
+    engine: Engine, artifact: Artifact, results: Sequence[Result], *, passed: bool
 ) -> None:
     words = {True: "ok", False: "FAILED", None: "not run"}
     click.echo(f"{engine.fingerprint}")
@@ -135,7 +133,7 @@ def _print(
 # --- published values
 
 
-def _published(engine: OnnxEngine, check: Check) -> Result:
+def _published(engine: Engine, check: Check) -> Result:
     if engine.precision != "fp32" and not isinstance(check, CosineCheck):
         name = f"{check.kind} of {_short(check.text)}"
         return Result(name, check.source, "published for fp32", "-", None)
@@ -157,7 +155,7 @@ def _published(engine: OnnxEngine, check: Check) -> Result:
             return _components(check, hidden[rows, columns].ravel(), expected.ravel())
 
 
-def _cosines(engine: OnnxEngine, check: CosineCheck) -> Result:
+def _cosines(engine: Engine, check: CosineCheck) -> Result:
     rows = _vectors(engine, check.rows, check.row_type, check.dimensions)
     columns = _vectors(engine, check.columns, check.column_type, check.dimensions)
     found, expected = rows @ columns.T, np.array(check.expected)
@@ -206,7 +204,7 @@ def _pooled(check: PooledCheck, found: FloatArray) -> Result:
 _OURS = "self-consistency"
 
 
-def _consistency(engine: OnnxEngine, artifact: Artifact) -> Iterator[Result]:
+def _consistency(engine: Engine, artifact: Artifact) -> Iterator[Result]:
     texts = [_ids(engine, text) for text in TEXTS]
     native = engine.manifest.output.dimensions.native
     alone = [engine.embed([ids], [native]).embeddings[0] for ids in texts]
@@ -223,7 +221,7 @@ def _consistency(engine: OnnxEngine, artifact: Artifact) -> Iterator[Result]:
     yield _numpy_forward(engine, artifact, texts)
 
 
-def _numpy_forward(engine: OnnxEngine, artifact: Artifact, texts: Sequence[TokenIds]) -> Result:
+def _numpy_forward(engine: Engine, artifact: Artifact, texts: Sequence[TokenIds]) -> Result:
     name, exact = "graph = numpy forward", engine.precision == "fp32"
     least = engine.manifest.precisions[engine.precision].min_cosine
     allowed = f"{MAX_ABS_ERROR:g}" if exact else f"at least {least:g}"
@@ -252,7 +250,7 @@ def _numpy_forward(engine: OnnxEngine, artifact: Artifact, texts: Sequence[Token
 
 
 def _vectors(
-    engine: OnnxEngine, texts: Sequence[str], input_type: InputType, dimensions: int | None
+    engine: Engine, texts: Sequence[str], input_type: InputType, dimensions: int | None
 ) -> FloatArray:
     """Vectors of texts under the model's own prompt; `(len(texts), dimensions)`."""
     prefix = engine.manifest.prefix(input_type)
@@ -261,7 +259,7 @@ def _vectors(
     return np.stack(engine.embed(ids, [size] * len(ids)).embeddings)
 
 
-def _ids(engine: OnnxEngine, text: str) -> TokenIds:
+def _ids(engine: Engine, text: str) -> TokenIds:
     return engine.cut(engine.tokenize([text])[0].ids)
 
 
