@@ -22,6 +22,7 @@ import json
 import random
 import statistics
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -31,15 +32,16 @@ from bench.corpus import debian_pairs
 from bench.retrieval import as_float, embed, mrr, rescored
 from bench.service import Service
 from bench.serving import engine_rate
-from matryo.assembly import make_ready
+from matryo.assembly import build_local_service, make_ready
 from matryo.catalog.catalog import open_catalog
 from matryo.catalog.manifest import Manifest
 from matryo.core.choices import Precision
 from matryo.core.cores import available_cores
 from matryo.core.settings import load_settings
-from matryo.engine import Engine, TokenIds
-from matryo.engine.onnx import OnnxEngine, SessionConfig
+from matryo.engine import Engine, TokenIds, plan_cores
+from matryo.engine.factory import load_engine
 from matryo.engine.postprocess import FloatArray
+from matryo.service import LocalService
 from matryo.store.artifact import find_artifact
 from matryo.store.layout import Store
 
@@ -95,7 +97,7 @@ def measure(
     company = texts_of_all_lengths(documents, n_company, _LONGEST)
     precisions: list[Precision] = ["fp32", *(p for p in manifest.precisions if p != "fp32")]
     facts: dict[Precision, dict[str, float]] = {}
-    engines: dict[Precision, OnnxEngine] = {}
+    engines: dict[Precision, Engine] = {}
     reference: FloatArray | None = None
     for precision in precisions:
         settings = load_settings(None, model=manifest.id, precision=precision)
@@ -105,11 +107,12 @@ def measure(
         flags = ("--model", manifest.id, "--precision", precision)
         with Service(*flags, environ={"MATRYO_HOME": str(settings.home)}) as service:
             found["idle_rss_mb"] = service.rss_mb
-        one = engines[precision] = OnnxEngine(manifest, artifact, SessionConfig(1, 1))
-        two = OnnxEngine(manifest, artifact, SessionConfig(2, 2))
+        one = engines[precision] = load_engine(manifest, artifact, plan_cores(1))
+        two = load_engine(manifest, artifact, plan_cores(2, workers=1))
         if n_pairs:
-            asked = embed(two, queries[:n_pairs], "query")
-            held = embed(two, documents[:n_pairs], "document")
+            with LocalService(partial(build_local_service, settings)) as local:
+                asked = embed(local, queries[:n_pairs], "query")
+                held = embed(local, documents[:n_pairs], "document")
             if reference is None:
                 reference = np.concatenate([asked, held])
             found |= accuracy(asked, held, reference)

@@ -14,7 +14,8 @@ from matryo.catalog.reading import read_manifest
 from matryo.core.choices import Precision
 from matryo.core.metrics import Metrics
 from matryo.core.progress import SILENT
-from matryo.engine.onnx import OnnxEngine, SessionConfig
+from matryo.engine import CoreUse
+from matryo.engine.onnx import OnnxEngine
 from matryo.store.artifact import Artifact
 from matryo.store.layout import Store
 from tests.checkpoints import TinyModel, make_model
@@ -57,9 +58,8 @@ def build_tiny(root: Path, model: TinyModel, precision: Precision = "fp32") -> A
 
 def load_tiny(model: TinyModel, artifact: Artifact, threads: int = 1) -> OnnxEngine:
     """The engine of a tiny model that was built."""
-    return OnnxEngine(
-        read_manifest(model.models / model.id), artifact, SessionConfig(threads, threads)
-    )
+    use = CoreUse(workers=1, threads=threads, lone_threads=threads)
+    return OnnxEngine(read_manifest(model.models / model.id), artifact, use)
 
 
 @pytest.fixture(scope="session")

@@ -14,7 +14,7 @@ import numpy as np
 from matryo.catalog.manifest import Manifest
 from matryo.catalog.reading import read_manifest
 from matryo.core.choices import Precision
-from matryo.engine import BatchResult, Encoded, TokenIds
+from matryo.engine import BatchResult, Encoded, EngineLimits, TokenIds
 from matryo.engine.postprocess import FloatArray, l2_normalize
 
 MODELS = Path(__file__).parent.parent / "models"
@@ -22,6 +22,17 @@ NOMIC = read_manifest(MODELS / "nomic-embed-text-v1.5")
 MINILM = read_manifest(MODELS / "all-minilm-l6-v2")
 
 CLS, SEP = 1, 2
+
+LIMITS = EngineLimits(
+    solo_tokens=512,
+    min_batch_tokens=64,
+    max_batch_tokens=1024,
+    max_scores=1 << 21,
+    score_tokens=1 / 4096,
+    run_tokens=16,
+    workers=2,
+    threads=1,
+)
 
 
 class FakeEngine:
@@ -31,6 +42,7 @@ class FakeEngine:
         manifest: the model it pretends to be.
 
     Attributes:
+        limits: those of an engine on two cores.
         batches: the token counts of every batch it ran.
         seen: every text it tokenised.
         before: called with each batch's texts on the worker thread; may wait, or raise.
@@ -42,6 +54,7 @@ class FakeEngine:
         self.manifest = manifest
         self.precision: Precision = "fp32"
         self.fingerprint = f"{manifest.id}/fp32/fake"
+        self.limits = LIMITS
         self.batches: list[list[int]] = []
         self.seen: list[str] = []
         self.before: Callable[[Sequence[TokenIds]], None] = lambda _: None
@@ -81,6 +94,11 @@ class FakeEngine:
             self.batches.append([len(ids) for ids in texts])
         vectors = [self.vector(ids, size) for ids, size in zip(texts, dimensions, strict=True)]
         return BatchResult(vectors, 0, time.perf_counter() - started, 0.0)
+
+    def hidden_states(self, ids: TokenIds) -> FloatArray:
+        """A unit vector for each token, by its id."""
+        native = self.manifest.output.dimensions.native
+        return np.stack([self.vector(np.array([token]), native) for token in ids])
 
     def vector(self, ids: TokenIds, dimensions: int) -> FloatArray:
         """What `embed` gives for one text."""

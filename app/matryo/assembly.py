@@ -21,8 +21,7 @@ from matryo.core.errors import ArtifactDamaged, ArtifactMissing
 from matryo.core.metrics import Metrics
 from matryo.core.settings import Settings
 from matryo.engine import CoreUse, Engine, plan_cores
-from matryo.engine.factory import load_engine
-from matryo.engine.onnx.packed import is_settled
+from matryo.engine.factory import is_prepared, load_engine
 from matryo.scheduler import SchedulerConfig
 from matryo.service import Service, ServiceConfig
 from matryo.service.choices import Defaults
@@ -157,7 +156,7 @@ def _is_ready(settings: Settings, model_id: str) -> bool:
         log.info("%s has no artefact in %s to serve; making one", model_id, precision)
         return False
     # In a store that we may not write, weights cannot be laid out, and need not be.
-    return is_settled(artifact) or not os.access(artifact.folder, os.W_OK)
+    return is_prepared(artifact) or not os.access(artifact.folder, os.W_OK)
 
 
 def _prepare_apart(settings: Settings, model_id: str) -> None:

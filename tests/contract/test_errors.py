@@ -165,11 +165,11 @@ async def test_failed_runs(engine: FakeEngine, caplog: pytest.LogCaptureFixture)
 
 async def test_bugs(engine: FakeEngine, monkeypatch: pytest.MonkeyPatch) -> None:
     """A bug anywhere in a route is a 500 of the same shape, and the service goes on."""
-    from matryo.http.openai import routes
+    from matryo.service import service
 
     async with client_of(engine) as client:
         with monkeypatch.context() as patch:
-            patch.setattr(routes, "choose", lambda *_: 1 / 0)
+            patch.setattr(service, "choose", lambda *_: 1 / 0)
             assert_openai_error(await client.post(URL, json={"input": "a"}), 500)
         assert (await client.post(URL, json={"input": "a"})).status_code == 200
 

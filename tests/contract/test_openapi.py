@@ -11,7 +11,7 @@ import httpx2
 import jsonschema
 import pytest
 
-from matryo import main
+from matryo import assembly
 from matryo.http.openai.document import REQUEST_EXAMPLES
 from tests.contract.conftest import client_of, live_server
 from tests.fakes import MINILM, FakeEngine
@@ -104,7 +104,7 @@ async def test_is_of_this_server(engine: FakeEngine, monkeypatch: pytest.MonkeyP
     assert strict["dimensions"]["anyOf"][0]["enum"] == [384]
     own = await request_schema(engine, token_input="model")
     assert own["input"]["oneOf"][2]["items"]["maximum"] == engine.vocab_size - 1
-    monkeypatch.setattr(main, "find_table", lambda _store: None)
+    monkeypatch.setattr(assembly, "find_table", lambda _store: None)
     assert len((await request_schema(engine))["input"]["oneOf"]) == 2
 
     async with client_of(engine, api_keys="sk-a") as client:

@@ -9,7 +9,7 @@ import httpx2
 import numpy as np
 import pytest
 
-from matryo import main
+from matryo import assembly
 from matryo.store.encodings import find_table
 from matryo.store.layout import Store
 from tests.contract.conftest import client_of
@@ -93,7 +93,7 @@ async def test_own_ids(engine: FakeEngine) -> None:
 
 async def test_no_vocabulary(engine: FakeEngine, monkeypatch: pytest.MonkeyPatch) -> None:
     """Strings are served all the same; arrays are a 400 that says what to do."""
-    monkeypatch.setattr(main, "find_table", lambda _store: None)
+    monkeypatch.setattr(assembly, "find_table", lambda _store: None)
     async with client_of(engine) as client:
         answer = await post(client, 400, input=[HELLO])
         assert "matryo pull cl100k_base" in answer["error"]["message"]

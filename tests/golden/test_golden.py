@@ -16,7 +16,7 @@ from matryo.build.check import TEXTS
 from matryo.catalog.golden import CosineCheck, read_golden
 from matryo.commands import verify
 from matryo.core.settings import load_settings
-from matryo.engine.onnx import OnnxEngine
+from matryo.engine import Engine
 from matryo.store.encodings import find_table
 from matryo.store.layout import Store
 from tests.clients.test_examples import rag
@@ -27,10 +27,9 @@ pytestmark = pytest.mark.golden
 
 
 @pytest.fixture
-def engine() -> OnnxEngine:
+def engine() -> Engine:
     """MiniLM's real weights; loaded anew, because an application closes its engines."""
     (engine,) = load_engines(load_settings(None, model=MINILM.id))
-    assert isinstance(engine, OnnxEngine)
     return engine
 
 
@@ -42,7 +41,7 @@ async def embed(client: httpx2.AsyncClient, texts: Sequence[str], input_type: st
     return np.array([item.embedding for item in answer.data])
 
 
-async def test_published_cosines(engine: OnnxEngine) -> None:
+async def test_published_cosines(engine: Engine) -> None:
     """Published cosines are met through the whole service."""
     checks = [c for c in read_golden(MODELS / MINILM.id).checks if isinstance(c, CosineCheck)]
     assert checks
@@ -64,7 +63,7 @@ def test_verify(capsys: pytest.CaptureFixture[str]) -> None:
     assert all(check["passed"] for check in facts["checks"])
 
 
-def test_alone_as_in_any_batch(engine: OnnxEngine) -> None:
+def test_alone_as_in_any_batch(engine: Engine) -> None:
     """Real weights, texts of 2 to 512 tokens: bit-identical alone and in company."""
     rng = np.random.default_rng(0)
     texts = [rng.integers(1000, 30000, n) for n in [*range(2, 40), 64, 100, 127, 200, 333, 512]]
@@ -85,7 +84,7 @@ def test_alone_as_in_any_batch(engine: OnnxEngine) -> None:
         ("How hot should the oven be for a loaf?", "cooking.md] Bread"),
     ],
 )
-def test_rag_example(engine: OnnxEngine, question: str, source: str) -> None:
+def test_rag_example(engine: Engine, question: str, source: str) -> None:
     """The example answers questions, by floats cut to 256 and by signs."""
     with live_server(engine) as live:
         found = rag(live, question, MINILM.id)
@@ -93,7 +92,7 @@ def test_rag_example(engine: OnnxEngine, question: str, source: str) -> None:
         assert source in lines[0]
 
 
-def test_langchain_sends_tokens(engine: OnnxEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_langchain_sends_tokens(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     """LangChain's default client gets the vectors of the strings."""
     from langchain_openai import OpenAIEmbeddings
 

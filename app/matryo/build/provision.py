@@ -21,7 +21,7 @@ from matryo.core.errors import (
     StoreUnwritable,
 )
 from matryo.core.progress import Reporter
-from matryo.engine.onnx.packed import pack
+from matryo.engine.onnx.prepacked import prepack
 from matryo.store.artifact import Artifact, find_artifact, unverified_origin
 from matryo.store.encodings import ENCODING
 from matryo.store.layout import Store
@@ -100,7 +100,7 @@ def pack_model(store: Store, manifest: Manifest, precision: Precision, reporter:
         artifact = find_artifact(store, manifest, precision)
         artifact.check_files()
         try:
-            pack(artifact)
+            prepack(artifact)
         except (StoreFull, StoreUnwritable, BuildFailed) as exc:
             reporter.say(f"weights stay in this process's own memory: {exc.message}")
 

@@ -3,8 +3,8 @@
     MatryoError
     ├─ RequestError    the caller can fix it
     │   ├─ InvalidRequest      body, type or value that the contract does not allow
+    │   │   └─ TooManyTexts       more inputs than one request may have
     │   ├─ ContextTooLong      one input over the model's token limit
-    │   ├─ TooManyTexts        more inputs than one request may have
     │   ├─ TooManyTokens       more tokens than all inputs of one request may have
     │   ├─ BadDimensions       output size the model cannot give
     │   ├─ Unauthorized        no API key, or a wrong one
@@ -92,7 +92,7 @@ class ContextTooLong(RequestError):
         self.max_tokens = max_tokens
 
 
-class TooManyTexts(RequestError):
+class TooManyTexts(InvalidRequest):
     """One request has too many inputs.
 
     Attributes:

@@ -1,8 +1,8 @@
 """From hidden states to vectors: the manifest's output steps, vectorised, in float32.
 
-Each row of a result depends on that row's own tokens alone, bit for bit: sums over tokens
-run in the order of the tokens, whatever padding follows them, and never through BLAS,
-whose order of summation changes with the shape.
+Each row of a result depends on that row's own tokens only, bit for bit. Sums over tokens run in the
+order of the tokens, whatever padding follows. They never use BLAS, whose order of summation changes
+with the shape.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ def mean_pool(hidden: FloatArray, mask: NDArray[np.int64]) -> FloatArray:
     """Average each text's hidden states over its real tokens.
 
     Args:
-        hidden: `(B, T, H)` float32; read only. Values at padding do not matter.
+        hidden: `(B, T, H)` float32, not changed; values at padding have no meaning.
         mask: `(B, T)`, 1 for a real token; every row has at least one.
 
     Returns:
@@ -71,7 +71,7 @@ def truncate(x: FloatArray, dimensions: int) -> FloatArray:
 
 
 def l2_normalize(x: FloatArray) -> FloatArray:
-    """Rows scaled to unit length; a row of zeros stays as it is."""
+    """Rows scaled to unit length; a row of zeros stays zero."""
     norms = np.sqrt(np.square(x).sum(axis=-1, keepdims=True))
     return x / np.maximum(norms, np.finfo(np.float32).tiny)
 
@@ -82,7 +82,7 @@ def postprocess(
     dimensions: Sequence[int],
     output: Output,
 ) -> list[FloatArray]:
-    """Apply the manifest's steps to a batch whose texts may want different sizes.
+    """Vectors of a batch, by the manifest's steps; each text has an output size of its own.
 
     Args:
         hidden: `(B, T, H)` float32, the last hidden states.

@@ -8,6 +8,7 @@ from typing import Protocol
 
 from matryo.catalog.manifest import Manifest
 from matryo.core.choices import Precision
+from matryo.engine.limits import EngineLimits
 from matryo.engine.postprocess import FloatArray
 from matryo.engine.tokenizer import Encoded, TokenIds
 
@@ -18,8 +19,8 @@ class BatchResult:
 
     Attributes:
         embeddings: one float32 unit vector for each text, in order.
-        n_padding: padding tokens that products computed beside the real ones; graphs of our
-            own compute none.
+        n_padding: padding tokens that the matrix products computed beside the real ones; graphs
+            that Matryo builds compute none.
         inference_s: seconds in the model.
         postprocess_s: seconds from hidden states to vectors.
     """
@@ -48,21 +49,26 @@ class Engine(Protocol):
         """Names everything that shapes a vector, apart from what a request chooses."""
         ...
 
-    def tokenize(self, texts: Sequence[str]) -> list[Encoded]:
-        """Token ids of each text, special tokens included, uncut."""
+    @property
+    def limits(self) -> EngineLimits:
+        """What the engine can do well; the same for as long as it is loaded."""
         ...
 
     @property
     def vocab_size(self) -> int:
-        """Token ids are 0 to one less."""
+        """Number of token ids: every id is at least 0 and less than this."""
+        ...
+
+    def tokenize(self, texts: Sequence[str]) -> list[Encoded]:
+        """Token ids of each text, special tokens included, uncut."""
         ...
 
     def from_ids(self, ids: Sequence[int], prefix: str) -> Encoded:
-        """A text that comes as ids of this model, with prefix and special tokens, uncut.
+        """Token ids of a text that comes as ids of this model, with special tokens, uncut.
 
         Args:
-            ids: each within `vocab_size`; special tokens may be there or not.
-            prefix: goes before a text that does not begin with one of the model's own.
+            ids: each less than `vocab_size`, with or without special tokens at both ends.
+            prefix: put before a text that does not begin with one of the model's own prefixes.
         """
         ...
 
@@ -79,6 +85,14 @@ class Engine(Protocol):
 
         Raises:
             InferenceFailed: the run raised, or gave values that are not finite.
+        """
+        ...
+
+    def hidden_states(self, ids: TokenIds) -> FloatArray:
+        """Last hidden states `(T, H)` of one text, the ones that `embed` pools; for checks.
+
+        Raises:
+            InferenceFailed: the run raised.
         """
         ...
 

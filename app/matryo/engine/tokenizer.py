@@ -1,7 +1,7 @@
 """Texts to token ids, by the model's own `tokenizer.json` and nothing else.
 
-The library releases the GIL and spreads a batch over threads. Not covered: prefixes (the
-API puts them before the text) and limits (the API refuses; here is only the cutting).
+The library releases the GIL and spreads a batch over threads. The service puts prefixes before the
+texts and refuses texts over the limit; this module only cuts them.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from matryo.core.errors import ArtifactDamaged
 
 TokenIds = NDArray[np.int64]
 
-# A text with this many characters for each token of the limit is first judged by its head:
-# English has about 4, and tokenising 16 MB only to refuse it takes seconds.
+# A text with more than this many characters for each token of the limit is tokenised up to here
+# first. English has about 4 characters a token, and tokenising 16 MB takes seconds.
 _CHARS_PER_TOKEN = 32
-# Tokens at the cut end of a head that the rest of the text could still change.
+# The last tokens of such a head could be others if the text went on; this many are never used.
 _HEAD_MARGIN = 256
 
 
@@ -30,8 +30,9 @@ class Encoded:
     """One tokenised text, special tokens included.
 
     Attributes:
-        ids: `(n_tokens,)` int64; only the beginning where `exact` is false.
-        exact: False if the text was so long that counting stopped early.
+        ids: `(n_tokens,)` int64; only the text's beginning where `exact` is False.
+        exact: whether `ids` are those of the whole text. False if the text was so long that its
+            end was not tokenised.
     """
 
     ids: TokenIds
@@ -47,11 +48,11 @@ class TextTokenizer:
     """A model's tokenizer, uncut and unpadded.
 
     Args:
-        path: `tokenizer.json`; its own truncation and padding are switched off.
+        path: `tokenizer.json`. Truncation and padding that the file asks for are switched off.
         max_tokens: the model's limit, special tokens included.
 
     Raises:
-        ArtifactDamaged: the file is no tokenizer.
+        ArtifactDamaged: the file holds no tokenizer.
     """
 
     def __init__(self, path: Path, max_tokens: int) -> None:
@@ -63,7 +64,7 @@ class TextTokenizer:
         self._tokenizer.no_padding()
         self.max_tokens = max_tokens
         self._head_chars = _CHARS_PER_TOKEN * (max_tokens + _HEAD_MARGIN)
-        # Special tokens at the end stay when a text is cut: [SEP], </s>.
+        # Cutting a text keeps the special tokens at its end, such as [SEP] or </s>.
         probe = self._tokenizer.encode("a")
         inside = [i for i, special in enumerate(probe.special_tokens_mask) if not special]
         first, last = (inside[0], inside[-1]) if inside else (0, len(probe.ids))
@@ -75,24 +76,24 @@ class TextTokenizer:
         return self._tokenizer.get_vocab_size(with_added_tokens=True)
 
     def encode(self, texts: Sequence[str]) -> list[Encoded]:
-        """Tokenise, in order; a text of nothing gives its special tokens."""
+        """Token ids of each text, in order; an empty text gives its special tokens."""
         heads = [text[: self._head_chars] for text in texts]
         found = [_ids(encoding.ids) for encoding in self._tokenizer.encode_batch_fast(heads)]
         return [
-            self._judge(text, ids) if len(text) > self._head_chars else Encoded(ids)
+            self._encode_long(text, ids) if len(text) > self._head_chars else Encoded(ids)
             for text, ids in zip(texts, found, strict=True)
         ]
 
     def from_ids(self, ids: Sequence[int], prefix: str, own: Sequence[str]) -> TokenIds:
-        """A text that comes as ids, made whole: prefix and special tokens are put around it.
+        """Token ids of a text that comes as ids, with its prefix and special tokens.
 
-        The same ids as of the text itself, wherever tokens end with the prefix: it is put
-        there without the white space at its end, which belongs to no token.
+        The result equals the ids of the same text as a string if a token ends where the prefix
+        ends. White space at the end of the prefix is left out, because it belongs to no token.
 
         Args:
-            ids: each within `vocab_size`; special tokens at both ends may be there or not.
-            prefix: what stands before the text.
-            own: prefixes of the model; a text that begins with one is left as it is.
+            ids: each less than `vocab_size`, with or without special tokens at both ends.
+            prefix: put before the text.
+            own: prefixes of the model; a text that begins with one of them gets no other.
         """
         body = list(ids)
         if body[: len(self._head)] == self._head:
@@ -106,13 +107,13 @@ class TextTokenizer:
     def _pieces(self, prefix: str) -> list[int]:
         return self._tokenizer.encode(prefix.rstrip(), add_special_tokens=False).ids
 
-    def _judge(self, text: str, head: TokenIds) -> Encoded:
+    def _encode_long(self, text: str, head: TokenIds) -> Encoded:
         if len(head) >= self.max_tokens + _HEAD_MARGIN:
             return Encoded(head, exact=False)
         return Encoded(_ids(self._tokenizer.encode_batch_fast([text])[0].ids))
 
     def cut(self, ids: TokenIds) -> TokenIds:
-        """The first `max_tokens` of a text; special tokens at its end are kept."""
+        """The ids cut to `max_tokens`; special tokens at the end are kept."""
         if len(ids) <= self.max_tokens:
             return ids
         n_tail = len(self._tail)

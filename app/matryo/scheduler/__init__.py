@@ -1,9 +1,10 @@
 """Which texts run when: admission, batching, cancellation, supervision.
 
-The last layer that knows asyncio; below it, plain code on worker threads.
+The lowest layer that knows asyncio; the layers below are plain code on worker threads.
 """
 
-from matryo.scheduler.policy import BatchLimits
-from matryo.scheduler.scheduler import Scheduler, SchedulerConfig
+from matryo.scheduler.config import SchedulerConfig
+from matryo.scheduler.jobs import Priority
+from matryo.scheduler.scheduler import Scheduler
 
-__all__ = ["BatchLimits", "Scheduler", "SchedulerConfig"]
+__all__ = ["Priority", "Scheduler", "SchedulerConfig"]

@@ -5,11 +5,15 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
 from matryo.engine import Engine, TokenIds
 from matryo.engine.postprocess import FloatArray
+
+Priority = Literal["online", "bulk"]
+"""Who waits for a request. A `bulk` request never counts as a query, however small it is."""
 
 
 @dataclass(eq=False, frozen=True, slots=True)
@@ -17,8 +21,9 @@ class Job:
     """One distinct text of a request.
 
     Attributes:
-        rows: its places in the request, and its rows in the result.
-        ids: its tokens, within the model's limit.
+        ticket: the request.
+        rows: indexes of the text in the request, and of its rows in the result.
+        ids: token ids, within the model's limit.
     """
 
     ticket: Ticket
@@ -27,7 +32,7 @@ class Job:
 
     @property
     def n_tokens(self) -> int:
-        """Tokens, special ones included."""
+        """Number of tokens, special ones included."""
         return len(self.ids)
 
 
@@ -36,23 +41,32 @@ class Ticket:
 
     Args:
         engine: the model that runs them.
-        texts: ids of each text, at least one.
-        dimensions: output size of all of them.
+        texts: ids of each text, at least one text.
+        dimensions: output size of every text.
         now: the clock at admission, in seconds.
+        priority: see `Priority`.
 
     Attributes:
         longest: tokens of the longest job.
-        n_tokens: of all jobs.
-        pending: jobs that do not run yet, shortest first.
-        waiting_since: when it was admitted or last had a job taken, whichever is later.
+        n_tokens: tokens of all jobs.
+        pending: jobs that no run has taken yet, shortest first.
+        pending_tokens: tokens of these jobs.
+        arrived: the clock at admission.
+        waiting_since: the clock when a run last took a job; at admission before that.
         future: the `(n, dimensions)` float32 result, rows in input order.
     """
 
     def __init__(
-        self, engine: Engine, texts: Sequence[TokenIds], dimensions: int, now: float
+        self,
+        engine: Engine,
+        texts: Sequence[TokenIds],
+        dimensions: int,
+        now: float,
+        priority: Priority = "online",
     ) -> None:
         self.engine = engine
         self.dimensions = dimensions
+        self.priority: Priority = priority
         self.arrived = now
         self.waiting_since = now
         rows: dict[bytes, list[int]] = {}
@@ -73,18 +87,24 @@ class Ticket:
 
     @property
     def live(self) -> bool:
-        """Whether anybody still waits for the result."""
+        """Whether somebody still waits for the result."""
         return not self.future.done()
 
     def take(self, jobs: Sequence[Job], now: float) -> None:
-        """Move jobs out of `pending`: they run now."""
+        """Move jobs out of `pending`, because a run computes them now."""
         taken = {id(job) for job in jobs}
         self.pending = [job for job in self.pending if id(job) not in taken]
         self.pending_tokens -= sum(job.n_tokens for job in jobs)
         self.waiting_since = now
 
+    def drop(self) -> int:
+        """Empty `pending`; the number of jobs that were in it."""
+        dropped = len(self.pending)
+        self.pending, self.pending_tokens = [], 0
+        return dropped
+
     def deliver(self, job: Job, vector: FloatArray) -> None:
-        """Put one result in its rows; the last one completes the request."""
+        """Write one vector into the result; the last vector completes the request."""
         if not self.live:
             return
         self._vectors[list(job.rows)] = vector

@@ -1,22 +1,27 @@
-"""How fast a model runs: a running estimate by the length of texts."""
+"""How fast each model runs, and how many tokens a batch may therefore have."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
+from matryo.engine import Engine
+
+# Weight of an observation that is slower, or faster, than the estimate.
 _SLOWER, _FASTER = 0.5, 0.1
-# Below this, a run's fixed cost hides the cost of a token.
+# The fixed cost of a run hides the cost of a token in runs of fewer tokens.
 _MIN_TOKENS = 32
 _FULL_WEIGHT_TOKENS = 128
 
 
 class Rate:
-    """Seconds that one run spends on a token, by the longest text of the run.
+    """Seconds that a run spends on a token, estimated by the longest text of the run.
 
-    Lengths fall into classes, each twice as long as the one before: attention makes tokens
-    of long texts dearer. A slowdown is believed at once and a recovery slowly, because a
+    Lengths fall into classes, each twice as long as the one before, because attention makes the
+    tokens of long texts dearer. A slower run moves the estimate far and a faster run a little: a
     batch that takes too long keeps queries waiting, and one that is too short costs little.
 
     Args:
-        token_s: seconds a token, until something was observed.
+        token_s: seconds a token, until a run was observed.
     """
 
     def __init__(self, token_s: float = 0.001) -> None:
@@ -24,7 +29,7 @@ class Rate:
         self._by_class: dict[int, float] = {}
 
     def observe(self, longest: int, n_tokens: int, seconds: float) -> None:
-        """Learn from a run of `n_tokens`, the longest text `longest` of them."""
+        """Learn from a run of `n_tokens` in all, the longest text having `longest`."""
         if n_tokens < _MIN_TOKENS or seconds <= 0:
             return
         token_s, kind = seconds / n_tokens, longest.bit_length()
@@ -37,8 +42,37 @@ class Rate:
         self._by_class[kind] = known + weight * (token_s - known)
 
     def token_s(self, longest: int) -> float:
-        """Seconds a token, of runs whose longest text has `longest` tokens."""
+        """Seconds a token of a run whose longest text has `longest` tokens.
+
+        A class of lengths that was never observed has the estimate of the nearest class.
+        """
+        kind = longest.bit_length()
+        known = self._by_class.get(kind)
+        if known is not None:
+            return known
         if not self._by_class:
             return self._default_s
-        kind = longest.bit_length()
-        return self._by_class[min(self._by_class, key=lambda known: abs(known - kind))]
+        return self._by_class[min(self._by_class, key=lambda other: abs(other - kind))]
+
+
+class Rates:
+    """The rate of every model, and the budget of its batches.
+
+    Args:
+        engines: every model.
+        batch_s: seconds that one batch should take.
+    """
+
+    def __init__(self, engines: Iterable[Engine], batch_s: float) -> None:
+        self._batch_s = batch_s
+        self._rates = {id(engine): Rate() for engine in engines}
+
+    def of(self, engine: Engine) -> Rate:
+        """The rate of one model."""
+        return self._rates[id(engine)]
+
+    def budget(self, engine: Engine, longest: int) -> int:
+        """Tokens that take a batch's time, within the engine's limits; see `Budget`."""
+        n_tokens = int(self._batch_s / self._rates[id(engine)].token_s(longest))
+        limits = engine.limits
+        return min(max(n_tokens, limits.min_batch_tokens), limits.max_batch_tokens)

@@ -64,6 +64,8 @@ class LocalService:
             self._stop_loop()
 
     def _stop_loop(self) -> None:
+        waiting = self._loop.shutdown_default_executor()
+        asyncio.run_coroutine_threadsafe(waiting, self._loop).result()
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()

@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, TypeVar
 
 from matryo.core.errors import CallerGone, DeadlinePassed
 
 T = TypeVar("T")
 
+Gone = Callable[[], Awaitable[object]]
+"""Makes an awaitable that completes when the caller is gone; called once the work begins."""
+
 
 async def while_wanted(
-    work: Coroutine[Any, Any, T], *, gone: Awaitable[None] | None, deadline_s: float | None
+    work: Coroutine[Any, Any, T], *, gone: Gone | None, deadline_s: float | None
 ) -> T:
     """The result of `work`, which is cancelled when nobody waits for the result any more.
 
     Args:
         work: what the caller asked for.
-        gone: completes when the caller is gone; None for a caller that stays.
+        gone: see `Gone`; None for a caller that stays.
         deadline_s: seconds after which the caller has stopped waiting; None for never.
 
     Raises:
@@ -34,14 +37,14 @@ async def while_wanted(
         raise DeadlinePassed(timeout_s=deadline_s) from exc
 
 
-async def _unless_gone(work: Coroutine[Any, Any, T], gone: Awaitable[None] | None) -> T:
+async def _unless_gone(work: Coroutine[Any, Any, T], gone: Gone | None) -> T:
     if gone is None:
         return await work
     task = asyncio.current_task()
     assert task
     is_gone = is_done = False
 
-    def cancel(_: asyncio.Future[None]) -> None:
+    def cancel(_: asyncio.Future[object]) -> None:
         nonlocal is_gone
         # The loop may have scheduled this call already when `work` ended: a cancellation now
         # would hit whatever the task does next.
@@ -49,7 +52,7 @@ async def _unless_gone(work: Coroutine[Any, Any, T], gone: Awaitable[None] | Non
             is_gone = True
             task.cancel()
 
-    watching = asyncio.ensure_future(gone)
+    watching = asyncio.ensure_future(gone())
     watching.add_done_callback(cancel)
     try:
         return await work

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from types import TracebackType
@@ -20,7 +20,7 @@ from matryo.service.directory import Directory
 from matryo.service.keys import KeyRing
 from matryo.service.limits import RequestLimits
 from matryo.service.numbers import check_embedding_type
-from matryo.service.patience import while_wanted
+from matryo.service.patience import Gone, while_wanted
 from matryo.service.request import OPEN, Answer, Caller, Options, Texts
 from matryo.service.token_arrays import TokenDecoder
 from matryo.service.tokenize import Tokenized, tokenize
@@ -117,7 +117,7 @@ class Service:
         texts: Texts,
         caller: Caller = OPEN,
         *,
-        gone: Awaitable[None] | None = None,
+        gone: Gone | None = None,
     ) -> Answer:
         """The vectors of one request.
 
@@ -125,8 +125,8 @@ class Service:
             options: what the caller chose.
             texts: at least one.
             caller: who calls; see `KeyRing.caller`.
-            gone: completes when the caller is gone, which cancels the work; None for a caller
-                that stays.
+            gone: see `Gone`; the caller's leaving cancels the work. None for a caller that
+                stays.
 
         Raises:
             RequestError: the request can never succeed as it is.

@@ -34,7 +34,8 @@ from matryo.core.errors import (
     StoreUnwritable,
 )
 from matryo.core.progress import SILENT
-from matryo.engine.onnx import OnnxEngine, SessionConfig
+from matryo.engine import plan_cores
+from matryo.engine.factory import load_engine
 from matryo.store import artifact as artifacts
 from matryo.store.artifact import find_artifact
 from matryo.store.files import room_for, sha256_file
@@ -210,7 +211,7 @@ class TestDamage:
         artifact = find_artifact(store, manifest, "fp32")
         (artifact.folder / "model.onnx.data").write_bytes(b"rubbish")
         build(store, manifest)
-        OnnxEngine(manifest, find_artifact(store, manifest, "fp32"), SessionConfig(1, 1))
+        load_engine(manifest, find_artifact(store, manifest, "fp32"), plan_cores(1))
 
     @pytest.mark.parametrize("text", ["", "{", "[]", '{"files": {}}', '{"files": 3}'])
     def test_record(

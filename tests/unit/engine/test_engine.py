@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 
 from matryo.core.errors import ArtifactDamaged, InferenceFailed
-from matryo.engine import TokenIds
+from matryo.engine import TokenIds, plan_cores
 from matryo.engine.onnx import OnnxEngine
 from matryo.engine.onnx import engine as engine_module
 from matryo.engine.onnx.interface import SOLO_TOKENS
 from matryo.engine.onnx.padding import PaddedBatch
+from matryo.engine.onnx.sessions import SessionPool
 from matryo.engine.postprocess import FloatArray
 from tests.checkpoints import TinyModel
 from tests.conftest import build_tiny, load_tiny
@@ -150,10 +151,7 @@ def test_closing_interrupts(tmp_path_factory: pytest.TempPathFactory, tiny_bert:
 
 def test_a_graph_that_is_none(tmp_path_factory: pytest.TempPathFactory, tiny_bert: Tiny) -> None:
     """A file that ORT cannot load is named, with the remedy."""
-    from matryo.engine.onnx import SessionConfig
-    from matryo.engine.onnx.sessions import SessionPool
-
     path = tmp_path_factory.mktemp("bad") / "model.onnx"
     path.write_bytes(b"rubbish")
     with pytest.raises(ArtifactDamaged, match="cannot load it"):
-        SessionPool(path, SessionConfig(1, 1))
+        SessionPool(path, plan_cores(1))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections.abc import Iterator, Sequence
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -12,12 +13,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from matryo.engine import Engine
-from matryo.scheduler.jobs import Job, Ticket
-from matryo.scheduler.policy import BatchLimits, next_batch
-from tests.fakes import MINILM, FakeEngine
+from matryo.scheduler.config import SchedulerConfig
+from matryo.scheduler.jobs import Job, Priority, Ticket
+from matryo.scheduler.policy import long_tokens, next_batch
+from tests.fakes import LIMITS, MINILM, FakeEngine
 
 MAX_TOKENS = 200
-LIMITS = BatchLimits(lambda _: MAX_TOKENS)
+CONFIG = SchedulerConfig(max_wait_s=1.0)
 ENGINES = (FakeEngine(), FakeEngine(MINILM))
 
 
@@ -33,52 +35,62 @@ def loop() -> Iterator[None]:
             asyncio._set_running_loop(None)
 
 
-def ticket(lengths: Sequence[int], now: float = 0.0, engine: Engine = ENGINES[0]) -> Ticket:
+def ticket(
+    lengths: Sequence[int],
+    now: float = 0.0,
+    engine: Engine = ENGINES[0],
+    priority: Priority = "online",
+) -> Ticket:
     """A request of distinct texts of these lengths."""
-    texts = [np.full(length, place, np.int64) for place, length in enumerate(lengths)]
-    return Ticket(engine, texts, 8, now)
+    texts = [np.full(length, index, np.int64) for index, length in enumerate(lengths)]
+    return Ticket(engine, texts, 8, now, priority)
 
 
 def pick(
     tickets: Sequence[Ticket],
     now: float = 0.0,
-    limits: BatchLimits = LIMITS,
+    max_tokens: int = MAX_TOKENS,
     *,
     long_allowed: bool = True,
     bulk_since: float | None = None,
 ) -> list[Job]:
-    """The policy under the test's limits; bulk waits since it came, if nothing else is said."""
+    """The next batch of so many tokens; bulk waits since the first request came, by default."""
     since = min((ticket.waiting_since for ticket in tickets), default=now)
     return next_batch(
         tickets,
-        lambda _: limits,
-        max_wait_s=1.0,
+        lambda engine, longest: max_tokens,
+        CONFIG,
         now=now,
         bulk_since=since if bulk_since is None else bulk_since,
         long_allowed=long_allowed,
     )
 
 
-def check(batch: Sequence[Job], limits: BatchLimits = LIMITS) -> None:
+def check(batch: Sequence[Job]) -> None:
     """What holds for every batch."""
     longest = max(job.n_tokens for job in batch)
     assert len({id(job) for job in batch}) == len(batch)
     assert len({job.ticket.engine for job in batch}) == 1
     if len(batch) > 1:
-        assert sum(job.n_tokens for job in batch) <= limits.max_tokens(longest)
-        assert len(batch) * longest**2 <= limits.max_scores
-        assert longest <= limits.solo_tokens
+        assert sum(job.n_tokens for job in batch) <= MAX_TOKENS
+        assert len(batch) * longest**2 <= LIMITS.max_scores
+        assert longest <= LIMITS.solo_tokens
 
 
 lengths = st.lists(st.integers(1, 700), min_size=1, max_size=20)
 
 
-@given(st.lists(st.tuples(lengths, st.integers(0, 1), st.floats(0, 5)), max_size=8))
+priorities = st.sampled_from(get_args(Priority))
+
+
+@given(st.lists(st.tuples(lengths, st.integers(0, 1), st.floats(0, 5), priorities), max_size=8))
 def test_everything_runs_once_within_bounds(
-    requests: list[tuple[list[int], int, float]],
+    requests: list[tuple[list[int], int, float, Priority]],
 ) -> None:
     """Whatever waits, taking batch after batch runs each job once, each batch in bounds."""
-    tickets = [ticket(texts, now, ENGINES[kind]) for texts, kind, now in requests]
+    tickets = [
+        ticket(texts, now, ENGINES[kind], priority) for texts, kind, now, priority in requests
+    ]
     waiting = {id(job) for ticket in tickets for job in ticket.pending}
     now = 5.0
     while batch := pick(tickets, now):
@@ -120,6 +132,33 @@ def test_bulk_does_not_pass_queries_for_bulk() -> None:
     old, busy, query = ticket([90] * 50, now=0.0), ticket([80] * 9, now=4.0), ticket([9], now=4.9)
     assert pick([old, busy, query], now=5.0, bulk_since=4.8)[0].ticket is query
     assert pick([old, busy], now=5.0, bulk_since=4.8)[0].ticket is old
+
+
+def test_sent_as_bulk() -> None:
+    """A request sent as bulk waits for every query, though it is the smallest and came first."""
+    bulk, query = ticket([3], now=0.0, priority="bulk"), ticket([40, 40], now=0.5)
+    batch = pick([bulk, query], now=0.6)
+    assert [job.n_tokens for job in batch] == [40, 40, 3]
+    assert pick([bulk, query], now=1.0, bulk_since=0.0)[0].ticket is bulk
+
+
+def test_queries_fill_a_query_batch_before_bulk() -> None:
+    """Small requests sent as bulk do not take the room of a larger query."""
+    bulk = [ticket([9], priority="bulk") for _ in range(20)]
+    first, second = ticket([10], now=0.1), ticket([60], now=0.2)
+    batch = pick([*bulk, first, second], now=0.3)
+    assert [job.ticket for job in batch[:2]] == [first, second]
+
+
+@given(
+    st.lists(st.lists(st.integers(1, 90), min_size=1, max_size=4), min_size=1, max_size=9),
+    st.integers(1, 90),
+)
+def test_bulk_never_leads_a_query(sizes: list[list[int]], length: int) -> None:
+    """However small and old, requests sent as bulk do not lead while a query waits."""
+    bulk = [ticket(texts, now=0.0, priority="bulk") for texts in sizes]
+    query = ticket([length], now=0.5)
+    assert pick([*bulk, query], now=0.9)[0].ticket is query
 
 
 @given(st.integers(1, 30))
@@ -167,26 +206,24 @@ def test_queries_ride_together() -> None:
 
 def test_short_queries_do_not_ride_with_a_giant() -> None:
     """Where attention's padding would cost more than a batch of its own, texts stay apart."""
-    limits = BatchLimits(lambda _: 10_000)
     queries = ticket([8] * 8)
-    assert len(pick([queries, ticket([500] * 3)], limits=limits)) == 8
-    assert len(pick([queries, ticket([50] * 3, now=1.0)], limits=limits)) == 11
+    assert len(pick([queries, ticket([500] * 3)], max_tokens=10_000)) == 8
+    assert len(pick([queries, ticket([50] * 3, now=1.0)], max_tokens=10_000)) == 11
 
 
 @given(st.lists(lengths, min_size=1, max_size=6))
 def test_one_long_text_at_a_time(requests: list[list[int]]) -> None:
     """While one runs, only texts that keep to their time are picked, if there are any."""
     batch = pick([ticket(texts) for texts in requests], long_allowed=False)
-    assert LIMITS.long_tokens == MAX_TOKENS
+    assert long_tokens(ENGINES[0], lambda engine, longest: MAX_TOKENS) == MAX_TOKENS
     assert all(job.n_tokens <= MAX_TOKENS for job in batch)
     assert bool(batch) == any(n <= MAX_TOKENS for texts in requests for n in texts)
 
 
 def test_attention_is_bounded() -> None:
     """However fast the model, scores of one batch fit in memory."""
-    limits = BatchLimits(lambda _: 1 << 30)
-    batch = pick([ticket([512] * 100)], limits=limits)
-    assert len(batch) == limits.max_scores // 512**2
+    batch = pick([ticket([512] * 100)], max_tokens=1 << 30)
+    assert len(batch) == LIMITS.max_scores // 512**2
 
 
 def test_other_models_do_not_mix() -> None:
@@ -197,9 +234,8 @@ def test_other_models_do_not_mix() -> None:
 
 def test_long_texts_run_alone() -> None:
     """Over solo_tokens there is no company, even of equals."""
-    limits = BatchLimits(lambda _: 10_000)
-    assert len(pick([ticket([600, 600, 10])], limits=limits)) == 1
-    assert len(pick([ticket([512, 512])], limits=limits)) == 2
+    assert len(pick([ticket([600, 600, 10])], max_tokens=10_000)) == 1
+    assert len(pick([ticket([512, 512])], max_tokens=10_000)) == 2
 
 
 def test_a_text_over_the_budget_still_runs() -> None:

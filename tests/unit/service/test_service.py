@@ -79,10 +79,7 @@ async def test_a_caller_that_leaves_frees_its_room(service: Service, engine: Fak
     """The work is cancelled at once, and the error is one that nobody answers."""
     waiting, gone = hold(engine), asyncio.Event()
 
-    async def leaving() -> None:
-        await gone.wait()
-
-    running = asyncio.create_task(service.embed(Options(), Texts(["a"]), gone=leaving()))
+    running = asyncio.create_task(service.embed(Options(), Texts(["a"]), gone=gone.wait))
     assert await asyncio.to_thread(waiting.wait, 30)
     gone.set()
     with pytest.raises(CallerGone):
@@ -101,7 +98,7 @@ async def test_a_caller_that_leaves_as_its_answer_arrives(
 
     async def request() -> None:
         try:
-            await service.embed(Options(), Texts(["a"]), gone=gone)
+            await service.embed(Options(), Texts(["a"]), gone=lambda: gone)
             came.append("answer")
         except CallerGone:
             came.append("gone")
@@ -111,7 +108,7 @@ async def test_a_caller_that_leaves_as_its_answer_arrives(
 
     running = asyncio.create_task(request())
     assert await asyncio.to_thread(waiting.wait, 30)
-    (ticket,) = service._scheduler._tickets
+    (ticket,) = service._scheduler._queue.live()
     ticket.future.add_done_callback(lambda _: gone.set_result(None))
     engine.gate.set()
     await running

@@ -13,11 +13,11 @@ from matryo.engine.tokenizer import TokenIds
 
 @dataclass(frozen=True, slots=True)
 class PaddedBatch:
-    """What a run takes.
+    """Texts of a run, padded on the right to the longest of them.
 
     Attributes:
-        input_ids: `(B, T)` int64, 0 after a text's end.
-        attention_mask: `(B, T)` int64, 1 for a real token.
+        input_ids: `(B, T)` int64, 0 at padding.
+        attention_mask: `(B, T)` int64, 1 at a token and 0 at padding.
     """
 
     input_ids: NDArray[np.int64]
@@ -25,15 +25,19 @@ class PaddedBatch:
 
     @property
     def n_padding(self) -> int:
-        """Padding tokens that are computed for nothing."""
+        """Number of padding tokens."""
         return self.attention_mask.size - int(self.attention_mask.sum())
 
 
 def pad(texts: Sequence[TokenIds]) -> PaddedBatch:
-    """Pad on the right to the longest text; there is at least one, and none is empty."""
+    """The texts as one batch, padded on the right to the longest text.
+
+    Args:
+        texts: ids of each text; at least one text, and none of them empty.
+    """
     lengths = np.fromiter(map(len, texts), np.int64, len(texts))
-    places = np.arange(int(lengths.max()))
-    mask: NDArray[np.bool_] = places < lengths[:, None]  # (B, T)
+    positions = np.arange(int(lengths.max()))
+    mask: NDArray[np.bool_] = positions < lengths[:, None]  # (B, T)
     input_ids = np.zeros(mask.shape, np.int64)
     input_ids[mask] = np.concatenate(texts)
     return PaddedBatch(input_ids, mask.astype(np.int64))

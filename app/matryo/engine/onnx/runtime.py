@@ -1,4 +1,4 @@
-"""A graph in ONNX Runtime, set up and fed the way this project does it."""
+"""A graph loaded in ONNX Runtime, with the options that Matryo uses."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from matryo.build.checkpoint.base import FloatArray
 from matryo.engine.onnx.interface import (
     APPLY_MASK,
     ATTENTION_MASK,
@@ -17,38 +16,39 @@ from matryo.engine.onnx.interface import (
     TOKEN_TYPE_IDS,
     hidden_states_output,
 )
+from matryo.engine.postprocess import FloatArray
 
-# ORT fuses Add and LayerNormalization into a SkipLayerNormalization that is several times
-# slower on CPU than the two it replaces (docs/LOG.md).
+# ORT would fuse Add and LayerNormalization into SkipLayerNormalization. On a CPU the fused operator
+# is several times slower than the two (docs/LOG.md).
 _DISABLED_OPTIMIZERS = ["SkipLayerNormFusion"]
 
 ORT_VERSION: str = cast("Any", ort).__version__
 
 
 def session_options(threads: int) -> Any:  # noqa: ANN401
-    """Options of a session whose runs use `threads` threads."""
+    """Options of a session whose runs have `threads` threads."""
     options = cast("Any", ort).SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
-    options.log_severity_level = 3  # its one warning is about apply_mask's default value
-    # Spinning between operators burns the cores that other runs could use.
+    options.log_severity_level = 3  # the one warning is about apply_mask's default value
+    # A thread that spins between operators keeps a core from other runs.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     return options
 
 
 class GraphSession:
-    """A loaded graph, inputs and output bound by name; runs may overlap.
+    """A loaded graph, its inputs and output bound by name. Several threads may run it at once.
 
     Args:
-        path: the graph, its data files beside it.
-        options: of ORT, from `session_options`.
+        path: the graph; its data files are in the same folder.
+        options: ORT's, made by `session_options`.
 
     Attributes:
-        packs_tokens: padding costs attention alone; so it is in the graphs that we build,
-            which are known by their input `apply_mask`.
+        computes_padding: the matrix products compute padding tokens too. A graph that Matryo
+            built, which has the input `apply_mask`, computes its matrix products unpadded.
 
     Raises:
-        Exception: whatever ORT raises, or ValueError for inputs and outputs we do not know.
+        Exception: whatever ORT raises, or ValueError for unknown inputs or outputs.
     """
 
     def __init__(self, path: Path, options: object) -> None:
@@ -58,11 +58,11 @@ class GraphSession:
             providers=["CPUExecutionProvider"],
             disabled_optimizers=_DISABLED_OPTIMIZERS,
         )
-        # An input with a default value, as `apply_mask` is, counts for ORT as an initializer
-        # that may be overridden, and is not among get_inputs().
+        # ORT lists an input with a default value, such as `apply_mask`, among the initializers that
+        # may be overridden, and not among the inputs.
         declared = (*self._session.get_inputs(), *self._session.get_overridable_initializers())
         self._inputs = frozenset(str(item.name) for item in declared)
-        self.packs_tokens = APPLY_MASK in self._inputs
+        self.computes_padding = APPLY_MASK not in self._inputs
         outputs = [str(item.name) for item in self._session.get_outputs()]
         self._output = hidden_states_output(self._inputs, outputs)
 
@@ -74,10 +74,20 @@ class GraphSession:
         apply_mask: bool,
         run_options: object = None,
     ) -> FloatArray:
-        """Hidden states `(B, T, H)`; see `matryo.engine.onnx.interface` for what is fed."""
+        """Hidden states `(B, T, H)` float32; values at padding have no meaning.
+
+        Args:
+            input_ids: `(B, T)`.
+            attention_mask: `(B, T)`, 1 at a token and 0 at padding.
+            apply_mask: False lets attention ignore the mask, which must then be all 1.
+            run_options: ORT's; None for its defaults.
+
+        Raises:
+            Exception: whatever ORT raises.
+        """
         feeds: dict[str, Any] = {INPUT_IDS: input_ids, ATTENTION_MASK: attention_mask}
         if APPLY_MASK in self._inputs:
             feeds[APPLY_MASK] = np.array(apply_mask)
-        if TOKEN_TYPE_IDS in self._inputs:  # of a ready export
+        if TOKEN_TYPE_IDS in self._inputs:  # only in ready exports
             feeds[TOKEN_TYPE_IDS] = np.zeros_like(input_ids)
         return cast("FloatArray", self._session.run([self._output], feeds, run_options)[0])

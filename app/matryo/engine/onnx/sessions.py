@@ -1,10 +1,9 @@
-"""The session pool: one copy of the weights, run with few threads or with many."""
+"""The session pool: one graph, run with few threads or with a thread for every core."""
 
 from __future__ import annotations
 
 import threading
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -12,6 +11,7 @@ import numpy as np
 import onnxruntime as ort
 
 from matryo.core.errors import ArtifactDamaged, InferenceFailed
+from matryo.engine.cores import CoreUse
 from matryo.engine.onnx.padding import PaddedBatch
 from matryo.engine.onnx.runtime import GraphSession, session_options
 from matryo.engine.postprocess import FloatArray
@@ -19,89 +19,82 @@ from matryo.engine.postprocess import FloatArray
 _SHRINK_INTERVAL_S = 5.0
 
 
-@dataclass(frozen=True, slots=True)
-class SessionConfig:
-    """How a model uses the machine.
-
-    Attributes:
-        threads: threads of one of several concurrent runs.
-        lone_threads: threads of a run beside which no other runs.
-    """
-
-    threads: int
-    lone_threads: int
-
-
 class SessionPool:
-    """One graph at two thread counts; `run` may be called from several threads at once.
+    """One graph at two thread counts. Several threads may call `run` at once.
 
-    Concurrent runs of few threads get the most out of the cores, one run of all of them is
-    the quickest answer to a lone query (docs/LOG.md has the figures). The number of threads
-    moves no bit of a result.
+    Concurrent runs of few threads compute the most tokens a second. A run on every core is the
+    quickest answer to a lone query (docs/LOG.md has the measurements). A run takes every core if
+    no other run is under way, of this model or of another one with the same `use`. The number of
+    threads changes no bit of a result.
 
     Args:
-        path: `model.onnx`, its data file beside it.
-        config: use of the machine.
+        path: `model.onnx`; its data file is in the same folder.
+        use: the cores.
 
     Attributes:
-        packs_tokens: products compute no padding.
+        computes_padding: the matrix products compute padding tokens too.
 
     Raises:
-        ArtifactDamaged: ORT cannot load it, or it lacks an input or output we rely on.
+        ArtifactDamaged: ORT cannot load the graph, or an input or output is missing.
     """
 
-    def __init__(self, path: Path, config: SessionConfig) -> None:
+    def __init__(self, path: Path, use: CoreUse) -> None:
+        self._runs = use.runs
         self._lock = threading.Lock()
-        self._n_running = 0
         self._shared_used = False
         self._shrunk_at = 0.0
         self._options: Any = cast("Any", ort).RunOptions()
-        # An arena keeps its peak for good unless told to shrink: a text of 8192 tokens would
-        # cost 400 MB from then on. It is told after long texts, and where time matters least.
+        # ORT's arena keeps its peak for good unless a run shrinks it: a text of 8192 tokens would
+        # cost 400 MB from then on. Long texts shrink it, and runs beside which no other runs.
         self._shrinking: Any = cast("Any", ort).RunOptions()
         for options in (self._options, self._shrinking):
-            options.log_severity_level = 4  # what a run raises is told there
+            options.log_severity_level = 4  # errors reach the log as exceptions of the run
         self._shrinking.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
         probe = PaddedBatch(np.zeros((1, 2), np.int64), np.ones((1, 2), np.int64))
         try:
-            self._session = GraphSession(path, session_options(config.threads))
+            self._session = GraphSession(path, session_options(use.threads))
             self._lone = self._session
-            if config.lone_threads != config.threads:
-                self._lone = GraphSession(path, session_options(config.lone_threads))
-            # Weights come into memory now; the other session maps the same pages once it runs.
+            if use.lone_threads != use.threads:
+                self._lone = GraphSession(path, session_options(use.lone_threads))
+            # This run brings the weights into memory. The other session maps the same pages.
             self._run(self._lone, probe, apply_mask=True, shrink=True)
         except Exception as exc:
             raise ArtifactDamaged(
                 f"{path}: ONNX Runtime cannot load it: {exc}. Build it again with matryo build."
             ) from exc
-        self.packs_tokens = self._session.packs_tokens
+        self.computes_padding = self._session.computes_padding
 
     def run(self, batch: PaddedBatch, *, apply_mask: bool) -> FloatArray:
-        """Hidden states `(B, T, H)` float32; what stands at padding means nothing.
+        """Hidden states `(B, T, H)` float32; values at padding have no meaning.
 
         Args:
             batch: the texts.
-            apply_mask: whether attention looks at the mask; False wants a text alone. It may
-                depend on nothing but the texts' own lengths: the two paths differ in the last
+            apply_mask: False lets attention ignore the mask, for a text alone. The choice may
+                depend on the texts' own lengths only, because the two ways differ in the last
                 bits.
 
         Raises:
             InferenceFailed: the run raised.
         """
-        with self._lock:
-            alone = not self._n_running
-            session = self._lone if alone else self._session
-            if not alone:
-                self._shared_used = True
-            elif self._shared_used and time.monotonic() - self._shrunk_at > _SHRINK_INTERVAL_S:
-                # Load has gone: the arena that concurrent runs filled is emptied by this one.
-                session, self._shared_used, self._shrunk_at = self._session, False, time.monotonic()
-            self._n_running += 1
+        lone = self._runs.enter()
         try:
-            return self._run(session, batch, apply_mask=apply_mask, shrink=alone or not apply_mask)
+            session = self._choose(lone=lone)
+            return self._run(session, batch, apply_mask=apply_mask, shrink=lone or not apply_mask)
         finally:
-            with self._lock:
-                self._n_running -= 1
+            self._runs.leave()
+
+    def _choose(self, *, lone: bool) -> GraphSession:
+        """The session of a run; `lone` if no other run is under way."""
+        with self._lock:
+            if not lone:
+                self._shared_used = True
+                return self._session
+            now = time.monotonic()
+            if self._shared_used and now - self._shrunk_at > _SHRINK_INTERVAL_S:
+                # Concurrent runs have ended. This run shrinks the arena that they filled.
+                self._shared_used, self._shrunk_at = False, now
+                return self._session
+            return self._lone
 
     def _run(
         self, session: GraphSession, batch: PaddedBatch, *, apply_mask: bool, shrink: bool
@@ -118,6 +111,6 @@ class SessionPool:
             raise InferenceFailed(f"a run of {shape} tokens failed: {exc}") from exc
 
     def interrupt(self) -> None:
-        """Make runs under way, and any later one, fail soon; for the end of the process."""
+        """Make runs under way fail soon, and every later run; for the end of the process."""
         self._options.terminate = True
         self._shrinking.terminate = True

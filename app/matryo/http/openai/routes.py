@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Coroutine
+from functools import partial
 from typing import Any, cast
 
 import orjson
@@ -40,7 +41,9 @@ async def create_embeddings(request: Request) -> Response:
     body = await read_body(request, context.body)
     call, texts = parse_request(body, service.limits)
     options = options_of(call, announced_deadline_s(request))
-    answer = await service.embed(options, texts, request.state.caller, gone=hang_up(request))
+    answer = await service.embed(
+        options, texts, request.state.caller, gone=partial(hang_up, request)
+    )
 
     encoding = time.perf_counter()
 

@@ -1,9 +1,13 @@
-"""Weights in the layout of this CPU's kernels, saved once and mapped by every session.
+"""Prepacked weights: in the layout of this CPU's kernels, saved once and mapped by every session.
 
-ORT rearranges each weight for its kernels and keeps that copy to itself: two sessions of v1.5
-in fp32 would hold 0.9 GB. Saved beside the artefact and mapped, sessions and processes share
-one copy in the page cache. It takes twice the artefact's room on disk. The layout belongs to
-one CPU and one version of ORT, which are in the folder's name.
+ORT rearranges each weight for its kernels. By itself each session keeps a copy of its own: two
+sessions of nomic-embed-text-v1.5 in fp32 would hold 0.9 GB. Sessions and processes share one copy
+in the page cache where they map a graph that was saved with its weights prepacked. The saved graph
+takes twice the artefact's bytes on disk. The layout belongs to one CPU and one version of ORT; a
+hash of both is in the folder's name.
+
+The names `packed-<hash>` and `packed.json` on disk are older than the word "prepacked", and stay:
+stores of earlier versions have them.
 
 Source: onnxruntime_session_options_config_keys.h,
 `session.save_external_prepacked_constant_initializers`.
@@ -40,19 +44,24 @@ _INLINE_BYTES = 16 * 1024
 
 
 @dataclass(frozen=True, slots=True)
-class PackedGraph:
-    """A packed graph on disk."""
+class PrepackedGraph:
+    """A graph with prepacked weights on disk.
+
+    Attributes:
+        folder: of all its files.
+        files: size and sha256 of each file, by name.
+    """
 
     folder: Path
     files: dict[str, FileRecord]
 
     @property
     def graph(self) -> Path:
-        """Path of the graph."""
+        """Path of the graph file."""
         return self.folder / GRAPH_FILE
 
     def intact(self) -> bool:
-        """Whether every file is the one that was written, by size and sha256."""
+        """Whether size and sha256 of every file are those that were recorded."""
         return all(
             path.is_file()
             and path.stat().st_size == file.bytes
@@ -61,19 +70,19 @@ class PackedGraph:
         )
 
 
-def find_packed(artifact: Artifact) -> PackedGraph | None:
-    """The packed graph of this artefact for this machine, if there is one."""
+def find_prepacked(artifact: Artifact) -> PrepackedGraph | None:
+    """The prepacked graph of this artefact for this machine; None if there is none."""
     files = _recorded(artifact)
-    return PackedGraph(_folder(artifact), files) if files else None
+    return PrepackedGraph(_folder(artifact), files) if files else None
 
 
 def is_settled(artifact: Artifact) -> bool:
-    """Whether this artefact is packed for this machine, or known not to be packable here."""
+    """Whether a prepacked graph for this machine exists, or is known to be impossible."""
     return _recorded(artifact) is not None
 
 
 def _recorded(artifact: Artifact) -> dict[str, FileRecord] | None:
-    """Files of the packed graph, none where it cannot be packed; None if nothing is known."""
+    """Files of the prepacked graph, empty where it is impossible; None if nothing is known."""
     try:
         text = (_folder(artifact) / _RECORD_FILE).read_text(encoding="utf-8")
         record: dict[str, Any] = json.loads(text)
@@ -82,22 +91,25 @@ def _recorded(artifact: Artifact) -> dict[str, FileRecord] | None:
         return None
 
 
-def pack(artifact: Artifact) -> None:
-    """Save the packed graph, unless it is there; the artefact's files must have been checked.
+def prepack(artifact: Artifact) -> None:
+    """Save the prepacked graph of an artefact for this machine, unless that is settled.
 
-    An artefact that cannot be packed is noted as such, so that no start tries it again: ORT
-    1.31 gives other values from saved `MatMulNBits` weights, those of q8 and q4.
+    A graph that computes other values than the artefact's own is deleted, and the failure is
+    recorded: later starts do not try again. ORT 1.31 computes other values from the saved weights
+    of `MatMulNBits`, which q8 and q4 use.
 
-    Call under the store's lock of this model.
+    Args:
+        artifact: its files must have been checked, and the caller must hold the store's lock of
+            the model.
 
     Raises:
         StoreFull: the disk has no room for another copy of the weights.
-        StoreUnwritable: the store is not ours to write.
-        BuildFailed: ORT cannot save it, or it computes anything else than the artefact.
+        StoreUnwritable: this process may not write to the store.
+        BuildFailed: ORT cannot save the graph, or the saved graph computes other values.
     """
     if is_settled(artifact):
         return
-    # ORT writes each weight twice: packed, and as it was, to tell what it has packed.
+    # ORT writes each weight twice: prepacked, and unchanged, to recognise what it prepacked.
     with (
         room_for(artifact.folder, 2 * artifact.n_bytes),
         temporary_folder(artifact.folder, _PREFIX) as aside,
@@ -114,7 +126,7 @@ def pack(artifact: Artifact) -> None:
 
 
 def _settle(artifact: Artifact, aside: Path) -> None:
-    """Record the files of `aside`, if any, and give the folder its final name."""
+    """Record the files in `aside`, if any, and give the folder its final name."""
     files = {
         path.name: asdict(FileRecord(path.stat().st_size, sha256_file(path)))
         for path in sorted(aside.iterdir())
@@ -133,13 +145,13 @@ def _folder(artifact: Artifact) -> Path:
 
 @functools.cache
 def machine_key() -> str:
-    """8 hex digits of ORT's version and of what this CPU can do: weights are laid out for both."""
+    """8 hex digits that stand for ORT's version and this CPU: the layout of weights suits both."""
     try:
-        told = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+        facts = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:  # not on Linux
-        told = []
-    # The same for every core, and at every start; "Features" are ARM's flags.
-    lines = {line for line in told if line.startswith(("model name", "flags", "Features"))}
+        facts = []
+    # These lines are the same for every core and at every start. "Features" are ARM's flags.
+    lines = {line for line in facts if line.startswith(("model name", "flags", "Features"))}
     cpu = "".join(sorted(lines)) or platform.processor() or platform.machine()
     return hashlib.sha256(f"{ORT_VERSION}\n{cpu}".encode()).hexdigest()[:8]
 
@@ -156,16 +168,20 @@ def _save(graph: Path, folder: Path) -> None:
     try:
         GraphSession(graph, options)
     except Exception as exc:
-        raise BuildFailed(f"{graph}: ONNX Runtime cannot save packed weights: {exc}") from exc
+        raise BuildFailed(f"{graph}: ONNX Runtime cannot save prepacked weights: {exc}") from exc
 
 
-def _compare(graph: Path, packed: Path) -> None:
-    """Hold a packed graph against the one it was made of: the same bits, at any thread count."""
+def _compare(graph: Path, prepacked: Path) -> None:
+    """Run a prepacked graph and the graph that it was saved from.
+
+    Raises:
+        BuildFailed: a bit of the results differs, at any thread count.
+    """
     ids = np.arange(1, 25, dtype=np.int64).reshape(3, 8)
     mask = np.ones_like(ids)
     mask[1, 5:] = 0
     expected = GraphSession(graph, session_options(threads=1)).run(ids, mask, apply_mask=True)
     for threads in (1, 2):
-        found = GraphSession(packed, session_options(threads)).run(ids, mask, apply_mask=True)
+        found = GraphSession(prepacked, session_options(threads)).run(ids, mask, apply_mask=True)
         if not np.array_equal(found[mask == 1], expected[mask == 1]):
-            raise BuildFailed(f"{graph}: ONNX Runtime gives other values with packed weights")
+            raise BuildFailed(f"{graph}: ONNX Runtime computes other values from prepacked weights")

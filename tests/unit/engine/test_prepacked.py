@@ -1,4 +1,4 @@
-"""Packed weights: the same bits from one mapped copy, or none at all."""
+"""Prepacked weights: the same bits from one mapped copy, or none at all."""
 
 from __future__ import annotations
 
@@ -10,22 +10,24 @@ import pytest
 from matryo.build.provision import pack_model
 from matryo.catalog.reading import read_manifest
 from matryo.core.errors import BuildFailed, StoreFull
-from matryo.engine.onnx import OnnxEngine, SessionConfig
-from matryo.engine.onnx import packed as packing
-from matryo.engine.onnx.packed import find_packed, is_settled, pack
+from matryo.engine import CoreUse
+from matryo.engine.onnx import OnnxEngine
+from matryo.engine.onnx import prepacked as module
+from matryo.engine.onnx.prepacked import find_prepacked, is_settled, prepack
 from matryo.store.artifact import Artifact
 from matryo.store.layout import Store
 from tests.checkpoints import EXPERTS, TinyModel, make_model
 from tests.conftest import build_tiny, load_tiny
 from tests.recorder import Recorder
 
+TWO_THREADS = CoreUse(workers=1, threads=1, lone_threads=2)
 TEXTS = [np.arange(4, 4 + n) for n in (3, 17, 40)]
 Built = tuple[TinyModel, Artifact]
 
 
 @pytest.fixture
 def built(tmp_path: Path) -> Built:
-    """A tiny v2-moe, not packed."""
+    """A tiny v2-moe, not prepacked."""
     model = make_model(tmp_path, "nomic_bert", **EXPERTS)
     return model, build_tiny(tmp_path, model)
 
@@ -36,79 +38,79 @@ def vectors(engine: OnnxEngine) -> list[bytes]:
 
 
 def test_same_vectors(built: Built) -> None:
-    """Packed or not, with one thread or with two: the same bits."""
+    """Prepacked or not, with one thread or with two: the same bits."""
     model, artifact = built
-    assert find_packed(artifact) is None
+    assert find_prepacked(artifact) is None
     before = vectors(load_tiny(model, artifact))
-    pack(artifact)
-    assert find_packed(artifact)
+    prepack(artifact)
+    assert find_prepacked(artifact)
     manifest = read_manifest(model.models / model.id)
-    assert vectors(OnnxEngine(manifest, artifact, SessionConfig(1, 2))) == before
+    assert vectors(OnnxEngine(manifest, artifact, TWO_THREADS)) == before
 
 
 def test_one_copy_in_memory(built: Built) -> None:
-    """Packed weights are shared by two sessions; without them there is one session."""
+    """Prepacked weights are shared by two sessions; without them there is one session."""
     model, artifact = built
     manifest = read_manifest(model.models / model.id)
-    pool = OnnxEngine(manifest, artifact, SessionConfig(1, 2))._session
+    pool = OnnxEngine(manifest, artifact, TWO_THREADS)._session
     assert pool._session is pool._lone
-    pack(artifact)
-    pool = OnnxEngine(manifest, artifact, SessionConfig(1, 2))._session
+    prepack(artifact)
+    pool = OnnxEngine(manifest, artifact, TWO_THREADS)._session
     assert pool._session is not pool._lone
 
 
-def test_packed_is_what_loads(built: Built) -> None:
-    """With packed weights the graph beside them is not even looked at."""
+def test_the_prepacked_graph_loads(built: Built) -> None:
+    """With prepacked weights the artefact's own graph is never read."""
     model, artifact = built
-    pack(artifact)
+    prepack(artifact)
     artifact.graph.unlink()
     load_tiny(model, artifact)
 
 
 @pytest.mark.parametrize("name", ["model.onnx", "model.onnx.data", "packed.json"])
 def test_damage_is_found(built: Built, name: str) -> None:
-    """A packed file that changed is never used; the artefact itself serves."""
+    """A prepacked file that changed is never used; the artefact's own graph serves."""
     model, artifact = built
     before = vectors(load_tiny(model, artifact))
-    pack(artifact)
-    packed = find_packed(artifact)
-    assert packed
-    content = bytearray((packed.folder / name).read_bytes())
+    prepack(artifact)
+    prepacked = find_prepacked(artifact)
+    assert prepacked
+    content = bytearray((prepacked.folder / name).read_bytes())
     content[len(content) // 2] ^= 1
-    (packed.folder / name).write_bytes(content)
+    (prepacked.folder / name).write_bytes(content)
     assert vectors(load_tiny(model, artifact)) == before
     assert is_settled(artifact) == (name != "packed.json")
 
 
 def test_another_machine(built: Built, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Weights packed for another CPU are not used, and make room for ours."""
+    """Weights prepacked for another CPU are not used, and make room for ours."""
     _, artifact = built
-    monkeypatch.setattr(packing, "machine_key", lambda: "00000000")
-    pack(artifact)
+    monkeypatch.setattr(module, "machine_key", lambda: "00000000")
+    prepack(artifact)
     monkeypatch.undo()
-    assert find_packed(artifact) is None
-    pack(artifact)
-    assert find_packed(artifact)
+    assert find_prepacked(artifact) is None
+    prepack(artifact)
+    assert find_prepacked(artifact)
     assert len(list(artifact.folder.glob("packed-*"))) == 1
 
 
 def test_other_values_are_not_kept(built: Built, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Should ORT compute anything else with packed weights, they go, and are not tried again."""
+    """Prepacked weights that compute other values are deleted, and not tried again."""
     model, artifact = built
     before = vectors(load_tiny(model, artifact))
-    run = packing.GraphSession.run
+    run = module.GraphSession.run
 
-    def off(session: packing.GraphSession, *args: object, **kwargs: object) -> object:
+    def off(session: module.GraphSession, *args: object, **kwargs: object) -> object:
         hidden = run(session, *args, **kwargs)  # pyright: ignore[reportArgumentType]
         return hidden + np.random.default_rng().random(hidden.shape, np.float32)
 
-    monkeypatch.setattr(packing.GraphSession, "run", off)
-    with pytest.raises(BuildFailed, match="other values with packed weights"):
-        pack(artifact)
+    monkeypatch.setattr(module.GraphSession, "run", off)
+    with pytest.raises(BuildFailed, match="other values from prepacked weights"):
+        prepack(artifact)
     monkeypatch.undo()
-    pack(artifact)
+    prepack(artifact)
     assert is_settled(artifact)
-    assert find_packed(artifact) is None
+    assert find_prepacked(artifact) is None
     assert [path.name for path in artifact.folder.glob("packed-*/*")] == ["packed.json"]
     assert vectors(load_tiny(model, artifact)) == before
 
@@ -120,7 +122,7 @@ def test_no_room(tmp_path: Path, built: Built, monkeypatch: pytest.MonkeyPatch) 
     def full(*_: object) -> None:
         raise StoreFull("the disk is full")
 
-    monkeypatch.setattr(packing, "_save", full)
+    monkeypatch.setattr(module, "_save", full)
     recorder = Recorder()
     manifest = read_manifest(model.models / model.id)
     pack_model(Store(tmp_path / "home"), manifest, "fp32", recorder)
