@@ -14,7 +14,6 @@ from typing import Any, cast
 import gguf
 import numpy as np
 import safetensors.numpy
-from hypothesis import strategies as st
 from numpy.typing import NDArray
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
@@ -30,17 +29,6 @@ HIDDEN, HEADS, LAYERS, INNER, POSITIONS = 32, 4, 2, 48, 1200
 def save_tensors(tensors: Tensors, path: Path) -> None:
     """Write a safetensors file."""
     cast("Any", safetensors.numpy).save_file(tensors, path)
-
-
-def damage(path: Path, data: st.DataObject) -> None:
-    """Cut a file off, or overwrite eight bytes of it, wherever hypothesis says."""
-    content = bytearray(path.read_bytes())
-    at = data.draw(st.integers(0, len(content) - 1))
-    if data.draw(st.booleans()):
-        del content[at:]
-    else:
-        content[at : at + 8] = data.draw(st.binary(min_size=8, max_size=8))
-    path.write_bytes(content)
 
 
 def vocabulary() -> list[str]:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import json
+import math
 import os
 import shutil
 import signal
@@ -42,7 +42,6 @@ from matryo.store.files import room_for, sha256_file
 from matryo.store.layout import Store
 from tests.checkpoints import (
     TinyModel,
-    damage,
     make_model,
     random_tensors,
     save_gguf,
@@ -91,6 +90,31 @@ def fine_tuned(model: TinyModel, folder: Path) -> Path:
     shutil.copytree(model.checkpoint, folder)
     save_tensors(random_tensors(model.config, seed=1), folder / "model.safetensors")
     return folder
+
+
+def stated_tensors(content: bytes) -> dict[str, Any] | None:
+    """The tensors of a safetensors file by its own header; None where that is not one.
+
+    A tensor whose dtype is not F32 is None.
+    """
+    length = int.from_bytes(content[:8], "little")
+    data = content[8 + length :]
+    try:
+        header = json.loads(content[8 : 8 + length].decode())
+        spans = sorted(fact["data_offsets"] for fact in header.values())
+        sizes = [math.prod(f["shape"]) * {"F32": 4, "I32": 4}[f["dtype"]] for f in header.values()]
+        offsets = [fact["data_offsets"] for fact in header.values()]
+        assert [end - start for start, end in offsets] == sizes
+        assert [start for start, _ in spans] == [0, *(end for _, end in spans[:-1])]
+        assert spans[-1][1] == len(data)
+    except (ValueError, KeyError, TypeError, AttributeError, AssertionError):
+        return None
+    return {
+        name: np.frombuffer(data[slice(*fact["data_offsets"])], "<f4").reshape(fact["shape"])
+        if fact["dtype"] == "F32"
+        else None
+        for name, fact in header.items()
+    }
 
 
 class TestIdentity:
@@ -213,15 +237,67 @@ class TestDamage:
         build(store, manifest)
         load_engine(manifest, find_artifact(store, manifest, "fp32"), plan_cores(1))
 
-    @pytest.mark.parametrize("text", ["", "{", "[]", '{"files": {}}', '{"files": 3}'])
+    @pytest.mark.parametrize(
+        ("text", "error", "message"),
+        [
+            ("", ArtifactDamaged, "Expecting value"),
+            ("{", ArtifactDamaged, "Expecting property name"),
+            ("[]", ArtifactDamaged, "not an object"),
+            ('{"files": {}}', ArtifactMissing, "built by another version"),
+            ('{"builder_version": VERSION, "output_key": "KEY"}', ArtifactDamaged, "'files'"),
+            (
+                '{"builder_version": VERSION, "output_key": "KEY", "files": 3}',
+                ArtifactDamaged,
+                "'int' object",
+            ),
+        ],
+    )
     def test_record(
+        self,
+        tmp_path: Path,
+        store: Store,
+        model: TinyModel,
+        manifest: Manifest,
+        text: str,
+        error: type[SetupError],
+        message: str,
+    ) -> None:
+        """What is no record is never mistaken for an artefact; the next build replaces it."""
+        artifact = build_tiny(tmp_path, model)
+        text = text.replace("VERSION", f"{artifacts.BUILDER_VERSION}")
+        path = artifact.folder / "artifact.json"
+        path.write_text(text.replace("KEY", manifest.output_key))
+        with pytest.raises(error, match=message) as caught:
+            find_artifact(store, manifest, "fp32")
+        assert str(artifact.folder) in caught.value.message
+        assert build_tiny(tmp_path, model) == artifact
+
+    @pytest.mark.parametrize("text", ["{", "{}", '{"key": "x"}'])
+    def test_current(
         self, tmp_path: Path, store: Store, model: TinyModel, manifest: Manifest, text: str
     ) -> None:
-        """A record that is none is never mistaken for an artefact."""
-        artifact = build_tiny(tmp_path, model)
-        (artifact.folder / "artifact.json").write_text(text)
-        with pytest.raises((ArtifactDamaged, ArtifactMissing)):
+        """Where the file that names the artefact is damaged, nothing is guessed."""
+        build_tiny(tmp_path, model)
+        path = store.artifacts("tiny", "fp32") / "current"
+        path.write_text(text)
+        with pytest.raises(ArtifactDamaged, match="current cannot be read"):
             find_artifact(store, manifest, "fp32")
+        with pytest.raises(ArtifactDamaged, match="current cannot be read"):
+            ensure_model(store, manifest, "fp32", SILENT)
+        assert path.read_text() == text
+
+    def test_current_of_earlier_stores(
+        self, tmp_path: Path, store: Store, model: TinyModel, manifest: Manifest
+    ) -> None:
+        """A file that holds the key alone still names the artefact; its record, the origin."""
+        other = fine_tuned(model, tmp_path / "other")
+        build(store, manifest, other, unverified=True)
+        artifact = find_artifact(store, manifest, "fp32")
+        (artifact.folder.parent / "current").write_text(artifact.record.key)
+        assert find_artifact(store, manifest, "fp32") == artifact
+        assert artifacts.unverified_origin(store, "tiny", "fp32") == other
+        (artifact.folder / "model.onnx").unlink()
+        assert ensure_model(store, manifest, "fp32", SILENT) == artifact
 
     @pytest.mark.parametrize(
         "content",
@@ -249,18 +325,44 @@ class TestDamage:
             build(store, manifest, model.checkpoint, unverified=True)
 
     @settings(max_examples=60, deadline=None)
-    @given(st.data())
-    def test_checkpoint_anywhere(
-        self, tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+    @given(cut=st.floats(0, 1, exclude_max=True))
+    def test_checkpoint_cut_anywhere(
+        self, tmp_path_factory: pytest.TempPathFactory, cut: float
     ) -> None:
-        """Cut or overwritten anywhere: read or refused by a typed error."""
+        """A file without its end is refused, wherever it ends."""
+        path = tmp_path_factory.mktemp("cut") / "model.safetensors"
+        save_tensors({"a": np.ones((3, 4), np.float32), "b": np.zeros(5, np.float32)}, path)
+        content = path.read_bytes()
+        path.write_bytes(content[: int(cut * len(content))])
+        with pytest.raises(CheckpointMismatch, match="not a whole safetensors file") as caught:
+            SafetensorsCheckpoint(path)
+        assert str(path) in caught.value.message
+
+    @settings(max_examples=150, deadline=None)
+    @given(at=st.floats(0, 1, exclude_max=True), new=st.binary(min_size=1, max_size=8))
+    def test_checkpoint_overwritten_anywhere(
+        self, tmp_path_factory: pytest.TempPathFactory, at: float, new: bytes
+    ) -> None:
+        """What is read is what the file then says, by an independent reading of its header."""
         path = tmp_path_factory.mktemp("damaged") / "model.safetensors"
         save_tensors({"a": np.ones((3, 4), np.float32), "b": np.zeros(5, np.float32)}, path)
-        damage(path, data)
-        with contextlib.suppress(CheckpointMismatch):
-            checkpoint = SafetensorsCheckpoint(path)
-            for name in checkpoint.names:
-                assert checkpoint.read(name).shape == checkpoint.shape(name)
+        content = bytearray(path.read_bytes())
+        start = int(at * len(content))
+        content[start : start + len(new)] = new[: len(content) - start]
+        path.write_bytes(content)
+        expected = stated_tensors(bytes(content))
+        if expected is None:
+            with pytest.raises(CheckpointMismatch, match="not a whole safetensors file"):
+                SafetensorsCheckpoint(path)
+            return
+        checkpoint = SafetensorsCheckpoint(path)
+        assert checkpoint.names == expected.keys()
+        for name, tensor in expected.items():
+            if tensor is None:
+                with pytest.raises(CheckpointMismatch, match="weights must be one of"):
+                    checkpoint.read(name)
+            else:
+                assert np.array_equal(checkpoint.read(name), tensor, equal_nan=True)
 
     def test_stored_checkpoint_is_fetched_again(
         self, store: Store, model: TinyModel, manifest: Manifest

@@ -12,15 +12,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
-from matryo.build.checkpoint.onnx import read_ready_graph
+from matryo.build.checkpoint.onnx import ReadyGraph, read_ready_graph
 from matryo.build.provision import build_model
 from matryo.catalog.reading import read_manifest
 from matryo.core.choices import Precision
-from matryo.core.errors import BuildFailed, CheckpointMismatch, MatryoError
+from matryo.core.errors import BuildFailed, CheckpointMismatch
 from matryo.core.progress import SILENT
 from matryo.engine.onnx import OnnxEngine
 from matryo.store.layout import Store
-from tests.checkpoints import HIDDEN, TinyModel, damage, make_model, vocabulary
+from tests.checkpoints import HIDDEN, TinyModel, make_model, vocabulary
 from tests.conftest import build_tiny, load_tiny
 
 INPUTS = ("token_type_ids", "attention_mask", "input_ids")
@@ -191,17 +191,50 @@ def test_data_that_is_gone_or_cut_off(tmp_path: Path) -> None:
         read_ready_graph(path)
 
 
-@settings(max_examples=60, deadline=None)
-@given(st.data())
-def test_damaged_files(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
-    """Cut or overwritten anywhere: read or refused by a typed error, never anything else."""
+def test_cut_anywhere(tmp_path: Path) -> None:
+    """A file without its end is refused and named, wherever it ends."""
+    whole = export(tmp_path / "whole.onnx").read_bytes()
+    graph = cast("Any", onnx).load_from_string(whole).graph.ByteSize()
+    path = tmp_path / "cut.onnx"
+    for n_bytes in range(0, graph, 97):
+        path.write_bytes(whole[:n_bytes])
+        with pytest.raises(CheckpointMismatch) as caught:
+            read_ready_graph(path)
+        assert str(path) in caught.value.message
+
+
+@settings(max_examples=150, deadline=None)
+@given(at=st.floats(0, 1, exclude_max=True), new=st.binary(min_size=1, max_size=8))
+def test_overwritten_anywhere(
+    tmp_path_factory: pytest.TempPathFactory, at: float, new: bytes
+) -> None:
+    """Damage is refused as such, or leaves a graph of the same inputs, outputs and files."""
     path = export(tmp_path_factory.mktemp("damaged") / "m.onnx")
-    damage(path, data)
+    content = bytearray(path.read_bytes())
+    start = int(at * len(content))
+    content[start : start + len(new)] = new[: len(content) - start]
+    path.write_bytes(content)
+    if feeds_and_files(bytes(content)) == (set(INPUTS), True, set()):
+        assert read_ready_graph(path) == ReadyGraph(path, ())
+    else:
+        with pytest.raises(CheckpointMismatch) as caught:
+            read_ready_graph(path)
+        assert str(path) in caught.value.message
+
+
+def feeds_and_files(content: bytes) -> tuple[set[Any], bool, set[Any]] | None:
+    """Inputs, whether there are hidden states, and external tensors; None if it is not ONNX."""
     try:
-        read_ready_graph(path)
-    except MatryoError as exc:
-        assert isinstance(exc, CheckpointMismatch)  # noqa: PT017
-        assert str(path) in exc.message  # noqa: PT017
+        graph = cast("Any", onnx).load_from_string(content).graph
+    except Exception:
+        return None
+    names = [value.name for value in (*graph.input, *graph.output)]
+    if not all(isinstance(name, str) for name in names):  # not UTF-8
+        return None
+    weights = {tensor.name for tensor in graph.initializer}
+    inputs = {value.name for value in graph.input} - weights
+    outside = {t.name for t in graph.initializer if t.data_location == TensorProto.EXTERNAL}
+    return inputs, "last_hidden_state" in {value.name for value in graph.output}, outside
 
 
 @pytest.mark.parametrize("old", [b"last_hidden_state", b"attention_mask", b"w.bin"])

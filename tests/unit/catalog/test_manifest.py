@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from matryo.catalog.catalog import Catalog, shipped_models
+from matryo.catalog.prompts import STANDARD, SYNONYMS
 from matryo.catalog.reading import read_manifest
 from matryo.core.errors import ManifestInvalid, ModelNotFound
 from tests.fakes import MINILM, MODELS, NOMIC
@@ -53,6 +54,20 @@ def test_every_shipped_model_reads(model_id: str) -> None:
         ('id = "nomic-embed-text-v1.5"', 'id = "other"', "the folder is 'nomic-embed-text-v1.5'"),
         ('id = "nomic', "id = nomic", "is not TOML"),
         ('kind = "hub"', 'kind = "ftp"', "ftp"),
+        (
+            "revision =",
+            "revison =",
+            "unknown key 'sources.0.hub.revison'; did you mean 'revision'?",
+        ),
+        (
+            "{ bytes = 711396,",
+            "{ size = 711396,",
+            "'files.tokenizer.json.size'; known here: bytes, sha",
+        ),
+        ("0.9\n", "0.9\nmincosine = 1\n", "'precisions.q4.mincosine'; did you mean 'min_cosine'?"),
+        ("clustering = ", "none = ", "prompts may not name 'none'"),
+        ("clustering = ", '"a b" = ', "key 'prompts.a b': String should match pattern"),
+        ("clustering = ", f'"{"x" * 65}" = ', "String should match pattern"),
     ],
 )
 def test_faults_are_named(folder: Path, old: str, new: str, message: str) -> None:
@@ -69,15 +84,73 @@ def test_manifests_are_frozen() -> None:
         NOMIC.id = "other"  # pyright: ignore[reportAttributeAccessIssue]
 
 
+OUTPUT_KEYS = {
+    "all-minilm-l6-v2": "81a9269c38433ea0",
+    "bge-base-en-v1.5": "90dda21918c7d974",
+    "bge-small-en-v1.5": "9d9689da703a1ac2",
+    "e5-small-v2": "f1d26f29400dc7be",
+    "nomic-embed-text-v1": "962f784af4e17eef",
+    "nomic-embed-text-v1.5": "2ab11f1042b486f5",
+    "nomic-embed-text-v2-moe": "3c6e88592dee95db",
+    "snowflake-arctic-embed-m-v1.5": "354d0198a2ea9b12",
+}
+
+
+def test_output_keys_of_shipped_models() -> None:
+    """Fingerprints of existing indexes hold these keys: they change with the vectors only."""
+    catalog = Catalog([shipped_models()])
+    assert {name: catalog.manifest(name).output_key for name in catalog.ids} == OUTPUT_KEYS
+
+
+def test_a_copy_has_its_own_keys() -> None:
+    """What was cached of a manifest is not taken over by a copy with other fields."""
+    assert NOMIC.output_key == OUTPUT_KEYS[NOMIC.id]
+    assert "clustering" in NOMIC.input_type_names
+    copied = NOMIC.model_copy(update={"prompts": {"query": "q: "}})
+    assert copied.output_key != NOMIC.output_key
+    assert "clustering" not in copied.input_type_names
+
+
+def test_prompts_of_any_name(folder: Path) -> None:
+    """A model may bring names of its own; they are input types, and shape its vectors."""
+    edit(folder, "clustering = ", '"code.search" = "code: "\nclustering = ')
+    manifest = read_manifest(folder)
+    types = ("query", "document", "classification", "code.search", "clustering", "none")
+    assert manifest.input_types == types
+    assert manifest.prefix("code.search") == "code: "
+    assert "code: " in manifest.prefixes
+    assert manifest.input_type_names["code.search"] == "code.search"
+    assert manifest.output_key != NOMIC.output_key
+
+
+def test_names_of_input_types(folder: Path) -> None:
+    """Types and synonyms of types the model has; its own prompts win over synonyms."""
+    assert NOMIC.input_type_names == {name: name for name in NOMIC.input_types} | SYNONYMS
+    assert MINILM.input_type_names == NOMIC.input_type_names
+    edit(folder, "query = ", "passage = ")
+    assert read_manifest(folder).input_type_names == {
+        "passage": "passage",
+        "document": "document",
+        "search_document": "document",
+        "classification": "classification",
+        "clustering": "clustering",
+        "none": "none",
+    }
+
+
 def test_prompts_and_input_types() -> None:
     """A model with prompts knows their types and `none`; one without takes them all."""
     assert NOMIC.prefix("query") == "search_query: "
     assert NOMIC.prefix("none") == ""
-    assert set(NOMIC.input_types) >= {"query", "document", "clustering", "none"}
+    assert NOMIC.input_types == (*STANDARD, "none")
     moe = read_manifest(MODELS / "nomic-embed-text-v2-moe")
     assert moe.input_types == ("query", "document", "none")
     assert not MINILM.has_prompts
-    assert "clustering" in MINILM.input_types
+    assert MINILM.input_types == (*STANDARD, "none")
+    assert MINILM.prefixes == ()
+    bge = read_manifest(MODELS / "bge-small-en-v1.5")
+    assert bge.input_types == ("query", "document", "none")
+    assert (len(bge.prefixes), bge.prefix("document")) == (1, "")
 
 
 def test_later_folders_win(folder: Path) -> None:

