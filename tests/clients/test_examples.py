@@ -1,22 +1,36 @@
-"""Programs that people start from: examples/ and the README's code run as they stand."""
+"""Programs that people start from: examples/ and the code of README and docs run as they stand."""
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
 
+from tests.checkpoints import make_model
+from tests.conftest import build_tiny
 from tests.contract.conftest import Live, live_server
 from tests.fakes import MINILM, FakeEngine
 
 ROOT = Path(__file__).parents[2]
-README = (ROOT / "README.md").read_text(encoding="utf-8")
-PYTHON = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-CURLS = re.findall(r"^curl http.*?(?<!\\)$", README, re.DOTALL | re.MULTILINE)
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def snippets(pattern: str, flags: re.RegexFlag) -> list[object]:
+    """Every match of `pattern` on the pages, as a test case named after its page."""
+    return [
+        pytest.param(found, id=f"{page.stem}-{n}")
+        for page in PAGES
+        for n, found in enumerate(re.findall(pattern, page.read_text("utf-8"), flags))
+    ]
+
+
+PYTHON = snippets(r"```python\n(.*?)```", re.DOTALL)
+CURLS = snippets(r"^curl http.*?(?<!\\)$", re.DOTALL | re.MULTILINE)
 
 
 @pytest.fixture
@@ -26,9 +40,19 @@ def open_server(engine: FakeEngine) -> Iterator[Live]:
         yield server
 
 
-def run(command: list[str], folder: Path) -> str:
-    """What a command prints."""
-    done = subprocess.run(command, cwd=folder, capture_output=True, check=False, text=True)
+@pytest.fixture(scope="module")
+def tiny_minilm(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """The environment of a store with a tiny model under the name of all-minilm-l6-v2."""
+    root = tmp_path_factory.mktemp("minilm")
+    model = make_model(root, "bert", model_id=MINILM.id)
+    build_tiny(root, model)
+    return {"MATRYO_HOME": str(root / "home"), "MATRYO_MODELS": str(model.models)}
+
+
+def run(command: list[str], folder: Path, variables: Mapping[str, str] | None = None) -> str:
+    """What a command prints; it must succeed."""
+    env = os.environ | (variables or {})
+    done = subprocess.run(command, cwd=folder, env=env, capture_output=True, check=False, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
@@ -59,24 +83,26 @@ def test_rag(open_server: Live) -> None:
 
 
 @pytest.mark.parametrize("code", PYTHON)
-def test_readme_python(open_server: Live, code: str, tmp_path: Path) -> None:
-    """Each Python block of the README, on another port."""
-    assert re.search(r"(127\.0\.0\.1|localhost):8080", code)
+def test_python(open_server: Live, tiny_minilm: dict[str, str], code: str, tmp_path: Path) -> None:
+    """Each Python block runs: against a server on another port, or with a tiny model."""
+    assert re.search(r"(127\.0\.0\.1|localhost):8080|Embedder\(", code)
     code = re.sub(r"(127\.0\.0\.1|localhost):8080", f"127.0.0.1:{open_server.port}", code)
     path = tmp_path / "block.py"
     path.write_text(code)
-    run([sys.executable, str(path)], tmp_path)
+    run([sys.executable, str(path)], tmp_path, tiny_minilm)
 
 
 @pytest.mark.parametrize("command", CURLS)
-def test_readme_curl(open_server: Live, command: str, tmp_path: Path) -> None:
-    """Each curl of the README."""
+def test_curl(open_server: Live, command: str, tmp_path: Path) -> None:
+    """Each curl gets vectors."""
     command = command.replace("127.0.0.1:8080", f"127.0.0.1:{open_server.port}")
     shown = run(["sh", "-c", command.replace("curl ", "curl --silent --fail ", 1)], tmp_path)
     assert '"object":"list"' in shown
 
 
 def test_readme_has_code() -> None:
-    """What is run above is there."""
-    assert len(PYTHON) >= 2
-    assert len(CURLS) >= 1
+    """README has a curl, a program for OpenAI's client and one for the library."""
+    readme = PAGES[0].read_text("utf-8")
+    for code in ("\ncurl http", "from openai import OpenAI", "from matryo import Embedder"):
+        assert code in readme
+    assert len(PYTHON) >= 6

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -10,7 +12,7 @@ import openai
 import pytest
 
 from tests.clients.conftest import KEY, MODEL
-from tests.contract.conftest import live_server
+from tests.contract.conftest import live_server, n_refused, wait_until
 from tests.fakes import FakeEngine
 
 PACKAGE = "openai"
@@ -155,23 +157,20 @@ def test_models(client: openai.OpenAI) -> None:
 @shows(PACKAGE, "retries a 429 after `Retry-After`, and then succeeds")
 def test_retries(engine: FakeEngine) -> None:
     """A full queue is no error for a client that may wait."""
-    import threading
-    import time
-
     with live_server(engine, queue_tokens=20, workers=1) as live:
         engine.gate.clear()
         patient = openai.OpenAI(base_url=f"{live.url}/v1", api_key="x", max_retries=4)
-        with patient, openai.OpenAI(base_url=f"{live.url}/v1", api_key="x") as other:
-            waiting = threading.Thread(
-                target=lambda: other.embeddings.create(model=MODEL, input="w " * 12)
-            )
-            waiting.start()
-            while not live.application.state.context.service._scheduler.queued_tokens:
-                time.sleep(0.01)
+        with patient, ThreadPoolExecutor(2) as threads:
+            create = partial(patient.embeddings.create, model=MODEL, input="w " * 12)
+            first = threads.submit(create)
+            wait_until(lambda: live.application.state.context.service._scheduler.queued_tokens)
             hasty = patient.with_options(max_retries=0)
             with pytest.raises(openai.RateLimitError) as caught:
                 hasty.embeddings.create(model=MODEL, input="w " * 12)
             assert 1 <= int(caught.value.response.headers["retry-after"]) <= 60
-            threading.Timer(0.3, engine.gate.set).start()
-            assert patient.embeddings.create(model=MODEL, input="w " * 12).data
-            waiting.join(10)
+            second = threads.submit(create)
+            wait_until(lambda: n_refused(live) == 2)
+            assert not second.done()
+            engine.gate.set()
+            assert first.result(10).data
+            assert second.result(70).data

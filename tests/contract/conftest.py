@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import socket
 import threading
-from collections.abc import AsyncGenerator, AsyncIterator, Generator
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -26,15 +28,24 @@ def settings(**changes: Any) -> Settings:
 
 
 @asynccontextmanager
-async def client_of(
+async def application_of(
     engine: Engine | list[Engine], **changes: Any
-) -> AsyncGenerator[httpx2.AsyncClient, None]:
-    """A client of an application in this process, started and closed around the block."""
+) -> AsyncGenerator[tuple[FastAPI, httpx2.AsyncClient], None]:
+    """An application in this process and its client, started and closed around the block."""
     application = create_app(settings(**changes), engine)
     async with application.router.lifespan_context(application):
         transport = httpx2.ASGITransport(application)
         async with httpx2.AsyncClient(transport=transport, base_url="http://test") as client:
-            yield client
+            yield application, client
+
+
+@asynccontextmanager
+async def client_of(
+    engine: Engine | list[Engine], **changes: Any
+) -> AsyncGenerator[httpx2.AsyncClient, None]:
+    """The client alone of `application_of`."""
+    async with application_of(engine, **changes) as (_, client):
+        yield client
 
 
 def openai_of(client: httpx2.AsyncClient, **options: Any) -> openai.AsyncOpenAI:
@@ -94,3 +105,26 @@ def live_server(
         thread.join(20)
         listener.close()
         assert not thread.is_alive(), "the server did not stop"
+
+
+def wait_until(condition: Callable[[], object], seconds: float = 10) -> None:
+    """Return once `condition` is true; fail the test if that takes longer than `seconds`."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.005)
+
+
+def is_refused(port: int) -> bool:
+    """Whether no process listens on `port`. A connection that hangs is not refused."""
+    try:
+        socket.create_connection(("127.0.0.1", port), timeout=5).close()
+    except ConnectionRefusedError:
+        return True
+    return False
+
+
+def n_refused(live: Live) -> float:
+    """Requests that the server refused because its queue was full."""
+    registry = live.application.state.context.metrics.registry
+    return registry.get_sample_value("matryo_rejections_total", {"reason": "queue_full"}) or 0.0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
@@ -10,7 +11,7 @@ import httpx2
 import pytest
 
 from matryo.engine import TokenIds
-from tests.contract.conftest import client_of
+from tests.contract.conftest import application_of, client_of
 from tests.fakes import FakeEngine
 
 URL = "/v1/embeddings"
@@ -127,14 +128,11 @@ async def test_media_types_that_pass(client: httpx2.AsyncClient, content_type: s
 
 async def test_overload(engine: FakeEngine) -> None:
     """A full queue is 429 with a time to wait; OpenAI's type names what ran out."""
-    async with client_of(engine, queue_tokens=10) as client:
-        import asyncio
-
+    async with application_of(engine, queue_tokens=10) as (application, client):
         engine.gate.clear()
         running = asyncio.create_task(client.post(URL, json={"input": "a " * 20}))
-        while not engine.seen[-1].startswith("search_document: a"):
+        while application.state.context.service._scheduler.n_requests == 0:
             await asyncio.sleep(0.001)
-        await asyncio.sleep(0.01)
         response = await client.post(URL, json={"input": "b"})
         error = assert_openai_error(response, 429)
         assert (error["type"], error["code"]) == ("tokens", "rate_limit_exceeded")
@@ -176,21 +174,15 @@ async def test_bugs(engine: FakeEngine, monkeypatch: pytest.MonkeyPatch) -> None
 
 async def test_draining(engine: FakeEngine) -> None:
     """A server that is stopping says so to callers and to its load balancer."""
-    from matryo.main import create_app
-    from tests.contract.conftest import settings
-
-    application = create_app(settings(), engine)
-    async with application.router.lifespan_context(application):
-        transport = httpx2.ASGITransport(application)
-        async with httpx2.AsyncClient(transport=transport, base_url="http://test") as client:
-            application.state.context.service.drain(30)
-            response = await client.post(URL, json={"input": "a"})
-            error = assert_openai_error(response, 503)
-            assert error["type"] == "service_unavailable_error"
-            assert response.headers["retry-after"] == "1"
-            ready = await client.get("/readyz")
-            assert (ready.status_code, ready.json()["reason"]) == (503, "draining")
-            assert (await client.get("/livez")).status_code == 200
+    async with application_of(engine) as (application, client):
+        application.state.context.service.drain(30)
+        response = await client.post(URL, json={"input": "a"})
+        error = assert_openai_error(response, 503)
+        assert error["type"] == "service_unavailable_error"
+        assert response.headers["retry-after"] == "1"
+        ready = await client.get("/readyz")
+        assert (ready.status_code, ready.json()["reason"]) == (503, "draining")
+        assert (await client.get("/livez")).status_code == 200
 
 
 @pytest.mark.parametrize("value", ["0.05", "5e-2"])

@@ -8,8 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import httpx2
@@ -17,6 +16,7 @@ import pytest
 
 from tests.checkpoints import make_model
 from tests.conftest import build_tiny
+from tests.contract.conftest import is_refused, wait_until
 
 
 @pytest.fixture
@@ -36,28 +36,11 @@ def server(tmp_path: Path) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
     with (tmp_path / "log").open("wb") as log:
         process = subprocess.Popen(command, env=env, stderr=log)
     try:
-        until(lambda: b"2 processes are ready" in (tmp_path / "log").read_bytes())
+        wait_until(lambda: b"2 processes are ready" in (tmp_path / "log").read_bytes(), 40)
         yield process, f"http://127.0.0.1:{port}"
     finally:
         process.terminate()
         process.wait(30)
-
-
-def until(condition: Callable[[], bool]) -> None:
-    """Wait for something that another process does."""
-    end = time.monotonic() + 40
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.02)
-
-
-def is_refused(port: int) -> bool:
-    """Whether nobody listens any more; a connection that hangs is not refused."""
-    try:
-        socket.create_connection(("127.0.0.1", port), timeout=5).close()
-    except ConnectionRefusedError:
-        return True
-    return False
 
 
 def scrape(url: str) -> dict[str, float]:
@@ -96,7 +79,7 @@ def test_one_service(server: tuple[subprocess.Popen[bytes], str]) -> None:
     before = servers_of(process)
     assert len(before) == 2
     os.kill(min(before), signal.SIGKILL)
-    until(lambda: len(servers_of(process) - before) == 1)
+    wait_until(lambda: len(servers_of(process) - before) == 1, 40)
     assert httpx2.post(f"{url}/v1/embeddings", json={"input": "a"}).status_code == 200
     assert scrape(url)[name] == 21
 
@@ -105,12 +88,13 @@ def test_one_service(server: tuple[subprocess.Popen[bytes], str]) -> None:
     with socket.create_connection(("127.0.0.1", port), timeout=30) as running:
         running.sendall(head)
         # The other one is the scrape itself.
-        until(lambda: scrape(url)["matryo_requests_in_progress"] == 2)
+        wait_until(lambda: scrape(url)["matryo_requests_in_progress"] == 2)
         process.send_signal(signal.SIGTERM)
-        until(lambda: is_refused(port))
+        wait_until(lambda: is_refused(port))
         assert servers_of(process)  # one request is still under way
         running.sendall(b'{"input": "a"}')
-        assert running.recv(100).startswith(b"HTTP/1.1 ")
+        # The body came after the signal: nothing new is admitted.
+        assert running.recv(100).startswith(b"HTTP/1.1 503 ")
     assert process.wait(30) == 0
     with pytest.raises(httpx2.ConnectError):
         httpx2.get(f"{url}/livez")

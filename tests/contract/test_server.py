@@ -10,9 +10,9 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
-import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import httpx2
@@ -23,7 +23,7 @@ import requests
 
 from matryo.http import server as serving
 from tests.checkpoints import make_model
-from tests.contract.conftest import Live, live_server
+from tests.contract.conftest import Live, is_refused, live_server, n_refused, wait_until
 from tests.fakes import FakeEngine, as_float32
 
 BODY = json.dumps({"input": "a"}).encode()
@@ -51,6 +51,14 @@ def read_all(connection: socket.socket) -> bytes:
     return b"".join(pieces)
 
 
+def read_answer(connection: socket.socket) -> bytes:
+    """One whole answer of a connection that stays open: head and body may come apart."""
+    with connection.makefile("rb") as stream:
+        lines = list(iter(stream.readline, b"\r\n"))
+        length = next(line for line in lines if line.startswith(b"content-length:"))
+        return b"".join(lines) + b"\r\n" + stream.read(int(length.partition(b":")[2]))
+
+
 def post(body: bytes = BODY, *headers: str) -> bytes:
     """The bytes of a POST."""
     head = [
@@ -71,13 +79,20 @@ def assert_error(raw: bytes, status: int) -> None:
     assert set(json.loads(body)["error"]) == {"message", "type", "param", "code"}
 
 
-def wait_until(condition: object, seconds: float = 10) -> None:
-    """Poll until a condition holds."""
-    assert callable(condition)
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "waited in vain"
-        time.sleep(0.005)
+def protocol_of(live: Live) -> serving.Protocol:
+    """The server's side of the one connection that is open."""
+    wait_until(lambda: len(live.server.server_state.connections) == 1)
+    (protocol,) = live.server.server_state.connections
+    assert isinstance(protocol, serving.Protocol)
+    return protocol
+
+
+def in_progress(url: str) -> float:
+    """Requests that a server works on, the scrape that asks included."""
+    text = requests.get(f"{url}/metrics", timeout=30).text
+    found = re.search(r"^matryo_requests_in_progress (\S+)$", text, re.MULTILINE)
+    assert found, text
+    return float(found[1])
 
 
 class TestClients:
@@ -105,20 +120,19 @@ class TestClients:
             live_server(engine, queue_tokens=5) as live,
             openai.OpenAI(api_key="none", base_url=f"{live.url}/v1", max_retries=3) as client,
         ):
-            engine.gate.clear()
-            first = threading.Thread(
-                target=lambda: client.embeddings.create(model="nomic-embed-text", input="a b c d")
-            )
-            first.start()
-            wait_until(lambda: live.application.state.context.service._scheduler.queued_tokens)
-            threading.Timer(0.3, engine.gate.set).start()
-            answer = client.embeddings.create(model="nomic-embed-text", input="b")
-            first.join()
-        assert len(answer.data) == 1
-        seen = live.application.state.context.metrics.registry.get_sample_value(
-            "matryo_rejections_total", {"reason": "queue_full"}
-        )
-        assert seen >= 1
+            create = partial(client.embeddings.create, model="nomic-embed-text")
+            with ThreadPoolExecutor(2) as threads:
+                engine.gate.clear()
+                first = threads.submit(create, input="a b c d")
+                wait_until(lambda: live.application.state.context.service._scheduler.queued_tokens)
+                second = threads.submit(create, input="b")
+                wait_until(lambda: n_refused(live))
+                assert not second.done()
+                engine.gate.set()
+                answers = [first.result(10), second.result(10)]
+        for answer, text in zip(answers, ["a b c d", "b"], strict=True):
+            expected = engine.expected(f"search_document: {text}")
+            assert np.array_equal(as_float32(answer.data[0].embedding), expected)
 
     def test_a_slash_in_a_model_id(self, live: Live) -> None:
         """SDKs percent-encode it, and the server decodes it before routing."""
@@ -130,12 +144,13 @@ class TestClients:
         with connect(live) as connection:
             offer = ("Connection: Upgrade, HTTP2-Settings", "Upgrade: h2c", "HTTP2-Settings: AAA")
             connection.sendall(post(BODY, *offer))
-            assert connection.recv(100_000).startswith(b"HTTP/1.1 200 OK")
+            assert read_answer(connection).startswith(b"HTTP/1.1 200 OK")
+            protocol = protocol_of(live)
             head, _, body = post(BODY, *offer).partition(b"\r\n\r\n")
             connection.sendall(head[:70])
-            time.sleep(0.01)
+            wait_until(lambda: protocol._in_headers)
             connection.sendall(head[70:] + b"\r\n\r\n" + body[:5])
-            time.sleep(0.01)
+            wait_until(lambda: protocol.cycle.more_body)
             connection.sendall(body[5:] + post(BODY, "Connection: close"))
             assert read_all(connection).count(b"HTTP/1.1 200 OK") == 2
 
@@ -247,21 +262,25 @@ class TestBadBytes:
             connection.sendall(raw)
             assert_error(read_all(connection), 400)
 
+    def test_headers_at_the_limit(self, live: Live) -> None:
+        """Headers may fill the limit; one byte more is a 431, and the connection is closed."""
+        with connect(live) as connection:
+            connection.sendall(b"GET / HTTP/1.1\r\nX: ")
+            protocol = protocol_of(live)
+            wait_until(lambda: protocol._in_headers)
+            connection.sendall(b"a" * serving._MAX_HEADER_BYTES)
+            wait_until(lambda: protocol._header_bytes == serving._MAX_HEADER_BYTES)
+            assert not protocol.transport.is_closing()
+            connection.sendall(b"a")
+            assert_error(read_all(connection), 431)
+
     def test_endless_headers(self, live: Live) -> None:
-        """Headers without end are cut off."""
+        """The server cuts a peer off that sends headers without end and reads no answer."""
         with connect(live) as connection:
             connection.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n")
-            raw = b""
-            try:
-                for _ in range(100):
-                    connection.sendall(b"X-Filler: " + b"a" * 4000 + b"\r\n")
-            except ConnectionError:
-                pass
-            try:
-                raw = read_all(connection)
-            except ConnectionError:  # closed while we still sent
-                return
-            assert_error(raw, 431)
+            with pytest.raises(ConnectionError):
+                # 40 MB are more than the sockets of both sides hold.
+                connection.sendall((b"X-Filler: " + b"a" * 4000 + b"\r\n") * 10_000)
 
     def test_large_headers_in_one_piece(self, live: Live) -> None:
         """Headers over the limit are refused however they arrive, and so are URLs."""
@@ -291,9 +310,8 @@ class TestBadBytes:
         with live_server(engine, api_keys="k") as live:
             with connect(live) as connection:
                 connection.sendall(post(b"x" * 1000)[:-500])
-                assert connection.recv(65536).startswith(b"HTTP/1.1 401 ")
-                (protocol,) = live.server.server_state.connections
-                assert isinstance(protocol, serving.Protocol)
+                assert_error(read_answer(connection), 401)
+                protocol = protocol_of(live)
                 wait_until(lambda: protocol._linger)
                 connection.sendall(b"x" * 500)
                 wait_until(lambda: not protocol._linger)
@@ -338,23 +356,41 @@ class TestBadBytes:
 class TestStopping:
     """What runs is answered; then the process ends."""
 
-    def test_drain_answers_what_runs(self, engine: FakeEngine) -> None:
-        """A request under way when the server stops gets its answer."""
-        with live_server(engine) as live:
+    @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+    def test_drain(self, live: Live, engine: FakeEngine, signum: signal.Signals) -> None:
+        """After a signal the running request is answered, and a new one is refused."""
+        scheduler = live.application.state.context.service._scheduler
+        engine.gate.clear()
+        with connect(live) as running, connect(live) as waiting:
+            running.sendall(post())
+            waiting.sendall(post()[:-1])  # the server has the head, and waits for the body
+            wait_until(lambda: scheduler.n_requests == 1)
+            wait_until(lambda: len(live.server.server_state.tasks) == 2)
+            live.server.handle_exit(signum, None)
+            wait_until(lambda: is_refused(live.port))
+            waiting.sendall(post()[-1:])
+            refused = read_all(waiting)
+            assert scheduler.n_requests == 1
+            engine.gate.set()
+            answered = read_all(running)
+        assert_error(refused, 503)
+        assert b"\r\nretry-after: 1\r\n" in refused
+        assert answered.startswith(b"HTTP/1.1 200 OK")
+        assert b"connection: close" in answered
+
+    def test_grace_ends(self, engine: FakeEngine) -> None:
+        """A request that still runs when the grace period ends is answered with 503."""
+        with live_server(engine, grace_s=0.1) as live, connect(live) as connection:
             engine.gate.clear()
-            with connect(live) as connection:
-                connection.sendall(post())
-                wait_until(lambda: live.application.state.context.service._scheduler.n_requests)
-                live.server.should_exit = True
-                time.sleep(0.2)
-                engine.gate.set()
-                raw = read_all(connection)
-            assert raw.startswith(b"HTTP/1.1 200 OK")
-            assert b"connection: close" in raw
+            connection.sendall(post())
+            wait_until(lambda: live.application.state.context.service._scheduler.n_requests)
+            live.server.handle_exit(signal.SIGTERM, None)
+            assert_error(read_all(connection), 503)
+            engine.gate.set()
 
     @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
     def test_signals_exit_zero(self, tmp_path: Path, signum: signal.Signals) -> None:
-        """`matryo serve` builds, serves, drains and exits 0."""
+        """`matryo serve` serves until a signal, refuses what comes later, and exits 0."""
         model = make_model(tmp_path, "bert")
         env = os.environ | {
             "MATRYO_HOME": str(tmp_path / "home"),
@@ -377,7 +413,15 @@ class TestStopping:
         url = f"{found[0]}/v1/embeddings"
         answer = requests.post(url, json={"input": "the sky is blue"}, timeout=30)
         assert len(answer.json()["data"][0]["embedding"]) == 32
-        process.send_signal(signum)
+        port = int(found[1])
+        with socket.create_connection(("127.0.0.1", port), timeout=30) as late:
+            late.sendall(post()[:-1])
+            wait_until(lambda: in_progress(found[0]) == 2)  # the other one is the scrape
+            process.send_signal(signum)
+            wait_until(lambda: is_refused(port))
+            assert process.poll() is None
+            late.sendall(post()[-1:])
+            assert_error(read_all(late), 503)
         _, rest = process.communicate(timeout=20)
         assert process.returncode == 0
         assert "Traceback" not in rest
