@@ -103,9 +103,7 @@ def run(settings: Settings, *, as_json: bool) -> bool:
     return passed
 
 
-def _print(
-    engine: Engine, artifact: Artifact, results: Sequence[Result], *, passed: bool
-) -> None:
+def _print(engine: Engine, artifact: Artifact, results: Sequence[Result], *, passed: bool) -> None:
     words = {True: "ok", False: "FAILED", None: "not run"}
     click.echo(f"{engine.fingerprint}")
     if not artifact.record.verified:

@@ -51,9 +51,7 @@ def next_batch(
     bulk: list[Ticket] = []
     for ticket in tickets:
         pending = ticket.pending
-        if pending and (
-            long_allowed or pending[0].n_tokens <= long_tokens(ticket.engine, budget)
-        ):
+        if pending and (long_allowed or pending[0].n_tokens <= long_tokens(ticket.engine, budget)):
             (bulk if is_bulk(ticket, budget) else queries).append(ticket)
     if not queries and not bulk:
         return []
@@ -78,9 +76,7 @@ def next_batch(
 
 def is_bulk(ticket: Ticket, budget: Budget) -> bool:
     """Whether a request is no query: it was sent as bulk, or does not fit in half a batch."""
-    return (
-        ticket.priority == "bulk" or ticket.n_tokens > budget(ticket.engine, ticket.longest) // 2
-    )
+    return ticket.priority == "bulk" or ticket.n_tokens > budget(ticket.engine, ticket.longest) // 2
 
 
 def long_tokens(engine: Engine, budget: Budget) -> int:

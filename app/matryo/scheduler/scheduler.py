@@ -17,10 +17,10 @@ from matryo.core.errors import InferenceFailed, NotReady
 from matryo.core.metrics import Metrics
 from matryo.engine import Engine, TokenIds
 from matryo.engine.postprocess import FloatArray
+from matryo.scheduler.admission import Queue
 from matryo.scheduler.config import SchedulerConfig
 from matryo.scheduler.health import Health
 from matryo.scheduler.jobs import Priority, Ticket
-from matryo.scheduler.admission import Queue
 from matryo.scheduler.rates import Rates
 from matryo.scheduler.supervision import Heartbeat, run_forever
 from matryo.scheduler.workers import Workers

@@ -10,11 +10,11 @@ from concurrent.futures import Executor
 from matryo.core.errors import InferenceFailed
 from matryo.core.metrics import Metrics
 from matryo.engine import BatchResult, Engine
+from matryo.scheduler.admission import Queue
 from matryo.scheduler.config import SchedulerConfig
 from matryo.scheduler.health import Health
 from matryo.scheduler.jobs import Job
 from matryo.scheduler.policy import long_tokens, next_batch
-from matryo.scheduler.admission import Queue
 from matryo.scheduler.rates import Rates
 
 log = logging.getLogger(__name__)

@@ -88,7 +88,9 @@ def test_everything_runs_once_within_bounds(
     requests: list[tuple[list[int], int, float, Priority]],
 ) -> None:
     """Whatever waits, taking batch after batch runs each job once, each batch in bounds."""
-    tickets = [ticket(texts, now, ENGINES[kind], priority) for texts, kind, now, priority in requests]
+    tickets = [
+        ticket(texts, now, ENGINES[kind], priority) for texts, kind, now, priority in requests
+    ]
     waiting = {id(job) for ticket in tickets for job in ticket.pending}
     now = 5.0
     while batch := pick(tickets, now):
