@@ -5,9 +5,9 @@ before bulk. If bulk had nothing computed for `max_wait_s`, bulk runs first. Amo
 among bulk requests, the one with the fewest tokens left leads, unless another had nothing
 computed for as long.
 
-The leader's longest text begins the batch. Texts of any request for the same model then fill it, the
-longest that fits first: reading the weights for a query serves bulk as well. Texts of very
-different lengths stay apart where attention would compute too much padding.
+The leader's longest text begins the batch. Texts of any request for the same model then fill the
+batch, the longest that fits first: reading the weights for a query serves bulk as well. Texts of
+very different lengths stay apart where attention would compute too much padding.
 """
 
 from __future__ import annotations
