@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 from prometheus_client import CollectorRegistry
 
@@ -23,10 +24,13 @@ from tests.fakes import FakeEngine
 
 
 def pytest_configure() -> None:
-    """No test reads this machine's settings, store or hub."""
+    """No test reads this machine's settings, store, hub or clock."""
     for name in [name for name in os.environ if name.startswith(("MATRYO_", "HF_"))]:
         if name != "MATRYO_HOME":  # the golden tests' store
             del os.environ[name]
+    # A deadline would make a test depend on what else the machine does.
+    hypothesis.settings.register_profile("matryo", deadline=None)
+    hypothesis.settings.load_profile("matryo")
 
 
 @pytest.fixture

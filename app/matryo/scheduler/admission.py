@@ -1,8 +1,8 @@
 """Who is admitted, and when a request leaves.
 
-The invariant: `n_tokens` is the tokens of every admitted request's pending jobs, and of the jobs
-that runs have taken and not given back. A token enters once, in `add`, and leaves once, in
-`remove` or in `give_back`.
+The invariant: `n_tokens` counts the tokens of the pending jobs of every admitted request, and of
+the jobs that runs have taken and not given back. A token enters once, in `add`, and leaves once,
+in `remove` or in `give_back`.
 """
 
 from __future__ import annotations

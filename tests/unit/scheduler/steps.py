@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import replace
-from typing import Any, TypeVar, cast
+from typing import Any, Self, TypeVar, cast
 
 from prometheus_client import CollectorRegistry
 
@@ -116,7 +116,7 @@ class TimelessEngine(FakeEngine):
 
 
 class Stage:
-    """A started scheduler on a loop of its own; `close` it in the end.
+    """A started scheduler on a loop of its own; leaving the context closes both.
 
     Args:
         engines: what it runs.
@@ -133,6 +133,14 @@ class Stage:
             engines, self.config, self.metrics, lambda: self.loop.now, self.executor
         )
         self.complete(self.scheduler.start())
+
+    def __enter__(self) -> Self:
+        """The stage itself."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Close."""
+        self.close()
 
     def task(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
         """Begin `work` and settle."""

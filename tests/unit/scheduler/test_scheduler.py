@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import threading
-import time
 from collections.abc import AsyncIterator, Sequence
 
 import numpy as np
@@ -14,10 +13,9 @@ from prometheus_client import CollectorRegistry
 from matryo.core.errors import EngineError, InferenceFailed, NotReady, Overloaded
 from matryo.core.metrics import Metrics
 from matryo.engine import TokenIds
-from matryo.engine.onnx.interface import SOLO_TOKENS
-from matryo.scheduler import Scheduler, SchedulerConfig
-from matryo.scheduler import scheduler as module
-from tests.fakes import MINILM, FakeEngine
+from matryo.scheduler import Scheduler, SchedulerConfig, workers
+from tests.fakes import LIMITS, MINILM, FakeEngine
+from tests.unit.scheduler.steps import Stage, TimelessEngine
 
 
 class Clock:
@@ -34,8 +32,8 @@ class Clock:
 def make(
     engine: FakeEngine, clock: Clock | None = None, **changes: float
 ) -> tuple[Scheduler, Metrics]:
-    """A scheduler of one worker, not started."""
-    config = SchedulerConfig(**changes)  # pyright: ignore[reportArgumentType]
+    """A scheduler of one worker, not started; it pauses hardly at all after a fault."""
+    config = SchedulerConfig(**{"restart_s": 0.001} | changes)  # pyright: ignore[reportArgumentType]
     metrics = Metrics(CollectorRegistry())
     return Scheduler([engine], config, metrics, clock or Clock()), metrics
 
@@ -53,7 +51,7 @@ async def scheduler(engine: FakeEngine) -> AsyncIterator[Scheduler]:
 
 def texts(*lengths: int) -> list[TokenIds]:
     """Distinct texts of these lengths."""
-    return [np.arange(place, place + length) for place, length in enumerate(lengths)]
+    return [np.arange(index, index + length) for index, length in enumerate(lengths)]
 
 
 async def settled(scheduler: Scheduler) -> None:
@@ -175,7 +173,7 @@ class TestAdmission:
         started = hold(engine)
         running = asyncio.create_task(scheduler.run(engine, texts(5), 8))
         await until_running(engine, started)
-        scheduler.drain(grace_s=0.01)
+        scheduler.drain(grace_s=0)
         with pytest.raises(NotReady):
             await running
 
@@ -223,18 +221,21 @@ class TestCancellation:
         """Hundreds of requests, half of them cancelled at odd moments: nothing is left over."""
         scheduler, _ = make(engine, workers=2)
         await scheduler.start()
-        engine.delay_s = 0.001
+        started = hold(engine)
         rng = np.random.default_rng(0)
         tasks = [
             asyncio.create_task(scheduler.run(engine, [np.arange(n) for n in sizes], 8))
             for sizes in rng.integers(1, 99, (300, 3))
         ]
-        in_time = [False] * len(tasks)  # a loaded machine may finish one before its cancel
-        for place in range(0, len(tasks), 2):
+        await until_running(engine, started)
+        in_time = [False] * len(tasks)
+        for index in range(0, len(tasks), 2):
+            if index == len(tasks) // 2:
+                engine.gate.set()  # from here on, a request may be done before its cancellation
             await asyncio.sleep(0)
-            in_time[place] = tasks[place].cancel()
+            in_time[index] = tasks[index].cancel()
         results = await asyncio.gather(*tasks, return_exceptions=True)
-        assert any(in_time)
+        assert all(in_time[: len(tasks) // 2 : 2])
         assert [isinstance(result, asyncio.CancelledError) for result in results] == in_time
         assert all(
             isinstance(result, np.ndarray)
@@ -315,32 +316,50 @@ class TestSupervision:
         assert scheduler.why_not_ready() == f"{engine.manifest.id} last ran 31 s ago"
         await scheduler.close()
 
-    async def test_the_heartbeat_keeps_an_idle_service_ready(self, engine: FakeEngine) -> None:
-        """Without any caller the model still runs every third of the interval."""
-        scheduler = Scheduler(
-            [engine], SchedulerConfig(ready_interval_s=0.15), Metrics(CollectorRegistry())
-        )
-        await scheduler.start()
-        before = len(engine.batches)
-        async with asyncio.timeout(30):
-            while len(engine.batches) < before + 2:
-                await asyncio.sleep(0.01)
-        await scheduler.close()
+    def test_the_heartbeat_keeps_an_idle_service_ready(self) -> None:
+        """Without any caller the model runs every third of the interval, and not before."""
+        with Stage([TimelessEngine()], ready_interval_s=24, restart_s=0.25) as stage:
+            for _ in range(5):
+                stage.loop.advance(7.5)
+                assert not stage.executor.runs
+                stage.loop.advance(0.5)
+                assert len(stage.finish_all()) == 1
+                assert stage.scheduler.why_not_ready() is None
+                stage.loop.advance(0.25)
+
+    def test_the_heartbeat_does_not_hurry_for_a_model_that_fails(self) -> None:
+        """A model that fails every run is tried again after each pause, not in a busy loop."""
+        engine = TimelessEngine()
+
+        def explode(_: Sequence[TokenIds]) -> None:
+            raise RuntimeError("boom")
+
+        with Stage([engine], restart_s=0.25) as stage:
+            engine.before = explode
+            failed = stage.task(stage.scheduler.run(engine, texts(5), 8))
+            stage.finish()
+            with pytest.raises(InferenceFailed):
+                failed.result()
+            for _ in range(3):
+                assert len(stage.finish_all()) == 1  # the probe
+                stage.loop.advance(0.125)
+                assert not stage.executor.runs
+                stage.loop.advance(0.125)
 
     async def test_a_dead_worker_fails_what_waits_and_lives_again(
         self, scheduler: Scheduler, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """A bug between dequeue and run leaves no future pending, and the queue goes on."""
-        real = module.next_batch
+        real = workers.next_batch
 
         def buggy(*args: object, **kwargs: object) -> list[object]:
             raise ZeroDivisionError
 
-        monkeypatch.setattr(module, "next_batch", buggy)
+        monkeypatch.setattr(workers, "next_batch", buggy)
         with pytest.raises(InferenceFailed, match="a worker died"):
             await scheduler.run(engine, texts(5, 6, 7), 8)
         assert scheduler.why_not_ready()
-        monkeypatch.setattr(module, "next_batch", real)
+        monkeypatch.setattr(workers, "next_batch", real)
         async with asyncio.timeout(30):
             while scheduler.why_not_ready():
                 await asyncio.sleep(0.01)
@@ -389,21 +408,14 @@ class TestSupervision:
         assert engine.closed
 
 
-async def test_batches_follow_the_measured_rate(engine: FakeEngine) -> None:
+def test_batches_follow_the_measured_rate() -> None:
     """A slow model gets small batches, so that none takes much over its time."""
-    scheduler, _ = make(engine, batch_s=0.2)
-    await scheduler.start()
-
-    def slowly(batch: Sequence[TokenIds]) -> None:
-        time.sleep(sum(map(len, batch)) / 2000)
-
-    engine.before = slowly
-    for _ in range(12):
-        await scheduler.run(engine, texts(100), 8)
-    engine.batches.clear()
-    await scheduler.run(engine, texts(*[50] * 30), 8)
-    assert max(sum(batch) for batch in engine.batches) <= 650
-    await scheduler.close()
+    engine = TimelessEngine()
+    engine.token_s = 1 / 2000
+    with Stage([engine], batch_s=0.2) as stage:
+        work = stage.task(stage.scheduler.run(engine, texts(*[50] * 30), 8))
+        assert {sum(batch) for batch in stage.finish_all()} == {400, 300}
+        assert work.result().shape == (30, 8)
 
 
 async def test_equal_texts_run_once(engine: FakeEngine) -> None:
@@ -419,30 +431,32 @@ async def test_equal_texts_run_once(engine: FakeEngine) -> None:
     await scheduler.close()
 
 
-async def test_long_texts_take_turns(engine: FakeEngine) -> None:
-    """One text that must run alone at a time; meanwhile short ones run on the other worker."""
-    scheduler, _ = make(engine, workers=3)
-    await scheduler.start()
-    engine.batches.clear()
-    running: list[int] = []
-    most = 0
+def test_long_texts_take_turns() -> None:
+    """One long text at a time, of three workers; short ones run beside it."""
+    engine = TimelessEngine()
+    length = LIMITS.solo_tokens + 1
+    with Stage([engine], workers=3) as stage:
+        work = [stage.task(stage.scheduler.run(engine, texts(length + n), 8)) for n in range(3)]
+        work += [stage.task(stage.scheduler.run(engine, texts(n), 8)) for n in (10, 11)]
+        assert [run.lengths for run in stage.executor.runs] == [[length], [10], [11]]
+        assert stage.finish(0) == [length]
+        assert [run.lengths for run in stage.executor.runs] == [[10], [11], [length + 1]]
+        assert stage.finish_all() == [[10], [11], [length + 1], [length + 2]]
+        assert all(task.done() for task in work)
 
-    def watch(batch: Sequence[TokenIds]) -> None:
-        nonlocal most
-        if len(batch[0]) > SOLO_TOKENS:
-            running.append(1)
-            most = max(most, len(running))
-            time.sleep(0.02)
-            running.pop()
 
-    engine.before = watch
-    await asyncio.gather(
-        *(scheduler.run(engine, texts(600 + n), 8) for n in range(4)),
-        *(scheduler.run(engine, texts(10 + n), 8) for n in range(4)),
-    )
-    assert most == 1
-    assert sum(map(len, engine.batches)) == 8
-    await scheduler.close()
+def test_sent_as_bulk() -> None:
+    """A request sent as bulk waits for queries that came later, however small it is."""
+    engine = TimelessEngine()
+    with Stage([engine]) as stage:
+        run = stage.scheduler.run
+        work = [
+            stage.task(run(engine, texts(30), 8)),  # keeps the worker busy
+            stage.task(run(engine, texts(60, 61, 62), 8, priority="bulk")),
+            stage.task(run(engine, texts(90), 8)),
+        ]
+        assert [batch[0] for batch in stage.finish_all()] == [30, 90, 62]
+        assert all(task.done() for task in work)
 
 
 async def test_results_are_bounded(engine: FakeEngine) -> None:

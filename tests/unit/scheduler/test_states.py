@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import gc
-from collections.abc import Iterator
+import logging
+from collections.abc import Generator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any, get_args
@@ -19,7 +20,7 @@ from matryo.core.errors import EngineError, NotReady, Overloaded
 from matryo.core.metrics import Metrics
 from matryo.engine import TokenIds
 from matryo.engine.postprocess import FloatArray
-from matryo.scheduler import Priority
+from matryo.scheduler import Priority, admission, supervision, workers
 from matryo.scheduler.policy import long_tokens
 from tests.fakes import MINILM
 from tests.unit.scheduler.steps import Run, Stage, TimelessEngine
@@ -27,6 +28,8 @@ from tests.unit.scheduler.steps import Run, Stage, TimelessEngine
 WORKERS, DIMENSIONS, RESTART_S = 3, 4, 0.2
 FAULTS = ("picking", "taking", "running", "delivering")
 
+models = st.integers(0, 1)
+priorities = st.sampled_from(get_args(Priority))
 indexes = st.integers(0, 99)
 lengths = st.lists(st.integers(1, 700), min_size=1, max_size=4)
 
@@ -59,20 +62,22 @@ class Faults:
 
     Attributes:
         armed: one of FAULTS, or None.
+        n_struck: how often it has raised.
     """
 
     armed: str | None = None
+    n_struck: int = 0
 
     def strike(self, point: str) -> None:
         """Raise if armed for this point."""
         if self.armed == point:
             self.armed = None
+            self.n_struck += 1
             raise BrokenError(point)
 
     @contextmanager
-    def installed(self, metrics: Metrics) -> Iterator[None]:
+    def installed(self, metrics: Metrics) -> Generator[None]:
         """Put the points into the scheduler's way."""
-        from matryo.scheduler import admission, workers
 
         def before(point: str, real: Any) -> Any:
             def call(*args: Any, **kwargs: Any) -> Any:
@@ -97,6 +102,18 @@ class Faults:
             yield
 
 
+class Deaths(logging.Handler):
+    """Counts the workers that died."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.n_died = 0
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """One more."""
+        self.n_died += 1
+
+
 class Machine(RuleBasedStateMachine):
     """Callers come, hang up and are answered; runs end well and badly; workers die."""
 
@@ -105,20 +122,30 @@ class Machine(RuleBasedStateMachine):
         """A started scheduler of two models."""
         gc.freeze()  # makes the collection in the end quick
         self.abrupt = False
+        self.n_called = 0
         self.engines = (TimelessEngine(), TimelessEngine(MINILM))
         self.callers: list[Caller] = []
         self.faults = Faults()
         self.stage = Stage(self.engines, workers=WORKERS, queue_tokens=3000, restart_s=RESTART_S)
         self.patches = ExitStack()
+        self.deaths = Deaths()
+        supervision.log.addHandler(self.deaths)
+        self.patches.callback(supervision.log.removeHandler, self.deaths)
         self.patches.enter_context(self.faults.installed(self.stage.metrics))
 
     # --- what happens
 
-    @rule(sizes=lengths, model=st.integers(0, 1), priority=st.sampled_from(get_args(Priority)))
-    def admit(self, sizes: list[int], model: int, priority: Priority) -> None:
-        """A request comes; it may be refused."""
+    @rule(requests=st.lists(st.tuples(lengths, models, priorities), min_size=1, max_size=4))
+    def admit(self, requests: list[tuple[list[int], int, Priority]]) -> None:
+        """Requests come; they may be refused."""
+        for sizes, model, priority in requests:
+            self.call(sizes, self.engines[model], priority)
+        self.settle()
+
+    def call(self, sizes: list[int], engine: TimelessEngine, priority: Priority) -> None:
+        """One caller."""
         texts = [np.arange(index, index + length) for index, length in enumerate(sizes)]
-        caller = Caller(self.engines[model], texts)
+        caller = Caller(engine, texts)
 
         async def call() -> None:
             try:
@@ -129,28 +156,13 @@ class Machine(RuleBasedStateMachine):
 
         caller.task = self.stage.loop.create_task(call())
         self.callers.append(caller)
-        self.settle()
+        self.n_called += 1
 
     @precondition(lambda self: self.stage.executor.runs)
-    @rule(index=indexes)
-    def end_well(self, index: int) -> None:
-        """A run gives vectors."""
-        self.finish(index)
-        self.settle()
-
-    @precondition(lambda self: self.stage.executor.runs)
-    @rule(index=indexes)
-    def end_badly(self, index: int) -> None:
-        """A run raises."""
-        runs = self.stage.executor.runs
-        engine = runs[index % len(runs)].engine
-
-        def explode(_: object) -> None:
-            raise RuntimeError("boom")
-
-        engine.before = explode
-        self.finish(index)
-        engine.before = lambda _: None
+    @rule(index=indexes, well=st.booleans())
+    def end_run(self, index: int, well: bool) -> None:
+        """A run gives vectors, or raises."""
+        self.finish(index, well=well)
         self.settle()
 
     @precondition(lambda self: self.waiting())
@@ -162,10 +174,10 @@ class Machine(RuleBasedStateMachine):
         self.settle()
 
     @precondition(lambda self: self.stage.executor.runs)
-    @rule(index=indexes, turns=st.integers(0, 4))
-    def hang_up_as_the_result_arrives(self, index: int, turns: int) -> None:
+    @rule(index=indexes, well=st.booleans(), turns=st.integers(0, 4))
+    def hang_up_as_the_result_arrives(self, index: int, well: bool, turns: int) -> None:
         """Every caller of a batch goes, some turns of the loop after its run has ended."""
-        ran = {id(job.ids) for job in self.finish(index).batch}
+        ran = {id(job.ids) for job in self.finish(index, well=well).batch}
         for _ in range(turns):
             self.stage.loop.turn()
         for caller in self.waiting():
@@ -184,12 +196,14 @@ class Machine(RuleBasedStateMachine):
         self.stage.loop.advance(seconds)
         self.settle()
 
+    @precondition(lambda self: self.n_called > 10)
     @rule(grace_s=st.sampled_from([0.0, 5.0]))
     def drain(self, grace_s: float) -> None:
         """Nothing more is admitted."""
         self.stage.loop.call_soon(self.stage.scheduler.drain, grace_s)
         self.settle()
 
+    @precondition(lambda self: self.n_called > 10)
     @rule()
     def close_abruptly(self) -> None:
         """In the end the scheduler is closed in the middle of its runs."""
@@ -240,12 +254,17 @@ class Machine(RuleBasedStateMachine):
                     assert np.array_equal(outcome, np.stack(expected))
         self.callers = [caller for caller in self.callers if not caller.outcomes]
 
+    @invariant()
+    def only_faults_kill_workers(self) -> None:
+        """Nothing that callers or engines do ends a worker."""
+        assert self.deaths.n_died == self.faults.n_struck
+
     def teardown(self) -> None:
         """In the end every run ends, and everybody has an answer."""
         if not hasattr(self, "stage"):
             return
         while self.stage.executor.runs and not self.abrupt:
-            self.finish(0)
+            self.finish(0, well=True)
             self.settle()
         self.nothing_is_forgotten()
         stage = self.stage
@@ -268,10 +287,20 @@ class Machine(RuleBasedStateMachine):
         """Callers without an outcome."""
         return [caller for caller in self.callers if caller.task and not caller.task.done()]
 
-    def finish(self, index: int) -> Run:
-        """End a run."""
+    def finish(self, index: int, *, well: bool) -> Run:
+        """End a run; the loop has yet to take notice."""
         executor = self.stage.executor
-        return executor.finish(index % len(executor.runs))
+        index %= len(executor.runs)
+        engine = executor.runs[index].engine
+
+        def explode(_: object) -> None:
+            raise RuntimeError("boom")
+
+        engine.before = (lambda _: None) if well else explode
+        try:
+            return executor.finish(index)
+        finally:
+            engine.before = lambda _: None
 
     def cancel(self, caller: Caller) -> None:
         """A caller hangs up."""
@@ -289,5 +318,5 @@ class Machine(RuleBasedStateMachine):
 
 TestMachine = Machine.TestCase
 TestMachine.settings = settings(
-    max_examples=40, stateful_step_count=25, deadline=None, phases=[Phase.generate]
+    max_examples=40, stateful_step_count=40, deadline=None, phases=[Phase.generate]
 )
