@@ -13,8 +13,8 @@ _PROC_CGROUP = Path("/proc/self/cgroup")
 def available_cores(root: Path = _CGROUP, membership: Path = _PROC_CGROUP) -> int:
     """Cores that may run at once, at least 1.
 
-    The scheduler's affinity, or the CPU quota of any enclosing cgroup (version 1 or 2) if that
-    is less; a quota of 1.5 cores counts as 2.
+    The number of cores in this process's affinity mask, or the least CPU quota of its cgroup and
+    the cgroups around it (version 1 or 2), whichever is less. A quota of 1.5 cores counts as 2.
 
     Source: Linux, Documentation/admin-guide/cgroup-v2.rst (`cpu.max`), and
     scheduler/sched-bwc.rst (`cpu.cfs_quota_us`).
@@ -26,7 +26,7 @@ def available_cores(root: Path = _CGROUP, membership: Path = _PROC_CGROUP) -> in
 
 
 def _folders(root: Path, membership: Path) -> list[Path]:
-    """Every cgroup folder that limits us: our own, and those around it."""
+    """The folders of this process's cgroup and of the cgroups around it."""
     try:
         lines = membership.read_text(encoding="utf-8").splitlines()
     except OSError:
@@ -38,7 +38,7 @@ def _folders(root: Path, membership: Path) -> list[Path]:
             continue
         base = root / controllers if controllers else root
         own = base / path.lstrip("/")
-        # In a container the path is often the host's, and only the mount's root is there.
+        # In a container the path is often the host's, and only the mount's root exists.
         folders += [folder for folder in (own, *own.parents) if folder.is_relative_to(base)]
     return folders
 

@@ -1,4 +1,4 @@
-"""Giving freed memory back to the system: glibc keeps much of it unless told otherwise."""
+"""Giving freed memory back to the system; glibc by itself keeps much of it."""
 
 from __future__ import annotations
 
@@ -23,10 +23,11 @@ def _libc() -> ctypes.CDLL | None:
 
 
 def tune_allocator() -> None:
-    """Have large blocks mapped and unmapped one by one, for the rest of the process.
+    """Make glibc map and unmap large blocks one by one, for the rest of the process.
 
-    Bodies and results of some megabytes come and go on many threads. By itself glibc moves
-    them onto heaps, one for each thread, where one small neighbour keeps all of it resident.
+    Bodies and results of some megabytes come and go on many threads. By itself glibc puts them
+    onto heaps, one for each thread, where one small block that is still used keeps all the memory
+    around it resident.
 
     Source: mallopt(3).
     """
@@ -36,6 +37,6 @@ def tune_allocator() -> None:
 
 
 def release_free_memory() -> None:
-    """Give free pages of every heap back; takes milliseconds, without Python's lock."""
+    """Give the free pages of every heap back; takes milliseconds and does not hold the GIL."""
     if libc := _libc():
         libc.malloc_trim(0)

@@ -52,9 +52,9 @@ def test_version_2(tmp_path: Path, files: dict[str, str], cores: int) -> None:
 def test_version_1(tmp_path: Path, quota: str, cores: int) -> None:
     """`cpu.cfs_quota_us` under the controller's own mount."""
     membership = "5:memory:/a\n4:cpu,cpuacct:/docker/1\n"
-    for place in ("cpu,cpuacct/docker/1", "cpu,cpuacct"):
-        files = {f"{place}/cpu.cfs_quota_us": quota, f"{place}/cpu.cfs_period_us": "100000"}
-        assert machine(tmp_path / place, membership, files) == cores
+    for folder in ("cpu,cpuacct/docker/1", "cpu,cpuacct"):
+        files = {f"{folder}/cpu.cfs_quota_us": quota, f"{folder}/cpu.cfs_period_us": "100000"}
+        assert machine(tmp_path / folder, membership, files) == cores
 
 
 def test_no_cgroups(tmp_path: Path) -> None:
