@@ -1,6 +1,6 @@
 # The recipes that people, hooks and CI share. `make help` lists them.
 .DEFAULT_GOAL := help
-.PHONY: help run install test golden compatibility check format bench wheel lock env-example clean
+.PHONY: help run install test golden compatibility check format bench wheel lock env-example fields clean
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -50,6 +50,9 @@ LOCK_FLAGS := --quiet --upgrade --universal --python-version 3.11 --generate-has
 
 env-example: .venv/.dev ## write .env.example from the settings
 	$(BIN)/python -c 'from matryo.core.settings import env_example; print(env_example(), end="")' > .env.example
+
+fields: .venv/.dev ## write docs/fields.md from the table of fields
+	$(BIN)/python -c 'from matryo.http.openai.fields import page; print(page(), end="")' > docs/fields.md
 
 clean: ## remove .venv and caches
 	rm -rf .venv .pytest_cache .ruff_cache .hypothesis .coverage dist

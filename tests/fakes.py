@@ -21,7 +21,7 @@ MODELS = Path(__file__).parent.parent / "models"
 NOMIC = read_manifest(MODELS / "nomic-embed-text-v1.5")
 MINILM = read_manifest(MODELS / "all-minilm-l6-v2")
 
-CLS, SEP = 1, 2
+CLS, SEP, UNKNOWN = 1, 2, 0
 
 LIMITS = EngineLimits(
     solo_tokens=512,
@@ -64,10 +64,22 @@ class FakeEngine:
         self.closed = False
         self._lock = threading.Lock()
 
-    def tokenize(self, texts: Sequence[str]) -> list[Encoded]:
-        """A token for each word, between CLS and SEP."""
-        self.seen.extend(texts)
-        return [Encoded(np.array([CLS, *map(_word_id, text.split()), SEP])) for text in texts]
+    def tokenize(self, texts: Sequence[str], prefix: str = "") -> list[Encoded]:
+        """A token for each word, between CLS and SEP; `UNKNOWN` for one with U+FFFD."""
+        whole = [text if self._is_prefixed(text.split()) else prefix + text for text in texts]
+        self.seen.extend(whole)
+        return [Encoded(np.array([CLS, *map(_word_id, text.split()), SEP])) for text in whole]
+
+    def _is_prefixed(self, words: Sequence[object]) -> bool:
+        owns = [prefix.split() for prefix in self.manifest.prefixes]
+        return any(
+            words[: len(own)] in (own, [_word_id(word) for word in own]) for own in owns if own
+        )
+
+    @property
+    def unknown_id(self) -> int:
+        """Of words with U+FFFD."""
+        return UNKNOWN
 
     @property
     def vocab_size(self) -> int:
@@ -76,7 +88,8 @@ class FakeEngine:
 
     def from_ids(self, ids: Sequence[int], prefix: str) -> Encoded:
         """The ids and those of the prefix, between CLS and SEP."""
-        return Encoded(np.array([CLS, *map(_word_id, prefix.split()), *ids, SEP]))
+        before = [] if self._is_prefixed(list(ids)) else [_word_id(word) for word in prefix.split()]
+        return Encoded(np.array([CLS, *before, *ids, SEP]))
 
     def cut(self, ids: TokenIds) -> TokenIds:
         """The first tokens and SEP."""
@@ -118,6 +131,8 @@ class FakeEngine:
 
 
 def _word_id(word: str) -> int:
+    if "\N{REPLACEMENT CHARACTER}" in word:
+        return UNKNOWN
     return 3 + int.from_bytes(hashlib.sha256(word.encode()).digest()[:3], "little")
 
 

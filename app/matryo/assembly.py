@@ -15,7 +15,8 @@ from functools import partial
 
 from prometheus_client import CollectorRegistry
 
-from matryo.catalog.catalog import open_catalog
+from matryo.catalog.catalog import Catalog, open_catalog
+from matryo.catalog.manifest import Manifest
 from matryo.core.cores import available_cores
 from matryo.core.errors import ArtifactDamaged, ArtifactMissing
 from matryo.core.metrics import Metrics
@@ -50,6 +51,7 @@ def build_service(
     metrics = metrics or Metrics(CollectorRegistry())
     config = ServiceConfig(
         aliases=settings.alias_map,
+        others=open_catalog(settings).names,
         defaults=Defaults(
             settings.default_input_type, settings.dimensions, settings.strict_dimensions
         ),
@@ -111,8 +113,8 @@ def ready_engines(settings: Settings, use: CoreUse | None = None) -> tuple[Engin
         return load_engines(settings, use)
     except ArtifactDamaged as exc:
         log.warning("%s Building it again.", exc.message)
-    for model_id in settings.model:
-        _prepare_apart(settings, model_id)
+    for manifest in _manifests(settings, open_catalog(settings)):
+        _prepare_apart(settings, manifest.id)
     return load_engines(settings, use)
 
 
@@ -128,8 +130,7 @@ def load_engines(settings: Settings, use: CoreUse | None = None) -> tuple[Engine
     """
     catalog, store, use = open_catalog(settings), Store(settings.home), use or core_use(settings)
     engines: list[Engine] = []
-    for model_id in settings.model:
-        manifest = catalog.manifest(model_id)
+    for manifest in _manifests(settings, catalog):
         artifact = find_artifact(store, manifest, manifest.precision_for(settings.precision))
         engines.append(load_engine(manifest, artifact, use))
     return tuple(engines)
@@ -142,18 +143,23 @@ def make_ready(settings: Settings) -> None:
         SetupError: an unknown model, or a bad manifest.
         SystemExit: a build failed, and has said why.
     """
-    for model_id in settings.model:
-        if not _is_ready(settings, model_id):
-            _prepare_apart(settings, model_id)
+    for manifest in _manifests(settings, open_catalog(settings)):
+        if not _is_ready(settings, manifest):
+            _prepare_apart(settings, manifest.id)
 
 
-def _is_ready(settings: Settings, model_id: str) -> bool:
-    manifest = open_catalog(settings).manifest(model_id)
+def _manifests(settings: Settings, catalog: Catalog) -> list[Manifest]:
+    """The manifests of `settings.model`, each once, whatever names the operator used."""
+    found = [catalog.manifest(name) for name in settings.model]
+    return list({manifest.id: manifest for manifest in found}.values())
+
+
+def _is_ready(settings: Settings, manifest: Manifest) -> bool:
     precision = manifest.precision_for(settings.precision)
     try:
         artifact = find_artifact(Store(settings.home), manifest, precision)
     except (ArtifactMissing, ArtifactDamaged):
-        log.info("%s has no artefact in %s to serve; making one", model_id, precision)
+        log.info("%s has no artefact in %s to serve; making one", manifest.id, precision)
         return False
     # In a store that we may not write, weights cannot be laid out, and need not be.
     return is_prepared(artifact) or not os.access(artifact.folder, os.W_OK)

@@ -20,7 +20,6 @@ from matryo.engine.postprocess import FloatArray
 from matryo.service import LocalService, Options, Texts
 from matryo.service.choices import Choices, choose
 from matryo.service.limits import WINDOW_TEXTS
-from matryo.service.tokenize import add_prefix
 
 
 class Embedder:
@@ -117,7 +116,7 @@ class Embedder:
         strings = _strings(texts)
         choices = self._choices(self._loaded())
         engine = choices.engine
-        encoded = engine.tokenize(add_prefix(strings, engine.manifest, choices.input_type))
+        encoded = engine.tokenize(strings, engine.manifest.prefix(choices.input_type))
         return [text.n_tokens for text in encoded]
 
     @property

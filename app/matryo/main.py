@@ -31,6 +31,7 @@ _EXPOSED = [
     "retry-after",
     "x-matryo-fingerprint",
     "x-matryo-truncated",
+    "x-matryo-unknown",
     "x-matryo-warning",
 ]
 
@@ -72,7 +73,7 @@ def create_app(
         redirect_slashes=False,
     )
     body_limits = BodyLimits(settings.max_body_bytes, settings.body_timeout_s)
-    application.state.context = Context(service, body_limits, metrics)
+    application.state.context = Context(service, body_limits, settings.unknown_fields, metrics)
     document.install(application)
     application.include_router(routes.build_router())
     application.include_router(operations.build_router())

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
-from collections.abc import Sequence
+import functools
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from matryo.catalog.manifest import Manifest
+from matryo.catalog.names import look_up
 from matryo.catalog.reading import read_manifest
 from matryo.core.errors import ManifestInvalid, ModelNotFound
 from matryo.core.settings import Settings
@@ -30,7 +33,18 @@ class Catalog:
                     f"{root}: no such folder of models; check MATRYO_MODELS, which lists "
                     "folders that hold one folder for each model"
                 )
-            for path in sorted(root.glob("*/model.toml")):
+            if (root / "model.toml").is_file():
+                raise ManifestInvalid(
+                    f"{root}: is the folder of one model, but MATRYO_MODELS lists folders that "
+                    f"hold one folder for each model; name its parent, {root.parent}"
+                )
+            found = sorted(root.glob("*/model.toml"))
+            if not found:
+                raise ManifestInvalid(
+                    f"{root}: holds no model; each model is a folder in it with a model.toml. "
+                    "Check MATRYO_MODELS"
+                )
+            for path in found:
                 self._folders[path.parent.name] = path.parent
 
     @property
@@ -38,29 +52,46 @@ class Catalog:
         """Every id, sorted."""
         return tuple(sorted(self._folders))
 
-    def folder(self, model_id: str) -> Path:
-        """The folder of `model_id`.
+    @functools.cached_property
+    def names(self) -> Mapping[str, str]:
+        """Every id and every alias, in lower case, and the id that it stands for.
+
+        An id stands for itself, whatever the aliases of other models say. A manifest that cannot
+        be read has no aliases.
+        """
+        aliases: dict[str, str] = {}
+        for model_id, folder in self._folders.items():
+            with contextlib.suppress(ManifestInvalid):
+                for alias in read_manifest(folder).aliases:
+                    aliases.setdefault(alias.lower(), model_id)
+        return aliases | {model_id.lower(): model_id for model_id in self._folders}
+
+    def folder(self, name: str) -> Path:
+        """The folder of a model, by its id, an alias, or another server's spelling of either.
 
         Raises:
-            ModelNotFound: no folder has this name.
+            ModelNotFound: no model has this name.
         """
-        if model_id not in self._folders:
-            near = difflib.get_close_matches(model_id, self.ids, n=1)
+        if name in self._folders:
+            return self._folders[name]
+        model_id = look_up(name, self.names)
+        if model_id is None:
+            near = difflib.get_close_matches(name, self.ids, n=1)
             hint = f"did you mean '{near[0]}'? " if near else ""
             raise ModelNotFound(
-                f"no model '{model_id}': {hint}known: {', '.join(self.ids)}. "
+                f"no model '{name}': {hint}known: {', '.join(self.ids)}. "
                 "Add a folder with a model.toml and name its parent in MATRYO_MODELS."
             )
         return self._folders[model_id]
 
-    def manifest(self, model_id: str) -> Manifest:
-        """The manifest of `model_id`.
+    def manifest(self, name: str) -> Manifest:
+        """The manifest of a model, by any of its names; see `folder`.
 
         Raises:
-            ModelNotFound: no folder has this name.
+            ModelNotFound: no model has this name.
             ManifestInvalid: its `model.toml` is not a manifest.
         """
-        manifest = read_manifest(self.folder(model_id))
+        manifest = read_manifest(self.folder(name))
         return manifest.stretched(self._rotary_scaling_factor)
 
 

@@ -144,6 +144,12 @@ class Metrics:
             ("model",),
             registry=registry,
         )
+        self.unknown_texts = Counter(
+            "matryo_unknown_texts",
+            "Texts with characters or words that the model's vocabulary lacks.",
+            ("model",),
+            registry=registry,
+        )
         self.cancellations = Counter(
             "matryo_cancellations",
             "Texts dropped because their caller hung up before they ran.",
@@ -188,5 +194,10 @@ class Metrics:
         for reason in REJECTION_REASONS:
             self.rejections.labels(reason)
         for model in models:
-            for counter in (self.truncations, self.cancellations, self.failures):
+            for counter in (
+                self.truncations,
+                self.unknown_texts,
+                self.cancellations,
+                self.failures,
+            ):
                 counter.labels(model)

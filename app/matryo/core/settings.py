@@ -21,6 +21,9 @@ from matryo.core.errors import SettingsInvalid
 
 PREFIX = "MATRYO_"
 
+OPENAI_NAMES = ("text-embedding-3-small", "text-embedding-3-large", "text-embedding-ada-002")
+"""Aliases that every server has, because clients of OpenAI ask for them."""
+
 # Kubernetes gives a pod these for every service of its namespace; one named "matryo" makes
 # names that look like settings.
 _KUBERNETES = re.compile(r"MATRYO_(SERVICE_(HOST|PORT.*)|PORT_\d+_(TCP|UDP).*)$")
@@ -63,8 +66,10 @@ class Settings(BaseSettings):
         description="Keys that may call, separated by commas; none = open to all.",
     )
     aliases: _Words = Field(
-        ("text-embedding-3-small", "text-embedding-3-large", "text-embedding-ada-002"),
-        description="Other names for models, as alias=model or, for the default model, alias.",
+        (),
+        description="Other names for models, as alias=model or, for the default model, alias. "
+        "OpenAI's text-embedding-3-small, text-embedding-3-large and text-embedding-ada-002 always "
+        "name the default model; -NAME takes one of them away.",
     )
     default_input_type: str = Field(
         "document",
@@ -121,6 +126,11 @@ class Settings(BaseSettings):
         ge=1,
         description="Tokens admitted and not yet answered; past it requests get 429. A single "
         "request is always admitted when nothing else waits.",
+    )
+    unknown_fields: Literal["warn", "refuse"] = Field(
+        "warn",
+        description="Fields of a request that nobody knows: warn ignores them and says so in "
+        "x-matryo-warning, refuse answers 400. docs/fields.md lists those that are known.",
     )
     max_inputs: int = Field(
         2048,
@@ -191,8 +201,14 @@ class Settings(BaseSettings):
     @property
     def alias_map(self) -> dict[str, str | None]:
         """Alias to model name; None stands for the default model."""
-        pairs = (alias.partition("=") for alias in self.aliases)
-        return {name.strip(): model.strip() or None for name, _, model in pairs}
+        wanted: dict[str, str | None] = dict.fromkeys(OPENAI_NAMES)
+        for alias in self.aliases:
+            name, _, model = (part.strip() for part in alias.partition("="))
+            if name.startswith("-"):
+                wanted.pop(name[1:], None)
+            else:
+                wanted[name] = model or None
+        return wanted
 
 
 def load_settings(env_file: Path | str | None = ".env", **flags: Any) -> Settings:

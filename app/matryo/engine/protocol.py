@@ -59,8 +59,19 @@ class Engine(Protocol):
         """Number of token ids: every id is at least 0 and less than this."""
         ...
 
-    def tokenize(self, texts: Sequence[str]) -> list[Encoded]:
-        """Token ids of each text, special tokens included, uncut."""
+    def tokenize(self, texts: Sequence[str], prefix: str = "") -> list[Encoded]:
+        """Token ids of each text, special tokens included, uncut.
+
+        Args:
+            texts: the texts.
+            prefix: put before each text whose tokens do not begin with one of the model's own
+                prefixes.
+        """
+        ...
+
+    @property
+    def unknown_id(self) -> int | None:
+        """The token id of everything that the vocabulary lacks; None if it lacks nothing."""
         ...
 
     def from_ids(self, ids: Sequence[int], prefix: str) -> Encoded:

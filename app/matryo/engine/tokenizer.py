@@ -1,7 +1,7 @@
 """Texts to token ids, by the model's own `tokenizer.json` and nothing else.
 
-The library releases the GIL and spreads a batch over threads. The service puts prefixes before the
-texts and refuses texts over the limit; this module only cuts them.
+The library releases the GIL and spreads a batch over threads. The service chooses the prefix and
+refuses texts over the limit; this module puts the prefix before a text that has none, and cuts.
 """
 
 from __future__ import annotations
@@ -9,12 +9,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from matryo.core.errors import ArtifactDamaged
+from matryo.engine.prefixes import Prefixes
 
 TokenIds = NDArray[np.int64]
 
@@ -50,12 +52,13 @@ class TextTokenizer:
     Args:
         path: `tokenizer.json`. Truncation and padding that the file asks for are switched off.
         max_tokens: the model's limit, special tokens included.
+        prefixes: every prefix of the model; a text that begins with one of them gets no other.
 
     Raises:
         ArtifactDamaged: the file holds no tokenizer.
     """
 
-    def __init__(self, path: Path, max_tokens: int) -> None:
+    def __init__(self, path: Path, max_tokens: int, prefixes: Sequence[str] = ()) -> None:
         try:
             self._tokenizer = Tokenizer.from_file(str(path))
         except Exception as exc:
@@ -69,22 +72,43 @@ class TextTokenizer:
         inside = [i for i, special in enumerate(probe.special_tokens_mask) if not special]
         first, last = (inside[0], inside[-1]) if inside else (0, len(probe.ids))
         self._head, self._tail = probe.ids[:first], probe.ids[last + 1 :]
+        self._prefixes = Prefixes(self._tokenizer, prefixes)
+        self.unknown_id = _unknown_id(self._tokenizer)
 
     @property
     def vocab_size(self) -> int:
         """Number of ids, added tokens included."""
         return self._tokenizer.get_vocab_size(with_added_tokens=True)
 
-    def encode(self, texts: Sequence[str]) -> list[Encoded]:
-        """Token ids of each text, in order; an empty text gives its special tokens."""
-        heads = [text[: self._head_chars] for text in texts]
-        found = [_ids(encoding.ids) for encoding in self._tokenizer.encode_batch_fast(heads)]
-        return [
-            self._encode_long(text, ids) if len(text) > self._head_chars else Encoded(ids)
-            for text, ids in zip(texts, found, strict=True)
-        ]
+    def encode(self, texts: Sequence[str], prefix: str = "") -> list[Encoded]:
+        """Token ids of each text, in order; an empty text gives its prefix and special tokens.
 
-    def from_ids(self, ids: Sequence[int], prefix: str, own: Sequence[str]) -> TokenIds:
+        Args:
+            texts: the texts.
+            prefix: put before each text that does not begin with one of the model's prefixes.
+        """
+        if not prefix:
+            return [
+                self._encode(text, ids) for text, ids in zip(texts, self._heads(texts), strict=True)
+            ]
+        whole = [prefix + text for text in texts]
+        found = self._heads(whole)
+        encoded = [self._encode(text, ids) for text, ids in zip(whole, found, strict=True)]
+        # The text's own tokens follow those of the prefix. Where they begin with a prefix, too,
+        # the text is tokenised alone.
+        start = len(self._head) + len(self._prefixes.pieces(prefix))
+        n_tail = len(self._tail)
+        doubtful = [
+            index
+            for index, ids in enumerate(found)
+            if self._prefixes.begins(ids[: len(ids) - n_tail], start)
+        ]
+        alone = self._heads([texts[index] for index in doubtful])
+        for index, ids in zip(doubtful, alone, strict=True):
+            encoded[index] = self._encode(texts[index], ids)
+        return encoded
+
+    def from_ids(self, ids: Sequence[int], prefix: str = "") -> TokenIds:
         """Token ids of a text that comes as ids, with its prefix and special tokens.
 
         The result equals the ids of the same text as a string if a token ends where the prefix
@@ -92,24 +116,27 @@ class TextTokenizer:
 
         Args:
             ids: each less than `vocab_size`, with or without special tokens at both ends.
-            prefix: put before the text.
-            own: prefixes of the model; a text that begins with one of them gets no other.
+            prefix: put before a text that does not begin with one of the model's prefixes.
         """
         body = list(ids)
         if body[: len(self._head)] == self._head:
             body = body[len(self._head) :]
         if self._tail and body[-len(self._tail) :] == self._tail:
             body = body[: -len(self._tail)]
-        if prefix and not any(_begins(body, self._pieces(known)) for known in own):
-            body = self._pieces(prefix) + body
+        if prefix and not self._prefixes.begins(body):
+            body = self._prefixes.pieces(prefix) + body
         return _ids([*self._head, *body, *self._tail])
 
-    def _pieces(self, prefix: str) -> list[int]:
-        return self._tokenizer.encode(prefix.rstrip(), add_special_tokens=False).ids
+    def _heads(self, texts: Sequence[str]) -> list[list[int]]:
+        """Token ids of each text's beginning: of a text of usual length, all of its ids."""
+        heads = [text[: self._head_chars] for text in texts]
+        return [encoding.ids for encoding in self._tokenizer.encode_batch_fast(heads)]
 
-    def _encode_long(self, text: str, head: TokenIds) -> Encoded:
+    def _encode(self, text: str, head: list[int]) -> Encoded:
+        if len(text) <= self._head_chars:
+            return Encoded(_ids(head))
         if len(head) >= self.max_tokens + _HEAD_MARGIN:
-            return Encoded(head, exact=False)
+            return Encoded(_ids(head), exact=False)
         return Encoded(_ids(self._tokenizer.encode_batch_fast([text])[0].ids))
 
     def cut(self, ids: TokenIds) -> TokenIds:
@@ -120,8 +147,11 @@ class TextTokenizer:
         return np.concatenate([ids[: self.max_tokens - n_tail], ids[len(ids) - n_tail :]])
 
 
-def _begins(ids: list[int], beginning: list[int]) -> bool:
-    return bool(beginning) and ids[: len(beginning)] == beginning
+def _unknown_id(tokenizer: Tokenizer) -> int | None:
+    """The id of every piece that the vocabulary lacks; None if the tokenizer can write anything."""
+    name = getattr(cast("Any", tokenizer).model, "unk_token", None)
+    # A unigram model does not say which of its tokens stands for unknown pieces.
+    return tokenizer.token_to_id(name if isinstance(name, str) else "<unk>")
 
 
 def _ids(ids: list[int]) -> TokenIds:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from starlette.requests import Request
 
@@ -25,10 +26,15 @@ class BodyLimits:
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """What every route needs."""
+    """What every route needs.
+
+    Attributes:
+        unknown_fields: what becomes of a body's fields that nobody knows.
+    """
 
     service: Service
     body: BodyLimits
+    unknown_fields: Literal["warn", "refuse"]
     metrics: Metrics
 
 

@@ -4,36 +4,61 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from matryo.catalog.names import look_up
 from matryo.core.errors import SettingsInvalid, UnknownModel
 from matryo.engine import Engine
 
 
 class Directory:
-    """Ids, aliases and suffixes of the served models.
+    """Ids, aliases, spellings and suffixes of the served models.
+
+    A name means one model. What another model is called is no name for a served one: a caller
+    that asks for that model would get vectors of this one in silence.
 
     Args:
         engines: what is served; the first is the default.
         aliases: further names, each for a model's id or one of its own aliases, or, if None,
             for the default. The manifests' aliases count too.
+        others: names of models that are known and need not be served, and the id of each.
 
     Raises:
-        SettingsInvalid: an alias for a name that is not served.
+        SettingsInvalid: an alias for a name that is not served, or a name of two models.
     """
 
-    def __init__(self, engines: Sequence[Engine], aliases: Mapping[str, str | None]) -> None:
+    def __init__(
+        self,
+        engines: Sequence[Engine],
+        aliases: Mapping[str, str | None],
+        others: Mapping[str, str] | None = None,
+    ) -> None:
         self.engines = tuple(engines)
         self._by_name: dict[str, Engine] = {}
+        owners = {name.lower(): owner for name, owner in (others or {}).items()}
         for engine in engines:
-            for name in (engine.manifest.id, *engine.manifest.aliases):
-                self._by_name.setdefault(name, engine)
+            manifest = engine.manifest
+            for name in (manifest.id, *manifest.aliases):
+                owner = owners.setdefault(name.lower(), manifest.id)
+                if owner != manifest.id:
+                    raise SettingsInvalid(
+                        f"'{name}' is a name of both {owner} and {manifest.id}: take it out of "
+                        f"aliases in the model.toml of one of them"
+                    )
+                self._by_name[name.lower()] = engine
         own = dict(self._by_name)
         for alias, name in aliases.items():
-            if name is not None and name not in own:
+            target = engines[0] if name is None else look_up(name, own)
+            if target is None:
                 raise SettingsInvalid(
                     f"MATRYO_ALIASES maps '{alias}' to '{name}', which is not served; "
                     f"served: {', '.join(sorted(own))}"
                 )
-            self._by_name.setdefault(alias, engines[0] if name is None else own[name])
+            owner = look_up(alias, owners)
+            if owner is not None and owner != target.manifest.id:
+                raise SettingsInvalid(
+                    f"MATRYO_ALIASES calls {target.manifest.id} '{alias}', but that is a name of "
+                    f"{owner}, another model: choose an alias that no model has"
+                )
+            self._by_name[alias.lower()] = target
 
     @property
     def ids(self) -> tuple[str, ...]:
@@ -55,11 +80,11 @@ class Directory:
         """
         if name is None:
             return self.engines[0], None
-        if engine := self._by_name.get(name):
+        if engine := look_up(name, self._by_name):
             return engine, None
         cut = name.rfind("-")
         while cut > 0:
-            engine = self._by_name.get(name[:cut])
+            engine = look_up(name[:cut], self._by_name)
             if engine and (meaning := engine.manifest.input_type_names.get(name[cut + 1 :])):
                 return engine, meaning
             cut = name.rfind("-", 0, cut)

@@ -74,6 +74,7 @@ class Answer:
         input_type: what the texts were taken for.
         n_tokens: of all texts, prefixes and special tokens included.
         truncated: positions of the texts that were cut.
+        unknown: positions of the texts with characters or words that the model cannot read.
         fingerprint: names everything that shaped the vectors.
         warnings: sentences for the caller.
     """
@@ -83,6 +84,7 @@ class Answer:
     input_type: str
     n_tokens: int
     truncated: tuple[int, ...]
+    unknown: tuple[int, ...]
     fingerprint: str
     warnings: tuple[str, ...]
 

@@ -34,6 +34,7 @@ class ServiceConfig:
 
     Attributes:
         aliases: further names of models; None stands for the default model.
+        others: names of models that are known and not served, and the id of each.
         defaults: for requests that leave a choice open.
         limits: of one request.
         keys: that may call; none leaves the service open.
@@ -41,6 +42,7 @@ class ServiceConfig:
     """
 
     aliases: Mapping[str, str | None] = field(default_factory=dict[str, str | None])
+    others: Mapping[str, str] = field(default_factory=dict[str, str])
     defaults: Defaults = field(default_factory=Defaults)
     limits: RequestLimits = field(default_factory=RequestLimits)
     keys: Sequence[str] = ()
@@ -68,7 +70,7 @@ class Service:
         decoder: TokenDecoder | None = None,
     ) -> None:
         _check_defaults(config.defaults, engines)
-        self.directory = Directory(engines, config.aliases)
+        self.directory = Directory(engines, config.aliases, config.others)
         self.defaults = config.defaults
         self.limits = config.limits
         self.keys = KeyRing(config.keys)
@@ -148,6 +150,7 @@ class Service:
             input_type=choices.input_type,
             n_tokens=tokenized.n_tokens,
             truncated=tokenized.truncated,
+            unknown=tokenized.unknown,
             fingerprint=choices.fingerprint,
             warnings=choices.warnings,
         )
@@ -187,6 +190,8 @@ class Service:
         metrics.tokens.labels(manifest.id, choices.input_type, size).inc(tokenized.n_tokens)
         if tokenized.truncated:
             metrics.truncations.labels(manifest.id).inc(len(tokenized.truncated))
+        if tokenized.unknown:
+            metrics.unknown_texts.labels(manifest.id).inc(len(tokenized.unknown))
 
 
 def _check_defaults(defaults: Defaults, engines: Sequence[Engine]) -> None:

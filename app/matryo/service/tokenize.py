@@ -3,29 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 
-from matryo.catalog.manifest import Manifest
 from matryo.core.errors import ContextTooLong
 from matryo.engine import Encoded, TokenIds
 from matryo.service.choices import Choices
 from matryo.service.limits import CHUNK_TEXTS, INLINE_CHARACTERS, INLINE_TEXTS, RequestLimits
 from matryo.service.request import Texts
 from matryo.service.token_arrays import check_own
-
-
-def add_prefix(texts: Sequence[str], manifest: Manifest, input_type: str) -> list[str]:
-    """Texts with the model's prefix for this input type before each of them.
-
-    A text that already begins with any of the model's own prefixes is left as it is: callers
-    who know the model put the prefix there themselves, and two prefixes give another vector.
-    """
-    prefix, own = manifest.prefix(input_type), manifest.prefixes
-    if not prefix:
-        return list(texts)
-    return [text if text.startswith(own) else prefix + text for text in texts]
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,11 +22,13 @@ class Tokenized:
         ids: of each text, within the model's limit.
         n_tokens: all of them, special tokens included.
         truncated: positions of the texts that were cut.
+        unknown: positions of the texts with something that the vocabulary lacks.
     """
 
     ids: list[TokenIds]
     n_tokens: int
     truncated: tuple[int, ...]
+    unknown: tuple[int, ...]
 
 
 async def tokenize(
@@ -67,6 +55,8 @@ async def tokenize(
     loop = asyncio.get_running_loop()
     ids: list[TokenIds] = []
     truncated: list[int] = []
+    unknown: list[int] = []
+    unknown_id = engine.unknown_id
     n_tokens, n_texts = 0, len(texts)
     inline = n_texts <= INLINE_TEXTS and (
         sum(map(len, texts.strings or texts.token_arrays)) <= INLINE_CHARACTERS
@@ -80,27 +70,28 @@ async def tokenize(
         for index, encoded in enumerate(encodings, start):
             text = encoded.ids
             if encoded.n_tokens > most:
-                position = texts.position(index)
                 if not truncate:
                     raise ContextTooLong(
-                        index=position,
+                        index=texts.position(index),
                         n_tokens=encoded.n_tokens,
                         max_tokens=most,
                         exact=encoded.exact,
                     )
                 text = engine.cut(text)
-                truncated.append(0 if position is None else position)
+                truncated.append(texts.position(index) or 0)
+            if unknown_id is not None and unknown_id in text:
+                unknown.append(texts.position(index) or 0)
             ids.append(text)
             n_tokens += len(text)
         limits.check_tokens(n_tokens, exact=len(ids) == n_texts)
-    return Tokenized(ids, n_tokens, tuple(truncated))
+    return Tokenized(ids, n_tokens, tuple(truncated), tuple(unknown))
 
 
 def _encode(texts: Texts, part: slice, choices: Choices) -> list[Encoded]:
     """Ids of some of the texts, prefixes and special tokens included."""
     engine, manifest = choices.engine, choices.engine.manifest
-    if texts.strings:
-        return engine.tokenize(add_prefix(texts.strings[part], manifest, choices.input_type))
-    check_own(texts, part, engine.vocab_size, manifest.id)
     prefix = manifest.prefix(choices.input_type)
+    if texts.strings:
+        return engine.tokenize(texts.strings[part], prefix)
+    check_own(texts, part, engine.vocab_size, manifest.id)
     return [engine.from_ids(ids, prefix) for ids in texts.token_arrays[part]]

@@ -19,7 +19,7 @@ def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> TextTokenizer:
     """The tiny tokenizer, whose file asks for truncation and padding to 16."""
     path = tmp_path_factory.mktemp("tokenizer") / "tokenizer.json"
     make_tokenizer().save(str(path))
-    return TextTokenizer(path, max_tokens=20)
+    return TextTokenizer(path, max_tokens=20, prefixes=("the sky: ", "grass is "))
 
 
 def test_files_truncation_and_padding_are_off(tokenizer: TextTokenizer) -> None:
@@ -105,18 +105,18 @@ class TestFromIds:
         """They stand at the ends once, whether the caller put them there or not."""
         whole = self.text_ids(tokenizer, "blue grass")
         given = whole[1:-1] if bare else whole
-        assert tokenizer.from_ids(given, "", ()).tolist() == whole
+        assert tokenizer.from_ids(given).tolist() == whole
         prefixed = self.text_ids(tokenizer, self.PREFIX + "blue grass")
-        assert tokenizer.from_ids(given, self.PREFIX, (self.PREFIX,)).tolist() == prefixed
+        assert tokenizer.from_ids(given, self.PREFIX).tolist() == prefixed
 
     def test_own_prefix_is_left(self, tokenizer: TextTokenizer) -> None:
         """A text that begins with any of the model's prefixes gets no other one."""
         for prefix in (self.PREFIX, self.OTHER):
             given = self.text_ids(tokenizer, prefix + "blue")
-            found = tokenizer.from_ids(given, self.PREFIX, (self.PREFIX, self.OTHER))
+            found = tokenizer.from_ids(given, self.PREFIX)
             assert found.tolist() == given
 
     def test_nothing_but_special_tokens(self, tokenizer: TextTokenizer) -> None:
         """An array of them alone is an empty text."""
-        assert tokenizer.from_ids([CLS, SEP], "", ()).tolist() == [CLS, SEP]
-        assert tokenizer.from_ids([SEP], "", ()).tolist() == [CLS, SEP]
+        assert tokenizer.from_ids([CLS, SEP]).tolist() == [CLS, SEP]
+        assert tokenizer.from_ids([SEP]).tolist() == [CLS, SEP]

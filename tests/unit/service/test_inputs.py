@@ -20,7 +20,7 @@ from matryo.service import Options, Texts
 from matryo.service.choices import Defaults, choose
 from matryo.service.directory import Directory
 from matryo.service.limits import RequestLimits
-from matryo.service.tokenize import add_prefix, tokenize
+from matryo.service.tokenize import tokenize
 from tests.fakes import MINILM, NOMIC, FakeEngine
 
 ENGINES = (FakeEngine(NOMIC), FakeEngine(MINILM))
@@ -106,26 +106,6 @@ def test_input_type_the_model_was_not_trained_for() -> None:
     with pytest.raises(InvalidRequest, match="knows: query, document, classification, none"):
         choose(Options(input_type="clustering"), directory, Defaults())
     assert choose(Options(), directory, Defaults(input_type="clustering")).input_type == "document"
-
-
-@pytest.mark.parametrize(
-    ("text", "prefixed"),
-    [
-        ("a", "search_query: a"),
-        ("", "search_query: "),
-        ("search_query: a", "search_query: a"),
-        ("search_document: a", "search_document: a"),
-        ("clustering: a", "clustering: a"),
-        ("search_query:a", "search_query: search_query:a"),
-        (" search_query: a", "search_query:  search_query: a"),
-        ("Search_query: a", "search_query: Search_query: a"),
-    ],
-)
-def test_never_prefixed_twice(text: str, prefixed: str) -> None:
-    """A text with any of the model's own prefixes keeps it; all others get the one asked."""
-    assert add_prefix([text], NOMIC, "query") == [prefixed]
-    assert add_prefix([text], NOMIC, "none") == [text]
-    assert add_prefix([text], MINILM, "query") == [text]
 
 
 class TestDimensions:

@@ -53,7 +53,9 @@ class OnnxEngine:
         with ThreadPoolExecutor(1) as pool:
             checked = pool.submit(artifact.check_files, skip=skip)
             try:
-                self._tokenizer = TextTokenizer(artifact.tokenizer, manifest.tokenizer.max_tokens)
+                self._tokenizer = TextTokenizer(
+                    artifact.tokenizer, manifest.tokenizer.max_tokens, manifest.prefixes
+                )
                 self._session = SessionPool(prepacked.graph if prepacked else artifact.graph, use)
             finally:
                 checked.result()  # a damaged file explains whatever failed above
@@ -63,13 +65,18 @@ class OnnxEngine:
         """Number of token ids; see `Engine.vocab_size`."""
         return self._tokenizer.vocab_size
 
-    def tokenize(self, texts: Sequence[str]) -> list[Encoded]:
-        """Token ids of each text, special tokens included, uncut."""
-        return self._tokenizer.encode(texts)
+    @property
+    def unknown_id(self) -> int | None:
+        """Token id of everything that the vocabulary lacks; see `Engine.unknown_id`."""
+        return self._tokenizer.unknown_id
+
+    def tokenize(self, texts: Sequence[str], prefix: str = "") -> list[Encoded]:
+        """Token ids of each text; see `Engine.tokenize`."""
+        return self._tokenizer.encode(texts, prefix)
 
     def from_ids(self, ids: Sequence[int], prefix: str) -> Encoded:
         """Token ids of a text that comes as ids of this model; see `Engine.from_ids`."""
-        return Encoded(self._tokenizer.from_ids(ids, prefix, self.manifest.prefixes))
+        return Encoded(self._tokenizer.from_ids(ids, prefix))
 
     def cut(self, ids: TokenIds) -> TokenIds:
         """The ids cut to the model's limit."""

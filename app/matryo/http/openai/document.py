@@ -53,10 +53,19 @@ _HEADERS: dict[str, tuple[str, dict[str, Any]]] = {
         {"type": "string"},
     ),
     "x-matryo-truncated": ("Texts that were cut; absent if none.", {"type": "integer"}),
+    "x-matryo-unknown": (
+        "Texts with characters or words that the model cannot read; absent if none.",
+        {"type": "integer"},
+    ),
     "x-matryo-warning": ("A size the model was not trained for.", {"type": "string"}),
     "retry-after": ("Seconds to wait.", {"type": "integer", "minimum": 1, "maximum": 60}),
 }
-_OF_VECTORS = ("openai-processing-ms", "x-matryo-fingerprint", "x-matryo-truncated")
+_OF_VECTORS = (
+    "openai-processing-ms",
+    "x-matryo-fingerprint",
+    "x-matryo-truncated",
+    "x-matryo-unknown",
+)
 
 
 def describe(application: FastAPI, context: Context) -> dict[str, Any]:

@@ -39,7 +39,7 @@ async def create_embeddings(request: Request) -> Response:
     service = context.service
     check_media(request)
     body = await read_body(request, context.body)
-    call, texts = parse_request(body, service.limits)
+    call, texts, ignored = parse_request(body, service.limits, context.unknown_fields)
     options = options_of(call, announced_deadline_s(request))
     answer = await service.embed(
         options, texts, request.state.caller, gone=partial(hang_up, request)
@@ -65,6 +65,7 @@ async def create_embeddings(request: Request) -> Response:
         "input_type": answer.input_type,
         "dimensions": answer.vectors.shape[1],
         "truncated": len(answer.truncated) or None,
+        "unknown": len(answer.unknown) or None,
     }
 
     headers = {
@@ -73,8 +74,10 @@ async def create_embeddings(request: Request) -> Response:
     }
     if answer.truncated:
         headers["x-matryo-truncated"] = str(len(answer.truncated))
-    if answer.warnings:
-        headers["x-matryo-warning"] = "; ".join(answer.warnings)
+    if answer.unknown:
+        headers["x-matryo-unknown"] = str(len(answer.unknown))
+    if warnings := (*answer.warnings, *ignored):
+        headers["x-matryo-warning"] = "; ".join(warnings)
     return Response(content, headers=headers, media_type="application/json")
 
 

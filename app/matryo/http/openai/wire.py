@@ -1,8 +1,8 @@
 """The wire types of OpenAI's embeddings API, and reading a body into the service's words.
 
 Types are strict: no string becomes a number, no `true` a 1. As in JSON Schema, 80.0 is an
-integer. `null` for an optional field means "absent". A field nobody knows is refused, because
-ignoring a field that changes the meaning would give wrong vectors in silence.
+integer. `null` for an optional field means "absent". Fields of other servers are settled by the
+table in `fields`.
 
 Source: openai/openai-openapi, `openapi.yaml`, CreateEmbeddingRequest and -Response.
 """
@@ -15,6 +15,7 @@ import orjson
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from matryo.core.errors import InvalidRequest
+from matryo.http.openai.fields import UnknownFields, settle
 from matryo.service.limits import RequestLimits
 from matryo.service.request import EmbeddingType, Options, Texts
 
@@ -82,6 +83,9 @@ class EmbeddingRequest(BaseModel):
     ] = None
 
 
+_OWN = tuple(EmbeddingRequest.model_fields)
+
+
 class Embedding(BaseModel):
     """One vector of a response."""
 
@@ -137,12 +141,15 @@ class ErrorResponse(BaseModel):
     error: ErrorBody
 
 
-def parse_request(body: bytes, limits: RequestLimits) -> tuple[EmbeddingRequest, Texts]:
-    """The fields and the texts of a body.
+def parse_request(
+    body: bytes, limits: RequestLimits, unknown: UnknownFields = "warn"
+) -> tuple[EmbeddingRequest, Texts, tuple[str, ...]]:
+    """The fields and the texts of a body, and warnings about fields that were ignored.
 
     Args:
         body: JSON in UTF-8.
         limits: how many texts there may be.
+        unknown: what becomes of fields that nobody knows; see `fields`.
 
     Raises:
         InvalidRequest: not JSON, or not what `EmbeddingRequest` describes.
@@ -152,19 +159,40 @@ def parse_request(body: bytes, limits: RequestLimits) -> tuple[EmbeddingRequest,
         data: Any = orjson.loads(body)
     except orjson.JSONDecodeError as exc:
         raise InvalidRequest(
-            f"We could not parse the JSON body of your request: {exc}. (HINT: send one JSON "
-            "object in UTF-8, without NaN, Infinity or lone surrogates such as \\ud83d.)"
+            f"We could not parse the JSON body of your request: {_why(body, exc)}. (HINT: send one "
+            "JSON object in UTF-8, without NaN, Infinity or lone surrogates such as \\ud83d.)"
         ) from exc
     if not isinstance(data, dict):
         raise InvalidRequest(
             f"The JSON body must be an object, but got {_kind(data)}. "
             'Send {"input": "..."} at least.'
         )
+    fields, warnings = settle(cast("dict[str, Any]", data), _OWN, unknown)
     try:
-        request = EmbeddingRequest.model_validate(data)
+        request = EmbeddingRequest.model_validate(fields)
     except ValidationError as exc:
         raise _translate(exc) from exc
-    return request, _parse_input(request.input, limits)
+    return request, _parse_input(request.input, limits), warnings
+
+
+_MARKS = {
+    b"\xef\xbb\xbf": "a byte order mark of UTF-8; send the body without it",
+    b"\xff\xfe": "UTF-16; send UTF-8",
+    b"\xfe\xff": "UTF-16; send UTF-8",
+}
+
+
+def _why(body: bytes, exc: orjson.JSONDecodeError) -> str:
+    """What is wrong with a body, and where, in a caller's words."""
+    for mark, meaning in _MARKS.items():
+        if body.startswith(mark):
+            return f"it begins with {meaning}"
+    try:
+        body.decode("utf-8")
+    except UnicodeDecodeError as fault:
+        found = f"byte 0x{body[fault.start]:02x} at offset {fault.start} is not UTF-8"
+        return f"{found} (is the body in Latin-1 or Windows-1252?)"
+    return str(exc)
 
 
 def options_of(request: EmbeddingRequest, deadline_s: float | None) -> Options:
