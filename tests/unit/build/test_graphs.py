@@ -87,7 +87,7 @@ def test_the_build_check_can_fail(
     model = make_model(tmp_path, model_type)
     right = getattr(layers, function)
     monkeypatch.setattr(layers, function, lambda *args: right(*args) * np.float32(1.001))
-    with pytest.raises(BuildFailed, match="differ from the plain forward"):
+    with pytest.raises(BuildFailed, match="differ from the numpy forward"):
         build_tiny(tmp_path, model)
     assert not list((tmp_path / "home/artifacts").rglob("artifact.json"))
 

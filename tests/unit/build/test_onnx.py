@@ -155,8 +155,8 @@ def test_other_precisions(tmp_path: Path, model: TinyModel) -> None:
     ("inputs", "outputs", "message"),
     [
         (("input_ids",), ("last_hidden_state",), "no input .'attention_mask'"),
-        ((*INPUTS, "pixels"), ("last_hidden_state",), "wants the inputs .'pixels'"),
-        (INPUTS, ("logits",), "none of its outputs .'logits'"),
+        ((*INPUTS, "pixels"), ("last_hidden_state",), "has the inputs .'pixels'"),
+        (INPUTS, ("logits",), "has the outputs .'logits'"),
     ],
 )
 def test_not_a_text_encoder(

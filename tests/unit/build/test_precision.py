@@ -174,8 +174,8 @@ def test_steps_may_come_later(tmp_path: Path) -> None:
     def written(*, later: bool) -> Callable[[GraphBuilder, Products], str]:
         def write(_graph: GraphBuilder, products: Products) -> str:
             first = products.operand("x")
-            y = products.product(first, "a", (64, 64), times_steps=not later)
-            second = products.operand(y, times=first.steps if later else "")
+            y = products.product(first, "a", (64, 64), apply_scales=not later)
+            second = products.operand(y, pending_scales=first.scales if later else "")
             return products.product(second, "b", (64, 64))
 
         return write
