@@ -1,4 +1,4 @@
-"""The errors that a caller or an operator may see, as one tree, and `CallerGone`, which none sees.
+"""The errors that a caller or an operator may see, as one tree, and `CallerGone`.
 
     MatryoError
     ├─ RequestError    the caller must change the request
@@ -118,7 +118,7 @@ class TooManyTokens(RequestError):
     """The inputs of a request have too many tokens together.
 
     Attributes:
-        n_tokens: tokens of all inputs; the request has more if counting stopped early.
+        n_tokens: tokens of all inputs, as far as they were counted.
         max_tokens: most tokens of a request.
     """
 

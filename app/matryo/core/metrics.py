@@ -178,7 +178,7 @@ class Metrics:
         )
 
     def exported(self) -> CollectorRegistry:
-        """The registry that a scrape reads: of this process, or of all server processes together."""
+        """The registry that a scrape reads, of this process or of all server processes together."""
         if not os.environ.get("PROMETHEUS_MULTIPROC_DIR"):
             return self.registry
         registry = CollectorRegistry()
