@@ -57,7 +57,7 @@ class Metrics:
 
         self.requests = Counter(
             "matryo_requests",
-            "HTTP requests answered. Status 499 means that the caller disconnected before the answer.",
+            "HTTP requests answered. Status 499: the caller disconnected before the answer.",
             ("route", "status", "model"),
             registry=registry,
         )
