@@ -99,7 +99,7 @@ class TestClients:
     """Behaviour of real clients."""
 
     def test_requests(self, live: Live, engine: FakeEngine) -> None:
-        """Curl gets a vector."""
+        """The requests library gets a vector."""
         answer = requests.post(
             f"{live.url}/v1/embeddings", json={"input": ["search_document: a"]}, timeout=30
         )

@@ -180,7 +180,7 @@ def test_data_elsewhere(tmp_path: Path, location: str) -> None:
 
 
 def test_data_that_is_gone_or_cut_off(tmp_path: Path) -> None:
-    """The error has both widths and the file."""
+    """A data file that is missing or truncated is refused and named."""
     path = export(tmp_path / "m.onnx", location="weights.bin")
     with pytest.raises(CheckpointMismatch, match=r"weights\.bin, which is not there"):
         read_ready_graph(path)

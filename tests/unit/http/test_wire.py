@@ -29,7 +29,7 @@ def refused(**fields: Any) -> InvalidRequest:
 
 
 def test_forms_of_input() -> None:
-    """The input is a string or a list of strings; a string may be empty."""
+    """The input is a string, which may be empty, or a list of strings."""
     assert parse(input="a")[1].strings == ["a"]
     assert parse(input="")[1].strings == [""]
     assert parse(input=["a", "b"])[1].strings == ["a", "b"]
