@@ -1,1 +1,1 @@
-"""Measurements: not tests, and nothing here asserts a time."""
+"""Benchmarks. They measure and print; they are not tests, and none of them asserts a time."""

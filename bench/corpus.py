@@ -1,7 +1,7 @@
-"""Real text of any Debian machine: one-line synopses and long descriptions of packages.
+"""Real text that every Debian machine can download: descriptions of its packages.
 
-`apt-get -o Acquire::Languages=en update` brings them. A synopsis is a natural query, the
-description of the same package its one right answer.
+`apt-get -o Acquire::Languages=en update` downloads them. A package has a synopsis of one line and
+a long description. The synopsis is a natural query, and the description is its one right answer.
 """
 
 from __future__ import annotations
@@ -16,17 +16,20 @@ _ENTRY = re.compile(r"^Description-en: (?P<synopsis>.*)\n(?P<body>(?: .*\n?)+)",
 
 
 def debian_pairs(n: int, seed: int = 0) -> list[tuple[str, str]]:
-    """`n` pairs of synopsis and description, a fixed sample for a fixed package list.
+    """`n` pairs of a synopsis and a description, sampled from the package lists.
+
+    The same lists and the same seed always give the same pairs.
 
     Raises:
-        SystemExit: the machine has no such lists; says how to get them.
+        SystemExit: the machine has no package lists, or they have fewer than `n` descriptions.
     """
     lists = sorted(_LISTS.glob("*_main_i18n_Translation-en*"))
     if not lists:
-        raise SystemExit("no package descriptions: apt-get -o Acquire::Languages=en update")
+        command = "apt-get -o Acquire::Languages=en update"
+        raise SystemExit(f"{_LISTS} has no package descriptions. Download them with: {command}")
     pairs: dict[str, str] = {}
     for path in lists:
-        command = ["/usr/lib/apt/apt-helper", "cat-file", str(path)]  # whatever its compression
+        command = ["/usr/lib/apt/apt-helper", "cat-file", str(path)]  # decompresses if need be
         text = subprocess.run(command, capture_output=True, check=True).stdout.decode()  # noqa: S603
         for entry in _ENTRY.finditer(text):
             body = re.sub(r"^ \.?", "", entry["body"], flags=re.MULTILINE)
@@ -34,5 +37,5 @@ def debian_pairs(n: int, seed: int = 0) -> list[tuple[str, str]]:
             if body:
                 pairs.setdefault(entry["synopsis"].strip(), body)
     if len(pairs) < n:
-        raise SystemExit(f"only {len(pairs)} descriptions here, {n} asked for")
+        raise SystemExit(f"{_LISTS} has {len(pairs)} descriptions, but {n} were asked for")
     return random.Random(seed).sample(sorted(pairs.items()), n)

@@ -1,7 +1,7 @@
-"""A client that loads a server: threads with one connection each, in a process of their own.
+"""Clients that put load on a server: a thread and a connection each, in a process of their own.
 
-Requests are made of bytes prepared beforehand and answers are not parsed, so that the client
-takes as little as it can of the cores that it shares with the server.
+The clients share the cores with the server. To use little of them, they send bytes that were
+prepared before, and do not parse the answers.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class Client:
-    """One connection that sends its requests over and over.
+    """A connection that sends its requests again and again.
 
     Attributes:
-        name: of the kind of client; results are put together by it.
+        name: name of a group of clients, which have one result together.
         bodies: JSON bodies, sent in turn.
-        tokens: of each body, for the rate.
-        pause_s: between an answer and the next request.
+        tokens: number of tokens of each body.
+        pause_s: seconds between an answer and the next request.
     """
 
     name: str
@@ -36,13 +36,13 @@ class Client:
 
 @dataclass(slots=True)
 class Result:
-    """What one kind of client saw, the warm-up left out.
+    """The measurements of all clients with one name, without the warm-up.
 
     Attributes:
-        latencies_s: of each request that was answered with 200.
-        statuses: count of each status.
-        tokens: of what was answered.
-        seconds: that were measured.
+        latencies_s: latency of each request that was answered with 200.
+        statuses: number of answers with each status.
+        tokens: tokens of the requests that were answered with 200.
+        seconds: length of the measurement.
     """
 
     latencies_s: list[float] = field(default_factory=list[float])
@@ -52,16 +52,16 @@ class Result:
 
     @property
     def tokens_per_s(self) -> float:
-        """Rate of what was answered."""
+        """Tokens a second of the requests that were answered with 200."""
         return self.tokens / self.seconds
 
     @property
     def requests_per_s(self) -> float:
-        """Requests that were answered with 200, a second."""
+        """Requests a second that were answered with 200."""
         return len(self.latencies_s) / self.seconds
 
     def quantile_ms(self, share: float) -> float:
-        """Latency that this share of the requests stays under."""
+        """The latency that `share` (0 to 1) of the requests do not exceed, in ms."""
         if len(self.latencies_s) < 2:
             return 1000 * sum(self.latencies_s)
         cuts = statistics.quantiles(self.latencies_s, n=1000, method="inclusive")
@@ -69,7 +69,7 @@ class Result:
 
 
 def body(texts: str | Sequence[str], **fields: Any) -> bytes:
-    """A request's JSON."""
+    """The JSON body of a request."""
     return json.dumps({"input": texts, **fields}).encode()
 
 
@@ -81,14 +81,14 @@ def load(
     warm_up_s: float = 1.0,
     path: str = "/v1/embeddings",
 ) -> dict[str, Result]:
-    """Run clients side by side against 127.0.0.1, and collect what they saw.
+    """Run clients at the same time against 127.0.0.1; returns the result of each client name.
 
     Args:
-        port: of the server.
-        clients: at least one.
-        seconds: that are measured.
-        warm_up_s: before that, not measured.
-        path: to post to.
+        port: port of the server.
+        clients: at least one client.
+        seconds: length of the measurement.
+        warm_up_s: seconds before the measurement, in which the clients already send.
+        path: URL path of the requests.
     """
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
@@ -108,6 +108,7 @@ def _run(
     path: str,
     pipe: Any,  # noqa: ANN401
 ) -> None:
+    """Run the clients in this process, and send the results through `pipe`."""
     begin = time.perf_counter() + warm_up_s
     end = begin + seconds
     results = {client.name: Result(seconds=seconds) for client in clients}
@@ -116,18 +117,18 @@ def _run(
     def work(client: Client) -> None:
         connection = http.client.HTTPConnection("127.0.0.1", port, timeout=300)
         headers = {"Content-Type": "application/json"}
-        place = 0
+        n_sent = 0
         while True:
             started = time.perf_counter()
             if started >= end:
                 break
-            turn = place % len(client.bodies)
-            connection.request("POST", path, client.bodies[turn], headers)
+            index = n_sent % len(client.bodies)
+            connection.request("POST", path, client.bodies[index], headers)
             answer = connection.getresponse()
             answer.read()
             now = time.perf_counter()
-            place += 1
-            # A request that spans an edge of the measured time counts for its part within.
+            n_sent += 1
+            # The part of the request's time that lies within the measurement counts.
             within = max(0.0, min(now, end) - max(started, begin)) / (now - started)
             with lock:
                 result = results[client.name]
@@ -135,7 +136,7 @@ def _run(
                     seen = result.statuses.get(answer.status, 0)
                     result.statuses[answer.status] = seen + 1
                 if answer.status == http.client.OK:
-                    result.tokens += client.tokens[turn] * within
+                    result.tokens += client.tokens[index] * within
                     if started >= begin:
                         result.latencies_s.append(now - started)
             if client.pause_s:

@@ -1,18 +1,18 @@
-"""What each precision costs and gains: accuracy, speed and memory, in one run.
+"""Accuracy, speed and memory of each precision, measured in one run.
 
     .venv/bin/python -m bench.precisions --model all-minilm-l6-v2 --output docs
 
-Each precision that the manifest offers is built if need be. On real text:
+The benchmark builds each precision that the manifest offers, and measures on real text:
 
-- cosines to fp32, over the documents and queries of known-item retrieval, and its MRR@10 (see
+- the cosines to fp32 of queries and documents, and the MRR@10 of known-item retrieval (see
   `bench.retrieval`) with vectors as floats, as int8, and as bits with rescoring;
-- the largest difference of a component between a text alone and in random company, at another
-  number of threads, over texts of 1 to 2,000 tokens;
-- tokens a second on the documents, batches of 16, a run of one thread on each core; rounds of
-  all precisions in turn, the median of each;
-- what the process of an idle server takes.
+- the largest difference of a component between a text that runs alone and the same text in a random
+  batch with another number of threads, for texts of 1 to 2,000 tokens;
+- tokens a second on the documents, in batches of 16, with a run of one thread for each core. All
+  precisions run in turn, for three rounds; the median of the rounds counts;
+- the memory of the process of an idle server.
 
-Weights that are random have no accuracy worth measuring: `--pairs 0`.
+Use `--pairs 0` for random weights, which have no accuracy to measure.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ _LONGEST = 2000
 
 
 def texts_of_all_lengths(documents: Sequence[str], n: int, longest: int) -> list[str]:
-    """`n` texts of 1 to `longest` words, as many of 10 to 20 as of 1,000 to 2,000."""
+    """`n` texts of 1 to `longest` words; the logarithms of their lengths are evenly spaced."""
     words = " ".join(documents).split()
     generator = random.Random(0)
     lengths = np.geomspace(1, longest, n).astype(int)
@@ -62,22 +62,22 @@ def texts_of_all_lengths(documents: Sequence[str], n: int, longest: int) -> list
 
 
 def company_moves(one: Engine, other: Engine, texts: Sequence[TokenIds], seed: int = 0) -> float:
-    """Largest difference of a component, alone on one engine against in company on another."""
+    """Largest difference of a component between a text alone on `one` and in a batch on `other`."""
     native = one.manifest.output.dimensions.native
     alone = [one.embed([text], [native]).embeddings[0] for text in texts]
     order = list(range(len(texts)))
     generator, largest = random.Random(seed), 0.0
     generator.shuffle(order)
     while order:
-        places = [order.pop() for _ in range(min(len(order), generator.randint(1, 16)))]
-        together = other.embed([texts[i] for i in places], [native] * len(places)).embeddings
-        for place, vector in zip(places, together, strict=True):
-            largest = max(largest, float(np.abs(vector - alone[place]).max()))
+        batch = [order.pop() for _ in range(min(len(order), generator.randint(1, 16)))]
+        together = other.embed([texts[i] for i in batch], [native] * len(batch)).embeddings
+        for i, vector in zip(batch, together, strict=True):
+            largest = max(largest, float(np.abs(vector - alone[i]).max()))
     return largest
 
 
 def accuracy(queries: FloatArray, documents: FloatArray, reference: FloatArray) -> dict[str, float]:
-    """Cosines to the reference (queries, then documents), and retrieval by output type."""
+    """Cosines to the reference (queries, then documents), and MRR@10 for each output type."""
     cosines = (np.concatenate([queries, documents]) * reference).sum(1)
     return {
         "cosine_mean": float(cosines.mean()),
@@ -91,7 +91,7 @@ def accuracy(queries: FloatArray, documents: FloatArray, reference: FloatArray) 
 def measure(
     manifest: Manifest, n_pairs: int, n_company: int, seconds: float
 ) -> dict[Precision, dict[str, float]]:
-    """Every figure of every precision; the first is fp32."""
+    """All measurements of each precision, fp32 first."""
     pairs = debian_pairs(_SAMPLE)
     queries, documents = [query for query, _ in pairs], [document for _, document in pairs]
     company = texts_of_all_lengths(documents, n_company, _LONGEST)
@@ -136,7 +136,7 @@ def measure(
 
 
 def table(facts: dict[Precision, dict[str, float]]) -> str:
-    """The figures as people read them; speeds as ratios to fp32."""
+    """The measurements as a table; a speed is relative to fp32."""
     columns = (
         ("cosine", "cosine_mean", ".6f"),
         ("least", "cosine_min", ".6f"),
@@ -159,21 +159,21 @@ def table(facts: dict[Precision, dict[str, float]]) -> str:
 
 
 def plot(model_id: str, facts: dict[Precision, dict[str, float]], path: Path) -> None:
-    """Speed against accuracy; the area of a point is the artefact's size."""
+    """Plot accuracy over speed; the area of a point is the size of the artefact."""
     import matplotlib as mpl
     import matplotlib.pyplot as plt
 
     plt.switch_backend("svg")
-    cast("Any", mpl).rcParams["svg.hashsalt"] = "matryo"  # the same bytes for the same figures
+    cast("Any", mpl).rcParams["svg.hashsalt"] = "matryo"  # equal measurements give equal bytes
     figure, axes = cast("Any", plt).subplots(figsize=(6, 3.6))
     slow, large = facts["fp32"]["tokens_per_s"], facts["fp32"]["artifact_mb"]
     by_speed = sorted(facts.items(), key=lambda item: item[1]["tokens_per_s"])
-    for place, (precision, found) in enumerate(by_speed):
+    for index, (precision, found) in enumerate(by_speed):
         x, y = found["tokens_per_s"] / slow, found["cosine_mean"]
         axes.scatter(x, y, s=900 * found["artifact_mb"] / large, alpha=0.5)
         label = f"{precision}, {found['artifact_mb']:.0f} MB"
-        above = (0, 19 if place % 2 else -27)  # neighbours do not write over each other
-        axes.annotate(label, (x, y), xytext=above, textcoords="offset points", ha="center")
+        offset = (0, 19 if index % 2 else -27)  # labels of neighbours do not overlap
+        axes.annotate(label, (x, y), xytext=offset, textcoords="offset points", ha="center")
     axes.set(
         xlabel="speed, times fp32",
         ylabel="mean cosine to fp32",
@@ -185,14 +185,20 @@ def plot(model_id: str, facts: dict[Precision, dict[str, float]], path: Path) ->
 
 
 def main(flags_given: Sequence[str] | None = None) -> None:
-    """Measure, print, and write JSON and a plot."""
+    """Measure, print a table, and write a JSON file and a plot."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--model", default="all-minilm-l6-v2")
-    parser.add_argument("--pairs", type=int, default=_SAMPLE, help="0: no accuracy")
-    parser.add_argument("--company", type=int, default=300, help="texts; 0: not checked")
-    parser.add_argument("--seconds", type=float, default=5, help="of a round; 0: no speed")
+    parser.add_argument(
+        "--pairs", type=int, default=_SAMPLE, help="pairs of retrieval; 0 measures no accuracy"
+    )
+    parser.add_argument(
+        "--company", type=int, default=300, help="texts to run alone and in batches; 0 for none"
+    )
+    parser.add_argument(
+        "--seconds", type=float, default=5, help="length of a round; 0 measures no speed"
+    )
     parser.add_argument("--output", type=Path, default=Path("bench/out"))
     options = parser.parse_args(flags_given)
     manifest = open_catalog(load_settings(None)).manifest(options.model)

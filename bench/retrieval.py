@@ -1,7 +1,7 @@
-"""What smaller vectors cost: known-item retrieval on Debian's package descriptions.
+"""The accuracy of smaller vectors: known-item retrieval on Debian's package descriptions.
 
-Each synopsis must find its own description among all of the sample; MRR@10 is the mean of
-1/rank, 0 beyond ten. Run with a model that is built:
+Each synopsis must find its own description among all descriptions of the sample. MRR@10 is the mean
+of 1/rank, where a rank over 10 counts as 0. The model must be built before:
 
     .venv/bin/python -m bench.retrieval --model all-minilm-l6-v2 --pairs 3000
 """
@@ -25,7 +25,7 @@ from matryo.service.numbers import quantize
 
 
 def embed(local: LocalService, texts: Sequence[str], input_type: str) -> FloatArray:
-    """Unit vectors at native size, in order; texts over the limit are cut."""
+    """Unit vectors of the native size, in the order of the texts; texts over the limit are cut."""
     options = Options(input_type=input_type, truncate=True, priority="bulk")
     windows = (
         Texts(texts[start : start + WINDOW_TEXTS]) for start in range(0, len(texts), WINDOW_TEXTS)
@@ -34,7 +34,7 @@ def embed(local: LocalService, texts: Sequence[str], input_type: str) -> FloatAr
 
 
 def mrr(queries: FloatArray, documents: FloatArray, depth: int = 10) -> float:
-    """Mean reciprocal rank of document i for query i, by dot product."""
+    """Mean reciprocal rank of document i for query i, by dot product; ranks over `depth` give 0."""
     scores = queries @ documents.T
     own = np.diag(scores)[:, None]
     ranks = (scores > own).sum(axis=1) + 1
@@ -42,19 +42,19 @@ def mrr(queries: FloatArray, documents: FloatArray, depth: int = 10) -> float:
 
 
 def signs(vectors: FloatArray) -> FloatArray:
-    """Binary vectors as ±1, so that a dot product is a Hamming distance."""
-    packed: NDArray[np.uint8] = np.asarray(quantize(vectors, "ubinary"), np.uint8)
-    return np.unpackbits(packed, axis=-1).astype(np.float32) * 2 - 1
+    """Binary vectors as ±1: a dot product then ranks in the same order as a Hamming distance."""
+    bits: NDArray[np.uint8] = np.asarray(quantize(vectors, "ubinary"), np.uint8)
+    return np.unpackbits(bits, axis=-1).astype(np.float32) * 2 - 1
 
 
 def rescored(queries: FloatArray, documents: FloatArray, *, candidates: int = 100) -> float:
-    """MRR@10 where binary vectors find candidates, and float queries rank them."""
+    """MRR@10 of a search in which binary vectors find candidates and float queries rank them."""
     bits = signs(documents)
     near = np.argsort(-(signs(queries) @ bits.T), axis=1, kind="stable")[:, :candidates]
     total = 0.0
-    for row, places in enumerate(near):
-        scores = bits[places] @ queries[row]
-        own = np.flatnonzero(places == row)
+    for row, indices in enumerate(near):
+        scores = bits[indices] @ queries[row]
+        own = np.flatnonzero(indices == row)
         if len(own):
             rank = int((scores > scores[own[0]]).sum()) + 1
             total += 1 / rank if rank <= 10 else 0
@@ -62,12 +62,12 @@ def rescored(queries: FloatArray, documents: FloatArray, *, candidates: int = 10
 
 
 def as_float(vectors: FloatArray, embedding_type: EmbeddingType) -> FloatArray:
-    """Vectors as a database would compare them."""
+    """Vectors of an output type, as the numbers that a database would compare."""
     return np.asarray(quantize(vectors, embedding_type), np.float32)
 
 
 def main() -> None:
-    """Print the table."""
+    """Measure, and print a table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", default="all-minilm-l6-v2")
     parser.add_argument("--pairs", type=int, default=3000)
@@ -86,13 +86,13 @@ def main() -> None:
     sizes = [native, *(size for size in (512, 256, 128, 64, 32) if size < native)]
     for size in sizes:
         q, d = l2_normalize(queries[:, :size]), l2_normalize(documents[:, :size])
-        for kind, n_bytes, found in (
+        for output, n_bytes, found in (
             ("float", 4 * size, mrr(q, d)),
             ("int8", size, mrr(as_float(q, "int8"), as_float(d, "int8"))),
             ("binary", size // 8, mrr(signs(q), signs(d))),
             ("binary, rescored", size // 8, rescored(q, d)),
         ):
-            print(f"{size:>10} {kind:<22} {n_bytes:>6} {found:7.4f}")
+            print(f"{size:>10} {output:<22} {n_bytes:>6} {found:7.4f}")
     scaled = np.abs(documents) * np.sqrt(native)
     shares = [f"{float((scaled > bound).mean()):.1e} over {bound}" for bound in (3, 4, 5, 6)]
     print(f"components times sqrt(D): {', '.join(shares)}, largest {scaled.max():.1f}")

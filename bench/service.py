@@ -1,4 +1,4 @@
-"""A server under test, started and stopped as an operator would."""
+"""Starts and stops a server as an operator does, for benchmarks."""
 
 from __future__ import annotations
 
@@ -19,9 +19,13 @@ class Service:
     """`matryo serve` in a process of its own; a context manager.
 
     Args:
-        flags: of `matryo serve`, host and port apart.
-        environ: further environment.
-        module: what to run in its place, for stand-ins.
+        flags: options of `matryo serve`, except host and port.
+        environ: environment variables in addition to those of this process.
+        command: the command to run; another one than `matryo serve` for stand-ins.
+
+    Attributes:
+        port: port of the server.
+        ready_s: seconds from the start of the process until /readyz answered 200.
     """
 
     def __init__(
@@ -54,7 +58,7 @@ class Service:
 
     def __exit__(
         self,
-        kind: type[BaseException] | None,
+        exc_type: type[BaseException] | None,
         exc: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
@@ -63,6 +67,6 @@ class Service:
 
     @property
     def rss_mb(self) -> float:
-        """Resident memory of the server's process now, in MB."""
+        """Current resident memory of the server's process, in MB."""
         pages = int(Path(f"/proc/{self._process.pid}/statm").read_text().split()[1])
         return pages * os.sysconf("SC_PAGE_SIZE") / 1e6

@@ -1,11 +1,11 @@
-"""Engine alone against server, on real text, in one run: what serving costs.
+"""The cost of serving: an engine alone and a server, on the same real text, in one run.
 
     make bench
     .venv/bin/python -m bench.serving --model nomic-embed-text-v1.5 --seconds 20 --output out
 
-Figures are ratios within one run. The engine's own best rate is the largest of several ways
-to run it, so a share of 1 is out of reach. llama.cpp, where llama-cpp-python is installed, runs
-the same texts in the same run: `--llama FILE.gguf`.
+Compare only numbers of one run. The rate of the engine alone is the best of several numbers of runs
+and batch sizes, so the server cannot quite reach it. With `--llama FILE.gguf`, llama.cpp embeds the
+same texts in the same run; llama-cpp-python must be installed.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _QUERIES = 64
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """Real text, tokenised: descriptions as documents, synopses as queries."""
+    """Texts and their token ids. Descriptions are the documents, synopses the queries."""
 
     documents: list[str]
     document_ids: list[TokenIds]
@@ -44,7 +44,7 @@ class Sample:
     query_ids: list[TokenIds]
 
     def bulk(self) -> list[Client]:
-        """Clients that index: requests of 16 documents each."""
+        """Clients that index documents, with 16 documents in each request."""
         pieces = range(0, len(self.documents), _TEXTS_OF_REQUEST)
         bodies = [
             body(
@@ -63,13 +63,13 @@ class Sample:
         ]
 
     def query(self, pause_s: float = 0.0) -> Client:
-        """A client that asks one query after the other."""
+        """A client that sends one query after the other."""
         bodies = (body(q, encoding_format="base64", input_type="query") for q in self.queries)
         return Client("query", tuple(bodies), tuple(map(len, self.query_ids)), pause_s)
 
 
 def read_sample(engine: Engine) -> Sample:
-    """The same texts in every run, as this model reads them."""
+    """The texts of every run, with the token ids that this model has for them."""
     pairs = debian_pairs(3000)[:_TEXTS]
     documents = [text for _, text in pairs]
     queries = [query for query, _ in pairs[:_QUERIES]]
@@ -89,20 +89,20 @@ def read_sample(engine: Engine) -> Sample:
 def engine_rate(
     engine: Engine, texts: Sequence[TokenIds], seconds: float, *, runs: int, size: int
 ) -> float:
-    """Tokens a second of so many concurrent runs, on batches of texts of like length."""
+    """Tokens a second with `runs` concurrent runs, on batches of `size` texts of similar length."""
     native = engine.manifest.output.dimensions.native
     ordered = sorted(texts, key=len)
     batches = [ordered[start : start + size] for start in range(0, len(ordered), size)]
-    batches = batches[::3] + batches[1::3] + batches[2::3]  # long and short mixed over time
-    lock, done, place = threading.Lock(), 0, 0
+    batches = batches[::3] + batches[1::3] + batches[2::3]  # mixes long and short batches over time
+    lock, done, n_taken = threading.Lock(), 0, 0
     started = time.perf_counter()
 
     def work() -> None:
-        nonlocal done, place
+        nonlocal done, n_taken
         while time.perf_counter() - started < seconds:
             with lock:
-                batch = batches[place % len(batches)]
-                place += 1
+                batch = batches[n_taken % len(batches)]
+                n_taken += 1
             engine.embed(batch, [native] * len(batch))
             with lock:
                 done += sum(map(len, batch))
@@ -116,7 +116,7 @@ def engine_rate(
 
 
 def engine_alone(engine: Engine, sample: Sample, seconds: float) -> dict[str, float]:
-    """What the engine reaches without a server."""
+    """The engine's best rate, and its latency for a query, without a server."""
     ways = [(runs, size) for runs in {1, available_cores()} for size in (4, 16)]
     rates = {
         f"{runs} x {size}": engine_rate(
@@ -139,7 +139,7 @@ def engine_alone(engine: Engine, sample: Sample, seconds: float) -> dict[str, fl
 def served(
     service: Service, sample: Sample, seconds: float, load_points: Sequence[float]
 ) -> dict[str, Any]:
-    """What clients see: idle, bulk, both at once, and queries at several loads."""
+    """The clients' measurements: queries alone, bulk alone, both together, and queries by load."""
 
     def run(*clients: Client) -> dict[str, Result]:
         return load(service.port, clients, seconds=seconds, warm_up_s=min(3.0, seconds / 4))
@@ -170,7 +170,7 @@ def served(
 
 
 def llama_rate(path: Path, sample: Sample, seconds: float) -> float:
-    """llama.cpp's tokens a second on the same documents, as it batches by itself."""
+    """Tokens a second of llama.cpp on the same documents, in batches that it chooses itself."""
     llama_cpp: Any = importlib.import_module("llama_cpp")
     model = llama_cpp.Llama(
         str(path),
@@ -189,22 +189,27 @@ def llama_rate(path: Path, sample: Sample, seconds: float) -> float:
 
 
 def _rival_rate(embed: Callable[[list[str]], object], sample: Sample, seconds: float) -> float:
-    started, done, place = time.perf_counter(), 0, 0
+    """Tokens a second of a function that embeds texts."""
+    started, done, n_sent = time.perf_counter(), 0, 0
     while (spent := time.perf_counter() - started) < seconds:
-        start = place * _TEXTS_OF_REQUEST % _TEXTS
+        start = n_sent * _TEXTS_OF_REQUEST % _TEXTS
         embed(sample.documents[start : start + _TEXTS_OF_REQUEST])
         done += sum(map(len, sample.document_ids[start : start + _TEXTS_OF_REQUEST]))
-        place += 1
+        n_sent += 1
     return done / spent
 
 
 def table(facts: dict[str, Any], batch_ms: int) -> str:
-    """The figures as people read them."""
+    """The measurements as a table."""
     alone, service = facts["engine"], facts["server"]
     bulk, idle = service["bulk_tokens_per_s"], service["query_p50_ms"]
     rows = [
         ("engine alone, bulk", f"{alone['bulk_tokens_per_s']:.0f} tok/s", ""),
-        ("server, bulk", f"{bulk:.0f} tok/s", f"{bulk / alone['bulk_tokens_per_s']:.2f} of it"),
+        (
+            "server, bulk",
+            f"{bulk:.0f} tok/s",
+            f"{bulk / alone['bulk_tokens_per_s']:.2f} of the engine",
+        ),
         ("engine alone, one query", f"{alone['query_p50_ms']:.1f} ms", ""),
         ("server, one query, p50", f"{idle:.1f} ms", f"+{idle - alone['query_p50_ms']:.1f} ms"),
         (
@@ -228,7 +233,7 @@ def table(facts: dict[str, Any], batch_ms: int) -> str:
 
 
 def plot(facts: dict[str, Any], path: Path) -> None:
-    """Latency of queries against load, as a picture."""
+    """Plot the latency of queries over their rate."""
     import matplotlib.pyplot as plt
 
     plt.switch_backend("svg")
@@ -244,7 +249,7 @@ def plot(facts: dict[str, Any], path: Path) -> None:
 
 
 def main(flags_given: Sequence[str] | None = None) -> None:
-    """Measure, print, and write JSON and a plot."""
+    """Measure, print a table, and write a JSON file and a plot."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

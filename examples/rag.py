@@ -1,17 +1,17 @@
-"""Find the passages that answer a question: documents -> vectors -> FAISS -> question.
+"""Find the passages that answer a question, with an index of FAISS.
 
     pip install openai faiss-cpu numpy
     matryo serve --model nomic-embed-text-v1.5
     python examples/rag.py examples/documents "How do I keep queries fast while I index?"
 
-Two indexes of the same passages are made, and both are asked:
+The example makes two indexes of the same passages, and searches both:
 
-- float vectors of 256 dimensions, in a plain inner-product index;
-- signs of all dimensions, eight to a byte, in a Hamming index: 1/32 of the room. Its best
-  candidates are ranked again by the question's float vector.
+- an inner-product index of float vectors of 256 dimensions;
+- a Hamming index of the signs of all dimensions, eight signs in a byte. They need 1/32 of the bytes
+  of float vectors. The question's float vector ranks the best candidates again.
 
-What it finds is what a language model would be given with the question; that part is left
-out, because any will do.
+An application would give the passages and the question to a language model. The example leaves
+this step out, because any language model will do.
 """
 
 from __future__ import annotations
@@ -36,14 +36,14 @@ CANDIDATES = 20
 
 @dataclass(frozen=True)
 class Passage:
-    """A paragraph, and the file it stands in."""
+    """A paragraph, and the name of its file."""
 
     source: str
     text: str
 
 
 def read_passages(folder: Path) -> list[Passage]:
-    """Paragraphs of every .md and .txt file; headings go with what follows them."""
+    """The paragraphs of every .md and .txt file, each after the heading above it."""
     passages: list[Passage] = []
     for path in sorted(folder.rglob("*")):
         if path.suffix not in {".md", ".txt"}:
@@ -59,14 +59,14 @@ def read_passages(folder: Path) -> list[Passage]:
 
 
 class Embedder:
-    """OpenAI's client, and what this server knows beyond OpenAI's API."""
+    """OpenAI's client, with the fields that Matryo adds to OpenAI's API."""
 
     def __init__(self, client: OpenAI, model: str) -> None:
         self.client = client
         self.model = model
 
     def embed(self, texts: Sequence[str], **fields: Any) -> np.ndarray:
-        """Vectors of the texts, in order; further fields go into the body."""
+        """Vectors of the texts, in order; `fields` are added to the body of each request."""
         return np.array(list(self._embed(texts, fields)))
 
     def _embed(self, texts: Sequence[str], fields: dict[str, Any]) -> Iterator[list[float]]:
@@ -85,17 +85,17 @@ class Embedder:
         return self.embed(texts, **fields).astype(np.float32)
 
     def document_bits(self, texts: Sequence[str]) -> np.ndarray:
-        """Signs of documents, eight to a byte."""
+        """Signs of the vectors of documents, eight in a byte."""
         fields = {"input_type": "document", "embedding_type": "ubinary", "truncate": True}
         return self.embed(texts, **fields).astype(np.uint8)
 
     def query(self, text: str, **fields: Any) -> np.ndarray:
-        """The float vector of a question, `(1, D)`."""
+        """The float vector of a question, `(1, dimensions)`."""
         return self.embed([text], input_type="query", **fields).astype(np.float32)
 
 
 class FloatIndex:
-    """Inner products of unit vectors: cosines."""
+    """An index that ranks by the inner product of unit vectors, which is their cosine."""
 
     def __init__(self, embedder: Embedder, passages: Sequence[Passage]) -> None:
         self.embedder = embedder
@@ -105,14 +105,14 @@ class FloatIndex:
         self.n_bytes = vectors.nbytes
 
     def search(self, question: str, k: int) -> list[tuple[int, float]]:
-        """The k nearest passages, and how near they are."""
+        """Indices of the k nearest passages, and their cosines to the question."""
         query = self.embedder.query(question, dimensions=DIMENSIONS)
-        scores, places = self.index.search(query, k)
-        return list(zip(places[0].tolist(), scores[0].tolist(), strict=True))
+        scores, indices = self.index.search(query, k)
+        return list(zip(indices[0].tolist(), scores[0].tolist(), strict=True))
 
 
 class BinaryIndex:
-    """Hamming distances of signs, then the candidates' signs against the float question."""
+    """An index that finds candidates by the Hamming distance of signs, and ranks them by floats."""
 
     def __init__(self, embedder: Embedder, passages: Sequence[Passage]) -> None:
         self.embedder = embedder
@@ -122,10 +122,10 @@ class BinaryIndex:
         self.n_bytes = self.bits.nbytes
 
     def search(self, question: str, k: int) -> list[tuple[int, float]]:
-        """The k best of the candidates, by the question's own floats."""
+        """Indices of the k best candidates, and their scores: signs times the question's floats."""
         query = self.embedder.query(question)
-        _, places = self.index.search(np.packbits(query > 0, axis=1), CANDIDATES)
-        candidates = places[0][places[0] >= 0]
+        _, indices = self.index.search(np.packbits(query > 0, axis=1), CANDIDATES)
+        candidates = indices[0][indices[0] >= 0]
         signs = np.unpackbits(self.bits[candidates], axis=1).astype(np.float32) * 2 - 1
         scores = signs @ query[0] / np.sqrt(signs.shape[1])
         best = np.argsort(-scores)[:k]
@@ -133,7 +133,7 @@ class BinaryIndex:
 
 
 def main() -> None:
-    """Index a folder and answer a question with its passages."""
+    """Index the files of a folder, and print the passages that are nearest to a question."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path)
     parser.add_argument("question")
@@ -145,14 +145,14 @@ def main() -> None:
     options = parser.parse_args()
     passages = read_passages(options.folder)
     if not passages:
-        sys.exit(f"{options.folder}: no .md or .txt files")
+        sys.exit(f"{options.folder} has no .md or .txt files with text")
     client = OpenAI(base_url=options.base_url, api_key=os.environ.get("OPENAI_API_KEY", "none"))
     embedder = Embedder(client, options.model)
-    for name, kind in (("float", FloatIndex), ("binary", BinaryIndex)):
-        index = kind(embedder, passages)
+    for name, index_type in (("float", FloatIndex), ("binary", BinaryIndex)):
+        index = index_type(embedder, passages)
         print(f"{name} index: {len(passages)} passages in {index.n_bytes:,} bytes")
-        for place, score in index.search(options.question, options.k):
-            print(f"  {score:.3f}  [{passages[place].source}] {passages[place].text[:100]}")
+        for found, score in index.search(options.question, options.k):
+            print(f"  {score:.3f}  [{passages[found].source}] {passages[found].text[:100]}")
 
 
 if __name__ == "__main__":

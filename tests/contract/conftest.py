@@ -1,4 +1,4 @@
-"""The application, in process and on a real socket, on an engine without a model."""
+"""The application with a fake engine, in process and on a real socket."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.fakes import MINILM, FakeEngine
 
 
 def settings(**changes: Any) -> Settings:
-    """Settings of this test alone."""
+    """Settings for one test."""
     return load_settings(None, **changes)
 
 
@@ -31,7 +31,7 @@ def settings(**changes: Any) -> Settings:
 async def application_of(
     engine: Engine | list[Engine], **changes: Any
 ) -> AsyncGenerator[tuple[FastAPI, httpx2.AsyncClient], None]:
-    """An application in this process and its client, started and closed around the block."""
+    """An application in this process and its client, running until the block ends."""
     application = create_app(settings(**changes), engine)
     async with application.router.lifespan_context(application):
         transport = httpx2.ASGITransport(application)
@@ -43,13 +43,13 @@ async def application_of(
 async def client_of(
     engine: Engine | list[Engine], **changes: Any
 ) -> AsyncGenerator[httpx2.AsyncClient, None]:
-    """The client alone of `application_of`."""
+    """The client of `application_of`."""
     async with application_of(engine, **changes) as (_, client):
         yield client
 
 
 def openai_of(client: httpx2.AsyncClient, **options: Any) -> openai.AsyncOpenAI:
-    """The official client over that client."""
+    """The official client, which sends through an in-process client."""
     defaults: dict[str, Any] = {"api_key": "none", "base_url": "http://test/v1", "max_retries": 0}
     return openai.AsyncOpenAI(http_client=client, **defaults | options)
 
@@ -69,7 +69,7 @@ def sdk(client: httpx2.AsyncClient) -> openai.AsyncOpenAI:
 
 @dataclass
 class Live:
-    """A server on a socket of loopback, in a thread."""
+    """A server in a thread, on a socket of the loopback interface."""
 
     application: FastAPI
     server: Server
@@ -77,7 +77,7 @@ class Live:
 
     @property
     def url(self) -> str:
-        """Its root."""
+        """The root URL of the server."""
         return f"http://127.0.0.1:{self.port}"
 
 

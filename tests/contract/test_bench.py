@@ -1,4 +1,4 @@
-"""The benchmark runs: a smoke on a tiny model and made-up text; no time is asserted."""
+"""The benchmark runs on a tiny model and made-up text; no time is asserted."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.conftest import build_tiny
 
 
 def pairs(n: int) -> list[tuple[str, str]]:
-    """Texts in the place of Debian's."""
+    """Made-up texts instead of Debian's."""
     return [
         (f"sky {i}", f"the sky is blue and grass is green {i} " * (1 + i % 3)) for i in range(n)
     ]
@@ -22,7 +22,7 @@ def pairs(n: int) -> list[tuple[str, str]]:
 def test_smoke(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Engine, server, mixed load and the curve are measured, printed, written and drawn."""
+    """The benchmark measures engine, server and load, prints a table, and writes JSON and a plot."""
     model = make_model(tmp_path, "bert", max_tokens=200)
     build_tiny(tmp_path, model)
     monkeypatch.setenv("MATRYO_HOME", str(tmp_path / "home"))

@@ -18,7 +18,7 @@ URL = "/v1/embeddings"
 
 
 async def post(client: httpx2.AsyncClient, **body: Any) -> httpx2.Response:
-    """POST a body."""
+    """The response to a POST of a body."""
     return await client.post(URL, json=body)
 
 
@@ -26,7 +26,7 @@ class TestOfficialClient:
     """openai-python, unchanged, with its defaults."""
 
     async def test_one_text(self, sdk: openai.AsyncOpenAI, engine: FakeEngine) -> None:
-        """Its default asks for base64 and gets floats back, of the prefixed text."""
+        """The client's default, base64, gives the floats of the prefixed text."""
         answer = await sdk.embeddings.create(model=NOMIC.id, input="blue sky")
         assert answer.model == NOMIC.id
         assert answer.object == "list"
@@ -39,7 +39,7 @@ class TestOfficialClient:
     async def test_many_texts_in_order(
         self, sdk: openai.AsyncOpenAI, engine: FakeEngine, encoding_format: Any
     ) -> None:
-        """Texts of every length come back in input order, whatever batches they ran in."""
+        """The vectors of texts of many lengths come back in input order."""
         texts = [f"{'w ' * (n * 37 % 101)}{n}" for n in range(100)]
         answer = await sdk.embeddings.create(
             model=NOMIC.id, input=texts, encoding_format=encoding_format, dimensions=64
@@ -56,7 +56,7 @@ class TestOfficialClient:
     async def test_extensions_by_extra_body(
         self, sdk: openai.AsyncOpenAI, engine: FakeEngine
     ) -> None:
-        """`extra_body` reaches our fields."""
+        """`extra_body` sets the fields that Matryo adds."""
         answer = await sdk.embeddings.create(
             model=NOMIC.id, input="x", extra_body={"input_type": "query"}
         )
@@ -64,7 +64,7 @@ class TestOfficialClient:
         assert np.array_equal(as_float32(answer.data[0].embedding), expected)
 
     async def test_errors_are_its_own(self, sdk: openai.AsyncOpenAI) -> None:
-        """Refusals raise the classes that callers catch, with their fields filled."""
+        """Refusals raise the client's error classes, with their fields set."""
         with pytest.raises(openai.BadRequestError) as bad:
             await sdk.embeddings.create(model=NOMIC.id, input=["a", ""])
         assert bad.value.param == "input"
@@ -76,7 +76,7 @@ class TestOfficialClient:
         assert unknown.value.code == "model_not_found"
 
     async def test_models(self, sdk: openai.AsyncOpenAI) -> None:
-        """Front ends list models to test a key; the default comes first."""
+        """The list of models begins with the default model."""
         models = [model async for model in sdk.models.list()]
         assert [model.id for model in models] == [NOMIC.id, MINILM.id]
         assert models[0].created == NOMIC.created_s
@@ -87,16 +87,16 @@ class TestOfficialClient:
         assert (unknown.value.param, unknown.value.code) == ("model", "model_not_found")
 
     async def test_request_id(self, sdk: openai.AsyncOpenAI) -> None:
-        """Every answer carries an id that the client shows."""
+        """Every answer has a request id, which the client shows."""
         answer: Any = await sdk.embeddings.create(model=NOMIC.id, input="a")
         assert answer._request_id.startswith("req_")
 
 
 class TestRequests:
-    """What bodies may say."""
+    """Fields and values of a request's body."""
 
     async def test_the_shortest_body(self, client: httpx2.AsyncClient, engine: FakeEngine) -> None:
-        """`input` alone is enough: the default model, as floats."""
+        """A body with `input` alone gives floats of the default model."""
         answer = (await post(client, input=["search_document: a"])).json()
         assert answer["model"] == NOMIC.id
         vector = as_float32(answer["data"][0]["embedding"])
@@ -104,24 +104,24 @@ class TestRequests:
 
     @pytest.mark.parametrize("path", ["/v1/embeddings", "/embeddings"])
     async def test_with_and_without_v1(self, client: httpx2.AsyncClient, path: str) -> None:
-        """Clients whose base URL lacks /v1 are served too."""
+        """The routes also work without /v1, for clients whose base URL lacks it."""
         assert (await client.post(path, json={"input": "a"})).status_code == 200
 
     async def test_empty_string_alone(self, client: httpx2.AsyncClient, engine: FakeEngine) -> None:
-        """LangChain sends one for an empty document and uses the vector."""
+        """An empty string has a vector, which LangChain needs for empty documents."""
         answer = (await post(client, input="")).json()
         assert np.array_equal(
             as_float32(answer["data"][0]["embedding"]), engine.expected("search_document: ")
         )
 
     async def test_other_model(self, client: httpx2.AsyncClient) -> None:
-        """A model without prompts gets the text as it is."""
+        """A model without prompts gets the text without a prefix."""
         answer = (await post(client, input="a", model="all-minilm-l6-v2-query")).json()
         expected = FakeEngine(MINILM).expected("a")
         assert np.array_equal(as_float32(answer["data"][0]["embedding"]), expected)
 
     async def test_limits_of_a_request(self, client: httpx2.AsyncClient) -> None:
-        """2048 texts pass, 2049 do not; 300,000 tokens pass, one text more does not."""
+        """2048 texts and 300,000 tokens are accepted; one more text is refused."""
         assert (await post(client, input=["a"] * 2048, dimensions=1)).status_code == 200
         error = (await post(client, input=["a"] * 2049)).json()["error"]
         assert error["code"] == "array_above_max_length"
@@ -134,7 +134,7 @@ class TestRequests:
         assert error["message"].startswith("Requested 300004 tokens, max 300000 tokens per request")
 
     async def test_too_long(self, client: httpx2.AsyncClient) -> None:
-        """The sentences that clients parse keep their shape."""
+        """The errors have the sentences that clients parse."""
         response = await post(client, input=["a", "w " * 9000])
         assert response.status_code == 400
         message = response.json()["error"]["message"]
@@ -142,7 +142,7 @@ class TestRequests:
         assert "This model's maximum context length is 8192 tokens" in message
 
     async def test_truncate(self, client: httpx2.AsyncClient) -> None:
-        """Cutting is reported in a header and in usage."""
+        """A cut text is reported in a header and in usage."""
         response = await post(client, input=["a", "w " * 9000, "w " * 9999], truncate=True)
         assert response.status_code == 200
         assert response.headers["x-matryo-truncated"] == "2"
@@ -161,7 +161,7 @@ class TestRequests:
     async def test_embedding_types(
         self, client: httpx2.AsyncClient, embedding_type: str, length: int, low: int, high: int
     ) -> None:
-        """Smaller types come as integers, and the fingerprint names them."""
+        """Smaller types come as integers, and the fingerprint names the type."""
         response = await post(client, input="a", dimensions=64, embedding_type=embedding_type)
         values = response.json()["data"][0]["embedding"]
         assert len(values) == length
@@ -169,17 +169,17 @@ class TestRequests:
         assert response.headers["x-matryo-fingerprint"].endswith(f"/64/{embedding_type}")
 
     async def test_binary_needs_whole_bytes(self, client: httpx2.AsyncClient) -> None:
-        """A size that does not fill its bytes is refused."""
+        """A binary vector whose size eight does not divide is refused."""
         response = await post(client, input="a", dimensions=63, embedding_type="binary")
         assert response.status_code == 400
         assert response.json()["error"]["param"] == "embedding_type"
 
 
 class TestHeaders:
-    """What every answer carries."""
+    """The headers of every answer."""
 
     async def test_embeddings(self, client: httpx2.AsyncClient) -> None:
-        """Processing time and fingerprint are there, and JSON is called JSON."""
+        """An answer has the headers of processing time, fingerprint and content type."""
         response = await post(client, input="a")
         assert response.headers["content-type"] == "application/json"
         assert int(response.headers["openai-processing-ms"]) >= 0
@@ -205,25 +205,25 @@ class TestHeaders:
         assert query.headers["x-matryo-fingerprint"] in seen  # MiniLM has no prompts
 
     async def test_warning(self, client: httpx2.AsyncClient) -> None:
-        """An untrained size is answered, with a warning."""
+        """An untrained output size is answered with a warning."""
         response = await post(client, input="a", dimensions=100)
         assert response.status_code == 200
         assert "not trained for 100" in response.headers["x-matryo-warning"]
 
     async def test_request_id_of_a_gateway_is_kept(self, client: httpx2.AsyncClient) -> None:
-        """An id given before us goes through, unless it could split a log or a header."""
+        """A gateway's request id is kept, unless it could split a log line or a header."""
         for given, kept in (("abc-123", True), ("a b", False), ("x" * 200, False), ("é", False)):
             headers: Any = {"x-request-id": given.encode()}
             response = await client.post(URL, json={"input": "a"}, headers=headers)
             assert (response.headers["x-request-id"] == given) is kept
 
     async def test_cors_is_off(self, client: httpx2.AsyncClient) -> None:
-        """A browser of another origin is told nothing."""
+        """A browser of an unknown origin gets no CORS headers."""
         response = await client.post(URL, json={"input": "a"}, headers={"origin": "http://x"})
         assert not [name for name in response.headers if name.startswith("access-control")]
 
     async def test_cors_when_set(self, engine: FakeEngine) -> None:
-        """Preflights pass without a key, name Authorization, and errors carry the header too."""
+        """Preflights need no key and allow Authorization; errors have the CORS header too."""
         async with client_of(engine, cors_origins="http://x", api_keys="k") as client:
             preflight = await client.options(
                 URL,
@@ -250,10 +250,10 @@ class TestHeaders:
 
 
 class TestKeys:
-    """With keys set, OpenAI's routes ask for one, before anything else."""
+    """If keys are set, OpenAI's routes check the key first."""
 
     async def test_routes(self, engine: FakeEngine) -> None:
-        """A wrong key is 401 everywhere under OpenAI's paths; operators need none."""
+        """A wrong key is 401 under all of OpenAI's paths; the operator's routes need no key."""
         async with client_of(engine, api_keys="sk-one,sk-two") as client:
             for method, path in (
                 ("POST", URL),
@@ -276,7 +276,7 @@ class TestKeys:
             assert len(answer.data) == 1
 
     async def test_no_key_is_read_before_the_body(self, engine: FakeEngine) -> None:
-        """Who has no key cannot make the server read."""
+        """The server does not read the body of a request without a key."""
 
         async def body() -> AsyncIterator[bytes]:
             pytest.fail("the body was read")
@@ -287,24 +287,24 @@ class TestKeys:
 
 
 class TestDefaults:
-    """The operator's choices."""
+    """Settings of the operator."""
 
     async def test_dimensions_and_input_type(self, engine: FakeEngine) -> None:
-        """Requests that say nothing follow the settings."""
+        """Requests without these fields follow the settings."""
         async with client_of(engine, dimensions=64, default_input_type="query") as client:
             answer = (await post(client, input="a")).json()
             vector = as_float32(answer["data"][0]["embedding"])
             assert np.array_equal(vector, engine.expected("search_query: a", 64))
 
     async def test_strict_dimensions(self, engine: FakeEngine) -> None:
-        """Untrained sizes are refused, with the trained ones."""
+        """Untrained sizes are refused, and the error lists the trained sizes."""
         async with client_of(engine, strict_dimensions=True) as client:
             response = await post(client, input="a", dimensions=100)
             assert response.status_code == 400
             assert "768, 512, 256, 128, 64" in response.json()["error"]["message"]
 
     async def test_aliases(self, engine: FakeEngine) -> None:
-        """OpenAI's own names reach the default model, and the answer says which that is."""
+        """OpenAI's model names mean the default model, and the answer has its name."""
         async with client_of(engine) as client:
             for name in ("text-embedding-3-small", "text-embedding-ada-002"):
                 assert (await post(client, input="a", model=name)).json()["model"] == NOMIC.id

@@ -1,4 +1,4 @@
-"""Every error, of whatever cause, is OpenAI's object with a request id."""
+"""Every error is OpenAI's error object with a request id."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ JSON = {"content-type": "application/json"}
 
 
 def assert_openai_error(response: httpx2.Response, status: int) -> dict[str, Any]:
-    """The envelope is whole; returns the error."""
+    """Check that a response is a complete error object; returns the error."""
     assert response.status_code == status
     assert response.headers["content-type"] == "application/json"
     assert response.headers["x-request-id"]
@@ -54,7 +54,7 @@ def assert_openai_error(response: httpx2.Response, status: int) -> dict[str, Any
 async def test_router_errors(
     client: httpx2.AsyncClient, method: str, path: str, status: int
 ) -> None:
-    """Unknown URLs and methods, too, answer as OpenAI does."""
+    """Unknown URLs and methods are answered as OpenAI answers them."""
     error = assert_openai_error(await client.request(method, path), status)
     assert method in error["message"] or "unknown" in error["message"]
 
@@ -77,13 +77,13 @@ async def test_router_errors(
     ],
 )
 async def test_hostile_bodies(client: httpx2.AsyncClient, body: bytes) -> None:
-    """Nothing in a body is a 500."""
+    """No wrong body gives a 500."""
     response = await client.post(URL, content=body, headers=JSON)
     assert_openai_error(response, 404 if b"model" in body else 400)
 
 
 async def test_large_bodies(engine: FakeEngine) -> None:
-    """A body over the limit is refused from its header, or as soon as it has come too far."""
+    """A body over the limit is refused by its Content-Length, or once it has too many bytes."""
     async with client_of(engine, max_body_bytes=10_000) as client:
         body = b'{"input": "' + b"a" * 20_000 + b'"}'
         error = assert_openai_error(await client.post(URL, content=body, headers=JSON), 413)
@@ -109,7 +109,7 @@ async def test_large_bodies(engine: FakeEngine) -> None:
     ],
 )
 async def test_media_types(client: httpx2.AsyncClient, headers: dict[str, str], code: str) -> None:
-    """What is not plain JSON is told how to be."""
+    """The error for a body that is not plain JSON says what to send."""
     response = await client.post(URL, content=b'{"input": "a"}', headers=headers)
     assert assert_openai_error(response, 415)["code"] == code
 
@@ -119,7 +119,7 @@ async def test_media_types(client: httpx2.AsyncClient, headers: dict[str, str], 
     ["application/json; charset=utf-8", "Application/JSON", "application/ld+json", ""],
 )
 async def test_media_types_that_pass(client: httpx2.AsyncClient, content_type: str) -> None:
-    """JSON by any of its names, or no name at all."""
+    """JSON is accepted with any of its media types and without one."""
     response = await client.post(
         URL, content=b'{"input": "a"}', headers={"content-type": content_type}
     )
@@ -127,7 +127,7 @@ async def test_media_types_that_pass(client: httpx2.AsyncClient, content_type: s
 
 
 async def test_overload(engine: FakeEngine) -> None:
-    """A full queue is 429 with a time to wait; OpenAI's type names what ran out."""
+    """A full queue is 429 with a time to wait, and `type` names the resource."""
     async with application_of(engine, queue_tokens=10) as (application, client):
         engine.gate.clear()
         running = asyncio.create_task(client.post(URL, json={"input": "a " * 20}))
@@ -143,7 +143,7 @@ async def test_overload(engine: FakeEngine) -> None:
 
 
 async def test_failed_runs(engine: FakeEngine, caplog: pytest.LogCaptureFixture) -> None:
-    """A fault of the engine is a 500 whose cause stays in the log."""
+    """A fault of the engine is a 500, and only the log has its cause."""
 
     def explode(batch: Sequence[TokenIds]) -> None:
         if len(batch[0]) == 5:
@@ -162,7 +162,7 @@ async def test_failed_runs(engine: FakeEngine, caplog: pytest.LogCaptureFixture)
 
 
 async def test_bugs(engine: FakeEngine, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A bug anywhere in a route is a 500 of the same shape, and the service goes on."""
+    """A bug in a route is a 500 with OpenAI's error object, and the service continues."""
     from matryo.service import service
 
     async with client_of(engine) as client:
@@ -173,7 +173,7 @@ async def test_bugs(engine: FakeEngine, monkeypatch: pytest.MonkeyPatch) -> None
 
 
 async def test_draining(engine: FakeEngine) -> None:
-    """A server that is stopping says so to callers and to its load balancer."""
+    """A stopping server answers 503 to callers and to its load balancer."""
     async with application_of(engine) as (application, client):
         application.state.context.service.drain(30)
         response = await client.post(URL, json={"input": "a"})
@@ -187,7 +187,7 @@ async def test_draining(engine: FakeEngine) -> None:
 
 @pytest.mark.parametrize("value", ["0.05", "5e-2"])
 async def test_deadlines(engine: FakeEngine, value: str) -> None:
-    """Work is dropped when the caller, as it announced, has stopped waiting for it."""
+    """Work is dropped after the read timeout that the caller announced."""
     async with client_of(engine) as client:
         engine.gate.clear()
         headers = {"x-stainless-read-timeout": value}
@@ -199,6 +199,6 @@ async def test_deadlines(engine: FakeEngine, value: str) -> None:
 
 @pytest.mark.parametrize("value", ["600", "not given", "", "-1", "0", "nan", "inf", "1e999"])
 async def test_other_deadlines(client: httpx2.AsyncClient, value: str) -> None:
-    """A timeout that is none, or far away, changes nothing."""
+    """A read timeout that is not a number, or is long, has no effect."""
     headers = {"x-stainless-read-timeout": value}
     assert (await client.post(URL, json={"input": "a"}, headers=headers)).status_code == 200

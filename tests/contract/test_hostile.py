@@ -1,4 +1,4 @@
-"""Bodies that nobody should send, on connections that others use: refused, and nothing else."""
+"""Hostile bodies are refused, and do not disturb other requests on the same connection."""
 
 from __future__ import annotations
 
@@ -63,21 +63,21 @@ TAKEN = {
 
 @pytest.fixture(scope="module")
 def live() -> Iterator[Live]:
-    """One server for all of it."""
+    """One server for all tests of this module."""
     with live_server(FakeEngine()) as server:
         yield server
 
 
 @pytest.fixture(scope="module")
 def connection(live: Live) -> Iterator[http.client.HTTPConnection]:
-    """One connection for all of it, kept alive as a proxy would."""
+    """One connection for all tests of this module, kept alive as by a proxy."""
     wire = http.client.HTTPConnection("127.0.0.1", live.port, timeout=10)
     yield wire
     wire.close()
 
 
 def send(wire: http.client.HTTPConnection, body: bytes) -> tuple[int, Any]:
-    """Status and content of an answer, whose envelope is checked."""
+    """Status and content of an answer; an error must be a complete error object."""
     wire.request("POST", "/v1/embeddings", body, JSON)
     answer = wire.getresponse()
     assert answer.headers["content-type"] == "application/json"
@@ -100,7 +100,7 @@ def good_ones_are_answered(wire: http.client.HTTPConnection) -> None:
 
 @pytest.mark.parametrize("name", CORPUS)
 def test_refused(connection: http.client.HTTPConnection, name: str) -> None:
-    """A client's fault is a 400 (an unknown model a 404), told in OpenAI's words."""
+    """A client's fault is a 400, or a 404 for an unknown model, with OpenAI's words."""
     status, _ = send(connection, CORPUS[name])
     assert status == (404 if "model" in name else 400)
     good_ones_are_answered(connection)
@@ -108,7 +108,7 @@ def test_refused(connection: http.client.HTTPConnection, name: str) -> None:
 
 @pytest.mark.parametrize("name", TAKEN)
 def test_taken(connection: http.client.HTTPConnection, name: str) -> None:
-    """Odd, but JSON, and text."""
+    """An unusual body that is valid JSON is answered."""
     status, content = send(connection, TAKEN[name])
     assert status == 200
     assert len(content["data"]) == 1
@@ -141,7 +141,7 @@ def meaning_of(body: bytes) -> tuple[str, int] | None:
 
 
 def test_meaning() -> None:
-    """The judge of `test_damaged_bodies` knows good bodies from bad ones."""
+    """The function that judges bodies in `test_damaged_bodies` judges known bodies correctly."""
     assert meaning_of(GOOD) == ("blue sky", 8)
     assert meaning_of(GOOD.replace(b"blue sky", b"")) is None
     assert meaning_of(GOOD.replace(b"8", b"8.0")) == ("blue sky", 8)
@@ -166,7 +166,7 @@ def check_meaning(wire: http.client.HTTPConnection, body: bytes) -> None:
 @budget(max_examples=300, deadline=None, suppress_health_check=QUIET)
 @given(st.data())
 def test_damaged_bodies(connection: http.client.HTTPConnection, data: st.DataObject) -> None:
-    """A body with bytes put in, taken out or changed gets what it says now, or 400."""
+    """A body with bytes inserted, removed or changed gets the vector it now asks for, or 400."""
     body = bytearray(GOOD)
     for _ in range(data.draw(st.integers(1, 4))):
         start = data.draw(st.integers(0, len(body)))
@@ -178,7 +178,7 @@ def test_damaged_bodies(connection: http.client.HTTPConnection, data: st.DataObj
 
 @pytest.mark.parametrize("damage", ["cut", "deleted", "zero", "high bit", "digit", "blank"])
 def test_every_byte_damaged(connection: http.client.HTTPConnection, damage: str) -> None:
-    """The same for each byte of a good body, damaged in each of these ways."""
+    """Each byte of a good body, damaged in each of these ways, gives the vector or 400."""
     for i in range(len(GOOD)):
         head, byte, tail = GOOD[:i], GOOD[i], GOOD[i + 1 :]
         damaged = {
@@ -201,7 +201,7 @@ arrays = st.lists(numbers | st.lists(numbers, max_size=5) | st.text(max_size=3),
 @budget(max_examples=200, deadline=None, suppress_health_check=QUIET)
 @given(arrays)
 def test_any_array(connection: http.client.HTTPConnection, value: list[Any]) -> None:
-    """Texts, ids and arrays of ids get a vector each; anything between them is a 400."""
+    """Texts and arrays of ids get a vector each; any mixture is a 400."""
     status, content = send(connection, json.dumps({"input": value}).encode())
     if is_ids(value):
         expected = 1
@@ -220,7 +220,7 @@ def is_text(value: object) -> bool:
 
 
 def is_ids(value: object) -> bool:
-    """Whether a value is an array of token ids of cl100k_base, of which 100256 is none."""
+    """Whether a value is an array of token ids of cl100k_base, which has no id 100256."""
     return (
         isinstance(value, list)
         and value != []
@@ -229,7 +229,7 @@ def is_ids(value: object) -> bool:
 
 
 def test_compressed_bodies_are_not_opened(connection: http.client.HTTPConnection) -> None:
-    """A bomb stays shut: no encoding is taken at all."""
+    """A compressed body is refused without being decompressed."""
     for encoding in ("gzip", "deflate", "br", "zstd", "gzip, gzip"):
         connection.request(
             "POST", "/v1/embeddings", b"\x1f\x8b", JSON | {"content-encoding": encoding}

@@ -1,4 +1,4 @@
-"""The OpenAPI document is true: its examples run, and schemathesis finds nothing."""
+"""The OpenAPI document is correct: its examples run, and schemathesis finds no fault."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from tests.fakes import MINILM, FakeEngine
 
 
 async def fetch(client: httpx2.AsyncClient) -> Any:
-    """The document as served."""
+    """The document that the server serves."""
     return (await client.get("/openapi.json")).json()
 
 
 def resolve(document: Any, schema: Any) -> Any:
-    """A schema that references into the document, as one that stands alone."""
+    """A schema of the document, with the schemas that it references."""
     return schema | {"components": document["components"]}
 
 
 async def test_describes(client: httpx2.AsyncClient) -> None:
-    """The request, our extensions, every error, and what comes in headers."""
+    """The document has the request, Matryo's fields, every error and the headers."""
     document = await fetch(client)
     assert set(document["paths"]) >= {"/v1/embeddings", "/v1/models", "/v1/models/{model}"}
     assert "/embeddings" not in document["paths"]
@@ -51,7 +51,7 @@ async def test_describes(client: httpx2.AsyncClient) -> None:
 
 @pytest.mark.parametrize("name", REQUEST_EXAMPLES)
 async def test_examples_run(client: httpx2.AsyncClient, name: str) -> None:
-    """Each example fits its schema and succeeds, and the answer is what the document says."""
+    """Each example fits its schema and succeeds, and the answer fits the document."""
     document = await fetch(client)
     call = document["paths"]["/v1/embeddings"]["post"]
     content = call["requestBody"]["content"]["application/json"]
@@ -80,7 +80,7 @@ async def test_examples_run(client: httpx2.AsyncClient, name: str) -> None:
     ],
 )
 async def test_what_the_schema_refuses(client: httpx2.AsyncClient, body: Any) -> None:
-    """What the document does not allow, the server does not take, and the other way round."""
+    """The server accepts a body exactly if the document allows it."""
     document = await fetch(client)
     schema = resolve(document, document["components"]["schemas"]["EmbeddingRequest"])
     with pytest.raises(jsonschema.ValidationError):
@@ -89,7 +89,7 @@ async def test_what_the_schema_refuses(client: httpx2.AsyncClient, body: Any) ->
 
 
 async def test_is_of_this_server(engine: FakeEngine, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Sizes, input types, token ids and the key are those of what is served, as it is set."""
+    """Sizes, input types, token ids and the key follow the served models and the settings."""
 
     async def request_schema(engines: Any, **changes: Any) -> Any:
         async with client_of(engines, **changes) as client:
@@ -117,7 +117,7 @@ async def test_is_of_this_server(engine: FakeEngine, monkeypatch: pytest.MonkeyP
 @pytest.mark.timeout(240)
 @pytest.mark.parametrize("model", ["nomic-embed-text-v1.5", "all-minilm-l6-v2"])
 def test_schemathesis(tmp_path: Path, model: str) -> None:
-    """Made-up requests, good and bad: no 500, nothing undeclared, good accepted, bad refused."""
+    """Made-up good requests are accepted and bad ones refused, without undeclared answers."""
     engine = FakeEngine() if model.startswith("nomic") else FakeEngine(MINILM)
     with live_server(engine) as live:
         command = [

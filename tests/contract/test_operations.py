@@ -1,4 +1,4 @@
-"""What operators see: health, metrics, the OpenAPI document."""
+"""The operator's routes: health, metrics and the OpenAPI document."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ async def scrape(client: httpx2.AsyncClient) -> dict[tuple[str, frozenset[Any]],
 
 
 def key(name: str, **labels: str) -> tuple[str, frozenset[Any]]:
-    """How `scrape` names a sample."""
+    """The key of a sample in the result of `scrape`."""
     return name, frozenset(labels.items())
 
 
 async def test_health(client: httpx2.AsyncClient) -> None:
-    """All three answer GET and HEAD, as do the models, which some probe instead."""
+    """The health routes and the list of models answer GET and HEAD."""
     for path in ("/livez", "/readyz", "/health"):
         assert (await client.get(path)).json() == {"status": "ok"}
         head = await client.head(path)
@@ -74,7 +74,7 @@ async def test_metrics_count_what_happened(engine: FakeEngine) -> None:
 
 
 async def test_counters_start_at_zero(client: httpx2.AsyncClient) -> None:
-    """A counter exists before its first event: an alert on its rate sees that event."""
+    """A counter exists before its first event, so that an alert sees the first event."""
     samples = await scrape(client)
     for reason in ("queue_full", "draining"):
         assert samples[key("matryo_rejections_total", reason=reason)] == 0
@@ -83,7 +83,7 @@ async def test_counters_start_at_zero(client: httpx2.AsyncClient) -> None:
 
 
 async def test_callers_cannot_grow_the_metrics(client: httpx2.AsyncClient) -> None:
-    """No label holds what a caller sent."""
+    """No label has a text that a caller sent."""
     before: set[Any] = set()
     for n in range(20):
         await client.post("/v1/embeddings", json={"input": "a", "model": f"m{n}"})
@@ -95,14 +95,14 @@ async def test_callers_cannot_grow_the_metrics(client: httpx2.AsyncClient) -> No
 
 
 async def test_openmetrics(client: httpx2.AsyncClient) -> None:
-    """A scraper that prefers OpenMetrics gets it."""
+    """A scraper that prefers OpenMetrics gets OpenMetrics."""
     response = await client.get("/metrics", headers={"accept": "application/openmetrics-text"})
     assert response.headers["content-type"].startswith("application/openmetrics-text")
     assert response.text.endswith("# EOF\n")
 
 
 async def test_health_of_a_model_that_fails(engine: FakeEngine) -> None:
-    """/readyz turns to 503 with a reason when the model fails, and /livez does not."""
+    """/readyz answers 503 with a reason after the model failed, and /livez answers 200."""
 
     def explode(_: object) -> None:
         raise RuntimeError("boom")

@@ -1,4 +1,4 @@
-"""Several server processes: one socket, metrics that add up, one drain."""
+"""Several server processes share a socket, their metrics and one shutdown."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.contract.conftest import is_refused, wait_until
 
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
-    """`matryo serve --processes 2` on a tiny model, once all are ready."""
+    """`matryo serve --processes 2` on a tiny model, after all processes are ready."""
     model = make_model(tmp_path, "bert")
     build_tiny(tmp_path, model)
     with socket.create_server(("127.0.0.1", 0)) as free:
@@ -51,7 +51,7 @@ def scrape(url: str) -> dict[str, float]:
 
 
 def servers_of(process: subprocess.Popen[bytes]) -> set[int]:
-    """Process ids of the children that serve."""
+    """Ids of the child processes that serve."""
     found: set[int] = set()
     for path in Path("/proc").glob("[0-9]*/stat"):
         try:
@@ -66,7 +66,7 @@ def servers_of(process: subprocess.Popen[bytes]) -> set[int]:
 
 @pytest.mark.skipif(not Path("/proc/self/stat").is_file(), reason="reads /proc")
 def test_one_service(server: tuple[subprocess.Popen[bytes], str]) -> None:
-    """Counters add up over both, a process that dies is replaced, SIGTERM ends all with 0."""
+    """Counters are summed, a process that dies is replaced, and SIGTERM ends all with status 0."""
     process, url = server
     for n in range(20):  # a connection each, so that both get some
         answer = httpx2.post(f"{url}/v1/embeddings", json={"input": f"the sky {n}"})

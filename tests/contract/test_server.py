@@ -1,4 +1,4 @@
-"""The server on a real socket: hang-ups, bad bytes, slow peers, signals."""
+"""The server on a real socket: disconnects, bad bytes, slow peers and signals."""
 
 from __future__ import annotations
 
@@ -37,14 +37,14 @@ def live(engine: FakeEngine) -> Iterator[Live]:
 
 
 def connect(live: Live) -> socket.socket:
-    """A bare connection."""
+    """A TCP connection to the server."""
     connection = socket.create_connection(("127.0.0.1", live.port), timeout=30)
     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return connection
 
 
 def read_all(connection: socket.socket) -> bytes:
-    """Everything until the server closes."""
+    """All bytes until the server closes the connection."""
     pieces: list[bytes] = []
     while piece := connection.recv(65536):
         pieces.append(piece)
@@ -52,7 +52,7 @@ def read_all(connection: socket.socket) -> bytes:
 
 
 def read_answer(connection: socket.socket) -> bytes:
-    """One whole answer of a connection that stays open: head and body may come apart."""
+    """A complete answer on a connection that stays open; head and body may arrive separately."""
     with connection.makefile("rb") as stream:
         lines = list(iter(stream.readline, b"\r\n"))
         length = next(line for line in lines if line.startswith(b"content-length:"))
@@ -60,7 +60,7 @@ def read_answer(connection: socket.socket) -> bytes:
 
 
 def post(body: bytes = BODY, *headers: str) -> bytes:
-    """The bytes of a POST."""
+    """The bytes of a POST request."""
     head = [
         "POST /v1/embeddings HTTP/1.1",
         "Host: x",
@@ -72,7 +72,7 @@ def post(body: bytes = BODY, *headers: str) -> bytes:
 
 
 def assert_error(raw: bytes, status: int) -> None:
-    """A raw response with OpenAI's error and an id."""
+    """Check that a raw response is OpenAI's error object with a request id."""
     head, _, body = raw.partition(b"\r\n\r\n")
     assert head.startswith(f"HTTP/1.1 {status} ".encode()), raw
     assert re.search(rb"\r\nx-request-id: \S+", head)
@@ -80,7 +80,7 @@ def assert_error(raw: bytes, status: int) -> None:
 
 
 def protocol_of(live: Live) -> serving.Protocol:
-    """The server's side of the one connection that is open."""
+    """The server's end of the only open connection."""
     wait_until(lambda: len(live.server.server_state.connections) == 1)
     (protocol,) = live.server.server_state.connections
     assert isinstance(protocol, serving.Protocol)
@@ -88,7 +88,7 @@ def protocol_of(live: Live) -> serving.Protocol:
 
 
 def in_progress(url: str) -> float:
-    """Requests that a server works on, the scrape that asks included."""
+    """Number of requests that a server works on, including the scrape itself."""
     text = requests.get(f"{url}/metrics", timeout=30).text
     found = re.search(r"^matryo_requests_in_progress (\S+)$", text, re.MULTILINE)
     assert found, text
@@ -96,10 +96,10 @@ def in_progress(url: str) -> float:
 
 
 class TestClients:
-    """Clients as they are."""
+    """Behaviour of real clients."""
 
     def test_requests(self, live: Live, engine: FakeEngine) -> None:
-        """The plainest client there is."""
+        """The requests library gets a vector."""
         answer = requests.post(
             f"{live.url}/v1/embeddings", json={"input": ["search_document: a"]}, timeout=30
         )
@@ -107,7 +107,7 @@ class TestClients:
         assert np.array_equal(vector, engine.expected("search_document: a"))
 
     def test_openai(self, live: Live, engine: FakeEngine) -> None:
-        """The official client, synchronous."""
+        """The official synchronous client gets a vector."""
         with openai.OpenAI(api_key="none", base_url=f"{live.url}/v1") as client:
             answer = client.embeddings.create(model="text-embedding-3-small", input=["a", "b"])
         assert np.array_equal(
@@ -115,7 +115,7 @@ class TestClients:
         )
 
     def test_openai_retries_when_told(self, engine: FakeEngine) -> None:
-        """A refusal with Retry-After is tried again, and answered once there is room."""
+        """A client sends a request with Retry-After again, and gets its answer once there is room."""
         with (
             live_server(engine, queue_tokens=5) as live,
             openai.OpenAI(api_key="none", base_url=f"{live.url}/v1", max_retries=3) as client,
@@ -135,12 +135,12 @@ class TestClients:
             assert np.array_equal(as_float32(answer.data[0].embedding), expected)
 
     def test_a_slash_in_a_model_id(self, live: Live) -> None:
-        """SDKs percent-encode it, and the server decodes it before routing."""
+        """A model id that an SDK percent-encoded is found."""
         answer = requests.get(f"{live.url}/v1/models/nomic-ai%2Fnomic-embed-text-v1.5", timeout=30)
         assert answer.json()["id"] == "nomic-embed-text-v1.5"
 
     def test_upgrade_offers_are_ignored(self, live: Live) -> None:
-        """Java's client offers h2c with every request, body included."""
+        """A request with a body that offers h2c, as Java's client does, is answered."""
         with connect(live) as connection:
             offer = ("Connection: Upgrade, HTTP2-Settings", "Upgrade: h2c", "HTTP2-Settings: AAA")
             connection.sendall(post(BODY, *offer))
@@ -155,7 +155,7 @@ class TestClients:
             assert read_all(connection).count(b"HTTP/1.1 200 OK") == 2
 
     def test_expect_continue(self, live: Live) -> None:
-        """Curl asks before it sends a large body, and gets leave."""
+        """Curl's Expect: 100-continue before a large body is answered."""
         with connect(live) as connection:
             head, _, body = post(BODY, "Expect: 100-continue", "Connection: close").partition(
                 b"\r\n\r\n"
@@ -166,7 +166,7 @@ class TestClients:
             assert read_all(connection).startswith(b"HTTP/1.1 200 OK")
 
     def test_pipelining(self, live: Live, engine: FakeEngine) -> None:
-        """Requests sent in one go are answered in order, each its own."""
+        """Pipelined requests are answered in order, each with its own vector."""
         bodies = [json.dumps({"input": text, "dimensions": 2}).encode() for text in "abc"]
         with connect(live) as connection:
             connection.sendall(
@@ -179,10 +179,10 @@ class TestClients:
 
 
 class TestHangUps:
-    """Callers who leave free their place, and nobody else notices."""
+    """A caller that disconnects frees its room in the queue, and no other caller notices."""
 
     def test_waiting_request(self, live: Live, engine: FakeEngine) -> None:
-        """A caller that hangs up while waiting frees its place at once."""
+        """A caller that disconnects while waiting frees its room in the queue at once."""
         scheduler = live.application.state.context.service._scheduler
         engine.gate.clear()
         with connect(live) as stays, connect(live) as leaves:
@@ -199,7 +199,7 @@ class TestHangUps:
         assert not [batch for batch in engine.batches if 53 in batch]
 
     def test_half_a_body(self, live: Live) -> None:
-        """A caller that leaves in the middle of its body is forgotten."""
+        """A caller that disconnects in the middle of its body leaves no request behind."""
         for _ in range(20):
             with connect(live) as connection:
                 connection.sendall(post(b"x" * 1000)[:-500])
@@ -207,7 +207,7 @@ class TestHangUps:
         assert requests.get(f"{live.url}/readyz", timeout=30).status_code == 200
 
     def test_two_hundred_connections_half_of_them_leave(self, engine: FakeEngine) -> None:
-        """A storm of callers, half of whom leave midway: the rest is right, nothing is left."""
+        """If half of many callers disconnect, the others get their vectors and no request remains."""
         engine.delay_s = 0.002
         with live_server(engine, workers=2) as live:
             scheduler = live.application.state.context.service._scheduler
@@ -242,7 +242,7 @@ class TestHangUps:
 
 
 class TestBadBytes:
-    """Below HTTP, too, errors are OpenAI's, and nobody stays for ever."""
+    """Errors of the HTTP protocol have OpenAI's object, and no connection stays for ever."""
 
     @pytest.mark.parametrize(
         "raw",
@@ -257,13 +257,13 @@ class TestBadBytes:
         ],
     )
     def test_not_http(self, live: Live, raw: bytes) -> None:
-        """What is no HTTP is answered with 400 and closed."""
+        """Bytes that are not HTTP are answered with 400, and the connection is closed."""
         with connect(live) as connection:
             connection.sendall(raw)
             assert_error(read_all(connection), 400)
 
     def test_headers_at_the_limit(self, live: Live) -> None:
-        """Headers may fill the limit; one byte more is a 431, and the connection is closed."""
+        """Headers may fill the limit; one byte more is a 431 and closes the connection."""
         with connect(live) as connection:
             connection.sendall(b"GET / HTTP/1.1\r\nX: ")
             protocol = protocol_of(live)
@@ -275,7 +275,7 @@ class TestBadBytes:
             assert_error(read_all(connection), 431)
 
     def test_endless_headers(self, live: Live) -> None:
-        """The server cuts a peer off that sends headers without end and reads no answer."""
+        """The server closes the connection of a peer that sends endless headers and reads nothing."""
         with connect(live) as connection:
             connection.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n")
             with pytest.raises(ConnectionError):
@@ -283,7 +283,7 @@ class TestBadBytes:
                 connection.sendall((b"X-Filler: " + b"a" * 4000 + b"\r\n") * 10_000)
 
     def test_large_headers_in_one_piece(self, live: Live) -> None:
-        """Headers over the limit are refused however they arrive, and so are URLs."""
+        """Headers and URLs over the limit are refused, in one piece or in many."""
         for line in (
             b"GET / HTTP/1.1\r\nX: " + b"a" * 70_000,
             b"GET /" + b"a" * 70_000 + b" HTTP/1.1",
@@ -293,7 +293,7 @@ class TestBadBytes:
                 assert_error(read_all(connection), 431)
 
     def test_garbage_after_a_request(self, live: Live, engine: FakeEngine) -> None:
-        """The request before it gets its own answer, the last of this connection."""
+        """The request before a bad one gets its own answer, and then the connection closes."""
         engine.gate.clear()
         with connect(live) as connection:
             connection.sendall(post() + b"GARBAGE\r\n\r\n")
@@ -306,7 +306,7 @@ class TestBadBytes:
     def test_body_after_a_refusal(
         self, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """What was refused may end its body and go on; one that never ends is closed."""
+        """After a refusal the connection is kept if the body ends, and closed if it never ends."""
         with live_server(engine, api_keys="k") as live:
             with connect(live) as connection:
                 connection.sendall(post(b"x" * 1000)[:-500])
@@ -323,26 +323,26 @@ class TestBadBytes:
                 assert_error(read_all(connection), 401)
 
     def test_slow_headers(self, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch) -> None:
-        """A peer that never ends its headers is told, and dropped."""
+        """A peer that never ends its headers gets an error and is disconnected."""
         monkeypatch.setattr(serving, "_HEADERS_S", 0.1)
         with live_server(engine) as live, connect(live) as connection:
             connection.sendall(b"POST /v1/embeddings HTTP/1.1\r\nHost: x\r\n")
             assert_error(read_all(connection), 408)
 
     def test_slow_body(self, engine: FakeEngine) -> None:
-        """A body that does not come is told, and the connection closed."""
+        """A body that does not arrive gives an error, and the connection is closed."""
         with live_server(engine, body_timeout_s=0.1) as live, connect(live) as connection:
             connection.sendall(post(b"x" * 1000)[:-500])
             assert_error(read_all(connection), 408)
 
     def test_silent_peer(self, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch) -> None:
-        """A connection that sends nothing at all is closed."""
+        """A connection that sends nothing is closed."""
         monkeypatch.setattr(serving, "_KEEP_ALIVE_S", 0.1)
         with live_server(engine) as live, connect(live) as connection:
             assert read_all(connection) == b""
 
     def test_a_hundred_megabytes(self, live: Live) -> None:
-        """A huge body is refused from its header; the caller gets to read why."""
+        """A huge body is refused by its Content-Length, and the caller can read the error."""
         answer = requests.post(
             f"{live.url}/v1/embeddings",
             data=b" " * 100_000_000,
@@ -354,7 +354,7 @@ class TestBadBytes:
 
 
 class TestStopping:
-    """What runs is answered; then the process ends."""
+    """On shutdown, running requests are answered before the process ends."""
 
     @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
     def test_drain(self, live: Live, engine: FakeEngine, signum: signal.Signals) -> None:
@@ -428,7 +428,7 @@ class TestStopping:
 
 
 def test_port_in_use(live: Live) -> None:
-    """A port that is taken is said in one line, before anything is loaded."""
+    """A port in use gives an error of one line before a model is loaded."""
     done = subprocess.run(
         [sys.executable, "-m", "matryo", "serve", "--port", str(live.port)],
         capture_output=True,

@@ -1,4 +1,4 @@
-"""Token arrays over HTTP: LangChain's way of sending text."""
+"""Arrays of token ids over HTTP, as LangChain sends text."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ HELLO, SKY = [9906, 1917], [791, 13180, 374, 6437]
 
 
 async def post(client: httpx2.AsyncClient, status: int = 200, **body: Any) -> Any:
-    """The answer to a body."""
+    """The response to a POST of a body."""
     answer = await client.post("/v1/embeddings", json=body)
     assert answer.status_code == status, answer.text
     return answer.json()
@@ -32,7 +32,7 @@ def vectors(answer: Any) -> list[Any]:
 
 
 async def test_arrays_are_the_texts(client: httpx2.AsyncClient) -> None:
-    """Decoded, prefixed, tokenised again by the model: vectors and usage of the strings."""
+    """Ids of cl100k_base give the vectors and usage of the strings that they encode."""
     options: list[dict[str, Any]] = [{}, {"input_type": "query"}, {"model": "all-minilm-l6-v2"}]
     for extra in (*options, {"dimensions": 64}):
         texts = await post(client, input=["Hello world", "The sky is blue"], **extra)
@@ -44,7 +44,7 @@ async def test_arrays_are_the_texts(client: httpx2.AsyncClient) -> None:
 
 
 async def test_many_arrays_come_in_order(client: httpx2.AsyncClient, engine: FakeEngine) -> None:
-    """2048 of them, and each keeps its place."""
+    """2048 arrays are answered in order."""
     answer = await post(client, input=[HELLO, SKY] * 1024)
     expected = [
         engine.expected(f"search_document: {t}") for t in ("Hello world", "The sky is blue")
@@ -55,7 +55,7 @@ async def test_many_arrays_come_in_order(client: httpx2.AsyncClient, engine: Fak
 
 
 async def test_limits_are_the_models_own(client: httpx2.AsyncClient) -> None:
-    """What counts are the tokens after decoding, and errors name the place."""
+    """The limit applies to tokens after decoding, and the error names the input's index."""
     long = [1917] * 600  # " world"
     answer = await post(client, 400, input=[HELLO, long], model="all-minilm-l6-v2")
     assert "Invalid 'input[1]': maximum input length is 512 tokens" in answer["error"]["message"]
@@ -73,14 +73,14 @@ async def test_limits_are_the_models_own(client: httpx2.AsyncClient) -> None:
     ],
 )
 async def test_bad_ids(client: httpx2.AsyncClient, value: object, message: str) -> None:
-    """Each is a 400 that names the place."""
+    """A wrong array is a 400 that names the input's index."""
     answer = await post(client, 400, input=value)
     assert answer["error"]["message"].startswith(message)
     assert answer["error"]["param"] == "input"
 
 
 async def test_own_ids(engine: FakeEngine) -> None:
-    """MATRYO_TOKEN_INPUT=model: ids go as they are, between prefix and special tokens."""
+    """With MATRYO_TOKEN_INPUT=model, ids reach the model between prefix and special tokens."""
     async with client_of([engine, FakeEngine(MINILM)], token_input="model") as client:
         answer = await post(client, input=[[7, 8], [9]])
         expected = engine.from_ids([7, 8], "search_document: ").ids
@@ -92,7 +92,7 @@ async def test_own_ids(engine: FakeEngine) -> None:
 
 
 async def test_no_vocabulary(engine: FakeEngine, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Strings are served all the same; arrays are a 400 that says what to do."""
+    """Without the encoding, strings are served, and arrays are a 400 that names the remedy."""
     monkeypatch.setattr(assembly, "find_table", lambda _store: None)
     async with client_of(engine) as client:
         answer = await post(client, 400, input=[HELLO])
@@ -102,7 +102,7 @@ async def test_no_vocabulary(engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
 
 
 def test_table_is_known_by_its_hash(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A file of that name with another content is passed over."""
+    """An encoding file with another content is not used."""
     found = find_table(Store(tmp_path))
     assert found
     monkeypatch.setattr("sys.path", [])

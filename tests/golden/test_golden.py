@@ -1,4 +1,4 @@
-"""Real weights against published values; `make golden` puts the weights in the store."""
+"""Real weights give the published values; `make golden` downloads the weights."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ pytestmark = pytest.mark.golden
 
 @pytest.fixture
 def engine() -> Engine:
-    """MiniLM's real weights; loaded anew, because an application closes its engines."""
+    """An engine with MiniLM's real weights, loaded for each test, as applications close engines."""
     (engine,) = load_engines(load_settings(None, model=MINILM.id))
     return engine
 
 
 async def embed(client: httpx2.AsyncClient, texts: Sequence[str], input_type: str) -> Any:
-    """Vectors by way of the official client."""
+    """Vectors of the texts, through the official client."""
     answer = await openai_of(client).embeddings.create(
         model=MINILM.id, input=list(texts), extra_body={"input_type": input_type}
     )
@@ -42,7 +42,7 @@ async def embed(client: httpx2.AsyncClient, texts: Sequence[str], input_type: st
 
 
 async def test_published_cosines(engine: Engine) -> None:
-    """Published cosines are met through the whole service."""
+    """The service gives the published cosines."""
     checks = [c for c in read_golden(MODELS / MINILM.id).checks if isinstance(c, CosineCheck)]
     assert checks
     async with client_of(engine) as client:
@@ -55,7 +55,7 @@ async def test_published_cosines(engine: Engine) -> None:
 
 
 def test_verify(capsys: pytest.CaptureFixture[str]) -> None:
-    """`matryo verify` makes every check, and each passes."""
+    """`matryo verify` runs every check, and all pass."""
     assert verify.run(load_settings(None, model=MINILM.id), as_json=True)
     facts = json.loads(capsys.readouterr().out)
     assert facts["checkpoint_verified"]
@@ -64,7 +64,7 @@ def test_verify(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_alone_as_in_any_batch(engine: Engine) -> None:
-    """Real weights, texts of 2 to 512 tokens: bit-identical alone and in company."""
+    """Texts of 2 to 512 tokens have vectors with the same bits alone and in a batch."""
     rng = np.random.default_rng(0)
     texts = [rng.integers(1000, 30000, n) for n in [*range(2, 40), 64, 100, 127, 200, 333, 512]]
     alone = [engine.embed([text], [384]).embeddings[0] for text in texts]
@@ -85,7 +85,7 @@ def test_alone_as_in_any_batch(engine: Engine) -> None:
     ],
 )
 def test_rag_example(engine: Engine, question: str, source: str) -> None:
-    """The example answers questions, by floats cut to 256 and by signs."""
+    """The example finds the right passages, with 256 floats and with signs."""
     with live_server(engine) as live:
         found = rag(live, question, MINILM.id)
     for lines in found.values():

@@ -1,4 +1,4 @@
-"""Vectors and fingerprints of MiniLM's real weights stay what an earlier version gave."""
+"""Vectors and fingerprints of MiniLM's real weights equal those of an earlier version."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from matryo.engine.onnx.prepacked import machine_key
 
 from matryo import Embedder
 from matryo.core.choices import PRECISIONS, Precision
+from matryo.engine.onnx.prepacked import machine_key
 
 pytestmark = pytest.mark.golden
 EARLIER: dict[str, Any] = json.loads(
@@ -25,7 +25,7 @@ _OTHER_MACHINE = 1e-5
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_the_same_vectors_as_before(precision: Precision) -> None:
-    """Fingerprints are equal; so are the bits, on the machine where they were noted."""
+    """Fingerprints are equal. On the machine of the recording, the vectors' bits are equal too."""
     noted = EARLIER["precisions"][precision]
     texts: list[str] = EARLIER["texts"]
     for size in (384, 64):

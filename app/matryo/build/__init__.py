@@ -1,7 +1,7 @@
-"""From a checkpoint to an artefact: read, write the graph, check, publish.
+"""Builds an artefact from a checkpoint: reads the weights, writes a graph, checks and publishes it.
 
-`checkpoint` reads safetensors, GGUF and ONNX files, `arch` holds one module for each
-`model_type`, `precision` quantises, `emit` writes ONNX, `check` compares the graph with a
-numpy forward, `build` does all of these in order, and `provision` does what commands ask
-for. Nothing that serves imports this package, except in a process that builds and ends.
+`checkpoint` reads safetensors, GGUF and ONNX files. `arch` has one module for each `model_type`.
+`precision` writes matrix products and rounds weights. `emit` writes ONNX. `check` compares the
+graph with a numpy forward. `build` calls these in order, and `provision` calls `build` for
+commands. A serving process never imports this package: a child process builds, and then ends.
 """

@@ -1,7 +1,7 @@
-"""The check that ends a build: the graph against the plain numpy forward, and itself.
+"""The check at the end of a build: the graph against the numpy forward, and against itself.
 
-It catches what a wrong name, layout, epsilon or activation does to the numbers. Whether
-the *weights* are the published model's is for the manifest's hashes and `matryo verify`.
+The check finds a wrong tensor name, layout, epsilon or activation. It cannot find out whether the
+weights are those of the published model: the manifest's hashes and `matryo verify` check that.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from matryo.core.errors import BuildFailed, CheckpointMismatch
 from matryo.engine.onnx.runtime import GraphSession, session_options
 
 MAX_ABS_ERROR = 1e-4
-"""Allowed difference of fp32 on hidden states, whose entries are of the order of 1."""
+"""Largest allowed difference of a hidden state in fp32; hidden states are of the order of 1."""
 
 TEXTS = (
     "search_query: who wrote the first compiler?",
@@ -33,18 +33,18 @@ TEXTS = (
     "def mean(xs): return sum(xs) / len(xs)",
     "a",
 )
-"""What a build is checked on: short, and of several kinds."""
+"""Texts of several kinds that every build is checked with."""
 
 _MAX_TOKENS = 32
 
 
 @dataclass(frozen=True, slots=True)
 class Agreement:
-    """How near a graph came to what was expected of it.
+    """How near hidden states are to the expected ones.
 
     Attributes:
-        max_abs_error: largest difference of a hidden state.
-        min_cosine: least cosine of a text's mean hidden state.
+        max_abs_error: largest difference of a component of a hidden state.
+        min_cosine: smallest cosine of a text's mean hidden state to the expected mean.
     """
 
     max_abs_error: float
@@ -52,24 +52,25 @@ class Agreement:
 
 
 def tokenize_texts(tokenizer_path: Path, n_rows: int | None) -> list[NDArray[np.int64]]:
-    """`TEXTS` as ids, each of at most 32 tokens.
+    """Token ids of each text of `TEXTS`, cut to 32 tokens.
 
     Args:
         tokenizer_path: `tokenizer.json`.
-        n_rows: rows of the word table; None if that is not known.
+        n_rows: number of rows of the word table; None if it is not known.
 
     Raises:
-        CheckpointMismatch: not a tokenizer, or one that gives ids beyond the table.
+        CheckpointMismatch: the file is not a tokenizer, or its largest id has no row in the word
+            table.
     """
     try:
         tokenizer = cast("Any", Tokenizer).from_file(str(tokenizer_path))
     except Exception as exc:
         raise CheckpointMismatch(f"{tokenizer_path} is not a tokenizer: {exc}") from exc
-    size = max(tokenizer.get_vocab().values(), default=-1) + 1
-    if n_rows is not None and size > n_rows:
+    n_ids = max(tokenizer.get_vocab().values(), default=-1) + 1
+    if n_rows is not None and n_ids > n_rows:
         raise CheckpointMismatch(
-            f"{tokenizer_path} has ids up to {size - 1}, but the checkpoint's word table has "
-            f"{n_rows} rows: they are of two models"
+            f"{tokenizer_path} has ids up to {n_ids - 1}, but the checkpoint's word table has "
+            f"{n_rows} rows. Take the tokenizer.json and the checkpoint of the same model."
         )
     tokenizer.no_padding()
     tokenizer.enable_truncation(_MAX_TOKENS)
@@ -87,14 +88,16 @@ def check_graph(
 
     Args:
         graph_path: the graph.
-        texts: ids of each text.
-        expected: hidden states `(T, H)` of each; None holds the batch against the lone runs.
-        manifest: knows the size, and the accuracy each precision must keep.
-        precision: of the graph.
+        texts: token ids of each text.
+        expected: hidden states of each text, `(T, H)`; None compares the batch with the runs of
+            single texts.
+        manifest: the model, which says the width of a hidden state and the accuracy that each
+            precision must keep.
+        precision: precision of the graph.
 
     Raises:
-        BuildFailed: the graph differs by more than its precision may, gives values that are
-            not finite or of another size, or ORT refuses it.
+        BuildFailed: the graph differs by more than its precision may, gives values that are not
+            finite or hidden states of another width, or ORT cannot run the graph.
     """
     width = max(map(len, texts))
     batch = np.stack([np.pad(ids, (0, width - len(ids))) for ids in texts])
@@ -102,8 +105,9 @@ def check_graph(
     try:
         options = session_options(threads=0)
         if precision == "fp32":
-            # Weights stay mapped: a check reads each once, so packing would only cost memory.
-            # Weights in blocks must be packed, or ORT computes them on another path.
+            # ORT copies the weights that it prepacks. A check reads each weight only a few times,
+            # so the copy would cost memory and save no time. q8 and q4 need the prepacking: ORT
+            # computes MatMulNBits on another path without it.
             options.add_session_config_entry("session.disable_prepacking", "1")
         run = GraphSession(graph_path, options).run
         alone = [
@@ -126,7 +130,7 @@ def check_graph(
 
 
 def compare(found: Sequence[FloatArray], expected: Sequence[FloatArray]) -> Agreement:
-    """Largest difference, and least cosine of the means; hidden states `(T, H)` each."""
+    """How near hidden states are to the expected ones; one array `(T, H)` for each text."""
     pairs = list(zip(found, expected, strict=True))
     error = max(float(np.abs(one - other).max()) for one, other in pairs)
     cosines = [_cosine(one.mean(0), other.mean(0)) for one, other in pairs]
@@ -134,18 +138,22 @@ def compare(found: Sequence[FloatArray], expected: Sequence[FloatArray]) -> Agre
 
 
 def _cosine(one: FloatArray, other: FloatArray) -> float:
+    """Cosine of two vectors, computed in float64."""
     a, b = one.astype(np.float64), other.astype(np.float64)
     return float(a @ b / np.sqrt((a @ a) * (b @ b)))
 
 
 def _judge(agreement: Agreement, manifest: Manifest, precision: Precision) -> None:
-    remedy = "Please report it with the model.toml and the versions of onnxruntime and numpy."
+    """Raise BuildFailed if a graph is not as accurate as its precision must be."""
+    remedy = (
+        "Please report the failure with the model.toml and the versions of onnxruntime and numpy."
+    )
     if precision == "fp32":
-        if not agreement.max_abs_error <= MAX_ABS_ERROR:  # also true for NaN
+        if not agreement.max_abs_error <= MAX_ABS_ERROR:  # NaN fails too
             raise BuildFailed(
-                "the graph's hidden states differ from the plain forward by "
-                f"{agreement.max_abs_error:.3g}, allowed {MAX_ABS_ERROR:g}: this build does not "
-                f"compute the model. {remedy}"
+                "the graph's hidden states differ from the numpy forward's by "
+                f"{agreement.max_abs_error:.3g}, but at most {MAX_ABS_ERROR:g} is allowed: the "
+                f"graph does not compute the model. {remedy}"
             )
         return
     bound = manifest.precisions[precision].min_cosine
@@ -153,5 +161,5 @@ def _judge(agreement: Agreement, manifest: Manifest, precision: Precision) -> No
         raise BuildFailed(
             f"in {precision} a built-in text has cosine {agreement.min_cosine:.6f} to fp32, but "
             f"model.toml promises {bound:g}. Take another precision, or lower "
-            f"precisions.{precision}.min_cosine if that is accurate enough for you."
+            f"precisions.{precision}.min_cosine if {agreement.min_cosine:.6f} is enough for you."
         )

@@ -1,6 +1,7 @@
-"""Writes an ONNX graph node by node; large tensors go to the data file as they come.
+"""Writes an ONNX graph node by node, and large tensors to its data file at once.
 
-No tensor outlives its call, so that a build's memory is one tensor's, not the model's.
+No large tensor stays in memory after its call, so a build needs the memory of one tensor and not
+of the whole model.
 """
 
 from __future__ import annotations
@@ -24,19 +25,20 @@ ByteArray = NDArray[np.uint8] | NDArray[np.int8]
 OPSET = 18
 IR_VERSION = 10
 CONTRIB = "com.microsoft"
-"""Domain of ONNX Runtime's own operators:
-https://github.com/microsoft/onnxruntime/blob/main/docs/ContribOperators.md"""
+"""Domain of ONNX Runtime's own operators.
 
-# External data is mapped, and mappings begin at pages (ONNX, docs/ExternalData.md).
+Source: https://github.com/microsoft/onnxruntime/blob/main/docs/ContribOperators.md"""
+
+# ORT maps external data, and a mapping begins at a page (ONNX, docs/ExternalData.md).
 _ALIGN_BYTES = 4096
 
 
 class GraphBuilder:
-    """One graph under construction; a context manager that owns the data file.
+    """A graph under construction; a context manager that closes the data file.
 
     Args:
-        graph_path: where `save` writes the graph.
-        data_path: where large tensors go, in the same folder.
+        graph_path: the file that `save` writes.
+        data_path: the file of large tensors, in the same folder.
     """
 
     def __init__(self, graph_path: Path, data_path: Path) -> None:
@@ -54,30 +56,33 @@ class GraphBuilder:
 
     def __exit__(
         self,
-        kind: type[BaseException] | None,
+        exc_type: type[BaseException] | None,
         exc: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
         self._data.close()
 
     def input(self, name: str, elem_type: int, shape: tuple[str | int, ...]) -> str:
-        """Declare a graph input."""
+        """Declare an input of the graph; returns `name`."""
         self._inputs.append(helper.make_tensor_value_info(name, elem_type, shape))
         return name
 
     def output(self, name: str, value: str, shape: tuple[str | int, ...]) -> None:
-        """Declare `value` a graph output, float32, under `name`."""
+        """Declare `value`, float32, an output of the graph with the name `name`."""
         self._nodes.append(helper.make_node("Identity", [value], [name], name=name))
         self._outputs.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, shape))
 
     def op(self, op_type: str, *inputs: str, domain: str = "", **attributes: Any) -> str:
-        """Add a node of one output; an empty string leaves an optional input out."""
+        """Add a node with one output; returns the output's name.
+
+        An empty string in `inputs` omits an optional input.
+        """
         return self.ops(op_type, 1, *inputs, domain=domain, **attributes)[0]
 
     def ops(
         self, op_type: str, n_outputs: int, *inputs: str, domain: str = "", **attributes: Any
     ) -> list[str]:
-        """Add a node of several outputs."""
+        """Add a node with `n_outputs` outputs; returns their names."""
         name = self._fresh(op_type)
         values = [name] if n_outputs == 1 else [f"{name}_{i}" for i in range(n_outputs)]
         node = helper.make_node(
@@ -87,12 +92,13 @@ class GraphBuilder:
         return values
 
     def when(self, condition: str, then: Callable[[], str], other: Callable[[], str]) -> str:
-        """An If: only the chosen branch runs.
+        """Add an If, which runs only one of two branches; returns the output's name.
 
         Args:
-            condition: a boolean scalar or `(1,)`.
-            then: adds the nodes of one branch, and returns its float value.
-            other: likewise.
+            condition: boolean, a scalar or `(1,)`.
+            then: adds the nodes of the branch for True, and returns the name of its float32
+                result.
+            other: likewise, for False.
         """
         value = self._fresh("If")
         branches = {
@@ -106,7 +112,7 @@ class GraphBuilder:
     def _branch(self, name: str, add: Callable[[], str]) -> onnx.GraphProto:
         outer, self._nodes = self._nodes, []
         try:
-            # A branch may return nothing of the outer graph itself.
+            # A branch may not return a value of the outer graph, so Identity copies the result.
             result = self.op("Identity", add())
             info = helper.make_tensor_value_info(result, TensorProto.FLOAT, None)
             return helper.make_graph(self._nodes, name, [], [info])
@@ -114,7 +120,7 @@ class GraphBuilder:
             self._nodes = outer
 
     def constant(self, name: str, array: NDArray[Any]) -> str:
-        """Add a tensor at hand; a large one goes to the data file."""
+        """Add an array as an initializer; returns `name`. Large float32 go to the data file."""
         if array.nbytes > INLINE_BYTES and array.dtype == np.float32:
             return self.tensor(name, array.shape, [array])
         self._initializers.append(numpy_helper.from_array(np.asarray(array, order="C"), name))
@@ -123,7 +129,14 @@ class GraphBuilder:
     def tensor(
         self, name: str, shape: tuple[int, ...], pieces: Iterable[FloatArray | ByteArray]
     ) -> str:
-        """Add a float32, uint8 or int8 tensor; its rows come in pieces, each written and gone."""
+        """Write a tensor to the data file, and add it as an initializer; returns `name`.
+
+        Args:
+            name: name of the initializer.
+            shape: shape of the tensor.
+            pieces: the tensor, float32, uint8 or int8, in pieces of one or more rows. Each piece
+                is written before the next one is asked for.
+        """
         self._data.write(bytes(-self._data.tell() % _ALIGN_BYTES))
         offset = self._data.tell()
         dtype = np.dtype(np.float32)
@@ -139,14 +152,14 @@ class GraphBuilder:
             dims=shape,
             data_location=TensorProto.EXTERNAL,
         )
-        facts = {"location": self._data_name, "offset": offset, "length": length}
-        for key, fact in facts.items():
-            proto.external_data.add(key=key, value=str(fact))
+        location = {"location": self._data_name, "offset": offset, "length": length}
+        for key, value in location.items():
+            proto.external_data.add(key=key, value=str(value))
         self._initializers.append(proto)
         return name
 
     def save(self, name: str) -> None:
-        """Write the graph; nothing can be added after."""
+        """Write the graph, named `name`. No node or tensor may be added afterwards."""
         self._data.flush()
         graph = helper.make_graph(
             self._nodes, name, self._inputs, self._outputs, self._initializers

@@ -1,4 +1,4 @@
-"""How many cores this process may use: affinity, and the quota of its container."""
+"""Finds the number of cores that this process may use."""
 
 from __future__ import annotations
 
@@ -11,10 +11,14 @@ _PROC_CGROUP = Path("/proc/self/cgroup")
 
 
 def available_cores(root: Path = _CGROUP, membership: Path = _PROC_CGROUP) -> int:
-    """Cores that may run at once, at least 1.
+    """The number of cores that this process may use at once, at least 1.
 
-    The number of cores in this process's affinity mask, or the least CPU quota of its cgroup and
-    the cgroups around it (version 1 or 2), whichever is less. A quota of 1.5 cores counts as 2.
+    It is the smaller of two numbers: the cores in the process's affinity mask, and the lowest CPU
+    quota of the process's cgroup and of its parents. A quota of 1.5 cores counts as 2.
+
+    Args:
+        root: mount point of cgroup file systems, version 1 or 2.
+        membership: file that names the process's cgroups.
 
     Source: Linux, Documentation/admin-guide/cgroup-v2.rst (`cpu.max`), and
     scheduler/sched-bwc.rst (`cpu.cfs_quota_us`).
@@ -26,7 +30,7 @@ def available_cores(root: Path = _CGROUP, membership: Path = _PROC_CGROUP) -> in
 
 
 def _folders(root: Path, membership: Path) -> list[Path]:
-    """The folders of this process's cgroup and of the cgroups around it."""
+    """The folders of this process's cgroup and of its parents."""
     try:
         lines = membership.read_text(encoding="utf-8").splitlines()
     except OSError:
@@ -38,12 +42,13 @@ def _folders(root: Path, membership: Path) -> list[Path]:
             continue
         base = root / controllers if controllers else root
         own = base / path.lstrip("/")
-        # In a container the path is often the host's, and only the mount's root exists.
+        # In a container the path is often that of the host. Then only the mount point exists.
         folders += [folder for folder in (own, *own.parents) if folder.is_relative_to(base)]
     return folders
 
 
 def _quota(folder: Path) -> float | None:
+    """The CPU quota of a cgroup, in cores; None if it has none."""
     try:
         quota, period = (folder / "cpu.max").read_text(encoding="utf-8").split()
     except (OSError, ValueError):

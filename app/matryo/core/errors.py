@@ -1,37 +1,41 @@
-"""The errors that reach a caller or an operator, as one tree; and `CallerGone`, which nobody reads.
+"""The errors that a caller or an operator may see, as one tree, and `CallerGone`.
 
     MatryoError
-    ├─ RequestError    the caller can fix it
-    │   ├─ InvalidRequest      body, type or value that the contract does not allow
-    │   │   └─ TooManyTexts       more inputs than one request may have
-    │   ├─ ContextTooLong      one input over the model's token limit
-    │   ├─ TooManyTokens       more tokens than all inputs of one request may have
-    │   ├─ BadDimensions       output size the model cannot give
+    ├─ RequestError    the caller must change the request
+    │   ├─ InvalidRequest      a field, type or value that the API does not allow
+    │   │   └─ TooManyTexts       more inputs than a request may have
+    │   ├─ ContextTooLong      an input over the model's token limit
+    │   ├─ TooManyTokens       more tokens than the inputs of a request may have together
+    │   ├─ BadDimensions       an output size that the model cannot give
     │   ├─ Unauthorized        no API key, or a wrong one
-    │   ├─ UnknownModel        name that nothing here serves
-    │   ├─ BodyTooLarge        more bytes than the server reads
-    │   ├─ BodyTimeout         body that did not arrive in time
-    │   ├─ DeadlinePassed      answer that was not ready when the caller stopped waiting
-    │   └─ UnsupportedMedia    body that is not plain JSON
-    ├─ CapacityError   try again later
+    │   ├─ UnknownModel        a model that the server does not serve
+    │   ├─ BodyTooLarge        a body of more bytes than the server reads
+    │   ├─ BodyTimeout         a body that did not arrive in time
+    │   ├─ DeadlinePassed      a request not finished when its caller stopped waiting
+    │   └─ UnsupportedMedia    a body that is not plain JSON
+    ├─ CapacityError   the caller may try again later
     │   ├─ Overloaded          the queue has no room for the whole request
-    │   └─ NotReady            starting, draining, or without a live worker
-    ├─ EngineError     our fault
-    │   └─ InferenceFailed     the run raised, or gave values that are not finite
-    └─ SetupError      the operator can fix it, before anything is served
+    │   └─ NotReady            the service is starting or draining, or has no live worker
+    ├─ EngineError     a fault of the server
+    │   └─ InferenceFailed     a run raised, or gave values that are not finite
+    └─ SetupError      the operator must change a setting, a file or the disk
         ├─ SettingsInvalid, ManifestInvalid, ModelNotFound
         ├─ PullFailed, CheckpointMismatch, StoreFull, StoreUnwritable
         └─ UnsupportedArchitecture, BuildFailed, ArtifactMissing, ArtifactDamaged
 
-Facts are fields; the message says what was wrong, the value, the limit and the
-remedy. Only `matryo.http.errors` knows which HTTP status an error becomes.
+A message says what was wrong, the value, the limit and the remedy. Values that code may need are
+attributes. Only `matryo.http.errors` maps an error to an HTTP status.
 """
 
 from __future__ import annotations
 
 
 class MatryoError(Exception):
-    """Base of every error above; `str()` is a message fit for its reader."""
+    """Base of every error above.
+
+    Attributes:
+        message: a text for the caller or the operator; `str()` gives it too.
+    """
 
     def __init__(self, message: str) -> None:
         super().__init__(message)
@@ -39,18 +43,18 @@ class MatryoError(Exception):
 
 
 class CallerGone(Exception):
-    """The caller left before the answer: nobody reads an error, so this one has no message."""
+    """The caller disconnected before the answer. Nobody can read a message, so there is none."""
 
 
-# --- the caller can fix it
+# --- the caller must change the request
 
 
 class RequestError(MatryoError):
-    """A request that can never succeed as it is.
+    """A request that cannot succeed unless the caller changes it.
 
     Attributes:
-        param: the body's field at fault, in OpenAI's error object.
-        code: OpenAI's machine-readable code, where it has one.
+        param: `param` of OpenAI's error object, the field of the body that is wrong.
+        code: `code` of OpenAI's error object; None if OpenAI has no code for the error.
     """
 
     def __init__(self, message: str, *, param: str | None = None, code: str | None = None) -> None:
@@ -60,18 +64,16 @@ class RequestError(MatryoError):
 
 
 class InvalidRequest(RequestError):
-    """A field, type or value that the contract does not allow."""
+    """A field, type or value that the API does not allow."""
 
 
 class ContextTooLong(RequestError):
-    """One input has more tokens than the model takes.
-
-    Both of OpenAI's sentences are kept, because clients parse either.
+    """An input has more tokens than the model's limit.
 
     Attributes:
-        index: place of the input in the request; None if it came as a bare string.
-        n_tokens: its tokens, with prefix and special tokens.
-        exact: False when counting stopped early, so that there are at least `n_tokens`.
+        index: index of the input in the request; None if the request's input is a bare string.
+        n_tokens: tokens of the input, with prefix and special tokens.
+        exact: False if counting stopped early. The input then has at least `n_tokens`.
         max_tokens: the model's limit.
     """
 
@@ -80,6 +82,7 @@ class ContextTooLong(RequestError):
     ) -> None:
         name = "input" if index is None else f"input[{index}]"
         count = f"{n_tokens}" if exact else f"at least {n_tokens}"
+        # OpenAI's API has used both sentences, and clients parse either of them.
         super().__init__(
             f"Invalid '{name}': maximum input length is {max_tokens} tokens. "
             f"This model's maximum context length is {max_tokens} tokens, however you requested "
@@ -93,11 +96,11 @@ class ContextTooLong(RequestError):
 
 
 class TooManyTexts(InvalidRequest):
-    """One request has too many inputs.
+    """A request has too many inputs.
 
     Attributes:
-        n_texts: how many it has.
-        max_texts: how many it may have.
+        n_texts: number of inputs.
+        max_texts: most inputs of a request.
     """
 
     def __init__(self, *, n_texts: int, max_texts: int) -> None:
@@ -112,7 +115,12 @@ class TooManyTexts(InvalidRequest):
 
 
 class TooManyTokens(RequestError):
-    """The inputs of one request have too many tokens together."""
+    """The inputs of a request have too many tokens together.
+
+    Attributes:
+        n_tokens: tokens of all inputs, as far as they were counted.
+        max_tokens: most tokens of a request.
+    """
 
     def __init__(self, *, n_tokens: int, max_tokens: int, exact: bool = True) -> None:
         count = f"{n_tokens}" if exact else f"at least {n_tokens}"
@@ -126,18 +134,22 @@ class TooManyTokens(RequestError):
 
 
 class BadDimensions(RequestError):
-    """An output size that the model cannot, or may not, give."""
+    """An output size that the model cannot give, or that the operator does not allow."""
 
     def __init__(self, message: str) -> None:
         super().__init__(message, param="dimensions", code="invalid_value")
 
 
 class Unauthorized(RequestError):
-    """No API key, or one that is not among the server's."""
+    """A request without an API key, or with a key that the server does not know."""
 
 
 class UnknownModel(RequestError):
-    """A model name that is neither served nor an alias."""
+    """A model name that is neither a served model nor an alias of one.
+
+    Attributes:
+        name: the name in the request.
+    """
 
     def __init__(self, name: str, *, served: tuple[str, ...], param: str | None = None) -> None:
         super().__init__(
@@ -150,7 +162,11 @@ class UnknownModel(RequestError):
 
 
 class BodyTooLarge(RequestError):
-    """A body of more bytes than the server reads."""
+    """A body of more bytes than the server reads.
+
+    Attributes:
+        max_bytes: most bytes that the server reads.
+    """
 
     def __init__(self, *, max_bytes: int) -> None:
         super().__init__(
@@ -162,7 +178,7 @@ class BodyTooLarge(RequestError):
 
 
 class BodyTimeout(RequestError):
-    """A body that did not arrive whole in time."""
+    """A body that did not arrive completely in time."""
 
     def __init__(self, *, timeout_s: float) -> None:
         super().__init__(
@@ -172,7 +188,7 @@ class BodyTimeout(RequestError):
 
 
 class DeadlinePassed(RequestError):
-    """A request that was not done when its caller stopped waiting."""
+    """A request that was not finished when its caller stopped waiting."""
 
     def __init__(self, *, timeout_s: float) -> None:
         super().__init__(
@@ -186,15 +202,15 @@ class UnsupportedMedia(RequestError):
     """A body that is not plain `application/json`."""
 
 
-# --- try again later
+# --- the caller may try again later
 
 
 class CapacityError(MatryoError):
-    """A request that may succeed a little later.
+    """A request that may succeed if the caller sends it again later.
 
     Attributes:
-        retry_after_s: whole seconds to wait, 1 to 60: the official clients give up
-            above 60 (openai-python 1.x) or 120 (2.x, 3.x).
+        retry_after_s: whole seconds to wait, 1 to 60. The official clients ignore larger values:
+            openai-python 1.x above 60, 2.x and 3.x above 120.
     """
 
     def __init__(self, message: str, *, retry_after_s: float = 1) -> None:
@@ -206,10 +222,10 @@ class Overloaded(CapacityError):
     """The queue has no room for the whole request.
 
     Attributes:
-        resource: what there is too little of, such as `queued tokens`.
-        requested: how much of it the request takes.
-        used: how much is taken.
-        limit: how much there is.
+        resource: the resource that is used up, such as `queued tokens`.
+        requested: amount that the request needs.
+        used: amount that other requests hold.
+        limit: amount that exists.
     """
 
     def __init__(
@@ -231,63 +247,63 @@ class NotReady(CapacityError):
     """The service is starting, draining, or has no live worker."""
 
 
-# --- our fault
+# --- a fault of the server
 
 
 class EngineError(MatryoError):
-    """A fault of the server; the caller sees only a request id."""
+    """A fault of the server. The caller sees only the id of the request."""
 
 
 class InferenceFailed(EngineError):
     """A run raised, or gave values that are not finite."""
 
 
-# --- the operator can fix it
+# --- the operator must change a setting, a file or the disk
 
 
 class SetupError(MatryoError):
-    """A fault of settings, files or disk, met before anything is served."""
+    """A fault of a setting, a file or the disk, found before the service starts."""
 
 
 class SettingsInvalid(SetupError):
-    """A setting with a value that cannot be used."""
+    """A setting whose value is not allowed."""
 
 
 class ManifestInvalid(SetupError):
-    """A `model.toml` that does not say what a model needs."""
+    """A `model.toml` with a missing, unknown or wrong entry."""
 
 
 class ModelNotFound(SetupError):
-    """A model id for which there is no folder."""
+    """A model id that the catalog does not have."""
 
 
 class PullFailed(SetupError):
-    """A checkpoint that could not be fetched."""
+    """A file that could not be downloaded."""
 
 
 class CheckpointMismatch(SetupError):
-    """A checkpoint file that is not what the manifest, or its own header, says."""
+    """A checkpoint file that differs from what the manifest or its own header says."""
 
 
 class StoreFull(SetupError):
-    """Not enough room on the disk of the store."""
+    """The disk of the store has too little free space."""
 
 
 class StoreUnwritable(SetupError):
-    """A store that this user may not write."""
+    """A store that this process may not write to."""
 
 
 class UnsupportedArchitecture(SetupError):
-    """A `model_type` or config value for which there is no graph."""
+    """A `model_type`, or a value of the config, that no architecture module can build."""
 
 
 class BuildFailed(SetupError):
-    """A graph that was built but does not compute what the checkpoint says."""
+    """A graph that ONNX Runtime cannot run, or that does not compute what the checkpoint says."""
 
 
 class ArtifactMissing(SetupError):
-    """No artefact for this model and precision."""
+    """The store has no artefact of a model in a precision."""
 
 
 class ArtifactDamaged(SetupError):
-    """An artefact whose files are not the ones that were built."""
+    """An artefact with a file that is not the one that was built, or that cannot be loaded."""

@@ -1,4 +1,4 @@
-"""Giving freed memory back to the system; glibc by itself keeps much of it."""
+"""Gives freed memory back to the operating system; glibc keeps much of it by default."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ def _libc() -> ctypes.CDLL | None:
 
 
 def tune_allocator() -> None:
-    """Make glibc map and unmap large blocks one by one, for the rest of the process.
+    """Make glibc map and unmap each large block by itself, until the process ends.
 
-    Bodies and results of some megabytes come and go on many threads. By itself glibc puts them
-    onto heaps, one for each thread, where one small block that is still used keeps all the memory
-    around it resident.
+    Many threads allocate and free bodies and results of some megabytes. By default glibc allocates
+    them on heaps, about one for each thread. A small block that is still in use can then keep the
+    freed memory around it resident.
 
     Source: mallopt(3).
     """
@@ -37,6 +37,11 @@ def tune_allocator() -> None:
 
 
 def release_free_memory() -> None:
-    """Give the free pages of every heap back; takes milliseconds and does not hold the GIL."""
+    """Give the free pages of every heap back to the operating system.
+
+    The call takes milliseconds and does not hold the GIL.
+
+    Source: malloc_trim(3).
+    """
     if libc := _libc():
         libc.malloc_trim(0)

@@ -1,8 +1,10 @@
-"""Every metric, in one place, on an injected registry.
+"""Every metric of the service, on a registry that the caller gives.
 
-Names follow Prometheus' rules: `matryo_` first, unit last, counters `_total`. Labels hold
-only values the server knows (served models, input types, trained sizes), never what a
-caller sent, so that nobody can grow the registry from outside.
+Names follow Prometheus' rules: `matryo_` first, the unit last, and `_total` after counters. A label
+has only values that the server knows, such as served models, input types and trained sizes. It
+never has a text that a caller sent, because callers could then add series without end.
+
+Source: https://prometheus.io/docs/practices/naming/
 """
 
 from __future__ import annotations
@@ -44,7 +46,7 @@ class Metrics:
     """The metrics of one application.
 
     Args:
-        registry: where they are registered; every application, and every test, has its own.
+        registry: the registry of the metrics. Every application and every test has its own.
     """
 
     def __init__(self, registry: CollectorRegistry) -> None:
@@ -55,7 +57,7 @@ class Metrics:
 
         self.requests = Counter(
             "matryo_requests",
-            "HTTP requests answered. status 499: the caller hung up first.",
+            "HTTP requests answered. Status 499: the caller disconnected before the answer.",
             ("route", "status", "model"),
             registry=registry,
         )
@@ -82,13 +84,17 @@ class Metrics:
                 registry=registry,
             )
 
-        self.tokenize_seconds = stage("tokenize", "Tokenising the texts of a request.", _FAST_S)
-        self.queue_seconds = stage("queue", "A text's wait from admission to its run.", _SLOW_S)
-        self.inference_seconds = stage("inference", "One run of the model on a batch.", _SLOW_S)
-        self.postprocess_seconds = stage(
-            "postprocess", "Pooling, layer norm, cut and L2 of a batch.", _FAST_S
+        self.tokenize_seconds = stage(
+            "tokenize", "Time to tokenise the texts of a request.", _FAST_S
         )
-        self.encode_seconds = stage("encode", "Writing the answer of a request.", _FAST_S)
+        self.queue_seconds = stage("queue", "Time from a text's admission to its run.", _SLOW_S)
+        self.inference_seconds = stage(
+            "inference", "Time of a run of the model on a batch.", _SLOW_S
+        )
+        self.postprocess_seconds = stage(
+            "postprocess", "Time to pool and normalise a batch.", _FAST_S
+        )
+        self.encode_seconds = stage("encode", "Time to encode the answer of a request.", _FAST_S)
 
         shape = ("model", "input_type", "dimensions")
         self.texts = Counter(
@@ -120,8 +126,8 @@ class Metrics:
         )
         self.padding_tokens = Counter(
             "matryo_padding_tokens",
-            "Padding computed beside the tokens of matryo_batch_tokens: 0 for graphs built here, "
-            "which pad attention alone.",
+            "Padding tokens that the matrix products computed too. 0 for graphs that Matryo built, "
+            "which pad only attention.",
             ("model",),
             registry=registry,
         )
@@ -134,7 +140,7 @@ class Metrics:
         )
         self.rejections = Counter(
             "matryo_rejections",
-            "Requests refused for want of room or readiness.",
+            "Requests refused because the queue was full or the service was not ready.",
             ("reason",),
             registry=registry,
         )
@@ -152,7 +158,7 @@ class Metrics:
         )
         self.cancellations = Counter(
             "matryo_cancellations",
-            "Texts dropped because their caller hung up before they ran.",
+            "Texts dropped because their caller disconnected before they ran.",
             ("model",),
             registry=registry,
         )
@@ -164,21 +170,21 @@ class Metrics:
         )
         self.ready = Gauge(
             "matryo_ready",
-            "1 if /readyz answers 200: the model ran lately; of several processes the least.",
+            "1 if /readyz answers 200. With several processes, 1 only if all of them are ready.",
             multiprocess_mode="livemin",
             registry=registry,
         )
-        # A Gauge, because an Info does not work across processes; scrapers see no difference.
+        # A Gauge, because an Info does not support several processes. A scrape shows the same text.
         self.build_info = Gauge(
             "matryo_build_info",
-            "What is served: version, precision and fingerprint by model.",
+            "Version, precision and fingerprint of each served model. Always 1.",
             ("model", "version", "precision", "fingerprint"),
             multiprocess_mode="livemax",
             registry=registry,
         )
 
     def exported(self) -> CollectorRegistry:
-        """What a scrape shows: this process, or the sum of all server processes."""
+        """The registry that a scrape reads, of this process or of all server processes together."""
         if not os.environ.get("PROMETHEUS_MULTIPROC_DIR"):
             return self.registry
         registry = CollectorRegistry()
@@ -186,10 +192,13 @@ class Metrics:
         return registry
 
     def start_at_zero(self, models: Iterable[str]) -> None:
-        """Make the series of rare events exist, so that an alert on a rate sees the first.
+        """Create the series of rare events with the value 0.
+
+        An alert on the rate of a counter cannot see the first event of a series that begins with
+        that event.
 
         Args:
-            models: ids of what is served.
+            models: ids of the served models.
         """
         for reason in REJECTION_REASONS:
             self.rejections.labels(reason)

@@ -1,7 +1,8 @@
-"""From token ids to vectors, synchronously: what an engine is, tokenising, post-processing.
+"""Engines: a loaded model that turns texts into token ids, and token ids into vectors.
 
-Plain code for worker threads; nothing here knows of asyncio or HTTP. `onnx` has the engine on
-ONNX Runtime, the only one so far; `factory` chooses the engine of an artefact.
+The code is synchronous, for worker threads, and uses neither asyncio nor HTTP. `protocol` defines
+what an engine is. `tokenizer` and `postprocess` are for engines of every kind. `onnx` is the only
+engine so far, on ONNX Runtime. `factory` loads the engine of an artefact.
 """
 
 from matryo.engine.cores import CoreUse, plan_cores

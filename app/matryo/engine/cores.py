@@ -9,18 +9,14 @@ _MAX_WORKERS = 8
 
 
 class RunCount:
-    """Counts the runs under way in a process, over all of its engines; safe on any thread."""
+    """Counts the concurrent runs of all engines in a process. Any thread may call its methods."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._n_running = 0
 
     def enter(self) -> bool:
-        """Count a run that begins.
-
-        Returns:
-            Whether no other run was under way.
-        """
+        """Count a run that begins; returns whether it is the only run."""
         with self._lock:
             self._n_running += 1
             return self._n_running == 1
@@ -37,8 +33,8 @@ class CoreUse:
 
     Attributes:
         workers: concurrent runs.
-        threads: threads of one of several concurrent runs.
-        lone_threads: threads of a run beside which no other run is under way.
+        threads: threads of a run, if there are several concurrent runs.
+        lone_threads: threads of a run, if it is the only one.
         runs: counts the runs of every engine that has this object.
     """
 
@@ -49,16 +45,16 @@ class CoreUse:
 
 
 def plan_cores(cores: int, workers: int = 0, threads: int = 0) -> CoreUse:
-    """How engines on a CPU use this many cores best.
+    """The best use of so many cores by engines on a CPU.
 
-    As many runs of one thread as there are cores compute the most tokens a second. There are at
-    most eight runs, because each of them also costs Python's time; on more cores, runs get more
-    threads instead (docs/LOG.md has the measurements).
+    One run with one thread for each core computes the most tokens a second. There are at most
+    eight concurrent runs, because each run also takes time of the Python interpreter. On more than
+    eight cores, each run gets several threads instead. docs/LOG.md has the measurements.
 
     Args:
         cores: cores of this process, at least 1.
-        workers: concurrent runs, as the operator chose them; 0 for the best number.
-        threads: threads of each run, as the operator chose them; 0 for the best number.
+        workers: concurrent runs that the operator chose; 0 for the best number.
+        threads: threads of each run that the operator chose; 0 for the best number.
     """
     workers = workers or min(cores, _MAX_WORKERS)
     threads = threads or max(1, cores // workers)

@@ -1,4 +1,4 @@
-"""What an engine can do well, in the numbers that a scheduler plans with."""
+"""The limits and costs of an engine, which the scheduler plans batches with."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class EngineLimits:
-    """Bounds and costs of an engine's runs. Costs are in tokens: the matrix products of one.
+    """Limits and costs of an engine's runs. The unit of cost is one token's matrix products.
 
     Attributes:
-        solo_tokens: a text over this many tokens runs alone.
-        min_batch_tokens: a batch may have this many tokens, however slow the model is.
-        max_batch_tokens: a batch of several texts has at most this many tokens, however fast
-            the model is.
-        max_scores: most attention scores of a batch, texts times the square of the longest;
-            bounds the memory of attention.
+        solo_tokens: a text with more tokens than this runs alone.
+        min_batch_tokens: a batch may always have this many tokens, even if the model is slow.
+        max_batch_tokens: a batch of several texts never has more tokens, even if the model is
+            fast.
+        max_scores: most attention scores of a batch: the number of texts times the square of the
+            longest text's tokens. It limits the memory of attention.
         score_tokens: cost of one attention score, as a fraction of one token's matrix products.
         run_tokens: fixed cost of one run, in tokens.
-        workers: concurrent runs that get the most out of the cores the engine was given.
+        workers: number of concurrent runs that computes the most tokens a second.
         threads: threads of each of these runs.
     """
 

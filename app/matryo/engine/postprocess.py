@@ -1,8 +1,8 @@
-"""From hidden states to vectors: the manifest's output steps, vectorised, in float32.
+"""Turns hidden states into vectors: the manifest's output steps in float32 numpy.
 
-Each row of a result depends on that row's own tokens only, bit for bit. Sums over tokens run in the
-order of the tokens, whatever padding follows. They never use BLAS, whose order of summation changes
-with the shape.
+The bits of a text's vector depend on the text's own tokens only. A sum over tokens adds them in
+their order, and padding does not change the order. BLAS is not used, because its order of summation
+depends on the shape of a batch.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ def mean_pool(hidden: FloatArray, mask: NDArray[np.int64]) -> FloatArray:
     """Average each text's hidden states over its real tokens.
 
     Args:
-        hidden: `(B, T, H)` float32, not changed; values at padding have no meaning.
-        mask: `(B, T)`, 1 for a real token; every row has at least one.
+        hidden: `(B, T, H)` float32, not modified; values at padding are ignored.
+        mask: `(B, T)`, 1 at a real token and 0 at padding; every row has at least one 1.
 
     Returns:
         `(B, H)` float32, not normalised.
 
-    Source: model cards, "Usage"; sentence-transformers `Pooling`, mode mean.
+    Source: nomic-embed-text-v1.5's model card, "Usage"; sentence-transformers `Pooling`, mode mean.
     """
     counts = mask.sum(axis=1, dtype=np.float32)[:, None]  # (B, 1)
     if mask.all():
@@ -36,26 +36,26 @@ def mean_pool(hidden: FloatArray, mask: NDArray[np.int64]) -> FloatArray:
 
 
 def cls_pool(hidden: FloatArray) -> FloatArray:
-    """Each text's first hidden state, that of `[CLS]`; `(B, H)` float32, not normalised.
+    """Each text's first hidden state, which belongs to `[CLS]`; `(B, H)` float32, not normalised.
 
-    Source: sentence-transformers `Pooling`, mode cls; BGE's model cards.
+    Source: sentence-transformers `Pooling`, mode cls; the model cards of BGE.
     """
     return hidden[:, 0]
 
 
 def pool(hidden: FloatArray, mask: NDArray[np.int64], output: Output) -> FloatArray:
-    """One state for each text, by the manifest's first step; `(B, H)` float32."""
+    """One state for each text, pooled by the manifest's first step; `(B, H)` float32."""
     return cls_pool(hidden) if output.steps[0] == "cls_pool" else mean_pool(hidden, mask)
 
 
 def layer_norm(x: FloatArray, eps: float) -> FloatArray:
-    """Layer norm over the last axis, without scale and shift.
+    """Layer norm over the last axis, without scale and shift; `(B, H)` float32.
 
     Args:
         x: `(B, H)` float32.
         eps: added to the variance.
 
-    Source: nomic-embed-text-v1.5's card, `F.layer_norm(x, (768,))`.
+    Source: nomic-embed-text-v1.5's model card, `F.layer_norm`; Ba et al. 2016, arXiv:1607.06450.
     """
     centred = x - x.mean(axis=-1, keepdims=True)
     variance = np.square(centred).mean(axis=-1, keepdims=True)
@@ -63,7 +63,7 @@ def layer_norm(x: FloatArray, eps: float) -> FloatArray:
 
 
 def truncate(x: FloatArray, dimensions: int) -> FloatArray:
-    """The first `dimensions` components of each row, 1 to H.
+    """The first `dimensions` components of each row of `x`; `dimensions` is 1 to H.
 
     Source: Kusupati et al. 2022, Matryoshka Representation Learning, arXiv:2205.13147.
     """
@@ -71,7 +71,7 @@ def truncate(x: FloatArray, dimensions: int) -> FloatArray:
 
 
 def l2_normalize(x: FloatArray) -> FloatArray:
-    """Rows scaled to unit length; a row of zeros stays zero."""
+    """`x` with each row divided by its Euclidean length; a row of zeros stays zero."""
     norms = np.sqrt(np.square(x).sum(axis=-1, keepdims=True))
     return x / np.maximum(norms, np.finfo(np.float32).tiny)
 
@@ -82,16 +82,16 @@ def postprocess(
     dimensions: Sequence[int],
     output: Output,
 ) -> list[FloatArray]:
-    """Vectors of a batch, by the manifest's steps; each text has an output size of its own.
+    """Vectors of a batch, by the manifest's steps. Each text may have its own output size.
 
     Args:
         hidden: `(B, T, H)` float32, the last hidden states.
-        mask: `(B, T)`, 1 for a real token.
+        mask: `(B, T)`, 1 at a real token and 0 at padding.
         dimensions: output size of each text, 1 to H.
-        output: the steps and their constants.
+        output: the manifest's steps and their constants.
 
     Returns:
-        One `(dimensions[i],)` float32 unit vector for each text, in order.
+        A float32 unit vector `(dimensions[i],)` for each text, in order.
     """
     x = pool(hidden, mask, output)
     if output.layer_norm_eps is not None:

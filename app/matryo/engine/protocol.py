@@ -1,4 +1,4 @@
-"""What the layers above ask of a loaded model."""
+"""The interface of an engine: what the layers above may ask of a loaded model."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from matryo.engine.tokenizer import Encoded, TokenIds
 
 @dataclass(frozen=True, slots=True)
 class BatchResult:
-    """Vectors of one batch, and what they cost.
+    """The vectors of one batch, and the cost of computing them.
 
     Attributes:
         embeddings: one float32 unit vector for each text, in order.
-        n_padding: padding tokens that the matrix products computed beside the real ones; graphs
-            that Matryo builds compute none.
-        inference_s: seconds in the model.
+        n_padding: padding tokens that the matrix products computed too; always 0 for a graph
+            that Matryo built.
+        inference_s: seconds of the model's runs.
         postprocess_s: seconds from hidden states to vectors.
     """
 
@@ -36,22 +36,22 @@ class Engine(Protocol):
 
     @property
     def manifest(self) -> Manifest:
-        """The model served."""
+        """The manifest of the model."""
         ...
 
     @property
     def precision(self) -> Precision:
-        """The precision served."""
+        """The precision of the model's products."""
         ...
 
     @property
     def fingerprint(self) -> str:
-        """Names everything that shapes a vector, apart from what a request chooses."""
+        """A name for everything that determines a vector, except what a request chooses."""
         ...
 
     @property
     def limits(self) -> EngineLimits:
-        """What the engine can do well; the same for as long as it is loaded."""
+        """The engine's limits and costs. They never change while the engine is loaded."""
         ...
 
     @property
@@ -75,24 +75,28 @@ class Engine(Protocol):
         ...
 
     def from_ids(self, ids: Sequence[int], prefix: str) -> Encoded:
-        """Token ids of a text that comes as ids of this model, with special tokens, uncut.
+        """Token ids of a text that the caller sent as ids, with prefix and special tokens.
+
+        The result is not cut to the model's limit.
 
         Args:
-            ids: each less than `vocab_size`, with or without special tokens at both ends.
-            prefix: put before a text that does not begin with one of the model's own prefixes.
+            ids: ids of this model, each less than `vocab_size`, with or without special tokens at
+                the two ends.
+            prefix: prefix of the text. A text that already begins with one of the model's
+                prefixes gets no other one.
         """
         ...
 
     def cut(self, ids: TokenIds) -> TokenIds:
-        """The ids cut to the model's limit."""
+        """The ids, cut to the model's limit; special tokens at the end are kept."""
         ...
 
     def embed(self, texts: Sequence[TokenIds], dimensions: Sequence[int]) -> BatchResult:
         """Vectors of a batch.
 
         Args:
-            texts: ids of each text, at least one text, each within the model's limit.
-            dimensions: output size of each text, 1 to native.
+            texts: token ids of each text; at least one text, each within the model's limit.
+            dimensions: output size of each text, 1 to the native size.
 
         Raises:
             InferenceFailed: the run raised, or gave values that are not finite.
@@ -100,7 +104,7 @@ class Engine(Protocol):
         ...
 
     def hidden_states(self, ids: TokenIds) -> FloatArray:
-        """Last hidden states `(T, H)` of one text, the ones that `embed` pools; for checks.
+        """The last hidden states of one text, which `embed` would pool; `(T, H)`. Checks use them.
 
         Raises:
             InferenceFailed: the run raised.
@@ -108,5 +112,5 @@ class Engine(Protocol):
         ...
 
     def close(self) -> None:
-        """Free the model; runs under way fail soon."""
+        """Make current and later runs fail, so that the process can end soon."""
         ...

@@ -1,4 +1,4 @@
-"""Texts to token ids, by the model's own `tokenizer.json` and nothing else.
+"""Turns texts into token ids with the model's own `tokenizer.json`.
 
 The library releases the GIL and spreads a batch over threads. The service chooses the prefix and
 refuses texts over the limit; this module puts the prefix before a text that has none, and cuts.
@@ -20,21 +20,22 @@ from matryo.engine.prefixes import Prefixes
 
 TokenIds = NDArray[np.int64]
 
-# A text with more than this many characters for each token of the limit is tokenised up to here
-# first. English has about 4 characters a token, and tokenising 16 MB takes seconds.
+# Tokenising 16 MB takes seconds. The tokenizer therefore reads only the head of a very long text
+# first: this many characters for each token of the limit. English has about 4 characters a token.
 _CHARS_PER_TOKEN = 32
-# The last tokens of such a head could be others if the text went on; this many are never used.
+# The whole text may give other tokens than its head where the head ends. This many tokens at the
+# end of a head are therefore never used.
 _HEAD_MARGIN = 256
 
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
-    """One tokenised text, special tokens included.
+    """A tokenised text, with special tokens.
 
     Attributes:
-        ids: `(n_tokens,)` int64; only the text's beginning where `exact` is False.
-        exact: whether `ids` are those of the whole text. False if the text was so long that its
-            end was not tokenised.
+        ids: `(n_tokens,)` int64. If `exact` is False, they are the ids of the text's head.
+        exact: whether `ids` are the ids of the whole text. False if the text was so long that
+            only its head was tokenised.
     """
 
     ids: TokenIds
@@ -42,15 +43,15 @@ class Encoded:
 
     @property
     def n_tokens(self) -> int:
-        """Tokens in `ids`."""
+        """Number of tokens in `ids`."""
         return len(self.ids)
 
 
 class TextTokenizer:
-    """A model's tokenizer, uncut and unpadded.
+    """A model's tokenizer, without truncation and padding.
 
     Args:
-        path: `tokenizer.json`. Truncation and padding that the file asks for are switched off.
+        path: `tokenizer.json`. Truncation and padding are switched off if the file has them on.
         max_tokens: the model's limit, special tokens included.
         prefixes: every prefix of the model; a text that begins with one of them gets no other.
 
@@ -62,12 +63,12 @@ class TextTokenizer:
         try:
             self._tokenizer = Tokenizer.from_file(str(path))
         except Exception as exc:
-            raise ArtifactDamaged(f"{path} is no tokenizer.json: {exc}") from exc
+            raise ArtifactDamaged(f"{path} is not a tokenizer.json: {exc}") from exc
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
         self.max_tokens = max_tokens
         self._head_chars = _CHARS_PER_TOKEN * (max_tokens + _HEAD_MARGIN)
-        # Cutting a text keeps the special tokens at its end, such as [SEP] or </s>.
+        # The special tokens before and after every text, such as [CLS] and [SEP].
         probe = self._tokenizer.encode("a")
         inside = [i for i, special in enumerate(probe.special_tokens_mask) if not special]
         first, last = (inside[0], inside[-1]) if inside else (0, len(probe.ids))
@@ -77,7 +78,7 @@ class TextTokenizer:
 
     @property
     def vocab_size(self) -> int:
-        """Number of ids, added tokens included."""
+        """Number of token ids, added tokens included."""
         return self._tokenizer.get_vocab_size(with_added_tokens=True)
 
     def encode(self, texts: Sequence[str], prefix: str = "") -> list[Encoded]:
@@ -111,8 +112,8 @@ class TextTokenizer:
     def from_ids(self, ids: Sequence[int], prefix: str = "") -> TokenIds:
         """Token ids of a text that comes as ids, with its prefix and special tokens.
 
-        The result equals the ids of the same text as a string if a token ends where the prefix
-        ends. White space at the end of the prefix is left out, because it belongs to no token.
+        If a token ends where the prefix ends, the result equals the ids of the same text as a
+        string. White space at the end of the prefix is dropped, because it belongs to no token.
 
         Args:
             ids: each less than `vocab_size`, with or without special tokens at both ends.
@@ -140,7 +141,7 @@ class TextTokenizer:
         return Encoded(_ids(self._tokenizer.encode_batch_fast([text])[0].ids))
 
     def cut(self, ids: TokenIds) -> TokenIds:
-        """The ids cut to `max_tokens`; special tokens at the end are kept."""
+        """The ids, cut to `max_tokens`; special tokens at the end are kept."""
         if len(ids) <= self.max_tokens:
             return ids
         n_tail = len(self._tail)

@@ -1,4 +1,4 @@
-"""Reading a request's body within its bounds, and what its caller says of its patience."""
+"""Reads a request's body within limits, and finds out when its caller stops waiting."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from matryo.http.context import BodyLimits
 
 
 def check_media(request: Request) -> None:
-    """Refuse what is not plain JSON; no Content-Type at all is let pass.
+    """Refuse a body that is not plain JSON. A request without Content-Type is accepted.
 
     Raises:
-        UnsupportedMedia: another type, or a compressed body.
+        UnsupportedMedia: the Content-Type is not JSON, or the body is compressed.
     """
     encoding = request.headers.get("content-encoding", "identity").strip().lower()
     if encoding not in ("", "identity"):
@@ -34,12 +34,12 @@ def check_media(request: Request) -> None:
 
 
 async def read_body(request: Request, limits: BodyLimits) -> bytes:
-    """The whole body.
+    """The whole body of a request.
 
     Raises:
-        BodyTooLarge: more bytes than allowed; known from the header where there is one.
-        BodyTimeout: not all of it came in time.
-        CallerGone: the caller hung up.
+        BodyTooLarge: the body has more bytes than allowed, by its Content-Length or by count.
+        BodyTimeout: the body did not arrive completely in time.
+        CallerGone: the caller disconnected.
     """
     length = request.headers.get("content-length", "")
     if length.isdecimal() and int(length[:20]) > limits.max_bytes:
@@ -61,18 +61,18 @@ async def read_body(request: Request, limits: BodyLimits) -> bytes:
 
 
 async def hang_up(request: Request) -> None:
-    """Return when the caller hangs up.
+    """Return when the caller disconnects.
 
-    The body must have been read: after the body, `receive` has nothing else to say.
+    The body must have been read before. After the body, `receive` only waits for the disconnect.
     """
     while (await request.receive())["type"] != "http.disconnect":
         pass
 
 
 def announced_deadline_s(request: Request) -> float | None:
-    """Seconds after which the caller, by its own announcement, stops waiting; None for never.
+    """Seconds after which the caller stops waiting for an answer; None if it did not say.
 
-    OpenAI's SDKs send their read timeout, in seconds, as `x-stainless-read-timeout`.
+    OpenAI's SDKs send their read timeout, in seconds, in the header `x-stainless-read-timeout`.
     """
     try:
         seconds = float(request.headers.get("x-stainless-read-timeout", ""))

@@ -1,7 +1,8 @@
-"""The only table from exceptions to HTTP: statuses, OpenAI's types, headers.
+"""Maps exceptions to HTTP answers: status, OpenAI's error type, and headers.
 
-Every 4xx and 5xx has OpenAI's body, `{"error": {message, type, param, code}}`, from this
-module, whoever raised: our code, the router, or a bug. A bug's own words stay in the log.
+Every 4xx and 5xx answer has OpenAI's body, `{"error": {message, type, param, code}}`, which this
+module writes. The cause may be a `MatryoError`, the router or a bug. The message of a bug is only
+logged, never sent.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ class _Rule:
 
 
 _CLOSE = {"connection": "close"}
-# Looked up along the class's ancestors, most special first.
+# The rule of an exception is that of its class, or of the nearest base class that has a rule.
 _RULES: dict[type[BaseException], _Rule] = {
     errors.RequestError: _Rule(400),
     errors.TooManyTokens: _Rule(400, "max_tokens_per_request"),
@@ -45,22 +46,22 @@ _RULES: dict[type[BaseException], _Rule] = {
 
 
 def error_response(exc: BaseException, request_id: str, *, method: str, path: str) -> Response:
-    """The answer to a request that raised.
+    """The answer to a request that raised an exception.
 
     Args:
-        exc: what it raised.
-        request_id: quoted in a 500, whose cause only the log tells.
-        method: of the request, for 404 and 405.
-        path: likewise.
+        exc: the exception.
+        request_id: id of the request. A 500 quotes it, because only the log has the cause.
+        method: method of the request, for the messages of 404 and 405.
+        path: path of the request, likewise.
     """
-    if isinstance(exc, HTTPException):  # the router's
+    if isinstance(exc, HTTPException):  # raised by the router
         return _from_router(exc, method, path)
-    rule = next((_RULES[kind] for kind in type(exc).__mro__ if kind in _RULES), None)
+    rule = next((_RULES[base] for base in type(exc).__mro__ if base in _RULES), None)
     if rule is None or not isinstance(exc, errors.MatryoError):
         return body(
             500,
-            "The server had an error while processing your request. Please try again, and if it "
-            f"stays, tell the operator this id: {request_id}",
+            "The server had an error while processing your request. Please try again; if the error "
+            f"comes back, send this request id to the operator: {request_id}",
             type_="server_error",
         )
     headers = dict(rule.headers)
@@ -82,6 +83,7 @@ def error_response(exc: BaseException, request_id: str, *, method: str, path: st
 
 
 def _from_router(exc: HTTPException, method: str, path: str) -> Response:
+    """The answer to an exception of the router, in OpenAI's words."""
     headers = dict(exc.headers or {})
     match exc.status_code:
         case 404:
@@ -108,7 +110,7 @@ def body(
     code: str | None = None,
     headers: Mapping[str, str] | None = None,
 ) -> Response:
-    """One error in OpenAI's shape."""
+    """An answer with OpenAI's error object."""
     error = {"message": _utf8(message), "type": type_, "param": param, "code": code}
     return Response(
         orjson.dumps({"error": error}),
@@ -119,5 +121,5 @@ def body(
 
 
 def _utf8(text: str) -> str:
-    """Text that UTF-8 can write: a path or a key may carry stray surrogates."""
+    """`text` with a question mark for each lone surrogate, which UTF-8 cannot encode."""
     return text.encode("utf-8", "replace").decode()

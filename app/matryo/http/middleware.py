@@ -1,7 +1,7 @@
-"""What surrounds every request: its id, its log line, its count, CORS, and the last catch.
+"""The middleware: request ids, the log line and metrics of a request, unhandled errors, and CORS.
 
-Plain ASGI, so that `receive` reaches the route as it came: Starlette's BaseHTTPMiddleware
-would hide a caller's hanging up.
+The middleware is plain ASGI and passes `receive` to the route unchanged. Starlette's
+BaseHTTPMiddleware would hide from the route that a caller disconnected.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ from matryo.http.errors import body, error_response
 log = logging.getLogger("matryo.request")
 
 CLIENT_GONE = 499
-"""nginx's status for a caller that hung up before the answer; logged and counted, never sent."""
+"""nginx's status for a caller that disconnected before the answer; logged and counted only."""
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 _QUIET = frozenset({"/livez", "/readyz", "/health", "/metrics"})
 
 
 class RequestMiddleware:
-    """Gives every request an id, and every answer, of whatever cause, that id in a header.
+    """Gives every request an id, and its answer the header `x-request-id`; logs and counts it.
 
-    Facts that a route leaves in `scope["state"]["facts"]` join the log line.
+    A route may add values to the log line: it puts them into `scope["state"]["facts"]`.
     """
 
     def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
@@ -42,7 +42,7 @@ class RequestMiddleware:
         self._metrics = metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """One request."""
+        """Answer a request."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -68,16 +68,17 @@ class RequestMiddleware:
             status = CLIENT_GONE
         except Exception as exc:
             log.exception("unhandled error", extra={"request_id": request_id})
-            if status:  # too late for another answer; the server closes the connection
+            if status:  # the answer has begun; the server closes the connection
                 raise
             response = error_response(exc, request_id, method=scope["method"], path=scope["path"])
             await response(scope, receive, send_with_id)
         finally:
             self._metrics.requests_in_progress.dec()
-            self._close(scope, status, time.perf_counter() - started)
+            self._record(scope, status, time.perf_counter() - started)
 
-    def _close(self, scope: Scope, status: int, spent_s: float) -> None:
-        # Routes are named by their path; one that is not ours is the caller's text, no label.
+    def _record(self, scope: Scope, status: int, spent_s: float) -> None:
+        """Count and log a request that ended."""
+        # A route's name is its path. An unknown path is a text of the caller, and never a label.
         route = getattr(scope.get("route"), "name", "other")
         state = scope["state"]
         facts: dict[str, Any] = state["facts"]
@@ -101,23 +102,23 @@ class RequestMiddleware:
 
 
 def _request_id(given: str | None) -> str:
-    """The id a gateway before us gave, if it is a decent one; else a new one."""
+    """The id that a gateway gave, if it is short and has plain characters only; else a new id."""
     if given and _REQUEST_ID.fullmatch(given):
         return given
     return f"req_{uuid.uuid4().hex}"
 
 
 class Cors(CORSMiddleware):
-    """Starlette's CORS, whose refusals are OpenAI's object as well."""
+    """Starlette's CORS middleware, with OpenAI's error object in its refusals."""
 
     def preflight_response(self, request_headers: Headers) -> Response:
-        """The answer to a browser that asks before it sends."""
+        """The answer to a browser's preflight request."""
         answer = super().preflight_response(request_headers)
         if answer.status_code == http.HTTPStatus.OK:
             return answer
-        told = bytes(answer.body).decode()
+        reason = bytes(answer.body).decode()
         return body(
             answer.status_code,
-            f"{told}. This server takes GET and POST from the origins in its MATRYO_CORS_ORIGINS.",
+            f"{reason}. This server accepts GET and POST from the origins in MATRYO_CORS_ORIGINS.",
             headers={"vary": "Origin"},
         )

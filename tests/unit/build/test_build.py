@@ -1,4 +1,4 @@
-"""Builds are whole or not there, and find what somebody broke."""
+"""A build is complete or absent, and finds damaged files."""
 
 from __future__ import annotations
 
@@ -53,26 +53,26 @@ from tests.recorder import Recorder
 
 @pytest.fixture
 def model(tmp_path: Path) -> TinyModel:
-    """A tiny model that is not built."""
+    """A tiny model without an artefact."""
     return make_model(tmp_path, "bert")
 
 
 @pytest.fixture
 def manifest(model: TinyModel) -> Manifest:
-    """Its manifest."""
+    """The manifest of the tiny model."""
     return read_manifest(model.models / model.id)
 
 
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
-    """An empty store, the one `build_tiny` uses."""
+    """An empty store, the same one that `build_tiny` uses."""
     return Store(tmp_path / "home")
 
 
 def build(
     store: Store, manifest: Manifest, checkpoint: Path | None = None, *, unverified: bool = False
 ) -> list[str]:
-    """`matryo build`; returns what was reported."""
+    """Run `matryo build`; returns the reported lines."""
     recorder = Recorder()
     build_model(
         store,
@@ -118,12 +118,12 @@ def stated_tensors(content: bytes) -> dict[str, Any] | None:
 
 
 class TestIdentity:
-    """What a build is made of decides what it is called, and whether it is made again."""
+    """The inputs of a build determine its key, and whether it is built again."""
 
     def test_pulled_checkpoint_is_used(
         self, store: Store, model: TinyModel, manifest: Manifest
     ) -> None:
-        """Without --checkpoint the store's is built; a second build has nothing to do."""
+        """Without --checkpoint the store's checkpoint is built; a second build does nothing."""
         pull_model(store, manifest, str(model.checkpoint), SILENT)
         assert any("checked against" in line for line in build(store, manifest))
         (line,) = build(store, manifest)
@@ -142,7 +142,7 @@ class TestIdentity:
     def test_other_formats_may_be_pinned(
         self, tmp_path: Path, store: Store, model: TinyModel, manifest: Manifest
     ) -> None:
-        """A file named in [alternatives] is as good as the one that is pulled."""
+        """A file named in [alternatives] is accepted like the file that is pulled."""
         path = save_gguf(model, tmp_path / "tiny.gguf")
         with pytest.raises(CheckpointMismatch, match=r"pinned to no \.gguf file"):
             build(store, manifest, path)
@@ -154,7 +154,7 @@ class TestIdentity:
     def test_fingerprint_names_the_weights(
         self, tmp_path: Path, store: Store, model: TinyModel, manifest: Manifest
     ) -> None:
-        """Other weights, another fingerprint; the same weights, the same."""
+        """Other weights give another fingerprint, and the same weights the same one."""
         first = build_tiny(tmp_path, model).record.key
         build(store, manifest, fine_tuned(model, tmp_path / "other"), unverified=True)
         assert find_artifact(store, manifest, "fp32").record.key != first
@@ -163,7 +163,7 @@ class TestIdentity:
     def test_only_the_current_build_is_kept(
         self, tmp_path: Path, store: Store, model: TinyModel, manifest: Manifest
     ) -> None:
-        """A new build replaces the old one on disk."""
+        """A new build replaces the old artefact on disk."""
         build_tiny(tmp_path, model)
         build(store, manifest, fine_tuned(model, tmp_path / "other"), unverified=True)
         folder = store.artifacts(manifest.id, "fp32")
@@ -172,7 +172,7 @@ class TestIdentity:
     def test_changed_manifest_is_not_served(
         self, tmp_path: Path, store: Store, model: TinyModel
     ) -> None:
-        """An artefact of another model.toml is missing, not used."""
+        """An artefact of another model.toml counts as missing."""
         build_tiny(tmp_path, model)
         path = model.models / model.id / "model.toml"
         path.write_text(path.read_text().replace("max_tokens = 64", "max_tokens = 63"))
@@ -187,7 +187,7 @@ class TestIdentity:
         manifest: Manifest,
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
-        """After an upgrade somebody's own weights are built again, never the published ones."""
+        """After an upgrade an operator's own weights are built again, never the published ones."""
         other = fine_tuned(model, tmp_path / "other")
         build(store, manifest, other, unverified=True)
         before = find_artifact(store, manifest, "fp32").record.checkpoint_sha256
@@ -205,12 +205,12 @@ class TestIdentity:
 
 
 class TestDamage:
-    """Every broken file is found before it can give a wrong vector."""
+    """Every damaged file is found before it can give a wrong vector."""
 
     @pytest.mark.parametrize("name", ["model.onnx", "model.onnx.data", "tokenizer.json"])
     @pytest.mark.parametrize("how", ["flipped", "shorter", "gone"])
     def test_artefact(self, tmp_path: Path, model: TinyModel, name: str, how: str) -> None:
-        """A damaged artefact is not loaded, and its remedy is named."""
+        """A damaged artefact is not loaded, and the error names the remedy."""
         artifact = build_tiny(tmp_path, model)
         path = artifact.folder / name
         content = bytearray(path.read_bytes())
@@ -229,7 +229,7 @@ class TestDamage:
     def test_damaged_artefact_is_built_again(
         self, store: Store, model: TinyModel, manifest: Manifest
     ) -> None:
-        """`matryo build` repairs what it finds damaged."""
+        """`matryo build` replaces a damaged artefact."""
         pull_model(store, manifest, str(model.checkpoint), SILENT)
         build(store, manifest)
         artifact = find_artifact(store, manifest, "fp32")
@@ -262,7 +262,7 @@ class TestDamage:
         error: type[SetupError],
         message: str,
     ) -> None:
-        """What is no record is never mistaken for an artefact; the next build replaces it."""
+        """A damaged record is not taken for an artefact; the next build replaces it."""
         artifact = build_tiny(tmp_path, model)
         text = text.replace("VERSION", f"{artifacts.BUILDER_VERSION}")
         path = artifact.folder / "artifact.json"
@@ -276,7 +276,7 @@ class TestDamage:
     def test_current(
         self, tmp_path: Path, store: Store, model: TinyModel, manifest: Manifest, text: str
     ) -> None:
-        """Where the file that names the artefact is damaged, nothing is guessed."""
+        """If the file that names the artefact is damaged, no artefact is chosen."""
         build_tiny(tmp_path, model)
         path = store.artifacts("tiny", "fp32") / "current"
         path.write_text(text)
@@ -289,7 +289,7 @@ class TestDamage:
     def test_current_of_earlier_stores(
         self, tmp_path: Path, store: Store, model: TinyModel, manifest: Manifest
     ) -> None:
-        """A file that holds the key alone still names the artefact; its record, the origin."""
+        """A file with the key alone still names the artefact, whose record names the origin."""
         other = fine_tuned(model, tmp_path / "other")
         build(store, manifest, other, unverified=True)
         artifact = find_artifact(store, manifest, "fp32")
@@ -316,7 +316,7 @@ class TestDamage:
         manifest: Manifest,
         content: Callable[[bytes], bytes],
     ) -> None:
-        """A damaged safetensors file is named, even where its hash would be allowed."""
+        """A damaged safetensors file is refused and named, even if its hash is not checked."""
         path = model.checkpoint / "model.safetensors"
         path.write_bytes(content(path.read_bytes()))
         with pytest.raises(CheckpointMismatch, match="has sha256"):
@@ -329,7 +329,7 @@ class TestDamage:
     def test_checkpoint_cut_anywhere(
         self, tmp_path_factory: pytest.TempPathFactory, cut: float
     ) -> None:
-        """A file without its end is refused, wherever it ends."""
+        """A truncated file is refused, wherever it ends."""
         path = tmp_path_factory.mktemp("cut") / "model.safetensors"
         save_tensors({"a": np.ones((3, 4), np.float32), "b": np.zeros(5, np.float32)}, path)
         content = path.read_bytes()
@@ -343,7 +343,7 @@ class TestDamage:
     def test_checkpoint_overwritten_anywhere(
         self, tmp_path_factory: pytest.TempPathFactory, at: float, new: bytes
     ) -> None:
-        """What is read is what the file then says, by an independent reading of its header."""
+        """The reader agrees with an independent reading of a damaged file's header."""
         path = tmp_path_factory.mktemp("damaged") / "model.safetensors"
         save_tensors({"a": np.ones((3, 4), np.float32), "b": np.zeros(5, np.float32)}, path)
         content = bytearray(path.read_bytes())
@@ -367,7 +367,7 @@ class TestDamage:
     def test_stored_checkpoint_is_fetched_again(
         self, store: Store, model: TinyModel, manifest: Manifest
     ) -> None:
-        """A checkpoint damaged in the store is not built from; without a source it is said."""
+        """A checkpoint damaged in the store is not built; without a source the error says so."""
         folder = pull_model(store, manifest, str(model.checkpoint), SILENT)
         (folder / "model.safetensors").write_bytes(b"rubbish")
         with pytest.raises(SetupError, match="names no source"):
@@ -376,7 +376,7 @@ class TestDamage:
         build(store, manifest)
 
     def test_missing_files(self, tmp_path: Path, store: Store, manifest: Manifest) -> None:
-        """A folder without the files, or a file of another kind, is explained."""
+        """The error for a folder without the files, or a file of another type, explains the fault."""
         with pytest.raises(CheckpointMismatch, match="no such file"):
             build(store, manifest, tmp_path / "nowhere")
         odd = tmp_path / "weights.bin"
@@ -386,10 +386,10 @@ class TestDamage:
 
 
 class TestInterruption:
-    """A build that ends too soon leaves what was there before."""
+    """A build that fails leaves the previous artefact unchanged."""
 
     def test_killed(self, tmp_path: Path, store: Store, manifest: Manifest) -> None:
-        """Kill -9 in the middle: no artefact, and the next build cleans up and succeeds."""
+        """A killed build leaves no artefact, and the next build cleans up and succeeds."""
         big = make_model(tmp_path / "big", "bert", model_id="tiny", ballast_bytes=1 << 28)
         env = os.environ | {"MATRYO_HOME": str(store.home), "MATRYO_MODELS": str(big.models)}
         command = [sys.executable, "-m", "matryo", "build", "tiny", "--checkpoint"]
@@ -416,7 +416,7 @@ class TestInterruption:
         manifest: Manifest,
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
-        """A disk that fills up is named; the artefact before it still serves."""
+        """If the disk fills up, the error says so, and the previous artefact still serves."""
         build_tiny(tmp_path, model)
 
         def full(*_: object) -> str:
@@ -430,13 +430,13 @@ class TestInterruption:
         assert not list(store.artifacts("tiny", "fp32").glob("*.tmp-*"))
 
     def test_a_store_that_is_not_ours(self, tmp_path: Path, manifest: Manifest) -> None:
-        """A home that cannot be written is named, with the setting that moves it."""
+        """The error for a read-only home names the setting that moves it."""
         (tmp_path / "file").write_text("in the way")
         with pytest.raises(StoreUnwritable, match="MATRYO_HOME"):
             build(Store(tmp_path / "file" / "home"), manifest)
 
     def test_too_little_room_is_refused_at_once(self, tmp_path: Path) -> None:
-        """What cannot fit is not begun."""
+        """A build for which the disk has no room does not begin."""
         with pytest.raises(StoreFull, match="bytes needed"), room_for(tmp_path / "x", 1 << 60):
             pytest.fail("should not get here")
 
@@ -467,7 +467,7 @@ def test_tokenizer_from_a_vocabulary(
 
 
 def test_serving_imports_nothing_of_the_build() -> None:
-    """The serving process never loads transformers, onnx, safetensors, torch or a hub client."""
+    """The serving process never imports transformers, onnx, safetensors, torch or a hub client."""
     code = (
         "import sys; import matryo.main, matryo.commands.serve, matryo.cli; "
         "print([name for name in ('transformers', 'onnx', 'safetensors', 'torch', "

@@ -1,4 +1,4 @@
-"""Mixtures of experts: the maths of v2-moe, sparse, and independent of company."""
+"""Mixtures of experts compute v2-moe's formula sparsely, whatever the batch."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def texts_of(*lengths: int) -> list[Any]:
 
 
 def furthest(built: Built, lengths: tuple[int, ...] = (1, 5, 40)) -> float:
-    """Largest difference of a hidden state from the float64 forward."""
+    """The largest difference of a hidden state from the float64 forward."""
     model, engine = built
     return max(
         float(
@@ -49,12 +49,12 @@ def furthest(built: Built, lengths: tuple[int, ...] = (1, 5, 40)) -> float:
 
 @pytest.mark.parametrize("n_tokens", [1, 2, 40, 512, 600])
 def test_matches_the_reference(built: Built, n_tokens: int) -> None:
-    """With fewer tokens than experts, and with enough that each expert has many."""
+    """The graph agrees with float64 for few tokens and for many."""
     assert furthest(built, (n_tokens,)) < TOLERANCE
 
 
 def renormalised(config: Any, w: Any, at: str, x: Array) -> Array:
-    """Shares of the chosen experts scaled to sum to one, as Mixtral has it."""
+    """The mistake: shares of the chosen experts scaled to add up to 1, as in Mixtral."""
     logits = w[at + "mlp.router.layer.weight"] @ x
     share = np.exp(logits - logits.max())
     share /= share.sum()
@@ -64,13 +64,13 @@ def renormalised(config: Any, w: Any, at: str, x: Array) -> Array:
 
 
 def bias_per_expert(config: Any, w: Any, at: str, x: Array) -> Array:
-    """The bias once for each chosen expert."""
+    """The mistake: the bias added once for each chosen expert."""
     extra = (config["moe_top_k"] - 1) * w[at + "mlp.experts.bias"]
     return EXPERTS_OF(config, w, at, x) + extra
 
 
 def transposed(config: Any, w: Any, at: str, x: Array) -> Array:
-    """The second matrix read as `(H, I)` in place of `(I, H)`."""
+    """The mistake: the second matrix read as `(H, I)`, not `(I, H)`."""
     name = at + "mlp.experts.mlp.w2"
     stack = w[name].reshape(config["num_experts"], -1, INNER)
     turned = stack.swapaxes(1, 2).reshape(w[name].shape)
@@ -78,7 +78,7 @@ def transposed(config: Any, w: Any, at: str, x: Array) -> Array:
 
 
 def tanh_gelu(x: Array) -> Array:
-    """The approximation of GELU."""
+    """The mistake: GELU's approximation by tanh."""
     inner = math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)
     return 0.5 * x * (1 + np.tanh(inner))
 
@@ -98,13 +98,13 @@ EXPERTS_OF: Callable[..., Array] = reference._experts
 def test_each_known_mistake_would_be_seen(
     built: Built, monkeypatch: pytest.MonkeyPatch, name: str, flaw: Callable[..., Array]
 ) -> None:
-    """A forward with the mistake is further from the graph than the tolerance."""
+    """A forward with a known mistake differs from the graph by more than the tolerance."""
     monkeypatch.setattr(reference, name, flaw)
     assert furthest(built) > 3 * TOLERANCE
 
 
 def test_experts_without_tokens(tmp_path: Path) -> None:
-    """All tokens choose the same two; the other six compute nothing, and nothing breaks."""
+    """The graph is right if all tokens choose the same two experts of eight."""
     model = make_model(tmp_path, "nomic_bert", max_tokens=1200, **EXPERTS)
     model.tensors["encoder.layers.1.mlp.router.layer.weight"][:] = 0  # ties go to the first
     path = model.checkpoint / "model.safetensors"
@@ -119,7 +119,7 @@ def test_experts_without_tokens(tmp_path: Path) -> None:
 
 
 def test_only_chosen_experts_compute(built: Built, tmp_path: Path) -> None:
-    """Rows that the experts' products see: tokens x 2, not tokens x 8."""
+    """The experts' products compute 2 rows for each token, not 8."""
     model, _ = built
     path = build_tiny(tmp_path, model).graph
     proto = onnx.load(path)
@@ -141,7 +141,7 @@ def test_only_chosen_experts_compute(built: Built, tmp_path: Path) -> None:
 
 
 def test_company_changes_nothing(built: Built) -> None:
-    """Alone, padded and shuffled: the same bits, however tokens share the experts."""
+    """Vectors have the same bits alone, padded and in shuffled batches."""
     _, engine = built
     texts = texts_of(*range(1, 40), 64, 129, 300, 512, 513)
     alone = [engine.embed([text], [32]).embeddings[0] for text in texts]

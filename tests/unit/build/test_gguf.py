@@ -1,4 +1,4 @@
-"""GGUF files: every block type, llama.cpp's names and layouts, and files made to hurt."""
+"""Reading GGUF: every block type, llama.cpp's names and layouts, and hostile files."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
 def build(
     root: Path, model: TinyModel, checkpoint: Path, precision: Precision = "fp32"
 ) -> tuple[Artifact, list[str]]:
-    """Build from a file that no manifest pins; returns what was reported too."""
+    """Build from a file that no manifest pins; returns the artefact and the reported lines."""
     recorder = Recorder()
     manifest = read_manifest(model.models / model.id)
     artifact = build_model(
@@ -73,10 +73,10 @@ def vector(model: TinyModel, artifact: Artifact) -> Any:
 
 
 class TestBuild:
-    """A GGUF becomes the same artefact as the safetensors it was made of."""
+    """A GGUF gives the same artefact as the safetensors that it was converted from."""
 
     def test_floats_are_exact(self, tmp_path: Path, model: TinyModel) -> None:
-        """F32 gives the vectors of the float64 forward, `experts.bias` apart."""
+        """F32 gives the vectors of the float64 forward without `experts.bias`."""
         path = save_gguf(model, tmp_path / "tiny.gguf")
         artifact, _ = build(tmp_path, model, path)
         tensors = {n: t for n, t in model.tensors.items() if not n.endswith("experts.bias")}
@@ -91,7 +91,7 @@ class TestBuild:
     def test_quantised_files(
         self, tmp_path: Path, model: TinyModel, qtype: gguf.GGMLQuantizationType, least: float
     ) -> None:
-        """Blocks are read in the right order and scale: vectors stay near the original's."""
+        """Vectors from quantised blocks stay near the original's."""
         exact, _ = build(tmp_path / "a", model, save_gguf(model, tmp_path / "exact.gguf"))
         near, _ = build(tmp_path / "b", model, save_gguf(model, tmp_path / "near.gguf", qtype))
         one, other = vector(model, exact), vector(model, near)
@@ -99,7 +99,7 @@ class TestBuild:
         assert not np.array_equal(one, other)
 
     def test_missing_experts_bias_is_said(self, tmp_path: Path) -> None:
-        """llama.cpp's conversion drops it: a warning, a record, another fingerprint."""
+        """A missing `experts.bias` gives a warning, a record and another fingerprint."""
         model = make_model(tmp_path, "nomic_bert", **EXPERTS)
         artifact, said = build(tmp_path, model, save_gguf(model, tmp_path / "tiny.gguf"))
         assert any(line.startswith("warning") and "experts.bias" in line for line in said)
@@ -111,7 +111,7 @@ class TestBuild:
         assert not any("warning" in line for line in said)
 
     def test_axes_of_one_are_dropped(self, tmp_path: Path) -> None:
-        """llama-quantize writes the only row of token types as a vector."""
+        """A vector is read as the only row of token types, as llama-quantize writes it."""
         model = make_model(tmp_path, "nomic_bert", **EXPERTS)
         whole, _ = build(tmp_path / "a", model, save_gguf(model, tmp_path / "whole.gguf"))
         name = "embeddings.token_type_embeddings.weight"
@@ -120,7 +120,7 @@ class TestBuild:
         assert np.array_equal(vector(model, whole), vector(model, flat))
 
     def test_unverified_is_asked_for(self, tmp_path: Path) -> None:
-        """No manifest pins this file; the message says so, and the remedy."""
+        """A file that no manifest pins is refused, and the error names the remedy."""
         model = make_model(tmp_path, "nomic_bert")
         path = save_gguf(model, tmp_path / "tiny.gguf")
         with pytest.raises(CheckpointMismatch, match=r"pinned to no \.gguf file.*--unverified"):
@@ -137,7 +137,7 @@ class TestBuild:
     def test_blocks_are_kept(
         self, tmp_path: Path, qtype: gguf.GGMLQuantizationType, precision: Precision
     ) -> None:
-        """Blocks of 32 reach MatMulNBits bit by bit: what ORT holds dequantises to the file."""
+        """Blocks of 32 reach MatMulNBits unchanged: the stored tensors dequantise to the file's."""
         model = make_model(tmp_path, "nomic_bert", **EXPERTS)
         path = save_gguf(model, tmp_path / "tiny.gguf", qtype)
         artifact, _ = build(tmp_path, model, path, precision)
@@ -159,7 +159,7 @@ class TestBuild:
 
 
 def initializers(artifact: Artifact) -> dict[str, Any]:
-    """Every stored tensor of a graph."""
+    """All initializers of a graph."""
     import onnx
 
     load = cast("Any", onnx).load
@@ -170,7 +170,7 @@ def initializers(artifact: Artifact) -> dict[str, Any]:
 
 @pytest.mark.parametrize("qtype", TYPES, ids=lambda qtype: qtype.name)
 def test_rows_of_every_type(tmp_path: Path, qtype: gguf.GGMLQuantizationType) -> None:
-    """Reading some rows, or one matrix of a stack, is reading all and taking those."""
+    """Reading some rows, or one matrix of a stack, equals slicing the whole tensor."""
     rng = np.random.default_rng(0)
     _, n_bytes = gguf.GGML_QUANT_SIZES[qtype]
     floats = {Q.F32: np.float32, Q.F16: np.float16}.get(qtype)
@@ -196,12 +196,12 @@ def test_rows_of_every_type(tmp_path: Path, qtype: gguf.GGMLQuantizationType) ->
 
 
 class TestTokenizer:
-    """What GGUF says of a vocabulary is enough to tokenise as before."""
+    """The tokenizer rebuilt from GGUF metadata gives the original's ids."""
 
     TEXTS = ("The sky is BLUE: x", "grass_green  search query:", "[SEP] a [MASK]é", "", "zzz!?")
 
     def test_word_piece(self, tmp_path: Path) -> None:
-        """Rebuilt WordPiece gives the ids of the original."""
+        """The rebuilt WordPiece gives the ids of the original."""
         model = make_model(tmp_path, "nomic_bert")
         path = save_gguf(model, tmp_path / "tiny.gguf")
         expected: Any = make_tokenizer()
@@ -213,7 +213,7 @@ class TestTokenizer:
             assert found.encode(text).ids == expected.encode(text).ids, text
 
     def test_unigram(self, tmp_path: Path) -> None:
-        """Rebuilt unigram gives the pieces of XLM-R's recipe."""
+        """The rebuilt unigram model gives the pieces of XLM-R's."""
         pieces = ["<s>", "<pad>", "</s>", "<unk>", "\u2581the", "\u2581sky", "\u2581", "s", "k"]
         scores = [0.0, 0.0, 0.0, 0.0, -1.0, -2.0, -3.0, -4.0, -4.0]
         path = tmp_path / "uni.gguf"
@@ -239,7 +239,7 @@ class TestTokenizer:
             assert found.encode(text).ids == [0, *expected.encode(text).ids, 2], text
 
     def test_beside_the_file(self, tmp_path: Path) -> None:
-        """A tokenizer.json beside the file is taken before the metadata."""
+        """A tokenizer.json beside the file is used instead of the metadata."""
         model = make_model(tmp_path, "nomic_bert")
         path = save_gguf(model, model.checkpoint / "tiny.gguf", tokenizer=False)
         artifact, said = build(tmp_path, model, path)
@@ -247,7 +247,7 @@ class TestTokenizer:
         assert artifact.tokenizer.read_bytes() == (model.checkpoint / "tokenizer.json").read_bytes()
 
     def test_none_at_all(self, tmp_path: Path) -> None:
-        """A file without a vocabulary says what to put beside it."""
+        """The error for a file without a vocabulary says which file to add."""
         model = make_model(tmp_path, "nomic_bert")
         path = save_gguf(model, tmp_path / "tiny.gguf", tokenizer=False)
         with pytest.raises(CheckpointMismatch, match=r"tokenizer of kind None.*tokenizer\.json"):
@@ -255,7 +255,7 @@ class TestTokenizer:
 
 
 def small_file(path: Path) -> bytes:
-    """A whole GGUF with a few keys and a tensor."""
+    """A complete GGUF file with a few keys and a tensor."""
     writer = gguf.GGUFWriter(path, "bert")
     writer.add_tokenizer_model("bert")
     writer.add_token_list(["a", "b"])
@@ -269,17 +269,17 @@ def small_file(path: Path) -> bytes:
 
 
 def header(n_tensors: int, n_keys: int, rest: bytes = b"") -> bytes:
-    """A GGUF header that says so much."""
+    """A GGUF header with these counts."""
     return b"GGUF" + struct.pack("<IQQ", 3, n_tensors, n_keys) + rest
 
 
 def string(text: bytes, length: int | None = None) -> bytes:
-    """GGUF's string, its length as told."""
+    """A string in GGUF's format, with this length or its own."""
     return struct.pack("<Q", len(text) if length is None else length) + text
 
 
 def tensor(name: bytes, dims: list[int], kind: int = 0, offset: int = 0) -> bytes:
-    """GGUF's description of a tensor."""
+    """The description of a tensor in GGUF's format."""
     shape = struct.pack("<I", len(dims)) + b"".join(struct.pack("<Q", dim) for dim in dims)
     return string(name) + shape + struct.pack("<IQ", kind, offset)
 
@@ -311,11 +311,11 @@ HOSTILE: dict[str, bytes] = {
 
 
 class TestHostileFiles:
-    """Whatever a file says of itself, we answer with an error, quickly and in little memory."""
+    """A hostile file gives an error, quickly and in little memory."""
 
     @pytest.mark.parametrize("content", HOSTILE.values(), ids=HOSTILE)
     def test_lies(self, tmp_path: Path, content: bytes) -> None:
-        """Absurd counts, lengths, types and offsets are refused without being allocated."""
+        """Absurd counts, lengths, types and offsets are refused without allocating memory."""
         path = tmp_path / "odd.gguf"
         path.write_bytes(content)
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -324,7 +324,7 @@ class TestHostileFiles:
         assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 50_000  # kB
 
     def test_cut_anywhere(self, tmp_path: Path) -> None:
-        """A file that ends too early is never taken for a whole one."""
+        """A file that ends too early is refused."""
         whole = small_file(tmp_path / "whole.gguf")
         path = tmp_path / "cut.gguf"
         for n_bytes in range(0, len(whole), 7):
@@ -337,7 +337,7 @@ class TestHostileFiles:
     def test_overwritten_weights(
         self, tmp_path_factory: pytest.TempPathFactory, at: int, new: int
     ) -> None:
-        """Another byte among the weights is another weight, or refused if it is not finite."""
+        """A changed byte among the weights gives another weight, or an error if it is not finite."""
         path = tmp_path_factory.mktemp("gguf") / "odd.gguf"
         content = bytearray(small_file(path))
         content[len(content) - 512 + at] = new
@@ -351,7 +351,7 @@ class TestHostileFiles:
                 checkpoint.read("w")
 
     def test_overwritten_header(self, tmp_path: Path) -> None:
-        """A file is refused if any byte of a name, count, length, type or offset is another."""
+        """A file with a changed byte in a name, count, length, type or offset is refused."""
         whole = small_file(tmp_path / "whole.gguf")
         path = tmp_path / "odd.gguf"
         accepted: list[int] = []
@@ -377,7 +377,7 @@ class TestHostileFiles:
         assert accepted == values
 
     def test_infinite_scales(self, tmp_path: Path) -> None:
-        """A block whose scale is not finite is damage, not a weight."""
+        """A block whose scale is not finite is refused."""
         data = gguf.quantize(np.ones((4, 32), np.float32), Q.Q8_0)
         data[2, :2] = np.frombuffer(np.array(np.inf, np.float16).tobytes(), np.uint8)
         path = tmp_path / "inf.gguf"

@@ -1,4 +1,4 @@
-"""Graphs compute what the papers say: every architecture against a float64 forward."""
+"""Graphs compute the papers' formulas: each architecture agrees with a float64 forward."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def built(
 
 @pytest.mark.parametrize("n_tokens", [2, 3, 17, 40])
 def test_vectors_match_the_reference(built: tuple[TinyModel, OnnxEngine], n_tokens: int) -> None:
-    """From ids to the final vector, float32 on ORT agrees with float64 loops."""
+    """The vectors of float32 on ORT agree with those of float64 loops."""
     model, engine = built
     ids = np.random.default_rng(n_tokens).integers(4, model.config["vocab_size"], n_tokens)
     hidden = hidden_states(model.config, model.tensors, ids.tolist())
@@ -82,18 +82,18 @@ def test_vectors_match_the_reference(built: tuple[TinyModel, OnnxEngine], n_toke
 def test_the_build_check_can_fail(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, function: str
 ) -> None:
-    """A forward that computes anything else stops the build, and leaves no artefact."""
+    """A graph that differs from the forward stops the build, which leaves no artefact."""
     model_type = "bert" if function == "np_gelu" else "nomic_bert"
     model = make_model(tmp_path, model_type)
     right = getattr(layers, function)
     monkeypatch.setattr(layers, function, lambda *args: right(*args) * np.float32(1.001))
-    with pytest.raises(BuildFailed, match="differ from the plain forward"):
+    with pytest.raises(BuildFailed, match="differ from the numpy forward"):
         build_tiny(tmp_path, model)
     assert not list((tmp_path / "home/artifacts").rglob("artifact.json"))
 
 
 def rewritten(tmp_path: Path, model: TinyModel, tensors: Tensors) -> None:
-    """Put other tensors into a model's checkpoint, and their hash into its manifest."""
+    """Replace the tensors of a model's checkpoint, and the hash in its manifest."""
     path = model.checkpoint / "model.safetensors"
     before = sha256_file(path)
     save_tensors(tensors, path)
@@ -102,10 +102,10 @@ def rewritten(tmp_path: Path, model: TinyModel, tensors: Tensors) -> None:
 
 
 class TestTensorNames:
-    """A checkpoint is taken whole, under whichever names, or refused."""
+    """A checkpoint is read under any of its known names, or refused."""
 
     def test_transformers_names(self, tmp_path: Path) -> None:
-        """A nomic_bert saved by transformers gives the same vectors as the hub's."""
+        """A nomic_bert with transformers' names gives the same vectors as with the hub's."""
         model = make_model(tmp_path, "nomic_bert")
         expected = load_tiny(model, build_tiny(tmp_path, model)).embed([np.arange(4, 20)], [32])
         renamed: Tensors = {}
@@ -130,7 +130,7 @@ class TestTensorNames:
         assert np.array_equal(found.embeddings[0], expected.embeddings[0])
 
     def test_bert_with_a_head(self, tmp_path: Path) -> None:
-        """BERT files may prefix every name with `bert.`."""
+        """A BERT whose names all begin with `bert.` is read."""
         model = make_model(tmp_path, "bert")
         expected = load_tiny(model, build_tiny(tmp_path, model)).embed([np.arange(4, 20)], [32])
         rewritten(tmp_path, model, {f"bert.{n}": t for n, t in model.tensors.items()})
@@ -147,7 +147,7 @@ class TestTensorNames:
         assert found.embeddings[0] @ expected.embeddings[0] > 0.9999
 
     def test_missing_tensor(self, tmp_path: Path) -> None:
-        """A tensor that is not there is named."""
+        """The error for a missing tensor names it."""
         model = make_model(tmp_path, "bert")
         tensors = dict(model.tensors)
         del tensors["encoder.layer.1.output.dense.weight"]
@@ -156,7 +156,7 @@ class TestTensorNames:
             build_tiny(tmp_path, model)
 
     def test_tensor_without_a_place(self, tmp_path: Path) -> None:
-        """A bias that the config does not know is not dropped in silence."""
+        """A bias that the config does not have is refused."""
         model = make_model(tmp_path, "nomic_bert")
         config = model.config | {"qkv_proj_bias": True}
         rewritten(tmp_path, model, random_tensors(config))
@@ -164,7 +164,7 @@ class TestTensorNames:
             build_tiny(tmp_path, model)
 
     def test_wrong_shape(self, tmp_path: Path) -> None:
-        """A shape that is not the config's is said with both."""
+        """The error for a wrong shape has the file's shape and the config's."""
         model = make_model(tmp_path, "bert")
         name = "embeddings.position_embeddings.weight"
         rewritten(tmp_path, model, model.tensors | {name: model.tensors[name][:-1]})
@@ -172,7 +172,7 @@ class TestTensorNames:
             build_tiny(tmp_path, model)
 
     def test_fewer_words_than_the_tokenizer(self, tmp_path: Path) -> None:
-        """A word table that some id would fall out of is refused before it serves."""
+        """A word table with fewer rows than the tokenizer has ids is refused."""
         model = make_model(tmp_path, "bert")
         name = "embeddings.word_embeddings.weight"
         rewritten(tmp_path, model, model.tensors | {name: model.tensors[name][:-1]})
@@ -180,7 +180,7 @@ class TestTensorNames:
             build_tiny(tmp_path, model)
 
     def test_word_table_without_its_padding(self, tmp_path: Path) -> None:
-        """Rows that no id asks for may be missing: GGUF files leave them out."""
+        """Padding rows at the end of the word table may be missing, as in GGUF files."""
         words = len(vocabulary())
         model = make_model(tmp_path, "nomic_bert", vocab_size=words + 20)
         expected = load_tiny(model, build_tiny(tmp_path, model)).embed([np.arange(4, 20)], [32])
@@ -190,14 +190,14 @@ class TestTensorNames:
         assert np.array_equal(found.embeddings[0], expected.embeddings[0])
 
     def test_other_architecture(self, tmp_path: Path) -> None:
-        """A checkpoint of another architecture is told by its names."""
+        """A checkpoint with the names of another architecture is refused."""
         model = make_model(tmp_path, "bert")
         rewritten(tmp_path, model, {"decoder.weight": np.zeros((2, 2), np.float32)})
         with pytest.raises(CheckpointMismatch, match="none of the tensors"):
             build_tiny(tmp_path, model)
 
     def test_integers_are_no_weights(self, tmp_path: Path) -> None:
-        """A tensor of integers where weights belong is refused."""
+        """A tensor of integers in place of weights is refused."""
         model = make_model(tmp_path, "bert")
         name = "embeddings.word_embeddings.weight"
         odd: Any = dict(model.tensors) | {name: model.tensors[name].astype(np.int64)}
@@ -215,7 +215,7 @@ class TestTensorNames:
     ],
 )
 def test_unknown_architectures(tmp_path: Path, old: str, new: str, message: str) -> None:
-    """What has no graph is refused before anything is built, by name."""
+    """An architecture without a graph is refused by name before the build begins."""
     model = make_model(tmp_path, "bert")
     path = model.models / model.id / "model.toml"
     path.write_text(path.read_text().replace(old, new))
@@ -225,14 +225,14 @@ def test_unknown_architectures(tmp_path: Path, old: str, new: str, message: str)
 
 
 def describe(node: onnx.NodeProto) -> str:
-    """A node's operator, wiring and numbers, apart from how protobuf prints them."""
+    """A node's operator, inputs, outputs and numbers as text."""
     inner = [describe(n) for attribute in node.attribute for n in attribute.g.node]
     numbers = sorted((a.name, a.i, list(a.ints), round(a.f, 12)) for a in node.attribute)
     return f"{node.domain}.{node.op_type} {node.input} -> {node.output} {numbers} {inner}"
 
 
 def test_builder_version_is_pinned(tmp_path: Path) -> None:
-    """A graph that changed raises BUILDER_VERSION: otherwise old artefacts would be kept.
+    """A changed graph needs a new BUILDER_VERSION; without one, old artefacts would be kept.
 
     When this fails, raise BUILDER_VERSION and write the new digest here.
     """

@@ -1,4 +1,4 @@
-"""Ready ONNX graphs: taken as they are, fed by name, and never trusted with a path."""
+"""ONNX graphs of other tools are served unchanged, fed by name, and read no file elsewhere."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def export(
     location: str | None = None,
     length: int = WORDS.nbytes,
 ) -> Path:
-    """A graph of one layer: word rows plus token type rows; inputs in an order of its own."""
+    """A graph that adds a row for the id and a row for the token type, with its own input order."""
     words = numpy_helper.from_array(WORDS, "words")
     if location is not None:
         words = TensorProto(name="words", data_type=TensorProto.FLOAT, dims=WORDS.shape)
@@ -65,7 +65,7 @@ def export(
 
 @pytest.fixture
 def model(tmp_path: Path) -> TinyModel:
-    """Its manifest and tokenizer serve; its weights do not."""
+    """A model whose manifest and tokenizer are used, and whose weights are not."""
     return make_model(tmp_path, "bert")
 
 
@@ -95,7 +95,7 @@ def expected(ids: list[int], token_type: int = 0) -> Any:
 
 @pytest.mark.parametrize("location", [None, "weights.bin"])
 def test_inputs_by_name(tmp_path: Path, model: TinyModel, location: str | None) -> None:
-    """Whatever their order: ids are ids, token types are fed where declared, and are 0."""
+    """Inputs are fed by name, in any order; token types are 0."""
     folder = tmp_path / "ready"
     folder.mkdir()
     (folder / "weights.bin").write_bytes(WORDS.tobytes())
@@ -110,7 +110,7 @@ def test_inputs_by_name(tmp_path: Path, model: TinyModel, location: str | None) 
 
 
 def test_without_token_types(tmp_path: Path, model: TinyModel) -> None:
-    """A graph that does not declare them is not fed them."""
+    """Token types are not fed to a graph that does not declare them."""
     folder = tmp_path / "ready"
     folder.mkdir()
     engine = build(tmp_path, model, export(folder / "m.onnx", ("attention_mask", "input_ids")))
@@ -120,7 +120,7 @@ def test_without_token_types(tmp_path: Path, model: TinyModel) -> None:
 
 
 def test_a_whole_encoder(tmp_path: Path, model: TinyModel) -> None:
-    """A graph with external data and apply_mask gives its own vectors again."""
+    """A graph built by Matryo, with external data and apply_mask, gives the same vectors."""
     artifact = build_tiny(tmp_path, model)
     text = np.arange(4, 30)
     (before,) = load_tiny(model, artifact).embed([text], [HIDDEN]).embeddings
@@ -134,7 +134,7 @@ def test_a_whole_encoder(tmp_path: Path, model: TinyModel) -> None:
 
 
 def test_hub_caches_link_their_files(tmp_path: Path) -> None:
-    """A snapshot's graph and data are links into one folder of blobs."""
+    """A graph and its data may be links into a folder of blobs, as in the hub's cache."""
     blobs, snapshot = tmp_path / "blobs", tmp_path / "snapshots/rev/onnx"
     blobs.mkdir()
     snapshot.mkdir(parents=True)
@@ -146,7 +146,7 @@ def test_hub_caches_link_their_files(tmp_path: Path) -> None:
 
 
 def test_other_precisions(tmp_path: Path, model: TinyModel) -> None:
-    """A ready graph is served as it is; another precision needs the weights."""
+    """A ready graph is served in its own precision only."""
     with pytest.raises(BuildFailed, match=r"q8 is made of a \.safetensors or \.gguf"):
         build(tmp_path, model, export(model.checkpoint / "m.onnx"), "q8")
 
@@ -155,14 +155,14 @@ def test_other_precisions(tmp_path: Path, model: TinyModel) -> None:
     ("inputs", "outputs", "message"),
     [
         (("input_ids",), ("last_hidden_state",), "no input .'attention_mask'"),
-        ((*INPUTS, "pixels"), ("last_hidden_state",), "wants the inputs .'pixels'"),
-        (INPUTS, ("logits",), "none of its outputs .'logits'"),
+        ((*INPUTS, "pixels"), ("last_hidden_state",), "has the inputs .'pixels'"),
+        (INPUTS, ("logits",), "has the outputs .'logits'"),
     ],
 )
 def test_not_a_text_encoder(
     tmp_path: Path, inputs: tuple[str, ...], outputs: tuple[str, ...], message: str
 ) -> None:
-    """Graphs that we cannot feed, or that give no hidden states, are told by name."""
+    """The error for a graph with unknown inputs or without hidden states names them."""
     with pytest.raises(CheckpointMismatch, match=message):
         read_ready_graph(export(tmp_path / "m.onnx", inputs, outputs))
 
@@ -180,7 +180,7 @@ def test_data_elsewhere(tmp_path: Path, location: str) -> None:
 
 
 def test_data_that_is_gone_or_cut_off(tmp_path: Path) -> None:
-    """Both are said, with the file."""
+    """A data file that is missing or truncated is refused and named."""
     path = export(tmp_path / "m.onnx", location="weights.bin")
     with pytest.raises(CheckpointMismatch, match=r"weights\.bin, which is not there"):
         read_ready_graph(path)
@@ -193,7 +193,7 @@ def test_data_that_is_gone_or_cut_off(tmp_path: Path) -> None:
 
 
 def test_cut_anywhere(tmp_path: Path) -> None:
-    """A file without its end is refused and named, wherever it ends."""
+    """A truncated file is refused and named, wherever it ends."""
     whole = export(tmp_path / "whole.onnx").read_bytes()
     graph = cast("Any", onnx).load_from_string(whole).graph.ByteSize()
     path = tmp_path / "cut.onnx"
@@ -209,7 +209,7 @@ def test_cut_anywhere(tmp_path: Path) -> None:
 def test_overwritten_anywhere(
     tmp_path_factory: pytest.TempPathFactory, at: float, new: bytes
 ) -> None:
-    """Damage is refused and named, unless what is left still is a text encoder in one file."""
+    """A damaged file is refused and named, unless it still is a text encoder in one file."""
     path = export(tmp_path_factory.mktemp("damaged") / "m.onnx")
     content = bytearray(path.read_bytes())
     start = int(at * len(content))
@@ -224,7 +224,7 @@ def test_overwritten_anywhere(
 
 
 def is_text_encoder(content: bytes) -> bool:
-    """Whether this is ONNX with named inputs and outputs that serve, and no data elsewhere."""
+    """Whether a file is ONNX with usable inputs and outputs and no external data."""
     try:
         graph = cast("Any", onnx).load_from_string(content).graph
     except Exception:
@@ -243,7 +243,7 @@ def is_text_encoder(content: bytes) -> bool:
 
 @pytest.mark.parametrize("old", [b"last_hidden_state", b"attention_mask", b"w.bin"])
 def test_names_that_are_no_text(tmp_path: Path, old: bytes) -> None:
-    """Strings that are not UTF-8 are refused, not compared."""
+    """Names that are not UTF-8 are refused."""
     path = export(tmp_path / "m.onnx", location="w.bin")
     path.write_bytes(path.read_bytes().replace(old, b"\xff" * len(old)))
     with pytest.raises(CheckpointMismatch, match="not a whole ONNX file"):

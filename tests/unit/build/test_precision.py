@@ -1,4 +1,4 @@
-"""Weights in blocks: rounding, the promised accuracy, and the same vector in any company."""
+"""Rounded weights keep the promised accuracy, and a text has the same vector in any batch."""
 
 from __future__ import annotations
 
@@ -37,14 +37,14 @@ KINDS: dict[str, tuple[str, dict[str, Any]]] = {
     st.sampled_from([0.0, 1e-30, 1e-3, 1.0, 1e4]),
 )
 def test_rounding(bits: int, out: int, into: int, seed: int, size: float) -> None:
-    """Each weight within half a step of its block, zeros exact, the largest kept."""
+    """A weight is off by at most half its block's scale; zeros and the largest entry are exact."""
     weight = np.random.default_rng(seed).standard_normal((out, into)).astype(np.float32)
     weight *= np.float32(size)
     blocks = quantize_blocks(weight, bits)
     middle = 1 << (bits - 1)
     steps = np.repeat(blocks.scales, 32, axis=1)
     back = ((blocks.values.astype(np.int64) - middle) * steps)[:, :into]
-    # The end of the range that has one value less may be a whole step away.
+    # At the end of the range with one value less, the error may be a whole scale.
     assert (np.abs(back - weight) <= np.abs(steps[:, :into]) * 1.0001).all()
     assert np.isfinite(back).all()
     inside = np.abs(weight) < np.abs(steps[:, :into]) * (middle - 1)
@@ -59,7 +59,7 @@ def test_rounding(bits: int, out: int, into: int, seed: int, size: float) -> Non
     st.sampled_from([0.1, 1.0, 4.0]),
 )
 def test_rounding_of_rows(out: int, into: int, seed: int, size: float, tail: float) -> None:
-    """Each weight within half a step of its row, and no two of a pair over 128 together."""
+    """A weight is off by at most half its row's scale, and a pair adds up to at most 128."""
     normal = np.random.default_rng(seed).standard_normal((out, into))
     weight = (np.sign(normal) * np.abs(normal) ** tail * size).astype(np.float32)
     levels, scales = quantize_rows(weight)
@@ -73,7 +73,7 @@ def test_rounding_of_rows(out: int, into: int, seed: int, size: float, tail: flo
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("precision", ["int8", "q8", "q4"])
 def test_alone_as_in_any_batch(tmp_path: Path, kind: str, precision: Precision) -> None:
-    """Bit-identical: activations are quantised row by row, by nothing but their own row."""
+    """Vectors have the same bits in any batch: a row is rounded by its own values only."""
     model_type, changes = KINDS[kind]
     model = make_model(tmp_path, model_type, max_tokens=1200, **changes)
     engine = load_tiny(model, build_tiny(tmp_path, model, precision), threads=2)
@@ -89,7 +89,7 @@ def test_alone_as_in_any_batch(tmp_path: Path, kind: str, precision: Precision) 
 
 
 def test_precisions_differ(tmp_path: Path) -> None:
-    """8 bits are nearer to fp32 than 4, and none of them is fp32."""
+    """8 bits are nearer to fp32 than 4 bits, and neither gives the bits of fp32."""
     model = make_model(tmp_path, "bert")
     text = np.arange(4, 30)
     exact, int8, q8, q4 = (
@@ -107,7 +107,7 @@ def _run(
     write: Callable[[GraphBuilder, Products], str],
     x: np.ndarray[Any, Any],
 ) -> np.ndarray[Any, Any]:
-    """What a graph of int8 products makes of `x`, its one input."""
+    """The output of a graph of int8 products for the input `x`."""
     save_tensors(tensors, folder / "w.safetensors")
     names = {name: name for name in tensors}
     weights = Weights(SafetensorsCheckpoint(folder / "w.safetensors"), [names])
@@ -121,21 +121,21 @@ def _run(
 
 
 def _rows(n: int, size: int) -> np.ndarray[Any, np.dtype[np.float32]]:
-    """Rows of all magnitudes, one of zeros among them."""
+    """Rows of many magnitudes, and a row of zeros."""
     x = np.random.default_rng(1).standard_normal((n, size)) * np.geomspace(1e-6, 1e6, n)[:, None]
     x[n // 2] = 0
     return x.astype(np.float32)
 
 
 def _rounded(weight: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    """A weight as int8 has it, by rows of `(out, in)`."""
+    """A weight `(out, in)`, rounded to int8 and back."""
     levels, scales = quantize_rows(weight)
     return levels * scales[:, None]
 
 
 @pytest.mark.parametrize("kind", ["plain", "fine", "one-sided"])
 def test_int8_products(tmp_path: Path, kind: str) -> None:
-    """Within the rounding of both sides; fine is finer, one-sided rounds what is above 0 better."""
+    """A product is off by rounding alone; fine and one-sided operands are rounded more finely."""
     weight = np.random.default_rng(0).standard_normal((24, 64)).astype(np.float32)
     x, step = _rows(9, 64), 127.0
     if kind == "one-sided":
@@ -146,7 +146,7 @@ def test_int8_products(tmp_path: Path, kind: str) -> None:
         return products.product(operand, "w", (24, 64), fine=kind == "fine")
 
     y = _run(tmp_path, {"w": weight}, write, x)
-    # What rounding x can do at most: half a step for each entry, or a part of that.
+    # The largest error by rounding x: half a scale for each entry, or less.
     bound = np.abs(x).max(1, keepdims=True) / step / 2 * np.abs(_rounded(weight)).sum(1)
     off = np.abs(y - x.astype(np.float64) @ _rounded(weight).T)
     assert (off <= bound * (0.02 if kind == "fine" else 1.01) + 1e-30).all()
@@ -155,7 +155,7 @@ def test_int8_products(tmp_path: Path, kind: str) -> None:
 
 
 def test_one_sided_keeps_what_is_negative(tmp_path: Path) -> None:
-    """A row that is negative all the same is rounded coarsely, not cut off."""
+    """A negative row of a one-sided operand is rounded coarsely, not clipped."""
     weight = np.eye(64, dtype=np.float32)
     x = -np.abs(_rows(9, 64))
 
@@ -167,15 +167,15 @@ def test_one_sided_keeps_what_is_negative(tmp_path: Path) -> None:
 
 
 def test_steps_may_come_later(tmp_path: Path) -> None:
-    """A row's step left out of one product and given to the next changes nothing but bits."""
+    """Scales that the next product applies give the same result, except for rounding."""
     rng = np.random.default_rng(0)
     tensors = {name: rng.standard_normal((64, 64)).astype(np.float32) for name in ("a", "b")}
 
     def written(*, later: bool) -> Callable[[GraphBuilder, Products], str]:
         def write(_graph: GraphBuilder, products: Products) -> str:
             first = products.operand("x")
-            y = products.product(first, "a", (64, 64), times_steps=not later)
-            second = products.operand(y, times=first.steps if later else "")
+            y = products.product(first, "a", (64, 64), apply_scales=not later)
+            second = products.operand(y, pending_scales=first.scales if later else "")
             return products.product(second, "b", (64, 64))
 
         return write
@@ -188,7 +188,7 @@ def test_steps_may_come_later(tmp_path: Path) -> None:
 
 
 def test_channels_of_a_norm_are_evened_out(tmp_path: Path) -> None:
-    """Where a norm makes some channels wide, the narrow ones keep more of their digits."""
+    """If a norm makes some channels wide, smoothing keeps more digits of the narrow ones."""
     rng = np.random.default_rng(0)
     widths = np.geomspace(0.01, 10, 64).astype(np.float32)
     tensors = {
@@ -215,9 +215,9 @@ def test_channels_of_a_norm_are_evened_out(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("n_rows", [1, 9, 200])
 def test_bytes_are_added_exactly(tmp_path: Path, n_rows: int) -> None:
-    """On this CPU, whatever it is, the largest products do not overflow 16 bits.
+    """The largest products do not overflow 16 bits on the CPU that runs the test.
 
-    Neighbours that are multiplied together share 127 between them; those of two pairs do not.
+    The two weights of a pair add up to 127. A pair's weights and its neighbours' may add up to more.
     """
     rng = np.random.default_rng(0)
     share = rng.integers(0, 128, (24, 32))
@@ -242,7 +242,7 @@ def test_bytes_are_added_exactly(tmp_path: Path, n_rows: int) -> None:
 
 
 def test_words_in_blocks(tmp_path: Path) -> None:
-    """Rows of the word table come within half a step of their block, from a quarter of the room."""
+    """A word embedding is off by at most half its block's scale, and needs fewer bytes."""
     table = np.random.default_rng(0).standard_normal((100, 64)).astype(np.float32)
     ids = np.array([3, 99, 0, 3])
 
@@ -251,14 +251,14 @@ def test_words_in_blocks(tmp_path: Path) -> None:
 
     found = _run(tmp_path, {"w": table}, write, ids)
     steps = np.abs(table[ids].reshape(4, -1, 32)).max(-1).repeat(32, axis=-1) / 128
-    # The end of the range that has one value less may be a whole step away.
+    # At the end of the range with one value less, the error may be a whole scale.
     assert (np.abs(found - table[ids]) <= steps * 1.001).all()
     assert np.array_equal(found[0], found[3])
     assert (tmp_path / "m.data").stat().st_size < table.nbytes / 2  # most of it is alignment
 
 
 def test_promised_accuracy_is_kept(tmp_path: Path) -> None:
-    """A build below the manifest's bound is refused with both numbers, and leaves nothing."""
+    """A build less accurate than the manifest's bound is refused, and leaves no artefact."""
     model = make_model(tmp_path, "bert")
     path = model.models / model.id / "model.toml"
     path.write_text(path.read_text().replace("q4]\nmin_cosine = 0.5", "q4]\nmin_cosine = 0.99999"))

@@ -1,4 +1,4 @@
-"""Engines of one process share its cores: by plan, and by one count of runs."""
+"""The engines of a process share its cores by a plan and by one count of runs."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ from tests.conftest import build_tiny
     ],
 )
 def test_plan(cores: int, workers: int, threads: int, expected: tuple[int, int, int]) -> None:
-    """A run of one thread for each core, eight runs at most, unless the operator chose."""
+    """One run of one thread for each core, at most eight runs, unless the operator chose."""
     use = plan_cores(cores, workers, threads)
     assert (use.workers, use.threads, use.lone_threads) == expected
 
 
 def test_only_the_first_of_several_runs_is_alone() -> None:
-    """A run is alone if none is under way, whichever ended in between."""
+    """A run is alone if all earlier runs have ended, in whatever order."""
     runs = RunCount()
     assert [runs.enter(), runs.enter()] == [True, False]
     runs.leave()
@@ -62,7 +62,7 @@ class TestTwoModels:
     def test_run_count(
         self, folders: list[Path], monkeypatch: pytest.MonkeyPatch, shared: bool
     ) -> None:
-        """A run beside another model's takes few threads; it would take all, uncounted."""
+        """A run takes few threads while another model runs; without a shared count it takes all."""
         plan = plan_cores(2)
         engines = [self.load(folder, plan if shared else plan_cores(2)) for folder in folders]
         used: list[GraphSession] = []
@@ -90,7 +90,7 @@ class TestTwoModels:
         assert used[:2] == [pools[0]._lone, beside]
 
     def load(self, folder: Path, use: CoreUse) -> Any:
-        """A tiny model with prepacked weights, which has a session for each thread count."""
+        """A tiny model with prepacked weights, which has two sessions."""
         model = make_model(folder, "bert")
         artifact = build_tiny(folder, model)
         prepack(artifact)
@@ -98,7 +98,7 @@ class TestTwoModels:
 
 
 def test_limits_follow_the_cores(tmp_path: Path) -> None:
-    """An engine tells how many runs and threads it is made for."""
+    """The engine's limits say for how many runs and threads it was loaded."""
     model = make_model(tmp_path, "bert")
     artifact = build_tiny(tmp_path, model)
     manifest = read_manifest(model.models / model.id)

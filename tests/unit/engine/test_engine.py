@@ -1,4 +1,4 @@
-"""The same vector, always: alone, in any company, at any thread count."""
+"""A text has the same vector alone, in any batch, and with any number of threads."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def texts_of(lengths: list[int], seed: int = 0) -> list[TokenIds]:
 
 @pytest.mark.parametrize("kind", ["tiny_bert", "tiny_nomic"])
 def test_alone_as_in_any_batch(kind: str, request: pytest.FixtureRequest) -> None:
-    """Bit-identical alone and in shuffled batches, short and long texts mixed."""
+    """Vectors have the same bits alone and in shuffled batches of short and long texts."""
     _, engine = request.getfixturevalue(kind)
     lengths = [2, 3, 5, 8, 13, 21, 34, 55, 89, 144, SOLO_TOKENS, SOLO_TOKENS + 1, 700]
     texts = texts_of(lengths)
@@ -41,7 +41,7 @@ def test_alone_as_in_any_batch(kind: str, request: pytest.FixtureRequest) -> Non
 
 
 def test_threads_change_nothing(tmp_path_factory: pytest.TempPathFactory, tiny_nomic: Tiny) -> None:
-    """One thread or three: the same bits."""
+    """Vectors have the same bits with one thread and with three."""
     model, engine = tiny_nomic
     artifact = build_tiny(tmp_path_factory.mktemp("threads"), model)
     other = load_tiny(model, artifact, threads=3)
@@ -54,7 +54,7 @@ def test_threads_change_nothing(tmp_path_factory: pytest.TempPathFactory, tiny_n
 def test_only_long_texts_run_alone_and_unmasked(
     tiny_bert: Tiny, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The path depends on a text's own length: nothing else may choose it."""
+    """Whether a text runs with a mask depends on its own length only."""
     _, engine = tiny_bert
     runs: list[tuple[tuple[int, ...], bool]] = []
     session = engine._session
@@ -73,7 +73,7 @@ def test_only_long_texts_run_alone_and_unmasked(
 
 
 def test_the_flag_reaches_the_graph(tiny_nomic: Tiny) -> None:
-    """ORT counts it as an overridable initializer; without the mask nothing may be padded."""
+    """The engine finds apply_mask, which ORT counts as an overridable initializer."""
     _, engine = tiny_nomic
     ids = texts_of([12])[0][None]
     padded = np.ones_like(ids)
@@ -84,13 +84,13 @@ def test_the_flag_reaches_the_graph(tiny_nomic: Tiny) -> None:
 
 
 def test_no_padding_is_computed(tiny_nomic: Tiny) -> None:
-    """Products see real tokens only: padding holds nothing that reaches a vector or a count."""
+    """Matrix products compute real tokens only, and `n_padding` is 0."""
     _, engine = tiny_nomic
     assert engine.embed(texts_of([3, 50, 9]), [32] * 3).n_padding == 0
 
 
 def test_masked_and_unmasked_agree(tiny_nomic: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Both attention paths compute the same attention, but for the last bits."""
+    """Attention with and without a mask gives the same vectors, except for the last bits."""
     _, engine = tiny_nomic
     (text,) = texts_of([300])
     (masked,) = engine.embed([text], [32]).embeddings
@@ -100,7 +100,7 @@ def test_masked_and_unmasked_agree(tiny_nomic: Tiny, monkeypatch: pytest.MonkeyP
 
 
 def test_dimensions_of_one_batch_may_differ(tiny_nomic: Tiny) -> None:
-    """Each text is cut to its own size, and k dimensions are the first k, normalised again."""
+    """Each text has its own output size; k dimensions are the first k, normalised again."""
     _, engine = tiny_nomic
     texts = texts_of([6, 9, 7, 5])
     cut = engine.embed(texts, [32, 16, 5, 1]).embeddings
@@ -112,7 +112,7 @@ def test_dimensions_of_one_batch_may_differ(tiny_nomic: Tiny) -> None:
 
 @pytest.mark.parametrize("text", ["", "\u200b", " \n"])
 def test_a_text_of_nothing_is_a_unit_vector(tiny_bert: Tiny, text: str) -> None:
-    """Special tokens alone are embedded; nothing turns NaN."""
+    """A text of special tokens alone has a finite vector."""
     _, engine = tiny_bert
     (vector,) = engine.embed([engine.tokenize([text])[0].ids], [32]).embeddings
     assert abs(float(np.linalg.norm(vector)) - 1) < 1e-6
@@ -121,7 +121,7 @@ def test_a_text_of_nothing_is_a_unit_vector(tiny_bert: Tiny, text: str) -> None:
 def test_values_that_are_not_finite_are_a_fault(
     tiny_bert: Tiny, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """NaN never reaches a caller, where JSON would write it as null."""
+    """A vector with NaN raises InferenceFailed; JSON would write NaN as null."""
     _, engine = tiny_bert
 
     def broken(batch: PaddedBatch, *, apply_mask: bool) -> FloatArray:
@@ -133,14 +133,14 @@ def test_values_that_are_not_finite_are_a_fault(
 
 
 def test_a_run_that_raises_is_typed(tiny_bert: Tiny) -> None:
-    """ORT's own exceptions do not leave the engine."""
+    """An exception of ORT becomes InferenceFailed."""
     _, engine = tiny_bert
     with pytest.raises(InferenceFailed, match="a run of 1x1 tokens failed"):
         engine.embed([np.array([10_000_000])], [32])
 
 
 def test_closing_interrupts(tmp_path_factory: pytest.TempPathFactory, tiny_bert: Tiny) -> None:
-    """After close, runs fail at once in place of holding up the process."""
+    """After close, runs fail at once, so the process can end."""
     model, _ = tiny_bert
     engine = load_tiny(model, build_tiny(tmp_path_factory.mktemp("close"), model))
     engine.embed(texts_of([4]), [32])
@@ -150,8 +150,8 @@ def test_closing_interrupts(tmp_path_factory: pytest.TempPathFactory, tiny_bert:
 
 
 def test_a_graph_that_is_none(tmp_path_factory: pytest.TempPathFactory, tiny_bert: Tiny) -> None:
-    """A file that ORT cannot load is named, with the remedy."""
+    """The error for a file that ORT cannot load names the file and the remedy."""
     path = tmp_path_factory.mktemp("bad") / "model.onnx"
     path.write_bytes(b"rubbish")
-    with pytest.raises(ArtifactDamaged, match="cannot load it"):
+    with pytest.raises(ArtifactDamaged, match="ONNX Runtime cannot load"):
         SessionPool(path, plan_cores(1))

@@ -1,4 +1,4 @@
-"""Texts beyond the trained length: dynamic NTK, by the text's own length alone."""
+"""Texts over the trained length use dynamic NTK, by the text's own length alone."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ TRAINED = 512
 
 @pytest.fixture(scope="module")
 def engines(tmp_path_factory: pytest.TempPathFactory) -> tuple[TinyModel, OnnxEngine, OnnxEngine]:
-    """The same weights plain and stretched."""
+    """A model without and with dynamic NTK, with the same weights."""
 
     def make(**changes: Any) -> tuple[TinyModel, OnnxEngine]:
         root = tmp_path_factory.mktemp("ntk")
@@ -44,7 +44,7 @@ def text_of(n_tokens: int) -> Any:
 def test_matches_the_reference(
     engines: tuple[TinyModel, OnnxEngine, OnnxEngine], n_tokens: int
 ) -> None:
-    """The base grows with the text, and only beyond the trained length."""
+    """The rotary base grows with the text's length, and only over the trained length."""
     model, plain, stretched = engines
     ids = text_of(n_tokens)
     expected = hidden_states(model.config, model.tensors, ids.tolist())
@@ -54,7 +54,7 @@ def test_matches_the_reference(
 
 
 def test_short_texts_are_untouched(engines: tuple[TinyModel, OnnxEngine, OnnxEngine]) -> None:
-    """Up to the trained length: bit by bit the vectors of a model that is not stretched."""
+    """Up to the trained length, vectors have the bits of a model without NTK."""
     _, plain, stretched = engines
     for n_tokens in (1, 7, 300, TRAINED):
         ids = text_of(n_tokens)
@@ -62,7 +62,7 @@ def test_short_texts_are_untouched(engines: tuple[TinyModel, OnnxEngine, OnnxEng
 
 
 def test_stateless(engines: tuple[TinyModel, OnnxEngine, OnnxEngine]) -> None:
-    """A long text leaves nothing behind, and company changes nothing."""
+    """A long text changes neither the vectors of its batch nor of later batches."""
     _, _, stretched = engines
     texts = [text_of(n) for n in (5, 1200, 100, 700, 512)]
     alone = [stretched.embed([text], [32]).embeddings[0] for text in texts]
@@ -71,7 +71,7 @@ def test_stateless(engines: tuple[TinyModel, OnnxEngine, OnnxEngine]) -> None:
 
 
 def test_trained_length_below_a_batch(tmp_path: Path) -> None:
-    """A stretched text may not share a run, so a shorter trained length is refused."""
+    """A trained length below SOLO_TOKENS is refused, since a stretched text must run alone."""
     model = make_model(
         tmp_path, "nomic_bert", max_trained_positions=TRAINED - 1, rotary_scaling_factor=2.0
     )
@@ -80,7 +80,7 @@ def test_trained_length_below_a_batch(tmp_path: Path) -> None:
 
 
 def test_the_setting(tmp_path: Path) -> None:
-    """MATRYO_ROTARY_SCALING_FACTOR stretches models that can be, and is part of their key."""
+    """MATRYO_ROTARY_SCALING_FACTOR changes rotary models only, and is part of their key."""
     make_model(tmp_path, "nomic_bert", model_id="nomic_bert", max_trained_positions=600)
     make_model(tmp_path, "bert", model_id="bert")
     plain = Catalog([tmp_path / "models"])

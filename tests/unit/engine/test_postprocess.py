@@ -1,4 +1,4 @@
-"""Output steps against loops in float64, and rows that never see each other."""
+"""The output steps give the vectors of float64 loops, and no row depends on another."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ NATIVE = 24
 
 
 def output(*, norm: bool) -> Output:
-    """A manifest's output, with or without the layer norm."""
+    """The output steps of a manifest, with or without the layer norm."""
     return Output(
         steps=("mean_pool", "layer_norm", "truncate", "l2_normalize")
         if norm
@@ -33,7 +33,7 @@ def output(*, norm: bool) -> Output:
     seed=st.integers(0, 2**32 - 1),
 )
 def test_steps_match_loops(lengths: list[int], sizes: list[int], norm: bool, seed: int) -> None:
-    """Any mix of lengths and sizes gives the float64 loops' vectors, each a unit."""
+    """Any mix of lengths and output sizes gives the vectors of the float64 loops, of length 1."""
     rng = np.random.default_rng(seed)
     mask = (np.arange(max(lengths)) < np.array(lengths)[:, None]).astype(np.int64)
     hidden = rng.standard_normal((*mask.shape, NATIVE), dtype=np.float32)
@@ -53,7 +53,7 @@ def test_steps_match_loops(lengths: list[int], sizes: list[int], norm: bool, see
 
 
 def test_cls_pool() -> None:
-    """The first token's state is the text's, whatever follows it."""
+    """With cls pooling only the first token's state shapes the vector."""
     rng = np.random.default_rng(0)
     hidden = rng.standard_normal((3, 7, NATIVE), dtype=np.float32)
     hidden[1, 4:] = np.nan
@@ -75,7 +75,7 @@ def test_cls_pool() -> None:
     seed=st.integers(0, 2**32 - 1),
 )
 def test_rows_do_not_see_each_other(length: int, padding: int, company: int, seed: int) -> None:
-    """A row's vector is bit-identical alone and beside any others, at any padding."""
+    """A row's vector has the same bits alone and in any batch, with any padding."""
     rng = np.random.default_rng(seed)
     own = rng.standard_normal((1, length, 32), dtype=np.float32)
     (alone,) = postprocess(own, np.ones((1, length), np.int64), [20], output(norm=True))
@@ -90,7 +90,7 @@ def test_rows_do_not_see_each_other(length: int, padding: int, company: int, see
 
 
 def test_order_of_the_steps_matters() -> None:
-    """The layer norm stands before the cut: after it, the vector would be another."""
+    """The layer norm runs before the vector is truncated; the other order gives another vector."""
     hidden = np.random.default_rng(0).standard_normal((1, 3, NATIVE), dtype=np.float32) + 1
     mask = np.ones((1, 3), np.int64)
     (right,) = postprocess(hidden, mask, [8], output(norm=True))
@@ -99,7 +99,7 @@ def test_order_of_the_steps_matters() -> None:
 
 
 def test_zeros_stay_finite() -> None:
-    """A vector of nothing is no NaN."""
+    """A hidden state of zeros gives a vector of zeros, not NaN."""
     zeros = np.zeros((1, 4), np.float32)
     assert np.array_equal(l2_normalize(zeros), zeros)
     assert np.isfinite(layer_norm(zeros, 1e-5)).all()
@@ -107,7 +107,7 @@ def test_zeros_stay_finite() -> None:
 
 @given(st.lists(st.lists(st.integers(1, 9), min_size=1, max_size=12), min_size=1, max_size=9))
 def test_padding(texts: list[list[int]]) -> None:
-    """Every token keeps its place, and what follows a text is masked zeros."""
+    """Padding keeps the index of every token, and padding is 0 in the ids and in the mask."""
     batch = pad([np.array(text) for text in texts])
     for row, text in enumerate(texts):
         assert batch.input_ids[row, : len(text)].tolist() == text
@@ -120,7 +120,7 @@ def test_padding(texts: list[list[int]]) -> None:
 
 @pytest.mark.parametrize("steps", [("truncate", "mean_pool", "l2_normalize"), ("mean_pool",)])
 def test_steps_in_another_order_are_refused(steps: tuple[str, ...]) -> None:
-    """A manifest cannot ask for a pipeline that gives other vectors."""
+    """A manifest with another order of steps is refused."""
     with pytest.raises(ValueError, match="in this order"):
         Output.model_validate(
             {"steps": steps, "dimensions": Dimensions(native=1, trained=(1,), cut=True)}

@@ -1,4 +1,4 @@
-"""Prepacked weights: the same bits from one mapped copy, or none at all."""
+"""Prepacked weights give the same bits from one mapped copy, or are not used."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ def built(tmp_path: Path) -> Built:
 
 
 def vectors(engine: OnnxEngine) -> list[bytes]:
-    """What the engine makes of the texts, bit by bit."""
+    """The bytes of the vectors of the texts."""
     return [vector.tobytes() for vector in engine.embed(TEXTS, [32] * 3).embeddings]
 
 
 def test_same_vectors(built: Built) -> None:
-    """Prepacked or not, with one thread or with two: the same bits."""
+    """Vectors have the same bits with and without prepacked weights, with one thread and two."""
     model, artifact = built
     assert find_prepacked(artifact) is None
     before = vectors(load_tiny(model, artifact))
@@ -60,7 +60,7 @@ def test_one_copy_in_memory(built: Built) -> None:
 
 
 def test_the_prepacked_graph_loads(built: Built) -> None:
-    """With prepacked weights the artefact's own graph is never read."""
+    """With prepacked weights, the artefact's own graph is never read."""
     model, artifact = built
     prepack(artifact)
     artifact.graph.unlink()
@@ -69,7 +69,7 @@ def test_the_prepacked_graph_loads(built: Built) -> None:
 
 @pytest.mark.parametrize("name", ["model.onnx", "model.onnx.data", "packed.json"])
 def test_damage_is_found(built: Built, name: str) -> None:
-    """A prepacked file that changed is never used; the artefact's own graph serves."""
+    """If a prepacked file changed, the engine loads the artefact's own graph."""
     model, artifact = built
     before = vectors(load_tiny(model, artifact))
     prepack(artifact)
@@ -83,7 +83,7 @@ def test_damage_is_found(built: Built, name: str) -> None:
 
 
 def test_another_machine(built: Built, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Weights prepacked for another CPU are not used, and make room for ours."""
+    """Weights prepacked for another CPU are not used, and are deleted."""
     _, artifact = built
     monkeypatch.setattr(module, "machine_key", lambda: "00000000")
     prepack(artifact)
@@ -95,7 +95,7 @@ def test_another_machine(built: Built, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_other_values_are_not_kept(built: Built, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Prepacked weights that compute other values are deleted, and not tried again."""
+    """Prepacked weights that compute other values are deleted and not made again."""
     model, artifact = built
     before = vectors(load_tiny(model, artifact))
     run = module.GraphSession.run
@@ -116,7 +116,7 @@ def test_other_values_are_not_kept(built: Built, monkeypatch: pytest.MonkeyPatch
 
 
 def test_no_room(tmp_path: Path, built: Built, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A full disk costs memory, not the service."""
+    """If the disk has no room for prepacked weights, the service runs with more memory."""
     model, artifact = built
 
     def full(*_: object) -> None:

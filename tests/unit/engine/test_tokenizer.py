@@ -1,4 +1,4 @@
-"""Tokens are the model's own, uncut and unpadded, whatever tokenizer.json says."""
+"""Token ids are the model's own, without the truncation and padding of tokenizer.json."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ CLS, SEP = 2, 3
 
 @pytest.fixture(scope="module")
 def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> TextTokenizer:
-    """The tiny tokenizer, whose file asks for truncation and padding to 16."""
+    """The tiny tokenizer, with truncation and padding to 16 in its file."""
     path = tmp_path_factory.mktemp("tokenizer") / "tokenizer.json"
     make_tokenizer().save(str(path))
     return TextTokenizer(path, max_tokens=20, prefixes=("the sky: ", "grass is "))
 
 
 def test_files_truncation_and_padding_are_off(tokenizer: TextTokenizer) -> None:
-    """MiniLM's file cuts at 128 and pads to 128; neither may happen here."""
+    """Truncation and padding in the file have no effect, such as to 128 tokens in MiniLM's file."""
     short, long = tokenizer.encode(["the sky", "the sky is blue " * 10])
     assert short.n_tokens == 4
     assert long.n_tokens == 42
@@ -32,14 +32,14 @@ def test_files_truncation_and_padding_are_off(tokenizer: TextTokenizer) -> None:
 
 @pytest.mark.parametrize("text", ["", " ", "\n\t", "\u200b", "\x00", "\ufeff", "\u0301"])
 def test_texts_of_nothing(tokenizer: TextTokenizer, text: str) -> None:
-    """A text without a token still has its special ones."""
+    """An empty text has its special tokens."""
     (encoded,) = tokenizer.encode([text])
     assert encoded.ids[0] == CLS
     assert encoded.ids[-1] == SEP
 
 
 def test_cut_keeps_the_end_token(tokenizer: TextTokenizer) -> None:
-    """Cutting takes from the text, not from what closes it."""
+    """Cutting removes tokens of the text, and keeps the special tokens at the end."""
     (encoded,) = tokenizer.encode(["the sky is blue " * 10])
     cut = tokenizer.cut(encoded.ids)
     assert len(cut) == 20
@@ -59,7 +59,7 @@ def test_cut_is_the_librarys(tokenizer: TextTokenizer) -> None:
 
 
 def test_huge_texts_are_judged_by_their_head(tokenizer: TextTokenizer) -> None:
-    """A text far over the limit is not tokenised to its end, and cuts the same."""
+    """A text far over the limit is not tokenised to its end, and its cut ids are the same."""
     text = "blue sky " * 100_000
     (encoded,) = tokenizer.encode([text])
     assert not encoded.exact
@@ -69,7 +69,7 @@ def test_huge_texts_are_judged_by_their_head(tokenizer: TextTokenizer) -> None:
 
 
 def test_huge_texts_of_few_tokens_are_counted(tokenizer: TextTokenizer) -> None:
-    """Blanks do not count: what stands behind them is found, and the count is exact."""
+    """A very long text of mostly blanks is tokenised to its end, and its count is exact."""
     (encoded,) = tokenizer.encode([" " * 100_000 + "sky"])
     assert encoded.exact
     assert encoded.n_tokens == 3
@@ -84,7 +84,7 @@ def test_order_is_kept(tokenizer: TextTokenizer) -> None:
 
 
 def test_not_a_tokenizer(tmp_path: Path) -> None:
-    """A file that is none is named."""
+    """A file that is not a tokenizer is named in the error."""
     path = tmp_path / "tokenizer.json"
     path.write_text("{}")
     with pytest.raises(ArtifactDamaged, match=r"tokenizer\.json"):
@@ -92,7 +92,7 @@ def test_not_a_tokenizer(tmp_path: Path) -> None:
 
 
 class TestFromIds:
-    """Ids that a caller made are those of the text itself."""
+    """The ids that a caller sends become the ids of the same text as a string."""
 
     PREFIX, OTHER = "the sky: ", "grass is "
 
@@ -102,7 +102,7 @@ class TestFromIds:
 
     @pytest.mark.parametrize("bare", [False, True])
     def test_with_or_without_special_tokens(self, tokenizer: TextTokenizer, bare: bool) -> None:
-        """They stand at the ends once, whether the caller put them there or not."""
+        """The result has the special tokens once, whether the caller sent them or not."""
         whole = self.text_ids(tokenizer, "blue grass")
         given = whole[1:-1] if bare else whole
         assert tokenizer.from_ids(given).tolist() == whole
@@ -110,7 +110,7 @@ class TestFromIds:
         assert tokenizer.from_ids(given, self.PREFIX).tolist() == prefixed
 
     def test_own_prefix_is_left(self, tokenizer: TextTokenizer) -> None:
-        """A text that begins with any of the model's prefixes gets no other one."""
+        """A text that begins with one of the model's prefixes gets no other prefix."""
         for prefix in (self.PREFIX, self.OTHER):
             given = self.text_ids(tokenizer, prefix + "blue")
             found = tokenizer.from_ids(given, self.PREFIX)

@@ -31,7 +31,7 @@ def decoded(matrix: Any, encoding_format: Any) -> Any:
 
 @given(st.integers(1, 5), st.integers(1, 70), st.integers(0, 2**32 - 1))
 def test_base64_is_float_is_the_matrix(n: int, size: int, seed: int) -> None:
-    """Both encodings carry the very float32 values, in order."""
+    """Both encodings give exactly the float32 values, in order."""
     matrix = vectors(n, size, seed)
     floats, packed = decoded(matrix, "float"), decoded(matrix, "base64")
     for i in range(n):
@@ -42,7 +42,7 @@ def test_base64_is_float_is_the_matrix(n: int, size: int, seed: int) -> None:
 
 
 def test_shape_of_a_response() -> None:
-    """Every field of OpenAI's schema, and none beside."""
+    """The response has all fields of OpenAI's schema, and no other field."""
     answer = decoded(vectors(1), "float")
     assert set(answer) == {"object", "data", "model", "usage"}
     assert (answer["object"], answer["model"]) == ("list", "m")
@@ -52,7 +52,7 @@ def test_shape_of_a_response() -> None:
 
 
 def test_int8_keeps_the_angles() -> None:
-    """int8 and uint8 hold the same levels, and cosines stay what they were."""
+    """int8 and uint8 hold the same levels, and cosines hardly change."""
     matrix = vectors(200, 384)
     levels: Any = quantize(matrix, "int8")
     assert levels.dtype == np.int8
@@ -66,7 +66,7 @@ def test_int8_keeps_the_angles() -> None:
 
 
 def test_int8_clips_outliers() -> None:
-    """A component beyond the span is clipped, not wrapped round."""
+    """A component outside the range is clipped and does not wrap round."""
     one: Any = np.zeros((1, 64), np.float32)
     one[0, :2] = [1, -1]
     levels: Any = quantize(one, "int8")
@@ -74,7 +74,7 @@ def test_int8_clips_outliers() -> None:
 
 
 def test_bits() -> None:
-    """Signs, most significant bit first; binary is ubinary minus 128."""
+    """Signs come most significant bit first; binary is ubinary minus 128."""
     row: Any = np.array([[1, -1, 1, 1, -1, -1, 0, 1, -1, -1, -1, -1, -1, -1, -1, 1]], np.float32)
     assert quantize(row, "ubinary").tolist() == [[0b10110001, 0b00000001]]
     assert quantize(row, "binary").tolist() == [[0b10110001 - 128, 1 - 128]]
@@ -86,7 +86,7 @@ def test_bits() -> None:
     [("int8", "<i1"), ("uint8", "<u1"), ("binary", "<i1"), ("ubinary", "<u1")],
 )
 def test_small_types_travel(embedding_type: Any, dtype: str) -> None:
-    """As JSON they are integers, in base64 their raw bytes."""
+    """The smaller types are integers in JSON and raw bytes in base64."""
     matrix: Any = quantize(vectors(2), embedding_type)
     as_json, packed = decoded(matrix, "float"), decoded(matrix, "base64")
     for row, listed, text in zip(matrix, as_json["data"], packed["data"], strict=True):
@@ -95,7 +95,7 @@ def test_small_types_travel(embedding_type: Any, dtype: str) -> None:
 
 
 def test_bits_fill_their_bytes() -> None:
-    """Sizes that eight does not divide cannot be packed."""
+    """Binary vectors of a size that eight does not divide are refused."""
     check_embedding_type("binary", 64)
     check_embedding_type("int8", 63)
     with pytest.raises(InvalidRequest, match="63 is not a multiple of 8"):

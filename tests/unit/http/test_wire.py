@@ -1,4 +1,4 @@
-"""Bodies are read strictly, and faults are told in OpenAI's words."""
+"""Bodies are read strictly, and errors have OpenAI's words."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def refused(**fields: Any) -> InvalidRequest:
 
 
 def test_forms_of_input() -> None:
-    """One string, or a list of them; an empty string may stand alone."""
+    """The input is a string, which may be empty, or a list of strings."""
     assert parse(input="a")[1].strings == ["a"]
     assert parse(input="")[1].strings == [""]
     assert parse(input=["a", "b"])[1].strings == ["a", "b"]
@@ -37,7 +37,7 @@ def test_forms_of_input() -> None:
 
 
 def test_forms_of_token_arrays() -> None:
-    """A flat array is one text, of any length; an array of arrays is several."""
+    """A flat array of ids is one text, and an array of arrays is several texts."""
     one = parse(input=[1, 2, 3])[1]
     assert (one.token_arrays, one.strings, one.is_list, len(one)) == ([[1, 2, 3]], (), False, 1)
     several = parse(input=[[1, 2], [3]])[1]
@@ -75,7 +75,7 @@ def test_forms_of_token_arrays() -> None:
     ],
 )  # fmt: skip
 def test_faults_of_input(value: object, message: str, code: str) -> None:
-    """Each fault names the place, what was expected and what came."""
+    """An error names the input's index, the expected type and the type it has."""
     error = refused(input=value)
     assert message in error.message
     assert (error.param, error.code) == ("input", code)
@@ -101,7 +101,7 @@ def test_faults_of_input(value: object, message: str, code: str) -> None:
     ],
 )  # fmt: skip
 def test_faults_of_fields(fields: dict[str, Any], message: str, param: str) -> None:
-    """No coercion; the field, its value and what is allowed are named."""
+    """Values are not converted; an error names the field, its value and the allowed values."""
     error = refused(input="a", **fields)
     assert message in error.message
     assert error.param == param
@@ -109,21 +109,21 @@ def test_faults_of_fields(fields: dict[str, Any], message: str, param: str) -> N
 
 
 def test_unknown_fields_are_refused() -> None:
-    """A field nobody knows may have been meant to change the vectors."""
+    """An unknown field is refused, because its sender may expect other vectors."""
     error = refused(input="a", task="query")
     assert error.message.startswith("Unrecognized request argument supplied: task.")
     assert "input_type" in error.message
 
 
 def test_null_is_absent() -> None:
-    """Serialisers of other languages write null for what was not set."""
+    """A field that is null counts as not set."""
     fields = ("model", "encoding_format", "dimensions", "user", "input_type", "truncate")
     request, _ = parse(input="a", **dict.fromkeys(fields), embedding_type=None)
     assert request.dimensions is None
 
 
 def test_input_is_required() -> None:
-    """Its absence has OpenAI's code."""
+    """A body without the field is refused with OpenAI's code."""
     error = refused(model="m")
     assert (error.param, error.code) == ("input", "missing_required_parameter")
 
@@ -149,14 +149,14 @@ def test_input_is_required() -> None:
     ],
 )
 def test_what_is_not_json(body: bytes) -> None:
-    """Whatever JSON is not, it is a 400 that says where, and never a crash."""
+    """A body that is not JSON is a 400 that says where the fault is."""
     with pytest.raises(InvalidRequest, match="could not parse the JSON body"):
         parse_request(body, LIMITS)
 
 
 @pytest.mark.parametrize("body", [b"[]", b'"a"', b"1", b"null", b"true"])
 def test_what_is_no_object(body: bytes) -> None:
-    """JSON of another kind is told from JSON that is broken."""
+    """JSON that is not an object has another error than broken JSON."""
     with pytest.raises(InvalidRequest, match="must be an object"):
         parse_request(body, LIMITS)
 
@@ -173,7 +173,7 @@ names = st.sampled_from(
 
 @given(st.dictionaries(names, json_values, max_size=6) | json_values)
 def test_any_json_is_read_or_refused(value: object) -> None:
-    """No JSON at all raises anything but a clean refusal."""
+    """Any JSON value is parsed or raises InvalidRequest."""
     try:
         request, texts = parse_request(json.dumps(value).encode(), LIMITS)
     except InvalidRequest as exc:
@@ -185,7 +185,7 @@ def test_any_json_is_read_or_refused(value: object) -> None:
 
 @given(st.binary(max_size=200))
 def test_any_bytes_are_read_or_refused(body: bytes) -> None:
-    """Nor do any bytes."""
+    """Any bytes are parsed or raise InvalidRequest."""
     try:
         parse_request(body, LIMITS)
     except InvalidRequest as exc:
@@ -194,7 +194,7 @@ def test_any_bytes_are_read_or_refused(body: bytes) -> None:
 
 @given(st.text())
 def test_any_text_arrives(text: str) -> None:
-    """What can be encoded arrives unchanged, NUL and astral planes included."""
+    """Any text that UTF-8 can encode arrives unchanged."""
     body = json.dumps({"input": text}, ensure_ascii=False).encode("utf-8", "surrogatepass")
     try:
         text.encode()

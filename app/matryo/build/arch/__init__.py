@@ -1,8 +1,8 @@
 """One module or package for each architecture, named after its `model_type`.
 
-Each has, under these names: `Config` (its part of the manifest), `bind` (a checkpoint
-under its own tensor names), `emit` (the graph) and `forward` (the same in plain numpy:
-what the graph is checked against).
+Each module defines four names. `Config` validates the manifest's `[architecture]` table. `bind`
+gives a checkpoint's tensors the architecture's names. `emit` writes the ONNX graph. `forward`
+computes the same hidden states in plain numpy; a build checks the graph against them.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from matryo.core.errors import UnsupportedArchitecture
 
 
 class ArchitectureModule(Protocol):
-    """What every module here defines."""
+    """The names that every architecture module defines."""
 
     Config: type[BaseModel]
 
     def bind(self, checkpoint: Checkpoint, config: Any) -> Weights:  # noqa: ANN401
-        """`checkpoint` under the architecture's own names."""
+        """The tensors of `checkpoint`, under the architecture's names."""
         ...
 
     def emit(
@@ -39,7 +39,7 @@ class ArchitectureModule(Protocol):
         config: Any,  # noqa: ANN401
         precision: Precision,
     ) -> None:
-        """Write the whole graph, from `input_ids` to `last_hidden_state`."""
+        """Write the nodes of the graph, from `input_ids` to `last_hidden_state`."""
         ...
 
     def forward(
@@ -48,15 +48,16 @@ class ArchitectureModule(Protocol):
         config: Any,  # noqa: ANN401
         texts: Sequence[NDArray[np.int64]],
     ) -> list[FloatArray]:
-        """Hidden states `(T, H)` of each text; reads every weight once."""
+        """Hidden states of each text, `(T, H)` float32, computed in numpy."""
         ...
 
 
 def load(manifest: Manifest) -> tuple[ArchitectureModule, BaseModel]:
-    """The module of the manifest's `model_type`, and the config it made of the manifest.
+    """The module of the manifest's `model_type`, and the manifest's config, validated.
 
     Raises:
-        UnsupportedArchitecture: no such module, or a config it has no graph for.
+        UnsupportedArchitecture: no module has the name `model_type`, or the module's `Config`
+            refuses the manifest's values.
     """
     model_type = manifest.architecture.model_type
     known = sorted(info.name for info in pkgutil.iter_modules(__path__) if info.name[0] != "_")

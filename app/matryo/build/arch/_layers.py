@@ -1,7 +1,8 @@
-"""Pieces that the architectures share: the ONNX nodes, and the same in numpy.
+"""Layers that the architectures share, as ONNX nodes and as numpy functions.
 
-Linear weights are `(out, in)` in checkpoints and `(in, out)` in the graph, as MatMul wants.
-Fusions were measured before they were chosen; docs/LOG.md has the figures.
+Linear weights are `(out, in)` in checkpoints and `(in, out)` in the graph, because MatMul
+multiplies by the right side as it is. docs/LOG.md has the measurements behind the choice of
+fused operators.
 """
 
 from __future__ import annotations
@@ -25,21 +26,23 @@ from matryo.engine.onnx.interface import APPLY_MASK, ATTENTION_MASK, INPUT_IDS
 
 
 class Layers:
-    """What every architecture emits with: the graph, the weights, and their precision.
+    """Writes the layers of an architecture into a graph.
 
-    Real tokens are packed: everything but attention works on `(N, H)`, token after token and
-    text after text, so that padding costs attention alone and texts of any lengths may share
-    a run.
+    Every layer except attention works without padding, on `(N, H)`: the N real tokens of all
+    texts, one text after the other. Only attention computes padding. Texts of any lengths may
+    therefore share a run.
 
     Args:
-        graph: under construction; the inputs are declared here.
-        weights: under the architecture's own names.
+        graph: the graph under construction. The constructor declares its inputs.
+        weights: the weights, under the architecture's names.
         hidden_size: `H`.
-        precision: of the products.
+        precision: the precision of the matrix products.
 
     Attributes:
-        products: writes products in the precision asked.
-        places: `(N,)` int64, where in the flattened `(B, T)` each real token stands.
+        graph: the graph under construction.
+        weights: the weights, under the architecture's names.
+        products: writes the matrix products in `precision`.
+        token_indices: `(N,)` int64, the index of each real token in the flattened `(B, T)`.
     """
 
     def __init__(
@@ -50,9 +53,9 @@ class Layers:
         self.products = Products(graph, weights, precision)
         graph.input(INPUT_IDS, TensorProto.INT64, ("B", "T"))
         graph.input(ATTENTION_MASK, TensorProto.INT64, ("B", "T"))
-        # Whether attention looks at the mask at all. False is for one text alone, without
-        # padding: attention then takes ORT's flash path, whose memory does not grow with T².
-        # It defaults to true, so that other tools can run the graph as usual.
+        # apply_mask says whether attention uses the mask. It is False only for a text that runs
+        # alone, without padding. Attention then takes ORT's flash path, whose memory does not
+        # grow with T². The default value is True, because other tools do not feed this input.
         graph.input(APPLY_MASK, TensorProto.BOOL, ())
         graph.constant(APPLY_MASK, np.array(True))  # noqa: FBT003 - the input's default value
         self._mask = graph.op("Cast", ATTENTION_MASK, to=TensorProto.INT32)
@@ -62,59 +65,73 @@ class Layers:
 
         self._every, zero, one = constant("every", [-1]), constant("zero", 0), constant("one", 1)
         flat = graph.op("Reshape", ATTENTION_MASK, self._every)
-        self.places = graph.op("Reshape", graph.op("NonZero", flat), self._every)
+        self.token_indices = graph.op("Reshape", graph.op("NonZero", flat), self._every)
         rows = graph.op("Sub", graph.op("CumSum", flat, zero), one)
-        self._rows = graph.op("Max", rows, zero)  # (B*T,) into (N,); padding points anywhere
+        # (B*T,) int64: the row in (N, H) of each token. At padding it is some row of 0 to N - 1.
+        self._rows = graph.op("Max", rows, zero)
         self._flat = constant("flat", [-1, hidden_size])
         width = constant("width", [hidden_size])
         self._shape = graph.op("Concat", graph.op("Shape", INPUT_IDS), width, axis=0)  # B, T, H
 
     def embed_tokens(self, table: tuple[int, int], type_vocab_size: int) -> str:
-        """Rows of the word table, token type 0 folded in; `table` is `(vocab, hidden)`.
+        """The word embedding of each token plus the embedding of token type 0; `(N, H)`.
 
-        Returns `(N, H)`.
+        The emitted word table already contains the sum.
+
+        Args:
+            table: shape of the word table, `(vocab, H)`.
+            type_vocab_size: number of token types.
         """
         token_type = _token_type(self.weights, (type_vocab_size, table[1]))
         table = (word_rows(self.weights, table), table[1])
         rows = (piece + token_type for piece in self.weights.read_rows("word_embeddings", table))
-        return self.products.words(table, rows, self.pack(INPUT_IDS))
+        return self.products.words(table, rows, self.remove_padding(INPUT_IDS))
 
-    def pack(self, x: str) -> str:
-        """The entries of `(B, T)` that stand at real tokens; `(N,)`."""
-        return self.graph.op("Gather", self.graph.op("Reshape", x, self._every), self.places)
+    def remove_padding(self, x: str) -> str:
+        """The entries of `x`, `(B, T)`, at real tokens; `(N,)`."""
+        flat = self.graph.op("Reshape", x, self._every)
+        return self.graph.op("Gather", flat, self.token_indices)
 
-    def unpack(self, x: str) -> str:
-        """`(N, H)` to `(B, T, H)`; what stands at padding is finite, and means nothing."""
-        return self._spread(self.graph.op("Gather", x, self._rows))
+    def restore_padding(self, x: str) -> str:
+        """The rows of `x`, `(N, H)`, as `(B, T, H)`; values at padding are finite but arbitrary."""
+        return self._batch(self.graph.op("Gather", x, self._rows))
 
-    def _spread(self, x: str) -> str:
-        """`(B*T, H)` to `(B, T, H)`."""
+    def _batch(self, x: str) -> str:
+        """`x`, `(B*T, H)`, reshaped to `(B, T, H)`."""
         return self.graph.op("Reshape", x, self._shape)
 
     def linear(
         self,
         x: str | Operand,
         name: str,
-        size: tuple[int, int],
+        shape: tuple[int, int],
         *,
         bias: bool,
         fine: bool = False,
     ) -> str:
-        """`x @ weight.T (+ bias)`; `size` is the checkpoint's `(out, in)`.
+        """`x @ weight.T`, plus the bias if there is one; `(N, out)`.
 
-        `fine` is for products that would suffer from an input rounded to 8 bits.
+        Args:
+            x: `(N, in)`.
+            name: the layer's name; the tensors are `{name}.weight` and `{name}.bias`.
+            shape: shape of the weight, `(out, in)`.
+            bias: whether the layer has a bias.
+            fine: round `x` more finely in int8; see `Products.product`.
         """
         operand = self.products.operand(x) if isinstance(x, str) else x
-        y = self.products.product(operand, f"{name}.weight", size, fine=fine)
-        return self.graph.op("Add", y, self.vector(f"{name}.bias", size[0])) if bias else y
+        y = self.products.product(operand, f"{name}.weight", shape, fine=fine)
+        return self.graph.op("Add", y, self.vector(f"{name}.bias", shape[0])) if bias else y
 
-    def vector(self, name: str, size: int) -> str:
-        """A bias or a scale, as an initializer."""
-        return self.graph.constant(name, self.weights.read(name, (size,)))
+    def vector(self, name: str, width: int) -> str:
+        """The weight `name`, `(width,)`, as an initializer of the graph."""
+        return self.graph.constant(name, self.weights.read(name, (width,)))
 
-    def layer_norm(self, x: str, name: str, *, size: int, eps: float) -> str:
-        """Affine layer norm over the last axis."""
-        scale, shift = self.vector(f"{name}.weight", size), self.vector(f"{name}.bias", size)
+    def layer_norm(self, x: str, name: str, *, width: int, eps: float) -> str:
+        """Layer norm over the last axis of `x`, with scale and shift.
+
+        Source: Ba et al. 2016, Layer Normalization, arXiv:1607.06450.
+        """
+        scale, shift = self.vector(f"{name}.weight", width), self.vector(f"{name}.bias", width)
         return self.graph.op("LayerNormalization", x, scale, shift, axis=-1, epsilon=eps)
 
     def attention(
@@ -126,55 +143,66 @@ class Layers:
         num_heads: int,
         rotate: Callable[[str], str] = lambda x: x,
     ) -> str:
-        """Bidirectional attention within each text; `(N, H)` each.
+        """Bidirectional multi-head attention within each text; `(N, H)`.
 
         Args:
-            q: queries.
-            k: keys.
-            v: values.
-            num_heads: heads.
-            rotate: puts positions into `(B, T, H)`.
+            q: queries, `(N, H)`.
+            k: keys, `(N, H)`.
+            v: values, `(N, H)`.
+            num_heads: number of heads.
+            rotate: applies rotary positions to queries or keys, `(B, T, H)`.
+
+        Source: Vaswani et al. 2017, Attention Is All You Need, arXiv:1706.03762, section 3.2.
         """
         graph, op = self.graph, "MultiHeadAttention"
 
         def masked() -> str:
-            x, y, z = (self.unpack(part) for part in (q, k, v))
+            x, y, z = (self.restore_padding(part) for part in (q, k, v))
             call = (rotate(x), rotate(y), z, "", self._mask)
             out = graph.op(op, *call, domain=CONTRIB, num_heads=num_heads)
-            return graph.op("Gather", graph.op("Reshape", out, self._flat), self.places)
+            return graph.op("Gather", graph.op("Reshape", out, self._flat), self.token_indices)
 
         def plain() -> str:
-            x, y, z = (self._spread(part) for part in (q, k, v))
+            x, y, z = (self._batch(part) for part in (q, k, v))
             out = graph.op(op, rotate(x), rotate(y), z, domain=CONTRIB, num_heads=num_heads)
             return graph.op("Reshape", out, self._flat)
 
         return graph.when(APPLY_MASK, masked, plain)
 
     def gelu(self, x: str, bias: str | None = None) -> str:
-        """Exact GELU, `x/2 (1 + erf(x/√2))`, of `x (+ bias)`; tanh-GELU differs by 5e-4."""
+        """Exact GELU, `x/2 (1 + erf(x/√2))`, of `x`, or of `x + bias` if there is a bias.
+
+        The approximation of GELU by tanh would differ by up to 5e-4.
+
+        Source: Hendrycks and Gimpel 2016, Gaussian Error Linear Units, arXiv:1606.08415.
+        """
         if bias is None:
             return self.graph.op("Gelu", x, domain=CONTRIB)
         return self.graph.op("BiasGelu", x, bias, domain=CONTRIB)
 
     def silu(self, x: str) -> str:
-        """`x * sigmoid(x)`."""
+        """SiLU, `x * sigmoid(x)`. ORT calls it QuickGelu with alpha 1."""
         return self.graph.op("QuickGelu", x, domain=CONTRIB, alpha=1.0)
 
 
 def word_rows(weights: Weights, table: tuple[int, int]) -> int:
-    """Rows of the word table in the checkpoint: all, or without the unused ones at its end.
+    """The number of rows that the word table has in the checkpoint.
 
-    Published tables are padded to a round number; GGUF files often leave the padding out.
+    Published models pad the table to a round number of rows. No token id uses the padding, and
+    GGUF files often leave it out. The checkpoint's number is returned if it is at most the
+    config's, and by less than `MAX_PADDING_ROWS` rows smaller. Otherwise the config's number is
+    returned, and reading the table then raises CheckpointMismatch.
 
-    Raises:
-        CheckpointMismatch: it has more rows than the config, or lacks more than padding.
+    Args:
+        weights: the weights, under the architecture's names.
+        table: shape of the word table by the config, `(vocab, H)`.
     """
     rows, columns = weights.shape("word_embeddings")
     fits = table[0] - MAX_PADDING_ROWS < rows <= table[0] and columns == table[1]
-    return rows if fits else table[0]  # reading says what does not fit
+    return rows if fits else table[0]
 
 
-# --- the same in numpy
+# --- the numpy forward
 
 
 def np_embed_tokens(
@@ -183,31 +211,38 @@ def np_embed_tokens(
     type_vocab_size: int,
     input_ids: NDArray[np.int64],
 ) -> FloatArray:
-    """Rows of the word table plus token type 0; `(N, H)`."""
+    """The word embedding of each id plus the embedding of token type 0; `(N, H)`.
+
+    Args:
+        weights: the weights, under the architecture's names.
+        table: shape of the word table by the config, `(vocab, H)`.
+        type_vocab_size: number of token types.
+        input_ids: `(N,)`.
+    """
     table = (word_rows(weights, table), table[1])
     words = weights.lookup("word_embeddings", table, input_ids.tolist())
     return words + _token_type(weights, (type_vocab_size, table[1]))
 
 
 def _token_type(weights: Weights, shape: tuple[int, int]) -> FloatArray:
-    # Every embedder of single texts gives each token type 0.
+    # A model that embeds single texts gives type 0 to every token.
     return weights.read("token_type_embeddings", shape, slice(0, 1))
 
 
 def np_linear(
-    weights: Weights, x: FloatArray, name: str, size: tuple[int, int], *, bias: bool
+    weights: Weights, x: FloatArray, name: str, shape: tuple[int, int], *, bias: bool
 ) -> FloatArray:
-    """`x @ weight.T (+ bias)`."""
-    y = x @ weights.read(f"{name}.weight", size).T
-    return y + weights.read(f"{name}.bias", (size[0],)) if bias else y
+    """`x @ weight.T`, plus the bias if there is one; `shape` is the weight's, `(out, in)`."""
+    y = x @ weights.read(f"{name}.weight", shape).T
+    return y + weights.read(f"{name}.bias", (shape[0],)) if bias else y
 
 
 def np_layer_norm(weights: Weights, x: FloatArray, name: str, eps: float) -> FloatArray:
-    """Affine layer norm over the last axis."""
-    size = (x.shape[-1],)
+    """Layer norm over the last axis, with scale and shift; see `Layers.layer_norm`."""
+    shape = (x.shape[-1],)
     scale, shift = (
-        weights.read(f"{name}.weight", size),
-        weights.read(f"{name}.bias", size),
+        weights.read(f"{name}.weight", shape),
+        weights.read(f"{name}.bias", shape),
     )
     centred = x - x.mean(-1, keepdims=True)
     variance = np.square(centred).mean(-1, keepdims=True)
@@ -217,7 +252,18 @@ def np_layer_norm(weights: Weights, x: FloatArray, name: str, eps: float) -> Flo
 def np_attention(
     q: FloatArray, k: FloatArray, v: FloatArray, num_heads: int, lengths: Sequence[int]
 ) -> FloatArray:
-    """Bidirectional attention within each text; `(N, H)` each, text after text."""
+    """Bidirectional multi-head attention within each text; see `Layers.attention`.
+
+    Args:
+        q: queries, `(N, H)`, one text after the other.
+        k: keys, likewise.
+        v: values, likewise.
+        num_heads: number of heads.
+        lengths: number of tokens of each text.
+
+    Returns:
+        `(N, H)` float32.
+    """
     out, start = np.empty_like(q), 0
     for n_tokens in lengths:
         rows = slice(start, start + n_tokens)
@@ -232,11 +278,11 @@ def np_attention(
 
 
 def np_gelu(x: FloatArray) -> FloatArray:
-    """Exact GELU."""
+    """Exact GELU; see `Layers.gelu`."""
     erf = cast("NDArray[Any]", np.frompyfunc(math.erf, 1, 1)(x / np.float32(math.sqrt(2))))
     return (x * (1 + erf) / 2).astype(np.float32)
 
 
 def np_silu(x: FloatArray) -> FloatArray:
-    """`x * sigmoid(x)`."""
+    """SiLU, `x * sigmoid(x)`."""
     return x / (np.float32(1) + np.exp(-x))

@@ -1,7 +1,8 @@
 """`model_type = "bert"`: the encoder of BERT (Devlin et al. 2018, arXiv:1810.04805).
 
-Learned positions, post-norm, exact GELU, biases everywhere. Token types are all 0, as in
-every embedder of single texts, so that row is folded into the word table.
+The encoder has learned positions, layer norms after each block, exact GELU, and a bias in every
+linear layer. A model that embeds single texts gives type 0 to every token, so the emitted word
+table already contains the embedding of type 0.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from matryo.build.emit import GraphBuilder
 from matryo.core.choices import Precision
 from matryo.engine.onnx.interface import INPUT_IDS, LAST_HIDDEN_STATE
 
-_Size = Annotated[int, Field(ge=1)]
+_Count = Annotated[int, Field(ge=1)]
 
 
 class Config(BaseModel):
@@ -29,19 +30,23 @@ class Config(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
-    hidden_size: _Size
-    num_hidden_layers: _Size
-    num_attention_heads: _Size
-    intermediate_size: _Size
+    hidden_size: _Count
+    num_hidden_layers: _Count
+    num_attention_heads: _Count
+    intermediate_size: _Count
     hidden_act: Literal["gelu"]
     layer_norm_eps: Annotated[float, Field(gt=0)]
-    max_position_embeddings: _Size
-    type_vocab_size: _Size
-    vocab_size: _Size
+    max_position_embeddings: _Count
+    type_vocab_size: _Count
+    vocab_size: _Count
 
 
 def _spellings(config: Config) -> tuple[Spelling, ...]:
-    """BertModel's own names, those of a model with a head on it, and llama.cpp's two."""
+    """The tensor names that a checkpoint may use.
+
+    They are those of transformers' `BertModel`, those of a BERT with a task head, whose names
+    begin with `bert.`, and those of llama.cpp with separate or with joined q, k and v.
+    """
     return (
         _names(config, "", _HUB),
         _names(config, "bert.", _HUB),
@@ -51,8 +56,15 @@ def _spellings(config: Config) -> tuple[Spelling, ...]:
 
 
 @dataclass(frozen=True, slots=True)
-class _Words:
-    """One family's word for everything; `modules` are below `layer`."""
+class _Names:
+    """The tensor names of one file format.
+
+    Attributes:
+        embeddings: name of each embedding table, by our name.
+        embedding_norm: name of the norm after the embeddings.
+        layer: prefix of a layer's modules; `{}` is the layer's index.
+        modules: name of each module of a layer, by our name.
+    """
 
     embeddings: Mapping[str, str]
     embedding_norm: str
@@ -60,7 +72,7 @@ class _Words:
     modules: Mapping[str, str]
 
 
-_HUB = _Words(
+_HUB = _Names(
     {
         "word_embeddings": "embeddings.word_embeddings.weight",
         "position_embeddings": "embeddings.position_embeddings.weight",
@@ -79,7 +91,7 @@ _HUB = _Words(
         "mlp_norm": "output.LayerNorm",
     },
 )
-_GGUF = _Words(
+_GGUF = _Names(
     {
         "word_embeddings": "token_embd.weight",
         "position_embeddings": "position_embd.weight",
@@ -100,20 +112,26 @@ _GGUF = _Words(
 )
 
 
-def _names(config: Config, prefix: str, words: _Words, thirds: str | None = None) -> Spelling:
-    """The table of one family; `thirds` is its module of q, k and v, if it joins them."""
-    kinds = ("weight", "bias")
+def _names(config: Config, prefix: str, names: _Names, thirds: str | None = None) -> Spelling:
+    """Where one file format has each of our tensors.
+
+    Args:
+        config: the model's config.
+        prefix: text before every name.
+        names: the names of the file format.
+        thirds: the module that joins q, k and v; None if they are separate.
+    """
     table: dict[str, str | Part] = {
-        ours: prefix + theirs for ours, theirs in words.embeddings.items()
+        ours: prefix + theirs for ours, theirs in names.embeddings.items()
     }
-    for kind in kinds:
-        table[f"embedding_norm.{kind}"] = f"{prefix}{words.embedding_norm}.{kind}"
+    for suffix in ("weight", "bias"):
+        table[f"embedding_norm.{suffix}"] = f"{prefix}{names.embedding_norm}.{suffix}"
         for i in range(config.num_hidden_layers):
-            layer = prefix + words.layer.format(i)
-            for ours, theirs in words.modules.items():
-                table[f"layer.{i}.{ours}.{kind}"] = f"{layer}{theirs}.{kind}"
+            layer = prefix + names.layer.format(i)
+            for ours, theirs in names.modules.items():
+                table[f"layer.{i}.{ours}.{suffix}"] = f"{layer}{theirs}.{suffix}"
             for index, ours in enumerate(("query", "key", "value") if thirds else ()):
-                table[f"layer.{i}.{ours}.{kind}"] = Part(f"{layer}{thirds}.{kind}", index, 3)
+                table[f"layer.{i}.{ours}.{suffix}"] = Part(f"{layer}{thirds}.{suffix}", index, 3)
     return table
 
 
@@ -121,17 +139,17 @@ _IGNORED = (r"(bert\.)?pooler\..*", r"(bert\.)?embeddings\.position_ids", r"cls\
 
 
 def bind(checkpoint: Checkpoint, config: Config) -> Weights:
-    """`checkpoint` under the names of `_spellings`."""
+    """The tensors of `checkpoint`, under our names; `_spellings` has the names of the file."""
     return Weights(checkpoint, _spellings(config), ignored=_IGNORED)
 
 
 def emit(graph: GraphBuilder, weights: Weights, config: Config, precision: Precision) -> None:
-    """Write the graph."""
+    """Write the nodes of the graph, from `input_ids` to `last_hidden_state`."""
     net = Layers(graph, weights, config.hidden_size, precision)
     hidden, inner = config.hidden_size, config.intermediate_size
 
     def norm(x: str, name: str) -> str:
-        return net.layer_norm(x, name, size=hidden, eps=config.layer_norm_eps)
+        return net.layer_norm(x, name, width=hidden, eps=config.layer_norm_eps)
 
     x = norm(_embed(net, config), "embedding_norm")
     for i in range(config.num_hidden_layers):
@@ -149,23 +167,24 @@ def emit(graph: GraphBuilder, weights: Weights, config: Config, precision: Preci
         positive = net.products.operand(y, one_sided=True)
         y = net.linear(positive, at + "fc2", (hidden, inner), bias=True)
         x = norm(graph.op("Add", x, y), at + "mlp_norm")
-    graph.output(LAST_HIDDEN_STATE, net.unpack(x), ("B", "T", hidden))
+    graph.output(LAST_HIDDEN_STATE, net.restore_padding(x), ("B", "T", hidden))
 
 
 def _embed(net: Layers, config: Config) -> str:
+    """The sum of word, token type and position embeddings; `(N, H)`."""
     graph = net.graph
     words = net.embed_tokens((config.vocab_size, config.hidden_size), config.type_vocab_size)
     shape = (config.max_position_embeddings, config.hidden_size)
     table = graph.constant("position_embeddings", net.weights.read("position_embeddings", shape))
     n_tokens = graph.op("Shape", INPUT_IDS, start=1, end=2)
-    places = graph.op("Mod", net.places, n_tokens)
-    return graph.op("Add", words, graph.op("Gather", table, places))
+    positions = graph.op("Mod", net.token_indices, n_tokens)
+    return graph.op("Add", words, graph.op("Gather", table, positions))
 
 
 def forward(
     weights: Weights, config: Config, texts: Sequence[NDArray[np.int64]]
 ) -> list[FloatArray]:
-    """Hidden states `(T, H)` of each text, in plain numpy."""
+    """Hidden states of each text, `(T, H)` float32, computed in numpy."""
     lengths = [len(ids) for ids in texts]
     hidden, inner, eps = (
         config.hidden_size,
@@ -173,14 +192,14 @@ def forward(
         config.layer_norm_eps,
     )
 
-    def linear(x: FloatArray, name: str, size: tuple[int, int]) -> FloatArray:
-        return layers.np_linear(weights, x, name, size, bias=True)
+    def linear(x: FloatArray, name: str, shape: tuple[int, int]) -> FloatArray:
+        return layers.np_linear(weights, x, name, shape, bias=True)
 
     table = (config.vocab_size, hidden)
     x = layers.np_embed_tokens(weights, table, config.type_vocab_size, np.concatenate(texts))
-    positions = weights.read("position_embeddings", (config.max_position_embeddings, hidden))
-    places = np.concatenate([np.arange(length) for length in lengths])
-    x = layers.np_layer_norm(weights, x + positions[places], "embedding_norm", eps)
+    position_table = weights.read("position_embeddings", (config.max_position_embeddings, hidden))
+    positions = np.concatenate([np.arange(length) for length in lengths])
+    x = layers.np_layer_norm(weights, x + position_table[positions], "embedding_norm", eps)
     for i in range(config.num_hidden_layers):
         at = f"layer.{i}."
         q, k, v = (linear(x, at + name, (hidden, hidden)) for name in ("query", "key", "value"))

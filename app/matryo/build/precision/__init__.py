@@ -1,10 +1,10 @@
-"""How a product's weights are written in each precision.
+"""How a graph multiplies activations by weights in each precision.
 
-`fp32` is a plain MatMul. `int8` multiplies bytes: weights have a scale for each column,
-activations one for each row, so that no row depends on another. `q8` and `q4` keep weights in
-blocks of 32 along a row, each with a scale of its own, for `MatMulNBits`, which rounds each
-row of activations by itself, in the same blocks. In all of them a text's vector does not
-depend on the other texts of its batch.
+`fp32` is a plain MatMul. `int8` multiplies bytes: each column of weights `(in, out)` has a scale,
+and each row of activations has one. `q8` and `q4` keep weights in blocks of 32 along a row of
+`(out, in)`, each with its own scale, for ORT's `MatMulNBits`. That operator rounds each row of
+activations in blocks of 32 too. In every precision a row of activations is rounded by its own
+values only, so a text's vector does not depend on the other texts of its batch.
 """
 
 from matryo.build.precision.products import Operand, Products

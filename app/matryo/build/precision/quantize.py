@@ -1,4 +1,4 @@
-"""Quantisers in numpy: weights as bytes by rows, or in blocks of 32, as ONNX Runtime reads them."""
+"""Rounds weights to bytes with a scale for each row, or to blocks of 32 with a scale for each."""
 
 from __future__ import annotations
 
@@ -7,53 +7,58 @@ from numpy.typing import NDArray
 
 from matryo.build.checkpoint import BLOCK_SIZE, Blocks, FloatArray
 
-LEAST_STEP = np.float32(1e-20)
-"""The scale of a row of zeros, so that dividing by a scale is always allowed."""
+LEAST_SCALE = np.float32(1e-20)
+"""Lower bound of a row's scale or range: without it a row of zeros would give a divisor of 0."""
 
 
 def quantize_rows(weight: FloatArray) -> tuple[NDArray[np.int8], FloatArray]:
-    """A matrix `(out, in)` as int8 levels, and the float32 scale of each row, `(out,)`.
+    """A matrix as int8 levels `(out, in)`, and the float32 scale of each row, `(out,)`.
 
-    The levels are symmetric around 0, and two neighbours of one sign add up to 128 at most.
+    The levels are symmetric around 0. The magnitudes of two neighbours with the same sign add up
+    to at most 128.
 
     Args:
-        weight: float32, finite.
+        weight: `(out, in)` float32, finite.
     """
-    # CPUs without VNNI add the products of two neighbours in 16 bits, which saturate; but
-    # 255 x 128 < 2^15. Rows of normal entries lose a quarter of their resolution to this bound,
-    # and every CPU gives the same values.
+    # CPUs without VNNI add the products of two neighbours in 16 bits, which saturate at 2^15 - 1.
+    # A sum of at most 255 x 128 = 32,640 does not saturate, so every CPU gives the same values.
+    # The bound costs a row of normally distributed weights a quarter of its resolution.
     pairs = np.pad(weight, ((0, 0), (0, weight.shape[1] % 2))).reshape(len(weight), -1, 2)
     sums = np.maximum(np.maximum(pairs, 0).sum(2), np.maximum(-pairs, 0).sum(2))
-    # 127, as rounding may add half a level to each of the two.
-    scales = np.maximum(sums.max(1), LEAST_STEP) / np.float32(127)
+    # 127 and not 128, because rounding may add half a level to each neighbour.
+    scales = np.maximum(sums.max(1), LEAST_SCALE) / np.float32(127)
     return np.rint(weight / scales[:, None]).astype(np.int8), scales.astype(np.float32)
 
 
 def quantize_blocks(weight: FloatArray, bits: int) -> Blocks:
-    """A matrix `(out, in)` in symmetric blocks; zeros complete the last block of a row.
+    """A matrix in blocks of 32 along each row; zeros complete the last block of a row.
 
-    The entry of largest magnitude gets the end of the range that has one value more, so that
-    all 2^bits values are used, as in GGML's Q4_0.
+    The entry of largest magnitude in a block gets the value 0, which means -2^(bits - 1) scales.
+    The scale is therefore negative if that entry is positive.
 
     Args:
-        weight: float32, finite.
+        weight: `(out, in)` float32, finite.
         bits: 4 or 8.
+
+    Source: ggml, `quantize_row_q4_0_ref` in ggml-quants.c.
     """
     out, into = weight.shape
-    middle = 1 << (bits - 1)
+    zero_point = 1 << (bits - 1)
     padded = np.pad(weight, ((0, 0), (0, -into % BLOCK_SIZE)))
     blocks = padded.reshape(out, -1, BLOCK_SIZE)
     largest = np.abs(blocks).argmax(-1, keepdims=True)
-    scales = np.take_along_axis(blocks, largest, -1) / np.float32(-middle)  # (out, n_blocks, 1)
+    scales = np.take_along_axis(blocks, largest, -1) / np.float32(-zero_point)  # (out, n_blocks, 1)
     inverse = np.divide(1, scales, out=np.zeros_like(scales), where=scales != 0)
-    values = np.clip(np.rint(blocks * inverse) + middle, 0, 2 * middle - 1).astype(np.uint8)
+    values = np.clip(np.rint(blocks * inverse) + zero_point, 0, 2 * zero_point - 1).astype(np.uint8)
     return Blocks(values.reshape(padded.shape), scales[..., 0])
 
 
 def block_bytes(blocks: Blocks, bits: int) -> NDArray[np.uint8]:
-    """The values of blocks as `MatMulNBits` reads them; `(out, in * bits / 8)`.
+    """The values of blocks as `MatMulNBits` reads them; `(out, in * bits / 8)` uint8.
 
-    Two values of 4 bits share a byte, the first in the low half.
+    Two values of 4 bits share a byte. The first of them is in the low half.
+
+    Source: ONNX Runtime, docs/ContribOperators.md, com.microsoft.MatMulNBits.
     """
     if bits == 8:  # noqa: PLR2004
         return blocks.values

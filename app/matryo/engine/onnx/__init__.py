@@ -1,4 +1,4 @@
-"""The engine on ONNX Runtime: sessions over one mapped copy of the weights."""
+"""The engine on ONNX Runtime."""
 
 from matryo.engine.onnx.engine import OnnxEngine
 

@@ -1,4 +1,4 @@
-"""A model on ONNX Runtime."""
+"""The engine that runs a model on ONNX Runtime."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ from matryo.store.artifact import DATA_FILE, GRAPH_FILE, Artifact
 
 
 class OnnxEngine:
-    """A model on ONNX Runtime; see `Engine` for what it does.
+    """A model on ONNX Runtime; `Engine` describes its methods.
 
     Args:
         manifest: the model.
-        artifact: its artefact. Every file that the engine reads is hashed while the sessions
-            load.
-        use: the cores; the same object for every engine of this process.
+        artifact: the model's artefact. The hash of every file that the engine reads is checked
+            while the sessions load.
+        use: the cores. Every engine of this process must get the same object.
 
     Raises:
         ArtifactDamaged: a file is not the one that was built, or cannot be loaded.
@@ -43,22 +43,22 @@ class OnnxEngine:
         self.fingerprint = f"{manifest.id}/{self.precision}/{artifact.record.key}"
         prepacked = find_prepacked(artifact)
         if prepacked and not prepacked.intact():
-            prepacked = None  # the artefact's own graph still serves
+            prepacked = None  # load the artefact's own graph instead
         if not prepacked:
             # Two sessions would hold the weights twice. One session with a thread for every core
-            # costs a tenth of the rate of concurrent runs.
+            # lowers the rate of concurrent runs by a tenth.
             use = replace(use, threads=use.lone_threads)
         self.limits = cpu_limits(use)
         skip = (GRAPH_FILE, DATA_FILE) if prepacked else ()
         with ThreadPoolExecutor(1) as pool:
-            checked = pool.submit(artifact.check_files, skip=skip)
+            check = pool.submit(artifact.check_files, skip=skip)
             try:
                 self._tokenizer = TextTokenizer(
                     artifact.tokenizer, manifest.tokenizer.max_tokens, manifest.prefixes
                 )
                 self._session = SessionPool(prepacked.graph if prepacked else artifact.graph, use)
             finally:
-                checked.result()  # a damaged file explains whatever failed above
+                check.result()  # a damaged file is the cause of any failure above
 
     @property
     def vocab_size(self) -> int:
@@ -79,7 +79,7 @@ class OnnxEngine:
         return Encoded(self._tokenizer.from_ids(ids, prefix))
 
     def cut(self, ids: TokenIds) -> TokenIds:
-        """The ids cut to the model's limit."""
+        """The ids, cut to the model's limit; see `Engine.cut`."""
         return self._tokenizer.cut(ids)
 
     def embed(self, texts: Sequence[TokenIds], dimensions: Sequence[int]) -> BatchResult:
@@ -108,9 +108,9 @@ class OnnxEngine:
         return BatchResult(embeddings, n_padding, inference_s, postprocess_s)
 
     def hidden_states(self, ids: TokenIds) -> FloatArray:
-        """Last hidden states `(T, H)` of one text; see `Engine.hidden_states`."""
+        """The last hidden states of one text, `(T, H)`; see `Engine.hidden_states`."""
         return self._session.run(pad([ids]), apply_mask=len(ids) <= SOLO_TOKENS)[0]
 
     def close(self) -> None:
-        """Make runs under way fail soon, and every later run."""
+        """Make current and later runs fail; see `Engine.close`."""
         self._session.interrupt()

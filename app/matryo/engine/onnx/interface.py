@@ -1,4 +1,4 @@
-"""Names of a graph's inputs and output: of the graphs that Matryo builds, and of ready exports."""
+"""Names of the inputs and outputs of a graph, built by Matryo or exported by another tool."""
 
 from __future__ import annotations
 
@@ -10,37 +10,38 @@ LAST_HIDDEN_STATE = "last_hidden_state"
 
 REQUIRED_INPUTS = (INPUT_IDS, ATTENTION_MASK)
 OPTIONAL_INPUTS = (TOKEN_TYPE_IDS, APPLY_MASK)
-"""Inputs that are fed to graphs which declare them: token types, all of them 0, and a boolean
-that says whether attention uses the mask."""
+"""Inputs that a graph may declare: token types, which are always 0, and a boolean that says whether
+attention uses the mask."""
 
 SOLO_TOKENS = 512
-"""Texts over this many tokens run alone and unmasked; shorter texts always run masked.
+"""A text with more tokens than this runs alone and without a mask. Any other text has a mask.
 
-Masked attention holds a (T, T) score matrix for each head: 12 x 8192² floats are 3.2 GB.
-The rule depends on a text's own length only, because a text's vector may not depend on the
-other texts of a batch. Graphs may rely on the rule.
+Attention with a mask holds a score matrix (T, T) for each head: 12 x 8192² float32 are 3.2 GB.
+The rule depends on a text's own length only, because a text's vector may not depend on the other
+texts of its batch. A graph may rely on the rule.
 """
 
-# Optimum and transformers.js export the first name, sentence-transformers the second.
+# Optimum and transformers.js write the first name, sentence-transformers the second.
 _HIDDEN_STATES = (LAST_HIDDEN_STATE, "token_embeddings")
 
 
 def hidden_states_output(inputs: Collection[str], outputs: Sequence[str]) -> str:
-    """Name of the output that holds the hidden states of every token, `(B, T, H)`.
+    """The name of the output with the hidden state of every token, `(B, T, H)`.
 
     Args:
         inputs: names of the graph's inputs.
-        outputs: names of its outputs.
+        outputs: names of the graph's outputs.
 
     Raises:
-        ValueError: a required input is missing, an input is unknown, or no output fits.
+        ValueError: a required input is missing, an input is unknown, or no output has a known
+            name.
     """
     known = (*REQUIRED_INPUTS, *OPTIONAL_INPUTS)
     if missing := [name for name in REQUIRED_INPUTS if name not in inputs]:
         raise ValueError(f"the graph has no input {missing}, only {sorted(inputs)}")
-    if strange := sorted(set(inputs) - set(known)):
-        raise ValueError(f"the graph wants the inputs {strange}; only {list(known)} can be fed")
+    if unknown := sorted(set(inputs) - set(known)):
+        raise ValueError(f"the graph has the inputs {unknown}; only {list(known)} can be fed")
     for name in _HIDDEN_STATES:
         if name in outputs:
             return name
-    raise ValueError(f"none of its outputs {list(outputs)} is one of {list(_HIDDEN_STATES)}")
+    raise ValueError(f"the graph has the outputs {list(outputs)}, none of {list(_HIDDEN_STATES)}")

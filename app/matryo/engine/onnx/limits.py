@@ -1,4 +1,4 @@
-"""What ONNX Runtime does well on a CPU."""
+"""The limits and costs of ONNX Runtime on a CPU."""
 
 from __future__ import annotations
 
@@ -12,12 +12,13 @@ def cpu_limits(use: CoreUse) -> EngineLimits:
     return EngineLimits(
         solo_tokens=SOLO_TOKENS,
         min_batch_tokens=64,
-        # A token costs the same from a few hundred tokens on, but memory still grows.
+        # From a few hundred tokens on, a larger batch costs no less a token, but more memory.
         max_batch_tokens=1024,
         max_scores=1 << 21,
-        # nomic-embed-text-v1.5 computes texts of 512 tokens at 0.88 of the rate of 128.
+        # nomic-embed-text-v1.5 computes 0.88 times as many tokens a second in texts of 512
+        # tokens as in texts of 128.
         score_tokens=1 / 4096,
-        # A run reads all of the weights, which takes about as long as computing these tokens.
+        # A run reads all of the weights. Reading takes about as long as computing 16 tokens.
         run_tokens=16,
         workers=use.workers,
         threads=use.threads,

@@ -1,4 +1,4 @@
-"""Texts of several lengths as one rectangular batch."""
+"""Pads texts of several lengths to one rectangular batch."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from matryo.engine.tokenizer import TokenIds
 
 @dataclass(frozen=True, slots=True)
 class PaddedBatch:
-    """Texts of a run, padded on the right to the longest of them.
+    """The texts of a run, padded on the right to the longest text.
 
     Attributes:
         input_ids: `(B, T)` int64, 0 at padding.
@@ -33,7 +33,7 @@ def pad(texts: Sequence[TokenIds]) -> PaddedBatch:
     """The texts as one batch, padded on the right to the longest text.
 
     Args:
-        texts: ids of each text; at least one text, and none of them empty.
+        texts: token ids of each text; at least one text, and no empty text.
     """
     lengths = np.fromiter(map(len, texts), np.int64, len(texts))
     positions = np.arange(int(lengths.max()))

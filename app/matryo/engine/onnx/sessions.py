@@ -1,4 +1,4 @@
-"""The session pool: one graph, run with few threads or with a thread for every core."""
+"""The sessions of one graph: one with few threads, and one with a thread for every core."""
 
 from __future__ import annotations
 
@@ -20,19 +20,18 @@ _SHRINK_INTERVAL_S = 5.0
 
 
 class SessionPool:
-    """One graph at two thread counts. Several threads may call `run` at once.
+    """One graph, loaded with two numbers of threads. Several threads may call `run` at once.
 
-    Concurrent runs of few threads compute the most tokens a second. A run on every core is the
-    quickest answer to a lone query (docs/LOG.md has the measurements). A run takes every core if
-    no other run is under way, of this model or of another one with the same `use`. The number of
-    threads changes no bit of a result.
+    Concurrent runs of few threads compute the most tokens a second. A single run on every core has
+    the lowest latency (docs/LOG.md has the measurements). A run takes every core if it is the only
+    run of all engines that share `use`. The number of threads changes no bit of a result.
 
     Args:
-        path: `model.onnx`; its data file is in the same folder.
+        path: `model.onnx`. Its data file is in the same folder.
         use: the cores.
 
     Attributes:
-        computes_padding: the matrix products compute padding tokens too.
+        computes_padding: whether the matrix products compute padding tokens too.
 
     Raises:
         ArtifactDamaged: ORT cannot load the graph, or an input or output is missing.
@@ -44,11 +43,13 @@ class SessionPool:
         self._shared_used = False
         self._shrunk_at = 0.0
         self._options: Any = cast("Any", ort).RunOptions()
-        # ORT's arena keeps its peak for good unless a run shrinks it: a text of 8192 tokens would
-        # cost 400 MB from then on. Long texts shrink it, and runs beside which no other runs.
+        # ORT's arena never gives memory back, unless a run shrinks it: after one text of 8192
+        # tokens it would keep 400 MB. Runs of long texts and single runs shrink the arena.
         self._shrinking: Any = cast("Any", ort).RunOptions()
         for options in (self._options, self._shrinking):
-            options.log_severity_level = 4  # errors reach the log as exceptions of the run
+            options.log_severity_level = (
+                4  # ORT also raises every error, and the raised errors are logged
+            )
         self._shrinking.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
         probe = PaddedBatch(np.zeros((1, 2), np.int64), np.ones((1, 2), np.int64))
         try:
@@ -56,22 +57,22 @@ class SessionPool:
             self._lone = self._session
             if use.lone_threads != use.threads:
                 self._lone = GraphSession(path, session_options(use.lone_threads))
-            # This run brings the weights into memory. The other session maps the same pages.
+            # This run loads the weights into memory. The other session maps the same pages.
             self._run(self._lone, probe, apply_mask=True, shrink=True)
         except Exception as exc:
             raise ArtifactDamaged(
-                f"{path}: ONNX Runtime cannot load it: {exc}. Build it again with matryo build."
+                f"ONNX Runtime cannot load {path}: {exc}. Build the model again with matryo build."
             ) from exc
         self.computes_padding = self._session.computes_padding
 
     def run(self, batch: PaddedBatch, *, apply_mask: bool) -> FloatArray:
-        """Hidden states `(B, T, H)` float32; values at padding have no meaning.
+        """Hidden states `(B, T, H)` float32; values at padding are arbitrary.
 
         Args:
             batch: the texts.
-            apply_mask: False lets attention ignore the mask, for a text alone. The choice may
-                depend on the texts' own lengths only, because the two ways differ in the last
-                bits.
+            apply_mask: False makes attention ignore the mask; only for a batch of one text. The
+                caller may choose by a text's own length only, because the last bits of a result
+                depend on the choice.
 
         Raises:
             InferenceFailed: the run raised.
@@ -84,7 +85,7 @@ class SessionPool:
             self._runs.leave()
 
     def _choose(self, *, lone: bool) -> GraphSession:
-        """The session of a run; `lone` if no other run is under way."""
+        """The session for a run. `lone` says whether it is the only run."""
         with self._lock:
             if not lone:
                 self._shared_used = True
@@ -111,6 +112,6 @@ class SessionPool:
             raise InferenceFailed(f"a run of {shape} tokens failed: {exc}") from exc
 
     def interrupt(self) -> None:
-        """Make runs under way fail soon, and every later run; for the end of the process."""
+        """Make current and later runs fail, so that the process can end soon."""
         self._options.terminate = True
         self._shrinking.terminate = True

@@ -1,8 +1,8 @@
 """`model_type = "nomic_bert"`: BERT with rotary positions, a gated MLP, or mixtures of experts.
 
-Nussbaum et al. 2024, arXiv:2402.01613, and Nussbaum and Duderstadt 2025, arXiv:2502.07972;
-reference code: nomic-ai/nomic-bert-2048, `modeling_hf_nomic_bert.py`, and (without experts)
-`NomicBertModel` in transformers.
+Sources: Nussbaum et al. 2024, arXiv:2402.01613, and Nussbaum and Duderstadt 2025,
+arXiv:2502.07972. The reference code is `modeling_hf_nomic_bert.py` in nomic-ai/nomic-bert-2048
+and, without experts, `NomicBertModel` in transformers.
 """
 
 from __future__ import annotations

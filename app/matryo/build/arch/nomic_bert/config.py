@@ -1,4 +1,4 @@
-"""What shapes a `nomic_bert`, as the manifest has it."""
+"""The manifest's `[architecture]` table of a `nomic_bert`."""
 
 from __future__ import annotations
 
@@ -8,62 +8,77 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from matryo.engine.onnx.interface import SOLO_TOKENS
 
-_Size = Annotated[int, Field(ge=1)]
+_Count = Annotated[int, Field(ge=1)]
 
 
 class Config(BaseModel):
-    """Transformers' words for the config.
+    """The keys of the config, named as in transformers' `NomicBertConfig`.
 
-    The hub's `config.json` spells some as GPT-2 does: `n_embd`, `n_layer`, `n_head`,
-    `n_inner`, `rotary_emb_base`, `layer_norm_epsilon`.
+    The hub's `config.json` has GPT-2's names for some of them: `n_embd`, `n_layer`, `n_head`,
+    `n_inner`, `rotary_emb_base` and `layer_norm_epsilon`.
 
     Attributes:
-        moe_every_n_layers: of so many layers the second is a mixture of experts; 0 for none.
+        max_trained_positions: longest text, in tokens, that the model was trained on.
+        rotary_scaling_factor: factor of dynamic NTK, which enlarges the rotary base for texts
+            over `max_trained_positions`; None leaves the base unchanged.
+        moe_every_n_layers: in each group of this many layers the second layer is a mixture of
+            experts; 0 for a model without experts.
+        num_experts: experts of each mixture.
         moe_top_k: experts that compute each token.
-        rotary_scaling_factor: stretches the rotary base for each text that is longer than
-            `max_trained_positions` (dynamic NTK); None for never.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
-    hidden_size: _Size
-    num_hidden_layers: _Size
-    num_attention_heads: _Size
-    intermediate_size: _Size
+    hidden_size: _Count
+    num_hidden_layers: _Count
+    num_attention_heads: _Count
+    intermediate_size: _Count
     hidden_act: Literal["swiglu", "gelu"]
     qkv_proj_bias: bool
     mlp_bias: bool
     layer_norm_eps: Annotated[float, Field(gt=0)]
     rope_theta: Annotated[float, Field(gt=0)]
-    max_position_embeddings: _Size
-    max_trained_positions: _Size = 2048
+    max_position_embeddings: _Count
+    max_trained_positions: _Count = 2048
     rotary_scaling_factor: Annotated[float, Field(gt=0)] | None = None
-    type_vocab_size: _Size
-    vocab_size: _Size
+    type_vocab_size: _Count
+    vocab_size: _Count
     moe_every_n_layers: Annotated[int, Field(ge=0)] = 0
-    num_experts: _Size = 1
-    moe_top_k: _Size = 1
+    num_experts: _Count = 1
+    moe_top_k: _Count = 1
 
     @model_validator(mode="after")
     def _check(self) -> Self:
         if self.hidden_size % (2 * self.num_attention_heads):
-            msg = "hidden_size must be an even multiple of num_attention_heads"
+            msg = (
+                f"hidden_size is {self.hidden_size}, but must be an even multiple of "
+                f"num_attention_heads = {self.num_attention_heads}"
+            )
             raise ValueError(msg)
         if self.rotary_scaling_factor and self.max_trained_positions < SOLO_TOKENS:
-            # A batch has one rotary table, so none of its texts may be a stretched one.
-            msg = f"max_trained_positions must be at least {SOLO_TOKENS} with rotary_scaling_factor"
+            # A batch has one rotary table. A text that NTK stretches must therefore run alone.
+            msg = (
+                f"max_trained_positions is {self.max_trained_positions}, but must be at least "
+                f"{SOLO_TOKENS} with rotary_scaling_factor"
+            )
             raise ValueError(msg)
         if self.moe_every_n_layers and self.hidden_act != "gelu":
-            msg = "experts (moe_every_n_layers) are known with hidden_act = 'gelu' only"
+            msg = (
+                f"hidden_act is '{self.hidden_act}', but a model with experts "
+                "(moe_every_n_layers > 0) must have 'gelu'"
+            )
             raise ValueError(msg)
         if self.moe_every_n_layers and not self.moe_top_k <= self.num_experts:
-            msg = f"moe_top_k is {self.moe_top_k}, but num_experts only {self.num_experts}"
+            msg = (
+                f"moe_top_k is {self.moe_top_k}, but must be at most num_experts = "
+                f"{self.num_experts}"
+            )
             raise ValueError(msg)
         return self
 
     @property
     def head_size(self) -> int:
-        """Columns of one head; all of them are rotated."""
+        """Width of one head; rotary positions apply to all of it."""
         return self.hidden_size // self.num_attention_heads
 
     def has_experts(self, i: int) -> bool:

@@ -1,4 +1,4 @@
-"""It in plain numpy, which the graph is checked against."""
+"""The forward of `nomic_bert` in numpy. A build checks the graph against it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from matryo.build.checkpoint import FloatArray, Weights
 def forward(
     weights: Weights, config: Config, texts: Sequence[NDArray[np.int64]]
 ) -> list[FloatArray]:
-    """Hidden states `(T, H)` of each text, in plain numpy."""
+    """Hidden states of each text, `(T, H)` float32, computed in numpy."""
     lengths = [len(ids) for ids in texts]
     hidden, inner, eps = (
         config.hidden_size,
@@ -28,14 +28,14 @@ def forward(
         np.concatenate(part)[:, None, :] for part in zip(*tables, strict=True)
     )  # (N, 1, D/2)
 
-    def linear(x: FloatArray, name: str, size: tuple[int, int], *, bias: bool) -> FloatArray:
-        return layers.np_linear(weights, x, name, size, bias=bias)
+    def linear(x: FloatArray, name: str, shape: tuple[int, int], *, bias: bool) -> FloatArray:
+        return layers.np_linear(weights, x, name, shape, bias=bias)
 
     def rotate(x: FloatArray) -> FloatArray:
         heads = x.reshape(len(x), config.num_attention_heads, config.head_size)
         a, b = np.split(heads, 2, axis=-1)
-        turned = [a * cos - b * sin, b * cos + a * sin]
-        return np.concatenate(turned, axis=-1, dtype=np.float32).reshape(x.shape)
+        rotated = [a * cos - b * sin, b * cos + a * sin]
+        return np.concatenate(rotated, axis=-1, dtype=np.float32).reshape(x.shape)
 
     table = (config.vocab_size, hidden)
     x = layers.np_embed_tokens(weights, table, config.type_vocab_size, np.concatenate(texts))
@@ -64,11 +64,11 @@ def forward(
 
 
 def _experts(weights: Weights, config: Config, x: FloatArray, at: str) -> FloatArray:
-    """The mixture of experts on `(N, H)`, expert by expert."""
+    """The mixture of experts on `x`, `(N, H)`, one expert after the other; `(N, H)`."""
     hidden, inner = config.hidden_size, config.intermediate_size
     logits = x @ weights.read(f"{at}router.weight", (config.num_experts, hidden)).T
     share = np.exp(logits - logits.max(-1, keepdims=True))
-    share /= share.sum(-1, keepdims=True)  # (T, E)
+    share /= share.sum(-1, keepdims=True)  # (N, E)
     chosen = np.argsort(-share, axis=-1, kind="stable")[:, : config.moe_top_k]
     y = np.zeros_like(x)
     for e in range(config.num_experts):

@@ -1,4 +1,4 @@
-"""It as an ONNX graph."""
+"""Writes `nomic_bert` as an ONNX graph."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from matryo.engine.onnx.interface import INPUT_IDS, LAST_HIDDEN_STATE
 
 
 def emit(graph: GraphBuilder, weights: Weights, config: Config, precision: Precision) -> None:
-    """Write the graph."""
+    """Write the nodes of the graph, from `input_ids` to `last_hidden_state`."""
     net = Layers(graph, weights, config.hidden_size, precision)
     hidden, heads = config.hidden_size, config.num_attention_heads
     cos, sin = _emit_rotary_tables(graph, config)
     first = graph.constant("first_position", np.zeros(1, np.int64))
 
     def norm(x: str, name: str) -> str:
-        return net.layer_norm(x, name, size=hidden, eps=config.layer_norm_eps)
+        return net.layer_norm(x, name, width=hidden, eps=config.layer_norm_eps)
 
     def rotate(x: str) -> str:
-        # interleaved=0: first half with second half of each head, as NeoX has it.
+        # interleaved=0 pairs the first half of each head with the second half, as GPT-NeoX does.
         return graph.op(
             "RotaryEmbedding",
             x,
@@ -41,7 +41,7 @@ def emit(graph: GraphBuilder, weights: Weights, config: Config, precision: Preci
     x = norm(x, "embedding_norm")
     for i in range(config.num_hidden_layers):
         at, square = f"layer.{i}.", (hidden, hidden)
-        # Separate products, so that nothing is split afterwards (docs/LOG.md).
+        # q, k and v are separate products: splitting one joint product costs more (docs/LOG.md).
         q, k, v = (
             net.linear(x, at + name, square, bias=config.qkv_proj_bias, fine=name == "value")
             for name in ("query", "key", "value")
@@ -54,11 +54,11 @@ def emit(graph: GraphBuilder, weights: Weights, config: Config, precision: Preci
         else:
             y = _emit_mlp(net, x, at, config)
         x = norm(graph.op("Add", x, y), at + "mlp_norm")
-    graph.output(LAST_HIDDEN_STATE, net.unpack(x), ("B", "T", hidden))
+    graph.output(LAST_HIDDEN_STATE, net.restore_padding(x), ("B", "T", hidden))
 
 
 def _emit_mlp(net: Layers, x: str, at: str, config: Config) -> str:
-    """The MLP on `(N, H)`, plain or gated."""
+    """The MLP on `x`, `(N, H)`: gated with SiLU, or plain with GELU; `(N, H)`."""
     products, bias = net.products, config.mlp_bias
     hidden, inner = config.hidden_size, config.intermediate_size
     widen = (inner, hidden)
@@ -69,19 +69,20 @@ def _emit_mlp(net: Layers, x: str, at: str, config: Config) -> str:
     else:
         gate = net.silu(net.linear(wide, at + "gate", widen, bias=bias))
         if bias:
-            y, times = net.linear(wide, at + "up", widen, bias=bias), ""
-        else:  # what scales a row may wait until after `down`, where rows are shorter
-            y = products.product(wide, at + "up.weight", widen, times_steps=False)
-            times = wide.steps
-        inside = products.operand(net.graph.op("Mul", y, gate), times=times)
+            y, scales = net.linear(wide, at + "up", widen, bias=bias), ""
+        else:  # multiply by the row scales after `down`, where a row has fewer entries
+            y = products.product(wide, at + "up.weight", widen, apply_scales=False)
+            scales = wide.scales
+        inside = products.operand(net.graph.op("Mul", y, gate), pending_scales=scales)
     return net.linear(inside, at + "down", (hidden, inner), bias=bias)
 
 
 def _emit_rotary_tables(graph: GraphBuilder, config: Config) -> tuple[str, str]:
-    """Cosines and sines: two tables, or, with dynamic NTK, a choice by the text's length.
+    """Names of the cosines and the sines; each `(positions, head_size / 2)` float32.
 
-    With NTK a run must hold one text if it is longer than the trained length; SOLO_TOKENS
-    sees to that.
+    Without dynamic NTK they are constants. With NTK the graph computes both for a text that is
+    longer than the trained length. Such a text runs alone, because `Config` requires a trained
+    length of at least `SOLO_TOKENS`.
     """
     plain = config.model_copy(update={"rotary_scaling_factor": None})
     cos, sin = rotary_tables(plain, config.max_position_embeddings)
@@ -89,7 +90,7 @@ def _emit_rotary_tables(graph: GraphBuilder, config: Config) -> tuple[str, str]:
         config.max_position_embeddings <= config.max_trained_positions
     ):
         return graph.constant("cos_cache", cos), graph.constant("sin_cache", sin)
-    factor, trained, size = (
+    factor, trained, head_size = (
         config.rotary_scaling_factor,
         config.max_trained_positions,
         config.head_size,
@@ -98,23 +99,23 @@ def _emit_rotary_tables(graph: GraphBuilder, config: Config) -> tuple[str, str]:
     def scalar(name: str, value: float) -> str:
         return graph.constant(f"ntk_{name}", np.array(value, np.float64))
 
-    # In float64 up to the frequencies, as the reference has it, where the base is a Python float.
+    # The base is float64, because it is a Python float in the reference.
     n_tokens = graph.op("Shape", INPUT_IDS, start=1, end=2)
     length = graph.op("Cast", n_tokens, to=TensorProto.DOUBLE)
     ratio = graph.op("Mul", length, scalar("slope", factor / trained))
     ratio = graph.op("Sub", ratio, scalar("offset", factor - 1))
     ratio = graph.op("Max", ratio, scalar("one", 1.0))
-    stretch = graph.op("Pow", ratio, scalar("power", size / (size - 2)))
+    stretch = graph.op("Pow", ratio, scalar("power", head_size / (head_size - 2)))
     theta = graph.op("Mul", stretch, scalar("theta", config.rope_theta))
-    exponents = np.arange(0, size, 2, dtype=np.float32) / np.float32(size)
+    exponents = np.arange(0, head_size, 2, dtype=np.float32) / np.float32(head_size)
     exponents = graph.constant("ntk_exponents", exponents.astype(np.float64))
     powers = graph.op("Cast", graph.op("Pow", theta, exponents), to=TensorProto.FLOAT)
     frequencies = graph.op("Reciprocal", powers)  # (D/2,)
     positions = np.arange(config.max_position_embeddings, dtype=np.float32)[:, None]
     first = graph.constant("ntk_first", np.zeros(1, np.int64))
-    place = graph.op("Slice", graph.constant("positions", positions), first, n_tokens)
-    angles = graph.op("Mul", place, frequencies)  # (T, D/2)
-    # Texts of the trained length and less get the very numbers of a graph without NTK.
+    positions = graph.op("Slice", graph.constant("positions", positions), first, n_tokens)
+    angles = graph.op("Mul", positions, frequencies)  # (T, D/2)
+    # Texts up to the trained length get the same bits as in a graph without NTK.
     short = graph.op("LessOrEqual", n_tokens, graph.constant("ntk_trained", np.array([trained])))
 
     def choose(name: str, table: FloatArray, stretched: str) -> str:
@@ -128,11 +129,14 @@ def _emit_rotary_tables(graph: GraphBuilder, config: Config) -> tuple[str, str]:
 
 
 def _emit_experts(net: Layers, x: str, at: str, config: Config) -> str:
-    """The mixture of experts on `(N, H)`: only the chosen experts compute a token.
+    """The mixture of experts on `x`, `(N, H)`; `(N, H)`. A token costs only its chosen experts.
 
-    Each (token, choice) pair is a row. Rows are ordered by expert (TopK is a stable sort:
-    ONNX breaks ties by the lower index), split, computed, joined, and put back. An expert
-    without tokens computes on zero rows.
+    Each pair of a token and a chosen expert is a row. The graph sorts the rows by expert, splits
+    them, computes each expert's rows, joins the results and restores the first order. TopK sorts
+    stably, because ONNX breaks ties by the lower index. An expert that no token chose computes
+    zero rows.
+
+    Source: Nussbaum and Duderstadt 2025, arXiv:2502.07972; nomic-bert-2048, `NomicExperts`.
     """
     graph, top_k, n_experts = net.graph, config.moe_top_k, config.num_experts
     hidden, inner = config.hidden_size, config.intermediate_size
@@ -141,15 +145,15 @@ def _emit_experts(net: Layers, x: str, at: str, config: Config) -> str:
         return graph.constant(f"{at}experts.{name}", np.array(value, np.int64))
 
     router = net.weights.read(f"{at}router.weight", (n_experts, hidden))
-    # Routing stays in float32 in every precision: a token sent elsewhere is another vector.
+    # Routing is float32 in every precision: another choice of expert changes a vector much.
     logits = graph.op("MatMul", x, graph.tensor(f"{at}router.weight", router.T.shape, [router.T]))
     share = graph.op("Softmax", logits, axis=-1)  # over all experts, (N, E)
     top = constant("top_k", [top_k])
-    share, chosen = graph.ops("TopK", 2, share, top)  # (N, K); not normalised again
+    share, chosen = graph.ops("TopK", 2, share, top)  # (N, K); they need not add up to 1
     chosen = graph.op("Reshape", chosen, constant("rows", [-1]))  # (N*K,)
     n_rows = graph.op("Shape", chosen)
     _, order = graph.ops("TopK", 2, chosen, n_rows, largest=0)
-    _, place = graph.ops("TopK", 2, order, n_rows, largest=0)  # inverse of order
+    _, sorted_row = graph.ops("TopK", 2, order, n_rows, largest=0)  # the inverse of order
     hits = graph.op("OneHot", chosen, constant("depth", n_experts), constant("values", [0, 1]))
     counts = graph.op("ReduceSum", hits, constant("axis0", [0]), keepdims=0)  # (E,)
     token_of_row = graph.op("Div", order, constant("choices", top_k))
@@ -162,17 +166,17 @@ def _emit_experts(net: Layers, x: str, at: str, config: Config) -> str:
         )
         for e in range(n_experts)
     ]
-    # Joined in between: an operand wants a row at least, and some expert may have none.
+    # The rows of all experts are one operand: an operand needs a row, and an expert may have none.
     inside = products.operand(net.gelu(graph.op("Concat", *ups, axis=0)), one_sided=True)
     downs = [
         products.product(part, f"{at}expert.{e}.down.weight", (hidden, inner))
         for e, part in enumerate(products.split(inside, n_experts, counts))
     ]
     y = graph.op("Concat", *downs, axis=0)
-    place = graph.op("Reshape", place, constant("by_token", [-1, top_k]))
-    y = graph.op("Gather", y, place)  # (N, K, H)
+    sorted_row = graph.op("Reshape", sorted_row, constant("by_token", [-1, top_k]))
+    y = graph.op("Gather", y, sorted_row)  # (N, K, H)
     y = graph.op("Mul", y, graph.op("Unsqueeze", share, constant("last", [-1])))
     y = graph.op("ReduceSum", y, constant("axis1", [1]), keepdims=0)
     if config.mlp_bias and f"{at}experts.bias" not in net.weights.lacks:
-        y = graph.op("Add", y, net.vector(f"{at}experts.bias", hidden))  # once, not weighted
+        y = graph.op("Add", y, net.vector(f"{at}experts.bias", hidden))  # once for all experts
     return y

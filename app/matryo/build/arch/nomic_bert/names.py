@@ -1,4 +1,4 @@
-"""What files call its tensors: the hub, transformers, and llama.cpp."""
+"""The tensor names of `nomic_bert` in checkpoints: the hub's, transformers' and llama.cpp's."""
 
 from __future__ import annotations
 
@@ -7,25 +7,30 @@ from matryo.build.checkpoint import Checkpoint, Part, Spelling, Weights
 
 
 def _spellings(config: Config) -> tuple[Spelling, ...]:
-    """The hub's names, those of transformers' `NomicBertModel`, and llama.cpp's."""
+    """The tensor names that a checkpoint may use: see the three functions below."""
     return _hub_names(config), _transformers_names(config), _gguf_names(config)
 
 
 def _both(ours: str, theirs: str, *, bias: bool) -> Spelling:
-    kinds = ("weight", "bias") if bias else ("weight",)
-    return {f"{ours}.{kind}": f"{theirs}.{kind}" for kind in kinds}
+    """Our and the file's name of a module's weight, and of its bias if there is one."""
+    return {f"{ours}.{suffix}": f"{theirs}.{suffix}" for suffix in _suffixes(bias=bias)}
+
+
+def _suffixes(*, bias: bool) -> tuple[str, ...]:
+    return ("weight", "bias") if bias else ("weight",)
 
 
 def _thirds(at: str, theirs: str, *, bias: bool) -> Spelling:
-    """Rows of Wqkv are three-major: all of q, all of k, all of v."""
+    """q, k and v as thirds of a joint tensor, whose rows are all of q, then k, then v."""
     return {
-        f"{at}{name}.{kind}": Part(f"{theirs}.{kind}", index, 3)
+        f"{at}{name}.{suffix}": Part(f"{theirs}.{suffix}", index, 3)
         for index, name in enumerate(("query", "key", "value"))
-        for kind in (("weight", "bias") if bias else ("weight",))
+        for suffix in _suffixes(bias=bias)
     }
 
 
 def _hub_names(config: Config) -> Spelling:
+    """The names of nomic-ai's checkpoints on the hub."""
     qkv, mlp, n_experts = config.qkv_proj_bias, config.mlp_bias, config.num_experts
     table: dict[str, str | Part] = {
         "word_embeddings": "embeddings.word_embeddings.weight",
@@ -43,7 +48,7 @@ def _hub_names(config: Config) -> Spelling:
             for e in range(n_experts):
                 w1, w2 = f"{hub}mlp.experts.mlp.w1", f"{hub}mlp.experts.mlp.w2"
                 table[f"{at}expert.{e}.up.weight"] = Part(w1, e, n_experts)
-                # The reference multiplies by w2 as it is, by w1 transposed.
+                # The reference multiplies by w1 transposed, and by w2 as it is.
                 table[f"{at}expert.{e}.down.weight"] = Part(w2, e, n_experts, transposed=True)
             if mlp:
                 table[f"{at}experts.bias"] = f"{hub}mlp.experts.bias"
@@ -56,6 +61,7 @@ def _hub_names(config: Config) -> Spelling:
 
 
 def _transformers_names(config: Config) -> Spelling:
+    """The names of transformers' `NomicBertModel`, which has no experts."""
     qkv, mlp = config.qkv_proj_bias, config.mlp_bias
     table: dict[str, str | Part] = {
         "word_embeddings": "embeddings.word_embeddings.weight",
@@ -78,7 +84,7 @@ def _transformers_names(config: Config) -> Spelling:
 
 
 def _gguf_names(config: Config) -> Spelling:
-    """llama.cpp's names; its conversion drops `experts.bias` (conversion/bert.py)."""
+    """The names of llama.cpp, whose conversion/bert.py leaves `experts.bias` out."""
     qkv, mlp, n_experts = config.qkv_proj_bias, config.mlp_bias, config.num_experts
     table: dict[str, str | Part] = {
         "word_embeddings": "token_embd.weight",
@@ -106,5 +112,5 @@ def _gguf_names(config: Config) -> Spelling:
 
 
 def bind(checkpoint: Checkpoint, config: Config) -> Weights:
-    """`checkpoint` under the names of `_spellings`."""
+    """The tensors of `checkpoint`, under our names; `_spellings` has the names of the file."""
     return Weights(checkpoint, _spellings(config), ignored=(r"pooler\..*", r"cls\..*"))

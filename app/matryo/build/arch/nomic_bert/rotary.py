@@ -1,4 +1,7 @@
-"""Where its tokens stand: rotary positions, stretched for long texts if asked for."""
+"""Rotary positions, with dynamic NTK for long texts.
+
+Source: Su et al. 2021, RoFormer, arXiv:2104.09864, section 3.4.
+"""
 
 from __future__ import annotations
 
@@ -9,11 +12,14 @@ from matryo.build.checkpoint import FloatArray
 
 
 def rotary_tables(config: Config, n_tokens: int) -> tuple[FloatArray, FloatArray]:
-    """Cosines and sines of every position of a text, `(n_tokens, head_size / 2)` float32.
+    """Cosines and sines of every position of a text; each `(n_tokens, head_size / 2)` float32.
 
-    Angles are rounded to float32 where the reference rounds them: at position 8000 exact
-    ones would differ from it by 5e-4.
+    Args:
+        config: the model's config.
+        n_tokens: length of the text. With dynamic NTK the frequencies depend on it.
     """
+    # Angles are float32, as in the reference. Exact angles would differ from the reference's by
+    # 5e-4 at position 8000.
     exponents = np.arange(0, config.head_size, 2, dtype=np.float32) / np.float32(config.head_size)
     theta = config.rope_theta * _stretch(config, n_tokens)
     frequencies = np.float32(1) / np.power(np.float32(theta), exponents)
@@ -22,10 +28,11 @@ def rotary_tables(config: Config, n_tokens: int) -> tuple[FloatArray, FloatArray
 
 
 def _stretch(config: Config, n_tokens: int) -> float:
-    """What dynamic NTK multiplies the rotary base by, for a text of `n_tokens`.
+    """The factor by which dynamic NTK multiplies the rotary base of a text of `n_tokens`.
 
-    The reference takes the longest text of the batch and keeps the stretched table for
-    whatever comes after. This is the text's own length, so that nothing depends on company.
+    The reference computes the factor from the longest text of a batch, and keeps the table for
+    later batches. Here the factor depends on the text's own length, because a text's vector may
+    not depend on other texts.
 
     Source: nomic-bert-2048, `NomicBertDynamicNTKRotaryEmbedding`.
     """
