@@ -87,6 +87,8 @@ def create_app(
             # Mirrored by name in the answer: "*" itself would not cover Authorization.
             allow_headers=["*"],
             expose_headers=_EXPOSED,
+            # A page of an allowed origin may call a server on its user's own network.
+            allow_private_network=True,
         )
     application.add_middleware(RequestMiddleware, metrics=metrics)
 

@@ -308,3 +308,114 @@ class TestDefaults:
         async with client_of(engine) as client:
             for name in ("text-embedding-3-small", "text-embedding-ada-002"):
                 assert (await post(client, input="a", model=name)).json()["model"] == NOMIC.id
+
+
+class TestOtherServersClients:
+    """Paths, headers, names and fields by which other servers' clients call."""
+
+    @pytest.mark.parametrize(
+        "path",
+        [
+            "/openai/deployments/nomic-embed-text-v1.5/embeddings?api-version=2024-10-21",
+            "/openai/deployments/nomic-ai%2Fnomic-embed-text-v1.5/embeddings",
+            "/openai/v1/embeddings",
+        ],
+    )
+    async def test_azure(self, client: httpx2.AsyncClient, path: str) -> None:
+        """Azure's paths; the deployment in the path wins over the body's model."""
+        body = {"input": "a", "model": "all-minilm-l6-v2" if "deployments" in path else None}
+        answer = await client.post(path, json=body)
+        assert answer.status_code == 200, answer.text
+        assert answer.json()["model"] == "nomic-embed-text-v1.5"
+
+    async def test_azure_of_no_model(self, client: httpx2.AsyncClient) -> None:
+        """An unknown deployment is an unknown model."""
+        answer = await client.post("/openai/deployments/gpt-4/embeddings", json={"input": "a"})
+        assert (answer.status_code, answer.json()["error"]["code"]) == (404, "model_not_found")
+
+    async def test_api_key_header(self, engine: FakeEngine) -> None:
+        """Azure's header is as good as Authorization, on every route."""
+        async with client_of(engine, api_keys="sk-a") as client:
+            for headers, status in (
+                ({"api-key": "sk-a"}, 200),
+                ({"api-key": "sk-b"}, 401),
+                ({}, 401),
+            ):
+                assert (await client.get("/v1/models", headers=headers)).status_code == status
+                answer = await client.post("/v1/embeddings", json={"input": "a"}, headers=headers)
+                assert answer.status_code == status
+
+    @pytest.mark.parametrize(
+        "name",
+        [
+            "nomic-embed-text:latest",
+            "nomic-embed-text:v1.5",
+            "text-embedding-nomic-embed-text-v1.5",
+            "Nomic-Embed-Text-V1.5",
+            "NOMIC-AI/nomic-embed-text-v1.5",
+            "Text-Embedding-3-Small",
+        ],
+    )
+    async def test_names(self, client: httpx2.AsyncClient, name: str) -> None:
+        """Ollama's and LM Studio's names, in any case; and with a suffix."""
+        for spelled in (name, f"{name}-query"):
+            answer = await client.post("/v1/embeddings", json={"input": "a", "model": spelled})
+            assert answer.status_code == 200, answer.text
+            assert answer.json()["model"] == "nomic-embed-text-v1.5"
+
+    @pytest.mark.parametrize(
+        ("path", "meant"),
+        [
+            ("/v1/v1/embeddings", "/v1/embeddings"),
+            ("/v1//embeddings", "/v1/embeddings"),
+            ("/v1/embeddings/", "/v1/embeddings"),
+            ("/api/embedding", "/v1/embeddings"),
+            ("/v1/v1/models/x", "/v1/models"),
+            ("/ready", "/readyz"),
+        ],
+    )
+    async def test_near_paths(self, client: httpx2.AsyncClient, path: str, meant: str) -> None:
+        """A wrong path names the right one."""
+        answer = await client.post(path, json={"input": "a"})
+        assert answer.status_code == 404
+        assert f"Did you mean {meant}?" in answer.json()["error"]["message"]
+
+    async def test_a_path_near_nothing(self, client: httpx2.AsyncClient) -> None:
+        """A path that is near nothing gets no advice, and is not repeated whole."""
+        message = (await client.get("/" + "x" * 3000)).json()["error"]["message"]
+        assert "Did you mean" not in message
+        assert len(message) < 400
+
+    async def test_private_network(self, engine: FakeEngine) -> None:
+        """A page of an allowed origin may call a server on a private network, others may not."""
+        headers = {
+            "access-control-request-method": "POST",
+            "access-control-request-private-network": "true",
+        }
+        async with client_of(engine, cors_origins="https://a.example") as client:
+            for origin, status in (("https://a.example", 200), ("https://b.example", 400)):
+                answer = await client.options(
+                    "/v1/embeddings", headers=headers | {"origin": origin}
+                )
+                assert answer.status_code == status
+                allowed = answer.headers.get("access-control-allow-private-network")
+                assert allowed == ("true" if status == 200 else None)
+
+    async def test_ignored_fields(self, client: httpx2.AsyncClient, engine: FakeEngine) -> None:
+        """What changes nothing is ignored with a warning; the vector is the plain one."""
+        body = {"input": "a", "metadata": {}, "drop_params": True}
+        answer = await client.post("/v1/embeddings", json=body)
+        assert answer.status_code == 200
+        assert answer.headers["x-matryo-warning"] == "ignored: metadata, drop_params"
+        vector = answer.json()["data"][0]["embedding"]
+        assert np.array_equal(as_float32(vector), engine.expected("search_document: a"))
+
+    async def test_unknown_words(self, client: httpx2.AsyncClient) -> None:
+        """Texts that the model cannot read whole are counted in a header and a metric."""
+        texts = ["a b", "\ufffd c", "\ufffd\ufffd"]
+        answer = await client.post("/v1/embeddings", json={"input": texts})
+        assert answer.headers["x-matryo-unknown"] == "2"
+        plain = await client.post("/v1/embeddings", json={"input": "a"})
+        assert "x-matryo-unknown" not in plain.headers
+        metrics = (await client.get("/metrics")).text
+        assert 'matryo_unknown_texts_total{model="nomic-embed-text-v1.5"} 2.0' in metrics

@@ -1,6 +1,6 @@
-"""Who calls over HTTP: the key of `Authorization: Bearer KEY`, or the password of `Basic`.
+"""Who calls over HTTP, by the key in `Authorization` or in `api-key`.
 
-Both are how OpenAI takes a key.
+OpenAI takes a key as `Authorization: Bearer KEY` or as the password of `Basic`, Azure as `api-key`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,9 @@ def caller_of(request: Request) -> Caller:
     Raises:
         Unauthorized: the server has keys, and the request shows none of them.
     """
-    return context_of(request).service.keys.caller(key_of(request.headers.get("authorization")))
+    headers = request.headers
+    key = key_of(headers.get("authorization")) or headers.get("api-key", "").strip()
+    return context_of(request).service.keys.caller(key)
 
 
 def key_of(authorization: str | None) -> str:

@@ -7,6 +7,7 @@ logged, never sent.
 
 from __future__ import annotations
 
+import difflib
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -20,6 +21,8 @@ from matryo.core import errors
 log = logging.getLogger(__name__)
 
 INVALID = "invalid_request_error"
+
+_MAX_PATH = 256  # characters of a caller's path in a message
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,18 +90,45 @@ def _from_router(exc: HTTPException, method: str, path: str) -> Response:
     headers = dict(exc.headers or {})
     match exc.status_code:
         case 404:
-            return body(404, f"Invalid URL ({method} {path})", code="unknown_url")
+            return body(
+                404, f"Invalid URL ({method} {_cut(path)}){_hint(path)}", code="unknown_url"
+            )
         case 405:
             allowed = headers.get("Allow", "another one")
             return body(
                 405,
-                f"Not allowed to {method} on {path}. (HINT: Perhaps you meant to use a different "
-                f"HTTP method? Allowed: {allowed}.)",
+                f"Not allowed to {method} on {_cut(path)}. (HINT: Perhaps you meant to use a "
+                f"different HTTP method? Allowed: {allowed}.)",
                 code="method_not_supported",
                 headers=headers,
             )
         case status:
             return body(status, str(exc.detail), headers=headers)
+
+
+_ROUTES = {
+    "embeddings": "/v1/embeddings",
+    "models": "/v1/models",
+    "livez": "/livez",
+    "readyz": "/readyz",
+    "health": "/health",
+    "metrics": "/metrics",
+    "docs": "/docs",
+    "openapi.json": "/openapi.json",
+}
+
+
+def _hint(path: str) -> str:
+    """The route that a path is near to, by its last part: `/v1/v1/embeddings`, `/models/`."""
+    parts = [part for part in path[:_MAX_PATH].lower().split("/") if part]
+    near = difflib.get_close_matches(parts[-1], _ROUTES, n=1, cutoff=0.75) if parts else []
+    if not near and "models" in parts:
+        near = ["models"]
+    return f". Did you mean {_ROUTES[near[0]]}?" if near else ""
+
+
+def _cut(path: str) -> str:
+    return path if len(path) <= _MAX_PATH else f"{path[:_MAX_PATH]}..."
 
 
 def body(

@@ -108,17 +108,37 @@ def test_faults_of_fields(fields: dict[str, Any], message: str, param: str) -> N
     assert len(error.message) < 400
 
 
-def test_unknown_fields_are_refused() -> None:
-    """An unknown field is refused, because its sender may expect other vectors."""
-    error = refused(input="a", task="query")
-    assert error.message.startswith("Unrecognized request argument supplied: task.")
-    assert "input_type" in error.message
+def test_unknown_fields_where_the_operator_is_strict() -> None:
+    """A name that nobody knows is refused, with the names that are known."""
+    body = json.dumps({"input": "a", "colour": 1}).encode()
+    with pytest.raises(InvalidRequest) as caught:
+        parse_request(body, LIMITS, "refuse")
+    assert caught.value.message.startswith("Unrecognized request argument supplied: 'colour'")
+    assert "input_type" in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        (b'\xef\xbb\xbf{"input": "a"}', "begins with a byte order mark of UTF-8"),
+        ('{"input": "a"}'.encode("utf-16"), "begins with UTF-16; send UTF-8"),
+        (
+            '{"input": "caf\u00e9"}'.encode("latin-1"),
+            "byte 0xe9 at offset 14 is not UTF-8 (is the body in Latin-1",
+        ),
+    ],
+)
+def test_bodies_in_other_encodings(body: bytes, message: str) -> None:
+    """The error says what was found, and where."""
+    with pytest.raises(InvalidRequest) as caught:
+        parse_request(body, LIMITS)
+    assert message in caught.value.message
 
 
 def test_null_is_absent() -> None:
     """A field that is null counts as not set."""
     fields = ("model", "encoding_format", "dimensions", "user", "input_type", "truncate")
-    request, _ = parse(input="a", **dict.fromkeys(fields), embedding_type=None)
+    request = parse(input="a", **dict.fromkeys(fields), embedding_type=None)[0]
     assert request.dimensions is None
 
 
@@ -175,7 +195,7 @@ names = st.sampled_from(
 def test_any_json_is_read_or_refused(value: object) -> None:
     """Any JSON value is parsed or raises InvalidRequest."""
     try:
-        request, texts = parse_request(json.dumps(value).encode(), LIMITS)
+        request, texts, _ = parse_request(json.dumps(value).encode(), LIMITS)
     except InvalidRequest as exc:
         exc.message.encode()
     else:

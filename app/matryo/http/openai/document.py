@@ -104,11 +104,14 @@ def describe(application: FastAPI, context: Context) -> dict[str, Any]:
     content = {"application/json": {"schema": reference, "examples": examples}}
     create["requestBody"] = {"required": True, "content": content}
     if context.service.keys:
-        document["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
+        document["components"]["securitySchemes"] = {
+            "key": {"type": "http", "scheme": "bearer"},
+            "azure": {"type": "apiKey", "in": "header", "name": "api-key"},
+        }
         for path, operations in document["paths"].items():
             if path.startswith("/v1/"):
                 for operation in operations.values():
-                    operation["security"] = [{"key": []}]
+                    operation["security"] = [{"key": []}, {"azure": []}]
     return document
 
 
@@ -140,6 +143,8 @@ def _request(context: Context) -> dict[str, Any]:
     _narrow(fields["dimensions"], dimensions)
     names = dict.fromkeys(name for manifest in manifests for name in manifest.input_type_names)
     _narrow(fields["input_type"], {"type": "string", "enum": list(names)})
+    if context.unknown_fields == "warn":
+        schema["additionalProperties"] = True
     # Eight signs to a byte.
     packed = {"properties": {"embedding_type": {"enum": ["binary", "ubinary"]}}}
     eights = {"anyOf": [{"type": "integer", "multipleOf": 8}, {"type": "null"}]}

@@ -1,9 +1,10 @@
-"""OpenAI's routes: embeddings and models, with and without `/v1`."""
+"""OpenAI's routes: embeddings and models, with and without `/v1`, and as Azure has them."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Coroutine
+from dataclasses import replace
 from functools import partial
 from typing import Any, cast
 
@@ -41,6 +42,8 @@ async def create_embeddings(request: Request) -> Response:
     body = await read_body(request, context.body)
     call, texts, ignored = parse_request(body, service.limits, context.unknown_fields)
     options = options_of(call, announced_deadline_s(request))
+    if deployment := request.path_params.get("deployment"):  # Azure names the model in the path
+        options = replace(options, model=deployment)
     answer = await service.embed(
         options, texts, request.state.caller, gone=partial(hang_up, request)
     )
@@ -163,11 +166,15 @@ def _responses(model: type[Any], *statuses: int) -> dict[int | str, dict[str, An
 
 
 def build_router() -> APIRouter:
-    """OpenAI's routes; those without `/v1` serve base URLs that lack it."""
+    """OpenAI's routes.
+
+    Those without `/v1` serve base URLs that lack it, those below `/openai` Azure's clients.
+    """
     router = APIRouter(route_class=_Keyed)
-    for prefix in ("/v1", ""):
+    paths = ("/v1/embeddings", "/embeddings", "/openai/v1/embeddings")
+    for path in (*paths, "/openai/deployments/{deployment:path}/embeddings"):
         router.add_api_route(
-            prefix + "/embeddings",
+            path,
             create_embeddings,
             methods=["POST"],
             name="/v1/embeddings",
@@ -175,10 +182,11 @@ def build_router() -> APIRouter:
             operation_id="createEmbedding",
             responses=_responses(EmbeddingResponse, *_ERRORS),
             route_class_override=_Direct,
-            include_in_schema=bool(prefix),
+            include_in_schema=path == paths[0],
         )
+    for prefix in ("/v1", "", "/openai/v1"):
         for method in ("GET", "HEAD"):
-            shown = bool(prefix) and method == "GET"
+            shown = prefix == "/v1" and method == "GET"
             shared: dict[str, Any] = {"methods": [method], "include_in_schema": shown}
             router.add_api_route(
                 prefix + "/models",
