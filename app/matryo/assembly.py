@@ -170,7 +170,7 @@ def _prepare_apart(settings: Settings, model_id: str) -> None:
     main module again.
     """
     job = settings.model_dump(mode="json") | {"model": [model_id], "api_keys": []}
-    # On a terminal the child draws its bars itself; in a log of JSON lines each of its lines is one.
+    # On a terminal the child draws its own bars. A log of JSON lines gets one for each line of it.
     piped = subprocess.PIPE if logs.writes_json() else None
     with subprocess.Popen(
         [sys.executable, "-m", "matryo.commands.prepare"],

@@ -66,7 +66,11 @@ class _Serve(click.Command):
             logs.configure("info", logs.style_of(given[-1] if given else peek("log_format")))
         return super().make_context(info_name, args, parent, **extra)
 
-    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+    def format_epilog(
+        self,
+        ctx: click.Context,  # noqa: ARG002 - click's signature
+        formatter: click.HelpFormatter,
+    ) -> None:
         """Every setting with its default."""
         from matryo.core.settings import Settings, default_text
 

@@ -430,7 +430,7 @@ class TestStopping:
 def test_port_in_use(live: Live) -> None:
     """A port that is taken is said in one line, before anything is loaded."""
     done = subprocess.run(
-        [sys.executable, "-m", "matryo", "serve", "--port", str(live.port)],
+        [sys.executable, "-m", "matryo", "serve", "--port", str(live.port), "--log-format", "text"],
         capture_output=True,
         text=True,
         check=False,

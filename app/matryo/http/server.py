@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import http
 import socket
+import sys
 import uuid
 from collections.abc import Callable, Generator
 from types import FrameType
@@ -184,17 +185,26 @@ class Server(uvicorn.Server):
             SettingsInvalid: the server cannot listen, or another one answers.
             SystemExit: the application cannot start; the log has the cause.
         """
-        self._loop = asyncio.get_running_loop()
+        loop = self._loop = asyncio.get_running_loop()
+        await self.lifespan.startup()
+        if self.lifespan.should_exit:
+            sys.exit(1)
+        self.servers = []
         try:
-            # A loop may lose the error of a failed `listen`: uvloop does.
-            await super().startup(sockets)
+            # Not left to the loop: uvloop loses the error of a failed `listen`.
             self._listener.listen()
+            for one in sockets or ():
+                server = await loop.create_server(self._connection, sock=one, backlog=BACKLOG)
+                self.servers.append(server)
+            self.started = True
             await asyncio.to_thread(self._listener.check_answered)
             self._on_ready()
         except Exception:
-            if self.started:
-                await self.shutdown(sockets)
+            await self.shutdown(sockets)
             raise
+
+    def _connection(self) -> Protocol:
+        return Protocol(self.config, self.server_state, self.lifespan.state)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """A signal to stop came."""

@@ -12,12 +12,14 @@ import os
 import secrets
 import socket
 import stat
+import sys
 from collections.abc import Generator
 from dataclasses import dataclass
 from pathlib import Path
 
 _MODE = 0o660
 _CONNECT_S = 2.0
+_MOST_PATH_BYTES = 107 if sys.platform == "linux" else 103
 
 
 @dataclass(frozen=True)
@@ -56,9 +58,12 @@ def bind_file(path: Path) -> tuple[socket.socket, SocketFile]:
     """A socket bound beside `path`, and its file; owner and group may connect.
 
     Raises:
-        OSError: another process listens at `path`, `path` is no socket, or the folder cannot be
-            written.
+        OSError: another process listens at `path`, `path` is no socket or too long, or the folder
+            cannot be written.
     """
+    if len(os.fsencode(path)) > _MOST_PATH_BYTES:
+        reason = f"a socket's path has at most {_MOST_PATH_BYTES} bytes"
+        raise OSError(errno.ENAMETOOLONG, reason)
     _check_free(path)
     bound = path.parent / f".{secrets.token_hex(4)}"
     one = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)

@@ -139,7 +139,9 @@ def test_keys_meant_are_never_none(
 ) -> None:
     """A value that was to hold keys and holds an empty one is refused; only empty means open."""
     monkeypatch.setenv("MATRYO_API_KEYS", value)
-    with pytest.raises(SettingsInvalid, match="^MATRYO_API_KEYS .*\\. ?") as caught:
+    with pytest.raises(
+        SettingsInvalid, match=r"^MATRYO_API_KEYS has |^MATRYO_API_KEYS is "
+    ) as caught:
         load_settings(None)
     assert "\n" not in caught.value.message
     monkeypatch.setenv("MATRYO_API_KEYS", "")
@@ -185,22 +187,8 @@ def test_home_that_is_no_folder(tmp_path: Path) -> None:
         load_settings(None, home=str(tmp_path / "link"))
 
 
-ODD = [
-    "garbage",
-    "",
-    " ",
-    "x" * 5000,
-    "ä€😀",
-    "-1",
-    "1" * 400,
-    "nan",
-    "inf",
-    "1e9",
-    ",",
-    "=",
-    "a\tb",
-]
-ODD += ["\udcff", '"', "~nobody/x", "/dev/null", "/proc/1/root/x", "true", "0"]
+ODD = ["garbage", "", " ", "x" * 5000, "ä€😀", "-1", "1" * 400, "nan", "inf", "1e9", ",", "=", "\t"]
+STRANGE = ["\udcff", '"', "~nobody/x", "/dev/null", "/proc/1/root/x", "true", "0"]
 
 
 @pytest.mark.parametrize("name", list(Settings.model_fields))
@@ -209,7 +197,7 @@ def test_odd_values_never_crash(name: str, monkeypatch: pytest.MonkeyPatch, tmp_
     variable = f"MATRYO_{name.upper()}"
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MATRYO_HOME", str(tmp_path / "home"))
-    for value in ODD:
+    for value in (*ODD, *STRANGE):
         monkeypatch.setenv(variable, value)
         done = CliRunner().invoke(main, ["models"], catch_exceptions=False)
         if done.exit_code:
@@ -228,11 +216,13 @@ def test_odd_values_never_crash(name: str, monkeypatch: pytest.MonkeyPatch, tmp_
 )
 def test_any_text_is_taken_or_refused(name: str, value: str) -> None:
     """No text of any setting gives another error than a refusal that fits on a line."""
+    message = ""
     try:
         load_settings(None, **{name: value})
-    except SettingsInvalid as exc:
-        assert len(exc.message.splitlines()) == 1, exc.message
-        assert exc.message.startswith(f"--{name.replace('_', '-')} ")
+    except SettingsInvalid as refused:
+        message = refused.message
+    assert len(message.splitlines()) <= 1, message
+    assert not message or message.startswith(f"--{name.replace('_', '-')} "), message
 
 
 def test_auto_precision() -> None:

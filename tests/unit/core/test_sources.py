@@ -34,7 +34,7 @@ def test_names_in_any_case(tmp_path: Path) -> None:
         ("MATRYO_API_KEYS=secret".encode("utf-16-le"), r"has NUL bytes"),
         (b"# note\n\nMATRYO_API_KEYS: secret", r"line 3 is no setting"),
         (b"\n\nMATRYO_API_KEYS", r"line 3 is no setting"),
-        (b'FOO="a\nMATRYO_API_KEYS="secret\n', r"line 2 is no setting"),
+        (b'FOO="a\nMATRYO_API_KEYS="secret\n', r"line 1 is no setting"),
     ],
 )
 def test_content_that_is_no_settings(tmp_path: Path, content: bytes, message: str) -> None:

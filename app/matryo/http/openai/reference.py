@@ -8,7 +8,8 @@ from typing import Any
 
 _STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem }
-h2 { border-top: 1px solid #8886; padding-top: 1rem } code, pre { font-family: ui-monospace, monospace }
+h2 { border-top: 1px solid #8886; padding-top: 1rem }
+code, pre { font-family: ui-monospace, monospace }
 pre { background: #8882; padding: .7rem; overflow-x: auto }
 table { border-collapse: collapse } td, th { border: 1px solid #8886; padding: .2rem .6rem;
 text-align: left; vertical-align: top }
@@ -48,8 +49,7 @@ def _operation(document: dict[str, Any], path: str, operation: dict[str, Any]) -
             text = json.dumps(example["value"], ensure_ascii=False)
             parts.append(f"<p>{escape(example['summary'])}</p>")
             parts.append(f"<pre>{escape(_curl(path, text, secured='security' in operation))}</pre>")
-    answers = {status: answer for status, answer in operation["responses"].items()}
-    parts.append(_table("answer", answers))
+    parts.append(_table("answer", operation["responses"]))
     return parts
 
 
