@@ -34,10 +34,14 @@ ENV PATH=/opt/venv/bin:$PATH \
     MATRYO_HOME=/var/lib/matryo \
     MATRYO_MODEL=${MODEL} \
     MATRYO_PRECISION=${PRECISION} \
-    MATRYO_HOST=0.0.0.0
+    MATRYO_HOST=0.0.0.0 \
+    ORT_DISABLE_TELEMETRY=1 \
+    HF_HUB_DISABLE_TELEMETRY=1 \
+    DO_NOT_TRACK=1
 USER 10001
 EXPOSE 8080
+# http.client asks no proxy, whatever http_proxy says.
 HEALTHCHECK --interval=10s --timeout=3s --start-period=60s \
-    CMD ["python3", "-c", "import os, urllib.request as u; u.urlopen('http://127.0.0.1:' + os.environ.get('MATRYO_PORT', '8080') + '/readyz', timeout=2)"]
+    CMD ["python3", "-c", "import http.client as h, os, sys; c = h.HTTPConnection('127.0.0.1', int(os.environ.get('MATRYO_PORT') or 8080), timeout=2); c.request('GET', '/readyz'); sys.exit(c.getresponse().status != 200)"]
 STOPSIGNAL SIGTERM
 CMD ["matryo", "serve"]

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import http.client
 import os
 import signal
 import socket
 import subprocess
 import sys
 import time
-import urllib.request
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
@@ -44,12 +44,16 @@ class Service:
         started = time.perf_counter()
         self._process = subprocess.Popen(self._command, env=self._environ)  # noqa: S603
         while True:
+            # http.client asks no proxy, whatever http_proxy says.
+            connection = http.client.HTTPConnection("127.0.0.1", self.port)
             try:
-                with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/readyz") as answer:
-                    if answer.status == 200:
-                        break
-            except OSError:
+                connection.request("GET", "/readyz")
+                if connection.getresponse().status == 200:
+                    break
+            except (OSError, http.client.HTTPException):
                 pass
+            finally:
+                connection.close()
             if self._process.poll() is not None:
                 raise SystemExit(f"{' '.join(self._command)} ended before it was ready")
             time.sleep(0.02)

@@ -29,6 +29,7 @@ import faiss
 import numpy as np
 from openai import OpenAI
 
+os.environ.setdefault("NO_PROXY", "localhost,127.0.0.1")  # a server here is asked directly
 DIMENSIONS = 256
 BATCH = 64
 CANDIDATES = 20

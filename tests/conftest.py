@@ -24,10 +24,16 @@ from tests.fakes import FakeEngine
 
 
 def pytest_configure() -> None:
-    """No test reads this machine's settings, store, hub or clock."""
-    for name in [name for name in os.environ if name.startswith(("MATRYO_", "HF_"))]:
-        if name != "MATRYO_HOME":  # the golden tests' store
+    """No test reads this machine's settings, store, hub, proxies or clock, or reports its use."""
+    foreign = ("MATRYO_", "HF_", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")
+    for name in [name for name in os.environ if name.upper().startswith(foreign)]:
+        if name not in {"MATRYO_HOME", "HF_HUB_DISABLE_TELEMETRY"}:  # the golden tests' store
             del os.environ[name]
+    os.environ |= {
+        "HAYSTACK_TELEMETRY_ENABLED": "False",
+        "LANGSMITH_TRACING": "false",
+        "LITELLM_LOCAL_MODEL_COST_MAP": "True",  # else litellm fetches prices when imported
+    }
     # A deadline would make a test depend on what else the machine does.
     hypothesis.settings.register_profile("matryo", deadline=None)
     hypothesis.settings.load_profile("matryo")

@@ -12,13 +12,16 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from functools import partial
+from typing import IO, cast
 
 from prometheus_client import CollectorRegistry
 
 from matryo.catalog.catalog import Catalog, open_catalog
 from matryo.catalog.manifest import Manifest
+from matryo.core import logging as logs
 from matryo.core.cores import available_cores
 from matryo.core.errors import ArtifactDamaged, ArtifactMissing
+from matryo.core.logging import ERROR_PREFIX
 from matryo.core.metrics import Metrics
 from matryo.core.settings import Settings
 from matryo.engine import CoreUse, Engine, plan_cores
@@ -173,9 +176,29 @@ def _prepare_apart(settings: Settings, model_id: str) -> None:
     main module again.
     """
     job = settings.model_dump(mode="json") | {"model": [model_id], "api_keys": []}
-    command = [sys.executable, "-m", "matryo.commands.prepare"]
-    done = subprocess.run(  # noqa: S603 - our own module
-        command, input=json.dumps(job), text=True, check=False
-    )
-    if done.returncode:
+    # On a terminal the child draws its own bars. A log of JSON lines gets one for each line of it.
+    piped = subprocess.PIPE if logs.writes_json() else None
+    with subprocess.Popen(
+        [sys.executable, "-m", "matryo.commands.prepare"],
+        stdin=subprocess.PIPE,
+        stderr=piped,
+        text=True,
+        errors="replace",
+    ) as child:
+        try:
+            with cast("IO[str]", child.stdin) as pipe:
+                pipe.write(json.dumps(job))
+            for line in child.stderr or ():
+                _log_line(line.strip())
+        except BaseException:
+            child.kill()
+            raise
+    if child.returncode:
         sys.exit(1)  # the child has said why
+
+
+def _log_line(line: str) -> None:
+    if line.startswith(ERROR_PREFIX):
+        log.error(line.removeprefix(ERROR_PREFIX))
+    elif line:
+        log.info(line)

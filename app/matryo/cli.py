@@ -2,32 +2,92 @@
 
 from __future__ import annotations
 
+import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 import matryo
 from matryo.catalog.catalog import open_catalog
+from matryo.core import logging as logs
 from matryo.core.errors import MatryoError
 
 if TYPE_CHECKING:
     from matryo.core.settings import Settings
 
 
+Callback = TypeVar("Callback", bound=Callable[..., Any])
+
+
 class _Commands(click.Group):
-    """Errors on purpose become one line on standard error and exit status 1."""
+    """Errors on purpose become one line on standard error, and exit status 1 (usage: 2)."""
 
     def invoke(self, ctx: click.Context) -> Any:  # noqa: ANN401
         try:
             return super().invoke(ctx)
         except MatryoError as exc:
-            click.echo(f"matryo: {exc.message}", err=True)
+            logs.fatal(exc.message)
             sys.exit(1)
+        except click.ClickException as exc:
+            if not logs.writes_json():
+                raise
+            logs.fatal(exc.format_message())
+            sys.exit(exc.exit_code)
+        except KeyboardInterrupt:
+            if not logs.writes_json():
+                raise
+            logs.fatal("interrupted")
+            sys.exit(128 + signal.SIGINT)
         except BrokenPipeError:  # `matryo embed ... | head`
             sys.stderr.close()
             sys.exit(0)
+
+
+class _Serve(click.Command):
+    """`matryo serve`: log lines from the first one on, and a help that lists the settings."""
+
+    def make_context(
+        self,
+        info_name: str | None,
+        args: list[str],
+        parent: click.Context | None = None,
+        **extra: Any,
+    ) -> click.Context:
+        """The context; a fault of the flags is already a log line."""
+        from matryo.core.settings import peek
+
+        flags = [*args, ""]
+        given = [flags[at + 1] for at, flag in enumerate(args) if flag == _LOG_FORMAT]
+        given += [flag.partition("=")[2] for flag in args if flag.startswith(f"{_LOG_FORMAT}=")]
+        if not _HELP.intersection(args):
+            logs.configure("info", logs.style_of(given[-1] if given else peek("log_format")))
+        return super().make_context(info_name, args, parent, **extra)
+
+    def format_epilog(
+        self,
+        ctx: click.Context,  # noqa: ARG002 - click's signature
+        formatter: click.HelpFormatter,
+    ) -> None:
+        """Every setting with its default."""
+        from matryo.core.settings import Settings, default_text
+
+        with formatter.section("Settings, by flag, environment or .env (more in docs/serve.md)"):
+            formatter.write_dl(
+                [
+                    (
+                        f"MATRYO_{name.upper()}",
+                        f"{field.description} [{default_text(name) or 'none'}]",
+                    )
+                    for name, field in Settings.model_fields.items()
+                ]
+            )
+
+
+_LOG_FORMAT = "--log-format"
+_HELP = frozenset(("-h", "--help"))
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
@@ -35,8 +95,8 @@ class _Commands(click.Group):
 def main() -> None:
     """OpenAI's embeddings endpoint over Matryoshka text models.
 
-    Every setting can also be given in the environment as MATRYO_NAME, or in .env; see
-    .env.example.
+    Settings come from flags, the environment (MATRYO_NAME) and .env; `matryo serve --help`
+    lists them.
     """
 
 
@@ -49,40 +109,34 @@ def _settings(**flags: Any) -> Settings:
 _precision = click.option("--precision", help="Numbers of the model: fp32, int8, q8, q4 or auto.")
 
 
-@main.command()
-@click.option(
-    "--model",
-    "models",
-    multiple=True,
-    metavar="ID",
-    help="Model; the first is default.",
-)
-@_precision
-@click.option("--host", help="Address to listen on.")
-@click.option("--port", type=int, help="Port to listen on; 0 for any free one.")
-@click.option("--processes", type=int, help="Server processes on one socket.")
-@click.option("--log-format", type=click.Choice(["auto", "text", "json"]), help="Log lines.")
+def _flag(flag: str, text: str, **more: Any) -> Callable[[Callback], Callback]:
+    """An option of the setting of the same name; its help names the setting's default.
+
+    The value stays text: the settings check it, so that a flag and a variable get one message.
+    """
+    from matryo.core.settings import default_text
+
+    default = default_text(flag.removeprefix("--").replace("-", "_")) or "none"
+    return click.option(flag, help=f"{text} [default: {default}]", **more)
+
+
+@main.command(cls=_Serve)
+@_flag("--model", "Model; give it again for more, the first is the default.", multiple=True)
+@_flag("--precision", "Numbers of the models: fp32, int8, q8, q4 or auto.")
+@_flag("--host", "Address to listen on; 0.0.0.0 for every one.")
+@_flag("--port", "Port to listen on; 0 for any free one.")
+@_flag("--uds", "Unix socket to listen on, in place of host and port.", metavar="PATH")
+@_flag("--processes", "Server processes on one socket.")
+@_flag("--log-format", "Log lines: text, json, or auto, which is text on a terminal.")
 def serve(
-    models: tuple[str, ...],
-    precision: str | None,
-    host: str | None,
-    port: int | None,
-    processes: int | None,
-    log_format: str | None,
+    model: tuple[str, ...],
+    **flags: str | None,
 ) -> None:
     """Serve one model or several; pull and build them first if need be."""
+    settings = _settings(model=model or None, **flags)
     from matryo.commands.serve import run
 
-    run(
-        _settings(
-            model=models or None,
-            precision=precision,
-            host=host,
-            port=port,
-            processes=processes,
-            log_format=log_format,
-        )
-    )
+    run(settings)
 
 
 @main.command()

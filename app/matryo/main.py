@@ -71,6 +71,8 @@ def create_app(
         description="OpenAI's embeddings endpoint over Matryoshka text models.",
         lifespan=lifespan,
         redirect_slashes=False,
+        docs_url=None,  # FastAPI's pages load their scripts from elsewhere; ours is plain HTML
+        redoc_url=None,
     )
     body_limits = BodyLimits(settings.max_body_bytes, settings.body_timeout_s)
     application.state.context = Context(service, body_limits, settings.unknown_fields, metrics)

@@ -17,7 +17,8 @@ from fastapi import FastAPI
 
 from matryo.core.settings import Settings, load_settings
 from matryo.engine import Engine
-from matryo.http.server import Server, bind, build_server
+from matryo.http.listening import bind
+from matryo.http.server import Server, build_server
 from matryo.main import create_app
 from tests.fakes import MINILM, FakeEngine
 
@@ -91,15 +92,17 @@ def live_server(
     ready = threading.Event()
     server = build_server(
         application,
+        listener,
         grace_s=grace_s,
         on_ready=ready.set,
         on_drain=application.state.context.service.drain,
     )
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+    thread = threading.Thread(target=server.run, kwargs={"sockets": listener.sockets})
     thread.start()
+    port = listener.port
     try:
         assert ready.wait(10)
-        yield Live(application, server, listener.getsockname()[1])
+        yield Live(application, server, port)
     finally:
         server.should_exit = True
         thread.join(20)

@@ -11,6 +11,8 @@ import numpy as np
 import openai
 import pytest
 
+from matryo.core.errors import SettingsInvalid
+from matryo.engine import Engine
 from tests.contract.conftest import client_of, openai_of
 from tests.fakes import MINILM, NOMIC, FakeEngine, as_float32
 
@@ -302,6 +304,18 @@ class TestDefaults:
             response = await post(client, input="a", dimensions=100)
             assert response.status_code == 400
             assert "768, 512, 256, 128, 64" in response.json()["error"]["message"]
+
+    async def test_a_strict_default(self, engine: FakeEngine) -> None:
+        """A default size that strictness refuses is refused at the start, for every model."""
+        both: list[Engine] = [engine, FakeEngine(MINILM)]
+        for engines, size in ((engine, 300), (both, 256)):
+            with pytest.raises(SettingsInvalid, match=f"MATRYO_DIMENSIONS is {size}.*trained for"):
+                async with client_of(engines, dimensions=size, strict_dimensions=True):
+                    pass
+            async with client_of(engines, dimensions=size) as client:
+                assert (await post(client, input="a")).status_code == 200
+        async with client_of(engine, dimensions=256, strict_dimensions=True) as client:
+            assert (await post(client, input="a")).status_code == 200
 
     async def test_aliases(self, engine: FakeEngine) -> None:
         """OpenAI's model names mean the default model, and the answer has its name."""

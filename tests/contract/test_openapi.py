@@ -47,6 +47,7 @@ async def test_describes(client: httpx2.AsyncClient) -> None:
     assert "x-matryo-fingerprint" in call["responses"]["200"]["headers"]
     assert "retry-after" in call["responses"]["429"]["headers"]
     assert (await client.get("/docs")).status_code == 200
+    assert (await client.get("/redoc")).status_code == 404  # FastAPI's, with scripts from elsewhere
 
 
 @pytest.mark.parametrize("name", REQUEST_EXAMPLES)
@@ -126,3 +127,18 @@ def test_schemathesis(tmp_path: Path, model: str) -> None:
         done = subprocess.run(command, cwd=tmp_path, capture_output=True, check=False, text=True)
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
     assert "Tested: 7" in done.stdout
+
+
+async def test_the_page_is_all_there_is(engine: FakeEngine) -> None:
+    """`/docs` shows every operation and example, names no other origin and runs no script."""
+    async with client_of(engine, api_keys="k") as client:
+        answer = await client.get("/docs")
+        document = (await client.get("/openapi.json")).json()
+    assert answer.headers["content-type"].startswith("text/html")
+    assert answer.headers["content-security-policy"].startswith("default-src 'none'")
+    for word in ("//", "<script", "@import", "url(", "src="):
+        assert word not in answer.text
+    for path in document["paths"]:
+        assert f"{path}</code>" in answer.text
+    assert "Bearer YOUR_KEY" in answer.text
+    assert "{&quot;input&quot;: &quot;The sky is blue.&quot;}" in answer.text

@@ -430,7 +430,7 @@ class TestStopping:
 def test_port_in_use(live: Live) -> None:
     """A port in use gives an error of one line before a model is loaded."""
     done = subprocess.run(
-        [sys.executable, "-m", "matryo", "serve", "--port", str(live.port)],
+        [sys.executable, "-m", "matryo", "serve", "--port", str(live.port), "--log-format", "text"],
         capture_output=True,
         text=True,
         check=False,

@@ -9,20 +9,21 @@ import json
 import sys
 
 from matryo.catalog.catalog import open_catalog
+from matryo.core import logging as logs
 from matryo.core.errors import ArtifactDamaged, ArtifactMissing, MatryoError
 from matryo.core.progress import TerminalReporter
-from matryo.core.settings import Settings, load_settings
+from matryo.core.settings import Settings
 from matryo.store.artifact import find_artifact
 from matryo.store.layout import Store
 
 
 def main() -> int:
     """Prepare the first model of the settings on standard input; returns the exit status."""
-    settings = load_settings(None, **json.load(sys.stdin))
+    settings = Settings(**json.load(sys.stdin))
     try:
         _prepare(settings)
     except MatryoError as exc:
-        print(f"matryo: {exc.message}", file=sys.stderr)  # noqa: T201 - for the operator
+        logs.fatal(exc.message)
         return 1
     except KeyboardInterrupt:
         return 130

@@ -12,7 +12,7 @@ import multiprocessing
 import os
 import shutil
 import signal
-import socket
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -23,18 +23,21 @@ from typing import Any
 
 from prometheus_client import multiprocess
 
+from matryo.core import logging as logs
+from matryo.core.errors import MatryoError
 from matryo.core.settings import Settings
+from matryo.http.listening import Listener
 
 log = logging.getLogger("matryo")
 
 _RESTART_S, _POLL_S = 1.0, 0.2
 _METRICS_DIR = "PROMETHEUS_MULTIPROC_DIR"
 
-Serve = Callable[[Settings, socket.socket, Callable[[], None]], None]
+Serve = Callable[[Settings, Listener, Callable[[], None]], None]
 
 
 def run_processes(
-    settings: Settings, listener: socket.socket, serve: Serve, on_ready: Callable[[], None]
+    settings: Settings, listener: Listener, serve: Serve, on_ready: Callable[[], None]
 ) -> None:
     """Serve in `settings.processes` processes until SIGTERM or SIGINT.
 
@@ -62,7 +65,7 @@ class _Supervisor:
     def __init__(
         self,
         settings: Settings,
-        listener: socket.socket,
+        listener: Listener,
         serve: Serve,
         on_ready: Callable[[], None],
     ) -> None:
@@ -129,7 +132,16 @@ class _Supervisor:
                 self._children[place] = self._start()
 
 
-def _child(settings: Settings, listener: socket.socket, serve: Serve, queue: Any) -> None:  # noqa: ANN401
+def _child(settings: Settings, listener: Listener, serve: Serve, queue: Any) -> None:  # noqa: ANN401
     # A terminal sends Ctrl-C to all of us; the parent's SIGTERM is the one that counts.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    serve(settings, listener, lambda: queue.put(os.getpid()))
+    logs.configure(settings.log_level, settings.log_format)
+    try:
+        serve(settings, listener, lambda: queue.put(os.getpid()))
+    except MatryoError as exc:
+        logs.fatal(exc.message)
+        sys.exit(1)
+    except Exception:
+        # multiprocessing would print a traceback, which is no log line.
+        log.exception("a server process failed")
+        sys.exit(1)

@@ -1,28 +1,25 @@
-"""`matryo serve`: get the models ready, then serve them until told to stop."""
+"""`matryo serve`: get the models ready, then serve them until a signal to stop."""
 
 from __future__ import annotations
 
 import logging
-import socket
+import shlex
+import signal
+import sys
 from collections.abc import Callable
-from functools import partial
+from types import FrameType
 
 from matryo.assembly import make_ready, ready_engines
 from matryo.catalog.catalog import open_catalog
 from matryo.commands.processes import run_processes
 from matryo.core import logging as logs
 from matryo.core.memory import tune_allocator
-from matryo.core.settings import Settings, unknown_settings
-from matryo.http.server import bind, build_server
+from matryo.core.settings import Settings
+from matryo.http.listening import Listener, bind
+from matryo.http.server import build_server
 from matryo.main import create_app
 
 log = logging.getLogger("matryo")
-
-
-def local_url(host: str, port: int) -> str:
-    """Where this machine reaches a server that listens on `host`."""
-    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - not a bind
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
 def run(settings: Settings) -> None:
@@ -30,26 +27,33 @@ def run(settings: Settings) -> None:
 
     Raises:
         SetupError: anything that keeps a model from being served.
+        SystemExit: SIGTERM came before the server was ready, or a process of it failed.
     """
     logs.configure(settings.log_level, settings.log_format)
-    for sentence in unknown_settings():
-        log.warning(sentence)
+    signal.signal(signal.SIGTERM, _stop_early)
     # First of all: a port in use should not be found out after a download.
-    listener = bind(settings.host, settings.port)
-    announce = partial(_announce, settings, local_url(*listener.getsockname()[:2]))
-    if settings.processes > 1:
-        make_ready(settings)
-        run_processes(settings, listener, serve_on, announce)
-    else:
-        serve_on(settings, listener, announce)
+    listener = bind(settings.host, settings.port, settings.uds)
+
+    def on_ready() -> None:
+        listener.publish()
+        _announce(settings, listener)
+
+    try:
+        if settings.processes > 1:
+            make_ready(settings)
+            run_processes(settings, listener, serve_on, on_ready)
+        else:
+            serve_on(settings, listener, on_ready)
+    finally:
+        listener.close()
     log.info("stopped")
 
 
-def serve_on(settings: Settings, listener: socket.socket, on_ready: Callable[[], None]) -> None:
-    """Serve on a bound socket in this process.
+def serve_on(settings: Settings, listener: Listener, on_ready: Callable[[], None]) -> None:
+    """Serve on bound sockets in this process.
 
     Raises:
-        SetupError: a model cannot be loaded.
+        SetupError: a model cannot be loaded, or the sockets cannot listen.
     """
     tune_allocator()
     logs.configure(settings.log_level, settings.log_format)
@@ -60,21 +64,31 @@ def serve_on(settings: Settings, listener: socket.socket, on_ready: Callable[[],
         log.info("stopping: running requests get %g s", grace_s)
         application.state.context.service.drain(grace_s)
 
-    server = build_server(application, grace_s=settings.grace_s, on_ready=on_ready, on_drain=drain)
-    server.run(sockets=[listener])
+    server = build_server(
+        application, listener, grace_s=settings.grace_s, on_ready=on_ready, on_drain=drain
+    )
+    server.run(sockets=listener.sockets)
 
 
-def _announce(settings: Settings, url: str) -> None:
+def _stop_early(number: int, _frame: FrameType | None) -> None:
+    """Leave by an exception, so that the socket's file and a build's process are cleaned up."""
+    sys.exit(128 + number)
+
+
+def _announce(settings: Settings, listener: Listener) -> None:
     catalog = open_catalog(settings)
     models = [catalog.manifest(model_id) for model_id in settings.model]
     served = ", ".join(
         f"{model.id} ({model.precision_for(settings.precision)})" for model in models
     )
-    log.info("ready: %s on %s", served, url)
+    path = listener.file and listener.file.path
+    log.info("ready: %s on %s", served, path or listener.url)
+    over = f"--unix-socket {shlex.quote(str(path))} " if path else ""
     key = "-H 'Authorization: Bearer YOUR_KEY' " if settings.api_keys else ""
     log.info(
-        "try: curl %s/v1/embeddings %s-H 'Content-Type: application/json' "
+        "try: curl %s%s/v1/embeddings %s-H 'Content-Type: application/json' "
         """-d '{"input": "The sky is blue."}'""",
-        url,
+        over,
+        listener.url,
         key,
     )

@@ -6,41 +6,45 @@ Lower layers get small frozen configs made from it, never `Settings` itself.
 
 from __future__ import annotations
 
-import difflib
+import logging
 import os
-import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from types import NoneType
+from typing import Annotated, Any, Literal, get_args
 
-from pydantic import Field, ValidationError, field_validator
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
+from pydantic.fields import FieldInfo
 
 from matryo.core.choices import PrecisionChoice, TokenInput
 from matryo.core.errors import SettingsInvalid
+from matryo.core.names import check_names
+from matryo.core.sources import (
+    PREFIX,
+    check_quotes,
+    existing,
+    expanded,
+    plain,
+    prefixed,
+    read_env_file,
+    shown,
+)
 
-PREFIX = "MATRYO_"
+log = logging.getLogger("matryo")
 
 OPENAI_NAMES = ("text-embedding-3-small", "text-embedding-3-large", "text-embedding-ada-002")
 """Aliases that every server has, because clients of OpenAI ask for them."""
 
-# Kubernetes gives a pod these for every service of its namespace; one named "matryo" makes
-# names that look like settings.
-_KUBERNETES = re.compile(r"MATRYO_(SERVICE_(HOST|PORT.*)|PORT_\d+_(TCP|UDP).*)$")
+_Words = tuple[str, ...]
+_Seconds = Annotated[float, Field(le=86_400, allow_inf_nan=False)]
 
-_Words = Annotated[tuple[str, ...], NoDecode]
+_MOST = 10**15  # far above any machine, and exact in the floats of metrics
 
 
-class Settings(BaseSettings):
+class Settings(BaseModel):
     """The operator's choices; the description of each field is its documentation."""
 
-    model_config = SettingsConfigDict(
-        env_prefix=PREFIX,
-        env_file=".env",
-        env_ignore_empty=True,
-        extra="ignore",
-        frozen=True,
-    )
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
 
     model: _Words = Field(
         ("nomic-embed-text-v1.5",),
@@ -58,8 +62,17 @@ class Settings(BaseSettings):
         (),
         description="More folders of model folders, separated by commas; later ones win.",
     )
-    host: str = Field("127.0.0.1", description="Address to listen on; 0.0.0.0 for every one.")
+    host: str = Field(
+        "127.0.0.1",
+        description="Address to listen on; 0.0.0.0 for every one. A name stands for each of its "
+        "addresses.",
+    )
     port: int = Field(8080, ge=0, le=65535, description="Port to listen on; 0 for any free one.")
+    uds: Path | None = Field(
+        None,
+        description="Path of a Unix socket to listen on, in place of host and port; its owner and "
+        "its group may connect.",
+    )
     api_keys: _Words = Field(
         (),
         repr=False,
@@ -84,6 +97,7 @@ class Settings(BaseSettings):
     dimensions: int | None = Field(
         None,
         ge=1,
+        le=1_000_000,
         description="Output size when the request names none; empty = the model's own.",
     )
     strict_dimensions: bool = Field(
@@ -94,6 +108,7 @@ class Settings(BaseSettings):
         None,
         gt=0,
         le=64,
+        allow_inf_nan=False,
         description="Stretch the rotary base of each text over a model's trained length (dynamic "
         "NTK), for models that have one; 2 suits 8192 tokens of nomic-embed-text-v1.5. Empty = "
         "as the model.toml says, which is off.",
@@ -124,6 +139,7 @@ class Settings(BaseSettings):
     queue_tokens: int = Field(
         1_000_000,
         ge=1,
+        le=_MOST,
         description="Tokens admitted and not yet answered; past it requests get 429. A single "
         "request is always admitted when nothing else waits.",
     )
@@ -135,28 +151,33 @@ class Settings(BaseSettings):
     max_inputs: int = Field(
         2048,
         ge=1,
+        le=_MOST,
         description="Texts, or arrays of token ids, of one request; past it 400. OpenAI takes "
         "2048.",
     )
     max_request_tokens: int = Field(
         300_000,
         ge=1,
+        le=_MOST,
         description="Tokens of all texts of one request; past it 400. OpenAI takes 300000.",
     )
     max_body_bytes: int = Field(
         16 * 1024 * 1024,
         ge=1024,
+        le=_MOST,
         description="Largest request body in bytes; past it 413.",
     )
-    body_timeout_s: float = Field(
+    body_timeout_s: _Seconds = Field(
         60, gt=0, description="Seconds a request body may take to arrive; past it 408."
     )
-    ready_interval_s: float = Field(
+    ready_interval_s: _Seconds = Field(
         30,
         gt=0,
         description="/readyz is true if the model ran within this many seconds.",
     )
-    grace_s: float = Field(25, ge=0, description="Seconds that running requests get after SIGTERM.")
+    grace_s: _Seconds = Field(
+        25, ge=0, description="Seconds that running requests get after SIGTERM."
+    )
     cors_origins: _Words = Field(
         (),
         description="Origins that browsers may call from, separated by commas; * for any.",
@@ -168,34 +189,78 @@ class Settings(BaseSettings):
         "auto", description="auto = text on a terminal, JSON lines elsewhere."
     )
 
-    @field_validator("model", "models", "api_keys", "aliases", "cors_origins", mode="before")
+    @field_validator("*", mode="before")
     @classmethod
-    def _split(cls, value: object) -> object:
+    def _clean(cls, value: object, info: ValidationInfo) -> object:
+        """A text without blanks and quotes around it; a list as its words."""
+        name = info.field_name or ""
+        is_list = cls.model_fields[name].annotation == _Words
+        if not is_list:
+            if not isinstance(value, str):
+                return value
+            value = check_quotes(plain(value))
+            return value.lower() if name in _ANY_CASE else value
         if isinstance(value, str):
-            return tuple(word.strip() for word in value.split(",") if word.strip())
-        return value
+            value = tuple(plain(value).split(","))
+        if not isinstance(value, (tuple, list)):
+            return value
+        return cls._words(name, [str(word) for word in value])  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
+
+    @staticmethod
+    def _words(name: str, words: list[str]) -> tuple[str, ...]:
+        cleaned: list[str] = []
+        for number, word in enumerate(words, 1):
+            if not word.strip():
+                if name == "api_keys":  # a key was meant, and the server must not be open
+                    raise ValueError(
+                        f"has a blank key, number {number} of {len(words)}. Give every key, or "
+                        "leave it empty to let everybody call"
+                    )
+                continue
+            try:
+                cleaned.append(check_quotes(plain(word)))
+            except ValueError as exc:
+                # Named by number, never quoted: a word may be a key, and this may end in a log.
+                raise ValueError(f"has word number {number} of {len(words)}, which {exc}") from exc
+        return tuple(cleaned)
 
     @field_validator("home")
     @classmethod
-    def _expand(cls, value: Path) -> Path:
-        return value.expanduser()
+    def _home(cls, value: Path) -> Path:
+        return existing(expanded(value), "the store")
+
+    @field_validator("models")
+    @classmethod
+    def _folders(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(str(existing(expanded(word), "model folders")) for word in value)
+
+    @field_validator("uds")
+    @classmethod
+    def _socket(cls, value: Path | None) -> Path | None:
+        return value and expanded(value).absolute()
+
+    @field_validator("host")
+    @classmethod
+    def _address(cls, value: str) -> str:
+        # A URL writes an IPv6 address in brackets.
+        return value[1:-1] if value.startswith("[") and value.endswith("]") else value
 
     @field_validator("model")
     @classmethod
     def _some(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         if not value:
-            msg = "names no model; give at least one id, such as nomic-embed-text-v1.5"
-            raise ValueError(msg)
+            raise ValueError("names no model. Give at least one id, such as nomic-embed-text-v1.5")
         return tuple(dict.fromkeys(value))
 
     @field_validator("api_keys")
     @classmethod
     def _ascii_keys(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        # Named by place, never quoted: this message may end in a log.
-        for place, key in enumerate(value, 1):
+        for number, key in enumerate(value, 1):
             if not (key.isascii() and key.isprintable()) or " " in key:
-                msg = f"key number {place} has a blank or a character outside printable ASCII"
-                raise ValueError(msg)
+                raise ValueError(
+                    f"has key number {number} of {len(value)}, which has a blank or a character "
+                    "outside printable ASCII. Choose another key"
+                )
         return value
 
     @property
@@ -211,30 +276,76 @@ class Settings(BaseSettings):
         return wanted
 
 
+_ANY_CASE = frozenset(("log_level", "log_format", "precision"))
+_NAMES = {PREFIX + name.upper(): name for name in Settings.model_fields}
+
+
 def load_settings(env_file: Path | str | None = ".env", **flags: Any) -> Settings:
     """Settings from flags (those that are not None), the environment and `env_file`.
 
+    A variable that is empty counts as one that is not set. Logs a warning for each `MATRYO_`
+    variable that is no setting.
+
     Raises:
-        SettingsInvalid: a value that cannot be used; the message names the variable.
+        SettingsInvalid: a value that cannot be used, or a name that is nearly a setting's; the
+            message names the variable.
     """
-    given = {name: value for name, value in flags.items() if value is not None}
+    given, labels, warnings = _gather(env_file, flags)
     try:
-        return Settings(_env_file=env_file, **given)  # pyright: ignore[reportCallIssue]
+        settings = Settings(**given)
     except ValidationError as exc:
-        raise SettingsInvalid(_explain(exc, given)) from exc
+        raise SettingsInvalid(_explain(exc, given, labels)) from exc
+    for sentence in warnings:
+        log.warning(sentence)
+    return settings
 
 
-def unknown_settings(environ: Mapping[str, str] = os.environ) -> list[str]:
-    """A sentence for every `MATRYO_*` variable that is no setting: most are slips of the pen."""
-    known = [PREFIX + name.upper() for name in Settings.model_fields]
-    sentences: list[str] = []
-    for name in sorted(environ):
-        if not name.startswith(PREFIX) or name in known or _KUBERNETES.match(name):
-            continue
-        near = difflib.get_close_matches(name, known, n=1)
-        hint = f"; did you mean {near[0]}?" if near else ""
-        sentences.append(f"{name} is no setting and is ignored{hint}")
-    return sentences
+def peek(name: str, env_file: Path | str | None = ".env") -> str | None:
+    """The text of one setting in the environment or `env_file`, whatever else is wrong there."""
+    for read in (lambda: prefixed(os.environ), lambda: read_env_file(Path(env_file or os.devnull))):
+        try:
+            if value := read().get(PREFIX + name.upper()):
+                return value
+        except SettingsInvalid:
+            return None
+    return None
+
+
+def _gather(
+    env_file: Path | str | None, flags: Mapping[str, Any]
+) -> tuple[dict[str, Any], dict[str, str], list[str]]:
+    """Values by setting, what messages call each of them, and warnings about names."""
+    sources = [("", prefixed(os.environ))]
+    if env_file is not None:
+        sources.insert(0, (str(env_file), read_env_file(Path(env_file))))
+    given: dict[str, Any] = {}
+    labels: dict[str, str] = {}
+    warnings: list[str] = []
+    for source, values in sources:  # the later one wins
+        warnings += check_names(values, _NAMES.keys(), source)
+        for variable, field in _NAMES.items():
+            if value := values.get(variable):
+                given[field] = value
+                labels[field] = f"{variable} in {source}" if source else variable
+    for field, value in flags.items():
+        if value is not None:
+            given[field] = value
+            labels[field] = f"--{field.replace('_', '-')}"
+    return given, labels, warnings
+
+
+def default_text(name: str) -> str:
+    """The default of a setting as the environment would hold it; empty for none."""
+    default: object = Settings.model_fields[name].default
+    match default:
+        case None:
+            return ""
+        case tuple():
+            return ",".join(str(word) for word in default)  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
+        case bool():
+            return str(default).lower()
+        case _:
+            return str(default)
 
 
 def env_example() -> str:
@@ -245,32 +356,42 @@ def env_example() -> str:
         "",
     ]
     for name, field in Settings.model_fields.items():
-        default: object = field.default
-        match default:
-            case None:
-                text = ""
-            case tuple():
-                text = ",".join(str(word) for word in default)  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
-            case bool():
-                text = str(default).lower()
-            case _:
-                text = str(default)
-        lines += [f"# {field.description}", f"#{PREFIX}{name.upper()}={text}", ""]
+        lines += [f"# {field.description}", f"#{PREFIX}{name.upper()}={default_text(name)}", ""]
     return "\n".join(lines)
 
 
-def _explain(exc: ValidationError, flags: Mapping[str, object]) -> str:
-    lines: list[str] = []
+def _explain(exc: ValidationError, given: Mapping[str, Any], labels: Mapping[str, str]) -> str:
+    """One line that says of each faulty setting what is wrong, and what is allowed."""
+    sentences: list[str] = []
     for error in exc.errors():
         field = str(error["loc"][0])
-        name = f"--{field.replace('_', '-')}" if field in flags else PREFIX + field.upper()
-        reason = error["msg"].removeprefix("Value error, ")
-        value = "" if field == "api_keys" else f" is {error['input']!r}"
-        hint = ""
-        if field == "port" and str(error["input"]).startswith("tcp://"):
-            hint = (
-                " (Kubernetes sets it for a service named 'matryo': "
-                "set enableServiceLinks: false in the pod)"
+        label = labels.get(field, PREFIX + field.upper())
+        value = given.get(field, Settings.model_fields[field].default)
+        if error["type"] == "value_error":
+            reason = error["msg"].removeprefix("Value error, ")
+            sentences.append(f"{label} {reason}.")
+            continue
+        allowed = _allowed(Settings.model_fields[field])
+        sentences.append(f"{label} is {shown(value)}, but must be {allowed}.")
+        if field == "port" and str(value).startswith("tcp://"):
+            sentences.append(
+                "Kubernetes sets MATRYO_PORT for a service named 'matryo': "
+                "set enableServiceLinks: false in the pod."
             )
-        lines.append(f"{name}{value}: {reason}{hint}")
-    return "\n".join(lines)
+    return " ".join(dict.fromkeys(sentences))  # a union says the same once for each member
+
+
+def _allowed(field: FieldInfo) -> str:
+    """What a setting takes, in words."""
+    kinds = [kind for kind in get_args(field.annotation) or (field.annotation,) if kind != NoneType]
+    if kinds == [bool]:
+        return "true or false"
+    if int not in kinds and float not in kinds:
+        words = [str(word) for kind in kinds for word in get_args(kind)]
+        return f"one of {', '.join(words)}" if words else "text"
+    text = "a whole number" if int in kinds else "a number"
+    for name, words in (("ge", "of at least"), ("gt", "above"), ("le", "and at most")):
+        for bound in field.metadata:
+            if (limit := getattr(bound, name, None)) is not None:
+                text += f" {words} {limit}"
+    return text

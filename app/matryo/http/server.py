@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import http
 import socket
+import sys
 import uuid
 from collections.abc import Callable, Generator
 from types import FrameType
@@ -21,8 +22,9 @@ import uvicorn
 from starlette.types import ASGIApp
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from matryo.core.errors import SettingsInvalid
 from matryo.http.errors import INVALID
+from matryo.http.listening import BACKLOG, Listener
+from matryo.http.probe import answering
 
 # Above the 60 s that most proxies keep idle connections, so that they are the first to
 # close one: a server that closes first races with the proxy's next request.
@@ -32,7 +34,6 @@ _MAX_HEADER_BYTES = 64 * 1024
 # A refusal may come before its body does. Closing at once would reset the connection, and many
 # clients would lose the answer; so the rest of the body is read and dropped for this long.
 _LINGER_S = 30
-_BACKLOG = 2048
 
 
 class Protocol(HttpToolsProtocol):
@@ -161,26 +162,49 @@ class Protocol(HttpToolsProtocol):
 
 
 class Server(uvicorn.Server):
-    """The server of one process; `run` it with the sockets it listens on."""
+    """The server of one process; `run` it with the sockets of its listener."""
 
     _loop: asyncio.AbstractEventLoop | None = None
 
     def __init__(
         self,
         config: uvicorn.Config,
+        listener: Listener,
         on_ready: Callable[[], None],
         on_exit: Callable[[], None],
     ) -> None:
         super().__init__(config)
+        self._listener = listener
         self._on_ready = on_ready
         self._on_exit = on_exit
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Start, and say so."""
-        self._loop = asyncio.get_running_loop()
-        await super().startup(sockets)
-        if self.started:
+        """Start, and report that the server is ready once it has answered its own request.
+
+        Raises:
+            SettingsInvalid: the server cannot listen, or another one answers.
+            SystemExit: the application cannot start; the log has the cause.
+        """
+        loop = self._loop = asyncio.get_running_loop()
+        await self.lifespan.startup()
+        if self.lifespan.should_exit:
+            sys.exit(1)
+        self.servers = []
+        try:
+            # Not left to the loop: uvloop loses the error of a failed `listen`.
+            self._listener.listen()
+            for one in sockets or ():
+                server = await loop.create_server(self._connection, sock=one, backlog=BACKLOG)
+                self.servers.append(server)
+            self.started = True
+            await asyncio.to_thread(self._listener.check_answered)
             self._on_ready()
+        except Exception:
+            await self.shutdown(sockets)
+            raise
+
+    def _connection(self) -> Protocol:
+        return Protocol(self.config, self.server_state, self.lifespan.state)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """A signal to stop came."""
@@ -200,29 +224,9 @@ class Server(uvicorn.Server):
                 self._captured_signals.clear()
 
 
-def bind(host: str, port: int) -> socket.socket:
-    """A socket that holds the address but does not listen: callers are refused until ready.
-
-    Raises:
-        SettingsInvalid: the address is in use, or not this machine's.
-    """
-    try:
-        family, kind, proto, _, address = socket.getaddrinfo(
-            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
-        listener = socket.socket(family, kind, proto)
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(address)
-    except OSError as exc:
-        raise SettingsInvalid(
-            f"cannot listen on {host}:{port}: {exc.strerror or exc}. "
-            "Choose another with --host and --port (MATRYO_HOST, MATRYO_PORT)."
-        ) from exc
-    return listener
-
-
 def build_server(
     application: ASGIApp,
+    listener: Listener,
     *,
     grace_s: float,
     on_ready: Callable[[], None],
@@ -232,8 +236,9 @@ def build_server(
 
     Args:
         application: the ASGI application.
+        listener: the sockets to serve on.
         grace_s: seconds that running requests get after the signal.
-        on_ready: called once requests are accepted.
+        on_ready: called once the server has answered a request of its own.
         on_drain: called with `grace_s` at the signal, on the event loop.
     """
     options: dict[str, Any] = {
@@ -244,9 +249,10 @@ def build_server(
         "access_log": False,
         "server_header": False,
         "proxy_headers": False,
-        "backlog": _BACKLOG,
+        "backlog": BACKLOG,
         "timeout_keep_alive": _KEEP_ALIVE_S,
         # What drains is ours to end, with a proper answer; this is for what does not end then.
         "timeout_graceful_shutdown": int(grace_s) + 3,
     }
-    return Server(uvicorn.Config(application, **options), on_ready, lambda: on_drain(grace_s))
+    config = uvicorn.Config(answering(application, listener.token), **options)
+    return Server(config, listener, on_ready, lambda: on_drain(grace_s))

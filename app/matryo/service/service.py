@@ -210,3 +210,14 @@ def _check_defaults(defaults: Defaults, engines: Sequence[Engine]) -> None:
             continue
         allowed = f"1 to {sizes.native}" if sizes.cut else f"{sizes.native} only"
         raise SettingsInvalid(f"MATRYO_DIMENSIONS is {wanted}, but {manifest.id} gives {allowed}")
+    if wanted is None or not defaults.strict_dimensions:
+        return
+    for manifest in manifests:  # else every request that names no size would be refused
+        sizes = manifest.output.dimensions
+        if wanted != sizes.native and wanted not in sizes.trained:
+            trained = ", ".join(map(str, sizes.trained or (sizes.native,)))
+            raise SettingsInvalid(
+                f"MATRYO_DIMENSIONS is {wanted}, but {manifest.id} was trained for {trained} and "
+                "MATRYO_STRICT_DIMENSIONS refuses other sizes. Choose one of those, or unset "
+                "MATRYO_STRICT_DIMENSIONS."
+            )

@@ -11,8 +11,10 @@ from typing import Any, cast
 
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
+from starlette.responses import HTMLResponse, Response
 
 from matryo.http.context import Context
+from matryo.http.openai.reference import PAGE_HEADERS, render
 from matryo.http.openai.wire import EmbeddingRequest
 from matryo.service.token_arrays import LAST_RANK, SPECIAL_TOKENS
 
@@ -191,4 +193,11 @@ def install(application: FastAPI) -> None:
             application.openapi_schema = describe(application, application.state.context)
         return application.openapi_schema
 
+    async def docs() -> Response:
+        """The document as a page for people."""
+        return HTMLResponse(render(openapi()), headers=PAGE_HEADERS)
+
     cast("Any", application).openapi = openapi
+    application.add_api_route(
+        "/docs", docs, methods=["GET", "HEAD"], name="/docs", include_in_schema=False
+    )
