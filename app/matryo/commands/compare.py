@@ -21,7 +21,7 @@ import numpy as np
 
 from matryo.build.check import TEXTS
 from matryo.commands.embed import embed_items
-from matryo.commands.texts import Item, open_lines, read_items
+from matryo.commands.texts import Item, open_source
 from matryo.core.choices import PRECISIONS
 from matryo.core.errors import InvalidRequest, SettingsInvalid
 from matryo.core.settings import Settings
