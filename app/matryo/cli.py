@@ -190,7 +190,7 @@ def verify(model_id: str, as_json: bool, precision: str | None) -> None:
     "--format",
     "form",
     type=click.Choice(["lines", "jsonl"]),
-    help="Format of FILE; default: by its name (.jsonl, .ndjson; else lines), a pipe's by its text.",
+    help="Format of FILE. Default: jsonl for .jsonl and .ndjson, else lines; a pipe's is guessed.",
 )
 @click.option("--output", type=click.Path(path_type=Path), help="FILE.jsonl, .npy or .parquet.")
 @click.option(

@@ -94,11 +94,7 @@ def read_row(line: str) -> Row:
         raise InvalidRequest(f"no JSON: {exc.msg} at column {exc.colno}") from exc
     if not isinstance(data, dict):
         raise InvalidRequest(f"{_kind(data)}; a row is a JSON object with a 'text'")
-    raw: dict[str, str] = {}
-    for name, value in _raw_fields(line):
-        if name in raw:
-            raise InvalidRequest(f"the field '{_short(name)}' stands twice in one row")
-        raw[name] = value
+    raw = _distinct(line)
     fields: dict[str, Any] = {
         name: value for name, value in data.items() if value is not None or name in KEYS
     }
@@ -112,11 +108,7 @@ def read_row(line: str) -> Row:
         if name in HONOURED:
             asked[name] = HONOURED[name](name, value)
         elif name in FIXED:
-            if value not in FIXED[name]:
-                raise InvalidRequest(
-                    f"'{name}' is {_shown(value)}, which a file of vectors cannot honour; leave "
-                    "the field out"
-                )
+            _check_fixed(name, value)
         elif name not in (text_name, key_name):
             _check_name(name)
             unused.append(name)
@@ -178,6 +170,14 @@ FIXED: dict[str, tuple[object, ...]] = {
 """Fields that would change the vector or its numbers, and the values that change nothing."""
 
 
+def _check_fixed(name: str, value: object) -> None:
+    if not any(value is known or (value == known and type(value) is str) for known in FIXED[name]):
+        raise InvalidRequest(
+            f"'{name}' is {_shown(value)}, which a file of vectors cannot honour; leave the "
+            "field out"
+        )
+
+
 def _check_name(name: str) -> None:
     """Refuse a name that was probably meant for a field that chooses the vector."""
     plain = {_plain(known): known for known in (*TEXTS, *HONOURED)}
@@ -205,23 +205,33 @@ def _one_of(names: tuple[str, str], fields: dict[str, Any]) -> str | None:
 # --- JSON
 
 
-def _raw_fields(line: str) -> Iterator[tuple[str, str]]:
+def raw_fields(line: str) -> Iterator[tuple[str, str]]:
     """Name and JSON of each field of an object that is known to be valid."""
     depth, start, name = 0, 0, None
     for match in _TOKEN.finditer(line):
-        token = match[0]
-        if token in ("]", "}"):
+        part = match[0]
+        if part in ("]", "}"):
             depth -= 1
         if name is None:
-            if depth == 1 and token[0] == '"':
-                name = str(orjson.loads(token))
-        elif depth == 1 and token == ":":
+            if depth == 1 and part[0] == '"':
+                name = str(orjson.loads(part))
+        elif depth == 1 and part == ":":
             start = match.end()
-        elif (depth, token) in ((1, ","), (0, "}")):
+        elif (depth, part) in ((1, ","), (0, "}")):
             yield name, line[start : match.start()].strip()
             name = None
-        if token in ("[", "{"):
+        if part in ("[", "{"):
             depth += 1
+
+
+def _distinct(line: str) -> dict[str, str]:
+    """JSON of every field of an object, by name."""
+    raw: dict[str, str] = {}
+    for name, value in raw_fields(line):
+        if name in raw:
+            raise InvalidRequest(f"the field '{_short(name)}' stands twice in one row")
+        raw[name] = value
+    return raw
 
 
 def _shown(value: object) -> str:

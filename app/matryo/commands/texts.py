@@ -118,8 +118,7 @@ class Source:
         other: Format = "lines" if form == "jsonl" else "jsonl"
         self._form = form
         click.echo(
-            f"{self._name} is read as {_NAMES[form]}; --format {other} reads it as "
-            f"{_NAMES[other]}",
+            f"{self._name} is read as {_NAMES[form]}; --format {other} reads it as {_NAMES[other]}",
             err=True,
         )
 
@@ -162,7 +161,7 @@ class Source:
         Blank lines before the first text stay back until the format is settled by it.
         """
         blanks: list[tuple[int, str]] = []
-        for number, line in self._lines():
+        for number, line in read_lines(self._file, self._name):
             if not line.strip():
                 blanks.append((number, line))
                 continue
@@ -172,34 +171,50 @@ class Source:
             blanks.clear()
             yield number, line
 
-    def _lines(self) -> Iterator[tuple[int, str]]:
-        """Number and text of every line."""
+    def is_same_file(self, path: Path) -> bool:
+        """Whether `path` is the file that is read, under this name or another."""
         try:
-            for number, raw in enumerate(self._file, 1):
-                if number == 1:
-                    self._check_encoding(raw)
-                line = raw.removesuffix(b"\n").removesuffix(b"\r") if raw[-1:] == b"\n" else raw
-                try:
-                    text = line.decode("utf-8")
-                except UnicodeDecodeError as exc:
-                    raise InvalidRequest(
-                        f"{self._name}, line {number}, byte {exc.start + 1}: not UTF-8 "
-                        f"({exc.reason}). Convert the file, for instance with: "
-                        "iconv -f LATIN1 -t UTF-8"
-                    ) from exc
-                yield number, text.removeprefix(_MARK)
-        except OSError as exc:
-            raise InvalidRequest(f"{self._name}: cannot be read: {exc.strerror}") from exc
+            return self.stat is not None and os.path.samestat(path.stat(), self.stat)
+        except OSError:
+            return False
 
-    def _check_encoding(self, first: bytes) -> None:
-        """Refuse UTF-16 and UTF-32, with a byte order mark or without."""
-        wide = first.removesuffix(b"\n")
-        halves = (wide[0::2], wide[1::2])
-        if first.startswith(_OTHER_MARKS) or any(half and not any(half) for half in halves):
-            raise InvalidRequest(
-                f"{self._name}, line 1: UTF-16 or UTF-32, and texts are read as UTF-8. Convert "
-                "the file, for instance with: iconv -f UTF-16 -t UTF-8"
-            )
+
+def read_lines(file: BinaryIO, name: str) -> Iterator[tuple[int, str]]:
+    """Number and text of every line, without byte order marks and line ends.
+
+    Args:
+        file: bytes.
+        name: of the file, for messages.
+
+    Raises:
+        InvalidRequest: not UTF-8, or the file cannot be read.
+    """
+    try:
+        for number, raw in enumerate(file, 1):
+            if number == 1:
+                _check_encoding(raw, name)
+            line = raw.removesuffix(b"\n").removesuffix(b"\r") if raw[-1:] == b"\n" else raw
+            try:
+                text = line.decode("utf-8")
+            except UnicodeDecodeError as exc:
+                raise InvalidRequest(
+                    f"{name}, line {number}, byte {exc.start + 1}: not UTF-8 ({exc.reason}). "
+                    "Convert the file, for instance with: iconv -f LATIN1 -t UTF-8"
+                ) from exc
+            yield number, text.removeprefix(_MARK)
+    except OSError as exc:
+        raise InvalidRequest(f"{name}: cannot be read: {exc.strerror or exc}") from exc
+
+
+def _check_encoding(first: bytes, name: str) -> None:
+    """Refuse UTF-16 and UTF-32, with a byte order mark or without, by the first line."""
+    wide = first.removesuffix(b"\n")
+    halves = (wide[0::2], wide[1::2])
+    if first.startswith(_OTHER_MARKS) or any(half and not any(half) for half in halves):
+        raise InvalidRequest(
+            f"{name}, line 1: UTF-16 or UTF-32, and texts are read as UTF-8. Convert the file, "
+            "for instance with: iconv -f UTF-16 -t UTF-8"
+        )
 
 
 @contextmanager

@@ -290,7 +290,10 @@ class TestRows:
         self, embed: Command, live: Live, fields: dict[str, Any], asked: dict[str, Any]
     ) -> None:
         """A row's fields mean what they mean in a request, for this row alone."""
-        fields = {k: str(v).replace("ID", embed.model.id) if k == "model" else v for k, v in fields.items()}
+        fields = {
+            k: str(v).replace("ID", embed.model.id) if k == "model" else v
+            for k, v in fields.items()
+        }
         long = "the sky " * 100 if fields.get("truncate") else "the sky"
         lines = [{"text": "blue"}, {"text": long} | fields, {"input": "grass"}]
         done = embed("-", text="\n".join(map(json.dumps, lines)))
@@ -304,7 +307,9 @@ class TestRows:
     def test_many_choices(self, embed: Command, live: Live) -> None:
         """Rows of several input types come back in order."""
         kinds = ["query", "document", "none"]
-        lines = [{"text": f"sky {n % 50}", "input_type": kinds[n % 3], "id": n} for n in range(1200)]
+        lines = [
+            {"text": f"sky {n % 50}", "input_type": kinds[n % 3], "id": n} for n in range(1200)
+        ]
         done = embed("-", text="\n".join(map(json.dumps, lines)))
         assert [row["id"] for row in rows(done)] == list(range(1200))
         found = vectors(done)
