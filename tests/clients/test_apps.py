@@ -179,7 +179,7 @@ class TestDify:
                 "drop_params": True,
             },
         }
-        make: Any = litellm.Router
+        make: Any = vars(litellm)["Router"]
         router = make(model_list=[deployment], num_retries=0)
         answer = await router.aembedding(
             model=MODEL,

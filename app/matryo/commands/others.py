@@ -207,8 +207,9 @@ def _plain(key: str | None) -> str:
 
 def _numbers(rows: Sequence[Any]) -> str:
     """The type of JSON numbers: integers if none has a decimal point."""
-    are_integers = all(type(value) is int for row in rows if isinstance(row, list) for value in row)  # pyright: ignore[reportUnknownVariableType]
-    return INTEGERS if rows and are_integers else DECIMALS
+    lists = [cast("list[object]", row) for row in rows if isinstance(row, list)]
+    are_integers = all(type(value) is int for row in lists for value in row)
+    return INTEGERS if lists and are_integers else DECIMALS
 
 
 def _matrix(rows: object, source: str, n_texts: int) -> FloatArray:

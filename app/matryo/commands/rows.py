@@ -11,7 +11,7 @@ import difflib
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import orjson
 
@@ -95,9 +95,8 @@ def read_row(line: str) -> Row:
     if not isinstance(data, dict):
         raise InvalidRequest(f"{_kind(data)}; a row is a JSON object with a 'text'")
     raw = _distinct(line)
-    fields: dict[str, Any] = {
-        name: value for name, value in data.items() if value is not None or name in KEYS
-    }
+    given = cast("dict[str, Any]", data)
+    fields = {name: value for name, value in given.items() if value is not None or name in KEYS}
     text_name = _one_of(TEXTS, fields)
     if text_name is None:
         raise InvalidRequest("a row needs a 'text' (or 'input')")
@@ -238,9 +237,9 @@ def _shown(value: object) -> str:
     """A value in a message; what may be long is named by its kind."""
     if isinstance(value, str):
         return f"a string, '{_short(value)}'"
-    if isinstance(value, list | dict | bool):
-        return _kind(value)
-    return str(value)
+    if type(value) in (int, float):
+        return str(value)
+    return _kind(value)
 
 
 def _short(text: str, most: int = 40) -> str:

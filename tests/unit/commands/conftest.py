@@ -50,7 +50,7 @@ class Command:
         """Start the command in a process of its own."""
         code = [sys.executable, "-m", "matryo", "embed", self.model.id, *map(str, flags)]
         env = os.environ | self.env
-        return subprocess.Popen(code, env=env, stderr=subprocess.PIPE, **options)
+        return subprocess.Popen[bytes](code, env=env, stderr=subprocess.PIPE, **options)
 
     def engine(self) -> Any:
         """The engine that the command uses."""

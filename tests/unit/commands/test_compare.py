@@ -329,7 +329,7 @@ class TestCompare:
         def moved(by: float) -> FloatArray:
             other = rng.standard_normal(one.shape).astype(np.float32)
             other -= (other * one).sum(1, keepdims=True) * one
-            return l2_normalize(one + l2_normalize(other) * by)
+            return l2_normalize((one + l2_normalize(other) * by).astype(np.float32))
 
         verdicts = [compare(one, moved(by)).verdict for by in (0, 0.02, 0.1, 0.5)]
         assert verdicts == ["identical", "interchangeable", "close", "different"]
