@@ -2,48 +2,69 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import click
 
 import matryo
 from matryo.catalog.catalog import open_catalog
 from matryo.core import logging as logs
-from matryo.core.errors import MatryoError
+from matryo.core.errors import MatryoError, SettingsInvalid
 
 if TYPE_CHECKING:
+    from matryo.commands.texts import Format
     from matryo.core.settings import Settings
 
 
 Callback = TypeVar("Callback", bound=Callable[..., Any])
 
+_STOPPED_BY_SIGINT = 128 + signal.SIGINT
+_READER_GONE = 128 + signal.SIGPIPE  # what a shell shows for a program that SIGPIPE ended
+
 
 class _Commands(click.Group):
-    """Errors on purpose become one line on standard error, and exit status 1 (usage: 2)."""
+    """Errors on purpose, and of the operating system, become one line on standard error.
+
+    The exit status is then 1 (2 for flags and arguments that do not fit); 130 after Ctrl-C; 141,
+    and no line, if the reader of standard output went away before everything was written, as in
+    `matryo embed ... | head`.
+    """
 
     def invoke(self, ctx: click.Context) -> Any:  # noqa: ANN401
         try:
             return super().invoke(ctx)
         except MatryoError as exc:
-            logs.fatal(exc.message)
-            sys.exit(1)
+            _end(1, exc.message)
         except click.ClickException as exc:
             if not logs.writes_json():
                 raise
-            logs.fatal(exc.format_message())
-            sys.exit(exc.exit_code)
+            _end(exc.exit_code, exc.format_message())
+        except BrokenPipeError:
+            _end(_READER_GONE)
+        except OSError as exc:
+            name = f"{exc.filename}: " if exc.filename else ""
+            _end(1, f"{name}{exc.strerror or exc}")
         except KeyboardInterrupt:
-            if not logs.writes_json():
-                raise
-            logs.fatal("interrupted")
-            sys.exit(128 + signal.SIGINT)
-        except BrokenPipeError:  # `matryo embed ... | head`
-            sys.stderr.close()
-            sys.exit(0)
+            _end(_STOPPED_BY_SIGINT, "stopped by SIGINT")
+
+
+def _end(status: int, sentence: str = "") -> NoReturn:
+    """Say one sentence, if any, and end, whatever state standard output is in."""
+    if sentence:
+        logs.fatal(sentence)
+    try:
+        sys.stdout.flush()
+    except OSError:
+        # Python would write the rest once more at its end, fail again, and change the status.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except AttributeError:  # closed from the start
+        pass
+    sys.exit(status)
 
 
 class _Serve(click.Command):
@@ -198,9 +219,12 @@ def verify(model_id: str, as_json: bool, precision: str | None) -> None:
 
     Exits with 1 if any check fails. A check that could not be made is named as such.
     """
+    from matryo.commands.signals import stoppable
     from matryo.commands.verify import run
 
-    if not run(_settings(model=(model_id,), precision=precision), as_json=as_json):
+    with stoppable():
+        passed = run(_settings(model=(model_id,), precision=precision), as_json=as_json)
+    if not passed:
         sys.exit(1)
 
 
@@ -210,6 +234,12 @@ def verify(model_id: str, as_json: bool, precision: str | None) -> None:
 @click.option("--input-type", help="query, document, classification, clustering or none.")
 @click.option("--dimensions", type=click.IntRange(min=1), help="Output size.")
 @click.option("--truncate", is_flag=True, help="Cut texts over the limit in place of stopping.")
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["lines", "jsonl"]),
+    help="Format of FILE. Default: jsonl for .jsonl and .ndjson, else lines; a pipe's is guessed.",
+)
 @click.option("--output", type=click.Path(path_type=Path), help="FILE.jsonl, .npy or .parquet.")
 @click.option(
     "--compare",
@@ -226,29 +256,40 @@ def embed(
     input_type: str | None,
     dimensions: int | None,
     truncate: bool,
+    form: Format | None,
     output: Path | None,
     compare: str | None,
     compare_model: str | None,
     as_json: bool,
     precision: str | None,
 ) -> None:
-    """Embed lines or JSONL of FILE (or standard input) without a server.
+    """Embed the lines or JSON lines of FILE (or of standard input) without a server.
 
-    A line that is a JSON object gives its "text" (or "input"); any other line is a text
-    itself. Writes JSON lines to standard output, or to --output in the format of its name.
+    A row of JSON lines gives its "text" (or "input"), and may give an "id" and the fields of a
+    request. Writes JSON lines to standard output, or to --output in the format of its name.
     With --compare the exit status is 1 if vectors may not share an index.
     """
     from matryo.commands import compare as comparing
     from matryo.commands.embed import run
+    from matryo.commands.signals import stoppable
     from matryo.service import Options
 
+    if compare is not None and output is not None:
+        raise SettingsInvalid("--compare writes no vectors; leave --output out")
+    if compare is None and (compare_model is not None or as_json):
+        raise SettingsInvalid("--compare-model and --json go with --compare only")
     options = Options(
         input_type=input_type, dimensions=dimensions, truncate=truncate, priority="bulk"
     )
     settings = _settings(model=(model_id,), precision=precision)
-    if compare is None:
-        run(settings, file or Path("-"), output, options)
-    elif not comparing.run(settings, file, compare, options, model=compare_model, as_json=as_json):
+    with stoppable():
+        if compare is None:
+            run(settings, file or Path("-"), output, options, form)
+            return
+        agree = comparing.run(
+            settings, file, compare, options, model=compare_model, as_json=as_json, form=form
+        )
+    if not agree:
         sys.exit(1)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import stat
 import sys
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
@@ -14,7 +16,7 @@ import orjson
 from matryo.commands.texts import Item
 from matryo.core.errors import SettingsInvalid
 from matryo.engine.postprocess import FloatArray
-from matryo.store.files import PART
+from matryo.store.files import PART, publish_file
 
 
 class Writer(Protocol):
@@ -30,7 +32,7 @@ class Writer(Protocol):
 
 
 class _JsonLines:
-    """`{"index": 0, "embedding": [...]}` a line, with the input's `id` where it had one."""
+    """`{"index": 0, "embedding": [...]}` a line, with the input's id, character by character."""
 
     def __init__(self, file: BinaryIO, dimensions: int) -> None:
         del dimensions
@@ -41,7 +43,7 @@ class _JsonLines:
         for item, vector in zip(items, vectors, strict=True):
             row: dict[str, object] = {"index": self._n_rows}
             if item.key is not None:
-                row["id"] = item.key
+                row[item.key.name] = orjson.Fragment(item.key.json)
             row["embedding"] = vector
             options = orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_APPEND_NEWLINE
             self._file.write(orjson.dumps(row, option=options))
@@ -52,7 +54,7 @@ class _JsonLines:
 
 
 class _Npy:
-    """One `(n, D)` float32 array; numpy pads the header so that `n` can be written last."""
+    """One `(n, D)` float32 array; numpy pads the header, which is written again with `n`."""
 
     def __init__(self, file: BinaryIO, dimensions: int) -> None:
         self._file = file
@@ -73,7 +75,10 @@ class _Npy:
 
 
 class _Parquet:
-    """Columns `index` (int64), `id` (string or null) and `embedding` (float32 list)."""
+    """Columns `index` (int64), `id` (string or null) and `embedding` (float32 list).
+
+    A string id is written as it is, an absent one and null as null, any other as its JSON.
+    """
 
     def __init__(self, file: BinaryIO, dimensions: int) -> None:
         try:
@@ -97,7 +102,7 @@ class _Parquet:
     def write(self, items: Sequence[Item], vectors: FloatArray) -> None:
         pa = self._pa
         index = np.arange(self._n_rows, self._n_rows + len(items))
-        keys = [None if item.key is None else str(item.key) for item in items]
+        keys = [None if item.key is None else item.key.text for item in items]
         flat = pa.array(vectors.reshape(-1))
         embeddings = pa.FixedSizeListArray.from_arrays(flat, vectors.shape[1])
         columns = [pa.array(index), pa.array(keys, pa.string()), embeddings]
@@ -115,26 +120,93 @@ _WRITERS: dict[str, Callable[[BinaryIO, int], Writer]] = {
 }
 
 
-@contextmanager
-def open_writer(output: Path | None, dimensions: int) -> Generator[Writer, None, None]:
-    """A writer for the format of the name; a file gets its name only when it is complete."""
+def check_output(output: Path | None, source: os.stat_result | None) -> None:
+    """Refuse an output that cannot be written, before any work is done.
+
+    Args:
+        output: a file; None for standard output.
+        source: of the input, which must not be the output; None if it has no descriptor.
+
+    Raises:
+        SettingsInvalid: the output is the input under any name, a folder or a device, has an
+            unknown format, or lies in no folder that this user may write.
+    """
     if output is None:
-        writer = _JsonLines(sys.stdout.buffer, dimensions)
-        yield writer
-        writer.finish()
+        _check_standard_output(source)
         return
-    if output.suffix not in _WRITERS:
+    if output.suffix.lower() not in _WRITERS:
         raise SettingsInvalid(
             f"--output {output}: unknown format '{output.suffix}'; "
             f"give a name that ends in {', '.join(_WRITERS)}"
         )
-    part = output.with_name(output.name + PART)
+    final = _final(output)
+    for path in (final, _part(final)):
+        try:
+            found = path.stat()
+        except OSError:
+            continue
+        if source and os.path.samestat(found, source):
+            raise SettingsInvalid(
+                f"--output {output}: {path.name} is the input, which would be overwritten; give "
+                "another name"
+            )
+        if not stat.S_ISREG(found.st_mode):
+            kind = "a folder" if stat.S_ISDIR(found.st_mode) else "no regular file"
+            raise SettingsInvalid(
+                f"--output {output}: {path.name} is {kind}; give the name of a file"
+            )
+    if not final.parent.is_dir():
+        raise SettingsInvalid(f"--output {output}: there is no folder {final.parent}; make it")
+    if not os.access(final.parent, os.W_OK | os.X_OK):
+        raise SettingsInvalid(f"--output {output}: this user may not write to {final.parent}")
+
+
+def _check_standard_output(source: os.stat_result | None) -> None:
+    if sys.stdout is None:  # pyright: ignore[reportUnnecessaryComparison] - closed by the shell
+        raise SettingsInvalid("standard output is closed; give --output FILE")
     try:
-        with part.open("wb") as file:
-            writer = _WRITERS[output.suffix](file, dimensions)
+        found = os.fstat(sys.stdout.fileno())
+    except OSError:  # a stand-in without a descriptor
+        return
+    if source and stat.S_ISREG(found.st_mode) and os.path.samestat(found, source):
+        raise SettingsInvalid("standard output is the input file; redirect to another file")
+
+
+def _final(output: Path) -> Path:
+    """The file itself where `output` is a symbolic link: the link stays."""
+    return Path(os.path.realpath(output))
+
+
+def _part(final: Path) -> Path:
+    return final.with_name(final.name + PART)
+
+
+@contextmanager
+def open_writer(output: Path | None, dimensions: int) -> Generator[Writer, None, None]:
+    """A writer for the format of the name; a file gets its name only when it is complete.
+
+    Raises:
+        BrokenPipeError: the reader of standard output is gone.
+        SettingsInvalid: the output cannot be written, for instance because a disk is full.
+    """
+    if output is None:
+        try:
+            writer = _JsonLines(sys.stdout.buffer, dimensions)
             yield writer
             writer.finish()
-        part.rename(output)
+        except BrokenPipeError:
+            raise
+        except OSError as exc:
+            raise SettingsInvalid(f"standard output: {exc.strerror or exc}") from exc
+        return
+    final = _final(output)
+    part = _part(final)
+    try:
+        with part.open("wb") as file:
+            writer = _WRITERS[output.suffix.lower()](file, dimensions)
+            yield writer
+            writer.finish()
+        publish_file(part, final)
     except OSError as exc:
         raise SettingsInvalid(f"--output {output}: {exc.strerror or exc}") from exc
     finally:

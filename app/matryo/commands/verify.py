@@ -1,9 +1,9 @@
-"""`matryo verify`: is what we serve the published model, and does it agree with itself?
+"""`matryo verify`: do we serve the published model, and does the model agree with itself?
 
-Published values tell whether weights, tokenizer, prompts and output steps are right; they
-come with their source and tolerance in `golden.json`. Self-consistency needs none: a text
-alone is the text in a batch, bit for bit; the graph is the plain numpy forward; vectors
-have unit length at every size.
+Published values show whether weights, tokenizer, prompts and output steps are right. Each value
+comes with its source and tolerance in `golden.json`. Self-consistency needs no published value:
+the vector of a text alone equals its vector in a batch, bit for bit; the graph computes what the
+plain numpy forward computes; vectors have unit length at every trained number of dimensions.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ from matryo.catalog.golden import (
     VectorCheck,
     read_golden,
 )
+from matryo.commands.vectors import check_output
 from matryo.core.errors import MatryoError
 from matryo.core.settings import Settings
 from matryo.engine import Engine, TokenIds
@@ -41,21 +42,22 @@ from matryo.store.artifact import VERIFIED_FILE, Artifact, find_artifact
 from matryo.store.files import write_atomically
 from matryo.store.layout import Store
 
-# Published values are of fp32 (or bf16); a coarser precision moves a cosine by about this much.
+# Published values were computed in fp32 or bf16. A coarser precision changes a cosine by at most
+# about this much.
 _QUANTISED_SLACK = 0.02
 _UNIT_SLACK = 1e-5
 
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """One check, made or not.
+    """The result of one check.
 
     Attributes:
         name: what was checked.
-        source: who says what is right.
-        found: what came out, in words and numbers.
-        allowed: what may come out.
-        passed: None if the check could not be made; `found` says why.
+        source: who published the expected value, or `self-consistency`.
+        found: the value found, in words and numbers.
+        allowed: the values allowed.
+        passed: None if the check could not be made; `found` then says why.
     """
 
     name: str
@@ -66,14 +68,16 @@ class Result:
 
 
 def run(settings: Settings, *, as_json: bool) -> bool:
-    """Check the first model of `settings`, print what was found, and note a success.
+    """Check the first model of `settings`, print the results, and record a success.
 
     Returns:
-        Whether nothing failed.
+        Whether no check failed.
 
     Raises:
+        SettingsInvalid: standard output is closed.
         SetupError: the model cannot be made ready.
     """
+    check_output(None, None)
     model_id = settings.model[0]
     golden = read_golden(open_catalog(settings).folder(model_id))
     with LocalService(lambda: build_local_service(settings)) as local:
@@ -181,8 +185,8 @@ def _components(
     name = f"{check.kind} of {_short(check.text)}, {len(expected)} components"
     ours, theirs = found[: len(expected)].astype(np.float64), np.asarray(expected)
     off = float(np.abs(ours - theirs).max())
-    told = f"max abs difference {off:.2g}"
-    return Result(name, check.source, told, f"{check.max_abs:g}", off <= check.max_abs)
+    found_text = f"max abs difference {off:.2g}"
+    return Result(name, check.source, found_text, f"{check.max_abs:g}", off <= check.max_abs)
 
 
 def _pooled(check: PooledCheck, found: FloatArray) -> Result:
@@ -194,8 +198,8 @@ def _pooled(check: PooledCheck, found: FloatArray) -> Result:
     allowed = f"at least {check.min_cosine:g}"
     if check.max_abs is not None:
         allowed += f", {check.max_abs:g}"
-    told = f"cosine {cosine:.6f}, max abs difference {off:.2g}"
-    return Result(name, check.source, told, allowed, cosine >= check.min_cosine and close)
+    found_text = f"cosine {cosine:.6f}, max abs difference {off:.2g}"
+    return Result(name, check.source, found_text, allowed, cosine >= check.min_cosine and close)
 
 
 # --- self-consistency
@@ -238,10 +242,10 @@ def _numpy_forward(engine: Engine, artifact: Artifact, texts: Sequence[TokenIds]
         return Result(name, _OURS, exc.message, allowed, passed=False)
     agreement = compare([engine.hidden_states(ids) for ids in texts], expected)
     if exact:
-        told = f"max abs difference {agreement.max_abs_error:.2g}"
-        return Result(name, _OURS, told, allowed, agreement.max_abs_error <= MAX_ABS_ERROR)
-    told = f"least cosine {agreement.min_cosine:.6f}"
-    return Result(name, _OURS, told, allowed, agreement.min_cosine >= least)
+        found_text = f"max abs difference {agreement.max_abs_error:.2g}"
+        return Result(name, _OURS, found_text, allowed, agreement.max_abs_error <= MAX_ABS_ERROR)
+    found_text = f"least cosine {agreement.min_cosine:.6f}"
+    return Result(name, _OURS, found_text, allowed, agreement.min_cosine >= least)
 
 
 # --- texts

@@ -75,17 +75,21 @@ class LocalService:
         return self._submit(options, texts).result()
 
     def embed_windows(self, options: Options, windows: Iterable[Texts]) -> Iterator[Answer]:
-        """The answer of each window of a long stream of texts, in order.
+        """The answer of each window of a long stream of texts, in order; see `embed_requests`."""
+        return self.embed_requests((options, texts) for texts in windows)
 
-        A few windows are under way at a time, so that the workers stay busy.
+    def embed_requests(self, requests: Iterable[tuple[Options, Texts]]) -> Iterator[Answer]:
+        """The answer of each request of a long stream, in order.
+
+        A few requests are under way at a time, so that the workers stay busy.
 
         Raises:
-            MatryoError: what `Service.embed` raises for a window. The windows before it have
+            MatryoError: what `Service.embed` raises for a request. The requests before it have
                 been answered.
         """
         under_way: deque[Future[Answer]] = deque()
         try:
-            for texts in windows:
+            for options, texts in requests:
                 under_way.append(self._submit(options, texts))
                 if len(under_way) >= _WINDOWS_AHEAD:
                     yield under_way.popleft().result()
