@@ -139,9 +139,12 @@ def make_ready(settings: Settings) -> None:
     """Pull, build and lay out what is missing of the models of `settings`.
 
     Raises:
-        SetupError: an unknown model, or a bad manifest.
+        SetupError: an unknown model, a bad manifest, or a precision that a model does not offer.
         SystemExit: a build failed, and has said why.
     """
+    catalog = open_catalog(settings)
+    for model_id in settings.model:  # a refusal of the last comes before a build of the first
+        catalog.manifest(model_id).precision_for(settings.precision)
     for model_id in settings.model:
         if not _is_ready(settings, model_id):
             _prepare_apart(settings, model_id)

@@ -13,9 +13,9 @@ from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
-from tokenizers import Tokenizer
 
 from matryo.build.checkpoint import FloatArray
+from matryo.build.vocabulary import check_rows, read_tokenizer
 from matryo.catalog.manifest import Manifest
 from matryo.core.choices import Precision
 from matryo.core.errors import BuildFailed, CheckpointMismatch
@@ -59,18 +59,11 @@ def tokenize_texts(tokenizer_path: Path, n_rows: int | None) -> list[NDArray[np.
         n_rows: rows of the word table; None if that is not known.
 
     Raises:
-        CheckpointMismatch: not a tokenizer, or one that gives ids beyond the table.
+        CheckpointMismatch: not a tokenizer, or not one of a table with so many rows.
     """
-    try:
-        tokenizer = cast("Any", Tokenizer).from_file(str(tokenizer_path))
-    except Exception as exc:
-        raise CheckpointMismatch(f"{tokenizer_path} is not a tokenizer: {exc}") from exc
-    size = max(tokenizer.get_vocab().values(), default=-1) + 1
-    if n_rows is not None and size > n_rows:
-        raise CheckpointMismatch(
-            f"{tokenizer_path} has ids up to {size - 1}, but the checkpoint's word table has "
-            f"{n_rows} rows: they are of two models"
-        )
+    tokenizer = read_tokenizer(tokenizer_path)
+    if n_rows is not None:
+        check_rows(tokenizer_path, tokenizer, n_rows)
     tokenizer.no_padding()
     tokenizer.enable_truncation(_MAX_TOKENS)
     return [np.array(e.ids or [0], np.int64) for e in tokenizer.encode_batch(list(TEXTS))]
