@@ -16,6 +16,7 @@ import errno
 import hashlib
 import os
 import shutil
+import tempfile
 from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import IO
@@ -150,6 +151,21 @@ def sha256_file(path: Path, progress: Callable[[int], None] | None = None) -> st
             if progress:
                 progress(n_bytes)
     return digest.hexdigest()
+
+
+def temporary_directory() -> Path:
+    """The folder of the system for temporary files.
+
+    Raises:
+        SettingsInvalid: there is none that this user may write.
+    """
+    try:
+        return Path(tempfile.gettempdir())
+    except FileNotFoundError as exc:
+        raise SettingsInvalid(
+            "no temporary folder can be written: tried TMPDIR, /tmp, /var/tmp, /usr/tmp and the "
+            "working folder. Set TMPDIR to a folder that this user may write."
+        ) from exc
 
 
 # --- written whole
