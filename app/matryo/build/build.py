@@ -47,6 +47,7 @@ from matryo.store.files import (
 )
 from matryo.store.layout import Store
 
+
 @dataclass(frozen=True, slots=True)
 class _Written:
     """A graph that was written, and how near it is to what it should compute.

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +17,7 @@ from matryo.build.checkpoint import FloatArray
 from matryo.build.vocabulary import check_rows, read_tokenizer
 from matryo.catalog.manifest import Manifest
 from matryo.core.choices import Precision
-from matryo.core.errors import BuildFailed, CheckpointMismatch
+from matryo.core.errors import BuildFailed
 from matryo.engine.onnx.runtime import GraphSession, session_options
 
 MAX_ABS_ERROR = 1e-4

@@ -209,7 +209,7 @@ def _hashed(path: Path, reporter: Reporter) -> SourceFile:
         return SourceFile(str(path), sha256_file(path, advance), stamp)
 
 
-def _pin(  # noqa: PLR0913, PLR0917 - one fact each
+def _pin(
     manifest: Manifest,
     name: str,
     suffix: str,
@@ -232,7 +232,7 @@ def _pin(  # noqa: PLR0913, PLR0917 - one fact each
     return found in pinned
 
 
-def _agreeing(  # noqa: PLR0913, PLR0917 - one fact each
+def _agreeing(
     tokenizer: FoundTokenizer,
     weights: Path,
     suffix: str,

@@ -6,9 +6,8 @@ GGUF file has the vocabulary itself; files beside other weights may tell special
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -16,22 +15,13 @@ from tokenizers import Tokenizer
 
 from matryo.build.checkpoint.onnx import ReadyGraph
 from matryo.build.limits import MAX_SPARE_ROWS
+from matryo.build.specials import USUAL_NAMES, against_specials, read_object
 from matryo.core.errors import CheckpointMismatch
 
 _SPACE = "\u2581"  # llama.cpp marks the beginning of a word, BERT its continuation
 _NORMAL = 1  # gguf.TokenType
 _FILLER = re.compile(r"\[PAD\d+\]|<pad\d+>")
 
-# Roles of special tokens, and the names that they usually have.
-_ROLES: Mapping[str, tuple[str, ...]] = {
-    "pad": ("[PAD]", "<pad>"),
-    "unk": ("[UNK]", "<unk>"),
-    "cls": ("[CLS]", "<s>"),
-    "sep": ("[SEP]", "</s>"),
-    "bos": ("<s>", "[CLS]"),
-    "eos": ("</s>", "[SEP]"),
-    "mask": ("[MASK]", "<mask>"),
-}
 # GGUF's keys of the same roles; it spells "separator" so.
 _GGUF_ROLES = {
     "pad": "padding",
@@ -97,9 +87,7 @@ def find_contradiction(
     if ready and ready.n_rows is not None:
         check_rows(path, tokenizer, ready.n_rows)
     folders = [weights.parent, weights.parent.parent] if suffix == ".onnx" else [weights.parent]
-    return _against_words(path, vocabulary, folders) or _against_specials(
-        path, tokenizer, vocabulary, folders
-    )
+    return _against_words(path, vocabulary, folders) or against_specials(path, tokenizer, folders)
 
 
 def _against_gguf(path: Path, tokenizer: Any, weights: Path) -> str | None:  # noqa: ANN401
@@ -112,8 +100,9 @@ def _against_gguf(path: Path, tokenizer: Any, weights: Path) -> str | None:  # n
         tokens = cast("list[str] | None", checkpoint.metadata(f"{key}tokens"))
         kinds = cast("list[int] | None", checkpoint.metadata(f"{key}token_type"))
         roles = {
-            role: cast("object", checkpoint.metadata(f"{key}{name}_token_id"))
+            role: index
             for role, name in _GGUF_ROLES.items()
+            if isinstance(index := checkpoint.metadata(f"{key}{name}_token_id"), int)
         }
     finally:
         checkpoint.close()
@@ -131,9 +120,12 @@ def _against_gguf(path: Path, tokenizer: Any, weights: Path) -> str | None:  # n
         return reason
     if (n_ids := max(vocabulary.values(), default=-1) + 1) > len(tokens):
         return f"{path} has {n_ids} tokens, but {weights.name} has {len(tokens)}"
-    ends = cast("list[int]", tokenizer.encode("").ids)
+    bare = read_tokenizer(path)
+    bare.no_padding()
+    ends = cast("list[int]", bare.encode("").ids)
     for index, one, other in ((0, "cls", "bos"), (-1, "sep", "eos")):
-        stated = [role for role in (roles[one], roles[other]) if isinstance(role, int)]
+        stated = [roles[role] for role in (one, other) if role in roles]
+        stated = [index for index in stated if index < len(tokens)]
         if ends and stated and ends[index] not in stated:
             where = "begins" if index == 0 else "ends"
             return (
@@ -141,9 +133,9 @@ def _against_gguf(path: Path, tokenizer: Any, weights: Path) -> str | None:  # n
                 f"token {stated[0]} there"
             )
     for role in ("pad", "unk", "mask"):
-        name = next((name for name in _ROLES[role] if name in vocabulary), None)
-        index = roles[role]
-        if name and isinstance(index, int) and vocabulary[name] != index:
+        name = next((name for name in USUAL_NAMES[role] if name in vocabulary), None)
+        index = roles.get(role, len(tokens))
+        if name and index < len(tokens) and vocabulary[name] != index:
             return (
                 f"{path} has '{name}' as token {vocabulary[name]}, but {weights.name} has "
                 f"token {index} for it"
@@ -168,7 +160,7 @@ def _against_words(path: Path, vocabulary: dict[str, int], folders: list[Path]) 
             words = {index: word for index, word in words.items() if word}
             if reason := _compare(path, vocabulary, words, str(lines)):
                 return reason
-        table = _json(folder / "vocab.json")
+        table = read_object(folder / "vocab.json")
         words = {index: word for word, index in table.items() if isinstance(index, int)}
         if words and (reason := _compare(path, vocabulary, words, str(folder / "vocab.json"))):
             return reason
@@ -205,83 +197,3 @@ def _compare(
         f"{path} has {ours} as token {first}, but {said_by} has '{words[first]}' "
         f"({len(off)} of {len(words)} tokens differ)"
     )
-
-
-def _against_specials(
-    path: Path,
-    tokenizer: Any,  # noqa: ANN401
-    vocabulary: dict[str, int],
-    folders: list[Path],
-) -> str | None:
-    """The contradiction between a tokenizer and the special tokens that JSON files name."""
-    tokens = {index: token for token, index in vocabulary.items()}
-    n_ids = max(tokens, default=-1) + 1
-    for folder in folders:
-        named: dict[str, str] = {}
-        for file in ("special_tokens_map.json", "tokenizer_config.json"):
-            facts = _json(folder / file)
-            for index, content in _added(facts):
-                if tokens.get(index) != content:
-                    ours = f"'{tokens[index]}'" if index in tokens else "nothing"
-                    return (
-                        f"{path} has {ours} as token {index}, but {folder / file} has '{content}'"
-                    )
-            for role in _ROLES:
-                name = _content(facts.get(f"{role}_token"))
-                if name is None:
-                    continue
-                named[role] = name
-                if name not in vocabulary:
-                    return (
-                        f"{path} has no token '{name}', but {folder / file} has it as {role}_token"
-                    )
-        config = _json(folder / "config.json")
-        size = config.get("vocab_size")
-        if isinstance(size, int) and n_ids > size:
-            return (
-                f"{path} has ids up to {n_ids - 1}, but {folder / 'config.json'} has "
-                f"vocab_size {size}"
-            )
-        padding = cast("dict[str, Any]", tokenizer.padding or {})
-        for role, usual in _ROLES.items():
-            index = config.get(f"{role}_token_id")
-            candidates = (named.get(role), padding.get("pad_token") if role == "pad" else None)
-            name = next((name for name in (*candidates, *usual) if name in vocabulary), None)
-            # Configs made from GPT-2's keep its ids, which are beyond the vocabulary.
-            if name is None or not isinstance(index, int) or not 0 <= index < n_ids:
-                continue
-            if vocabulary[name] != index:
-                return (
-                    f"{path} has '{name}' as token {vocabulary[name]}, but "
-                    f"{folder / 'config.json'} has {role}_token_id {index}"
-                )
-    return None
-
-
-def _added(facts: Mapping[str, Any]) -> Iterator[tuple[int, str]]:
-    """Ids and contents of `added_tokens_decoder` in a `tokenizer_config.json`."""
-    table = facts.get("added_tokens_decoder")
-    if not isinstance(table, dict):
-        return
-    for index, token in cast("dict[str, object]", table).items():
-        content = _content(token)
-        if index.isdecimal() and content is not None:
-            yield int(index), content
-
-
-def _content(token: object) -> str | None:
-    """The text of a special token, which is a string or an object with `content`."""
-    if isinstance(token, dict):
-        token = cast("dict[str, object]", token).get("content")
-    return token if isinstance(token, str) else None
-
-
-def _json(path: Path) -> dict[str, Any]:
-    """The object in a JSON file; empty if there is no such file, or anything else in it."""
-    if not path.is_file():
-        return {}
-    try:
-        found = json.loads(path.read_text("utf-8-sig"))
-    except ValueError:
-        return {}
-    return cast("dict[str, Any]", found) if isinstance(found, dict) else {}

@@ -103,7 +103,7 @@ def naming_the_store(folder: Path) -> Generator[None, None, None]:
 
 def _concerns(exc: OSError, folder: Path) -> bool:
     """Whether the file of an error is in `folder`, or is a folder above."""
-    if not isinstance(exc.filename, (str, bytes, os.PathLike)):
+    if not isinstance(exc.filename, (str, bytes, Path)):
         return True
     path = Path(os.fsdecode(exc.filename))
     return path.is_relative_to(folder) or folder.is_relative_to(path)

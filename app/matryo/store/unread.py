@@ -14,14 +14,12 @@ _KINDS: tuple[tuple[str, str, str], ...] = (
     (
         r"adapter_(model\.(safetensors|bin)|config\.json)",
         "an adapter (LoRA), not the weights of a model",
-        "merge it into its base model with peft (merge_and_unload), then call "
-        "save_pretrained(FOLDER)",
+        "merge it into its base model with peft: merge_and_unload(), then save_pretrained(FOLDER)",
     ),
     (
         r".*\.safetensors\.index\.json|.*-\d+-of-\d+\.safetensors",
         "one of several files of weights",
-        "write them into one file: load them with transformers and call "
-        'save_pretrained(FOLDER, max_shard_size="1TB")',
+        'load it with transformers and call save_pretrained(FOLDER, max_shard_size="1TB")',
     ),
     (
         r".*\.(zip|tar|tgz|tbz2?|txz|gz|bz2|xz|zst|7z|rar)",

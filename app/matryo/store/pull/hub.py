@@ -15,7 +15,6 @@ from matryo.store.pull.download import DownloadFailed, download, without_credent
 from matryo.store.pull.folder import from_folder
 
 
-
 def from_hub(
     source: HubSource,
     model_id: str,
@@ -46,9 +45,7 @@ def from_hub(
         return
     for name in names:
         reporter.say(f"fetching {name} of {source.repo} from the hub")
-        url = hf_hub_url(
-            source.repo, name, revision=source.revision, endpoint=constants.ENDPOINT
-        )
+        url = hf_hub_url(source.repo, name, revision=source.revision, endpoint=constants.ENDPOINT)
         path = into / name
         make_folder(path.parent)
         try:
@@ -70,9 +67,7 @@ def _advice(exc: DownloadFailed, *, has_token: bool) -> str:
     private = "private or gated"
     match exc.status:
         case None:
-            return (
-                "What has arrived is kept. Check the network, or set HF_ENDPOINT to a mirror."
-            )
+            return "What has arrived is kept. Check the network, or set HF_ENDPOINT to a mirror."
         case 401 | 403 if has_token:
             return (
                 f"If the repository is {private}, HF_TOKEN must be of an account that may read it."
@@ -91,7 +86,7 @@ def _advice(exc: DownloadFailed, *, has_token: bool) -> str:
             return "Try again later."
 
 
-def _from_cache(  # noqa: PLR0913, PLR0917 - one fact each
+def _from_cache(
     cache: Path,
     source: HubSource,
     into: Path,

@@ -24,7 +24,9 @@ _NETWORK = frozenset(
     }
 )
 _INDEXES = frozenset({"index-url", "extra-index-url"})
-_TELLING = re.compile(r"40[137]|SSL|certificate|proxy|onnection|timed out|credential", re.I)
+_TELLING = re.compile(
+    r"40[137]|SSL|certificate|proxy|connection|timed out|credential", re.IGNORECASE
+)
 
 
 def has_network_settings() -> bool:
