@@ -143,10 +143,13 @@ def make_ready(settings: Settings) -> None:
     """Pull, build and lay out what is missing of the models of `settings`.
 
     Raises:
-        SetupError: an unknown model, or a bad manifest.
+        SetupError: an unknown model, a bad manifest, or a precision that a model does not offer.
         SystemExit: a build failed, and has said why.
     """
-    for manifest in _manifests(settings, open_catalog(settings)):
+    manifests = _manifests(settings, open_catalog(settings))
+    for manifest in manifests:  # a refusal of the last comes before a build of the first
+        manifest.precision_for(settings.precision)
+    for manifest in manifests:
         if not _is_ready(settings, manifest):
             _prepare_apart(settings, manifest.id)
 

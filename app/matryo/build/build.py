@@ -11,12 +11,17 @@ from pathlib import Path
 
 from matryo.build import arch
 from matryo.build.check import Agreement, check_graph, tokenize_texts
-from matryo.build.checkpoint import Checkpoint
-from matryo.build.checkpoint.tokenizer import find_tokenizer
 from matryo.build.emit import GraphBuilder
+from matryo.build.inputs import (
+    CheckpointFiles,
+    check_unchanged,
+    naming_the_checkpoint,
+    open_checkpoint,
+    read_files,
+)
 from matryo.catalog.manifest import Manifest
 from matryo.core.choices import Precision
-from matryo.core.errors import BuildFailed, CheckpointMismatch
+from matryo.core.errors import BuildFailed
 from matryo.core.progress import Reporter
 from matryo.store.artifact import (
     BUILDER_VERSION,
@@ -41,25 +46,6 @@ from matryo.store.files import (
     temporary_folder,
 )
 from matryo.store.layout import Store
-
-WEIGHTS_FILE = "model.safetensors"
-_SUFFIXES = (".safetensors", ".gguf", ".onnx")
-
-
-@dataclass(frozen=True, slots=True)
-class CheckpointFiles:
-    """The files of one checkpoint, hashed.
-
-    Attributes:
-        weights: a `.safetensors`, `.gguf` or `.onnx` file.
-        verified: every hash is the manifest's.
-    """
-
-    weights: Path
-    tokenizer: Path
-    weights_sha256: str
-    tokenizer_sha256: str
-    verified: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,8 +79,8 @@ def build(
         store: the store.
         manifest: the model.
         precision: one that the manifest offers.
-        checkpoint: a folder with `model.safetensors` and `tokenizer.json`, or a
-            `.safetensors`, `.gguf` or `.onnx` file.
+        checkpoint: absolute path of a folder with `model.safetensors` and `tokenizer.json`, or
+            of a `.safetensors`, `.gguf` or `.onnx` file. Links are kept as they are.
         allow_unverified: accept files whose hash is not the manifest's.
         reporter: takes a sentence for each step, and the progress of the long ones.
 
@@ -109,10 +95,19 @@ def build(
     with room_for(store.home):
         make_folder(folder)
     with temporary_folder(folder) as aside:
-        files = _read_files(store, manifest, checkpoint, aside, allow_unverified, reporter)
-        write = _adopt if files.weights.suffix == ".onnx" else _emit
-        reporter.say(f"building {manifest.id} in {precision} from {files.weights.name}")
-        written = write(store, manifest, precision, files, aside)
+        with naming_the_checkpoint(store):
+            files = read_files(
+                store,
+                manifest,
+                checkpoint,
+                aside,
+                allow_unverified=allow_unverified,
+                reporter=reporter,
+            )
+            write = _adopt if files.ready else _emit
+            reporter.say(f"building {manifest.id} in {precision} from {files.weights.name}")
+            written = write(store, manifest, precision, files, aside)
+            check_unchanged(files)
         _report(written, precision, reporter)
         with room_for(store.home):
             if files.tokenizer.parent != aside:
@@ -148,7 +143,7 @@ def _record(
         checkpoint_sha256=files.weights_sha256,
         tokenizer_sha256=files.tokenizer_sha256,
         verified=files.verified,
-        checkpoint_path=str(checkpoint.resolve()),
+        checkpoint_path=str(checkpoint),
         lacks=written.lacks,
         max_abs_error=written.agreement.max_abs_error,
         min_cosine=written.agreement.min_cosine,
@@ -156,27 +151,8 @@ def _record(
             name: FileRecord((folder / name).stat().st_size, sha256_file(folder / name))
             for name in (*written.files, TOKENIZER_FILE)
         },
+        sources=files.sources,
     )
-
-
-def weights_file(checkpoint: Path) -> Path:
-    """Path of the weights: `checkpoint` itself, or `model.safetensors` in that folder."""
-    return checkpoint / WEIGHTS_FILE if checkpoint.is_dir() else checkpoint
-
-
-def open_checkpoint(path: Path) -> Checkpoint:
-    """The weights in `path`; the suffix of its name says the format.
-
-    Raises:
-        CheckpointMismatch: the file is not of that format, or damaged.
-    """
-    if path.suffix == ".gguf":
-        from matryo.build.checkpoint.gguf import GgufCheckpoint
-
-        return GgufCheckpoint(path)
-    from matryo.build.checkpoint.safetensors import SafetensorsCheckpoint
-
-    return SafetensorsCheckpoint(path)
 
 
 def _emit(
@@ -205,19 +181,18 @@ def _adopt(
     store: Store, manifest: Manifest, precision: Precision, files: CheckpointFiles, aside: Path
 ) -> _Written:
     """Take a ready ONNX graph as it is."""
-    from matryo.build.checkpoint.onnx import read_ready_graph
-
     if precision != "fp32":
         raise BuildFailed(
             f"{files.weights} is a ready graph and is served as it is; {precision} is made of a "
             ".safetensors or .gguf checkpoint. Leave --precision out, or give one of those."
         )
-    ready = read_ready_graph(files.weights)
+    ready = files.ready
+    assert ready, "a graph"
     with room_for(store.home, ready.n_bytes):
         copy_file(ready.path, aside / GRAPH_FILE)
         for path in ready.data:
             copy_file(path, aside / path.name)
-    texts = tokenize_texts(files.tokenizer, None)
+    texts = tokenize_texts(files.tokenizer, ready.n_rows)
     agreement = check_graph(aside / GRAPH_FILE, texts, None, manifest, precision)
     return _Written((GRAPH_FILE, *(path.name for path in ready.data)), (), agreement)
 
@@ -234,48 +209,3 @@ def _report(written: _Written, precision: Precision, reporter: Reporter) -> None
             f"warning: the checkpoint lacks {len(written.lacks)} of the model's tensors ({shown}); "
             "vectors differ from the published model's, and the fingerprint says so"
         )
-
-
-def _read_files(
-    store: Store,
-    manifest: Manifest,
-    checkpoint: Path,
-    aside: Path,
-    allow_unverified: bool,  # noqa: FBT001
-    reporter: Reporter,
-) -> CheckpointFiles:
-    """Find the checkpoint's files and hash them before anything is made of them."""
-    weights = weights_file(checkpoint)
-    if not weights.is_file():
-        folder = weights.parent
-        there = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
-        raise CheckpointMismatch(
-            f"{weights}: no such file"
-            + (f"; {folder} holds {', '.join(there[:8]) or 'nothing'}" if there else "")
-        )
-    if weights.suffix not in _SUFFIXES:
-        raise CheckpointMismatch(
-            f"{weights}: cannot read '{weights.suffix}' checkpoints; give a .safetensors, .gguf "
-            "or .onnx file, or a folder with model.safetensors and tokenizer.json"
-        )
-    stored = store.checkpoint(manifest.id, manifest.checkpoint_key)
-    tokenizer = find_tokenizer(weights, stored, aside, reporter)
-
-    hashes: dict[str, str] = {}
-    verified = True
-    for name, path in ((WEIGHTS_FILE, weights), (TOKENIZER_FILE, tokenizer)):
-        with reporter.bar(f"hashing {path.name}", path.stat().st_size) as advance:
-            hashes[name] = sha256_file(path, advance)
-        pinned = manifest.pinned_sha256(name, path.suffix)
-        if hashes[name] in pinned:
-            continue
-        verified = False
-        if not allow_unverified:
-            to = " or ".join(pinned) or f"no {path.suffix} file"
-            raise CheckpointMismatch(
-                f"{path} has sha256 {hashes[name]}, but {manifest.id} is pinned to {to}. "
-                "Fetch it again, or give --unverified to build from it all the same."
-            )
-    return CheckpointFiles(
-        weights, tokenizer, hashes[WEIGHTS_FILE], hashes[TOKENIZER_FILE], verified
-    )

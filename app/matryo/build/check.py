@@ -9,16 +9,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
-from tokenizers import Tokenizer
 
 from matryo.build.checkpoint import FloatArray
+from matryo.build.vocabulary import check_rows, read_tokenizer
 from matryo.catalog.manifest import Manifest
 from matryo.core.choices import Precision
-from matryo.core.errors import BuildFailed, CheckpointMismatch
+from matryo.core.errors import BuildFailed
 from matryo.engine.onnx.runtime import GraphSession, session_options
 
 MAX_ABS_ERROR = 1e-4
@@ -59,19 +58,11 @@ def tokenize_texts(tokenizer_path: Path, n_rows: int | None) -> list[NDArray[np.
         n_rows: number of rows of the word table; None if it is not known.
 
     Raises:
-        CheckpointMismatch: the file is not a tokenizer, or its largest id has no row in the word
-            table.
+        CheckpointMismatch: not a tokenizer, or not one of a table with so many rows.
     """
-    try:
-        tokenizer = cast("Any", Tokenizer).from_file(str(tokenizer_path))
-    except Exception as exc:
-        raise CheckpointMismatch(f"{tokenizer_path} is not a tokenizer: {exc}") from exc
-    n_ids = max(tokenizer.get_vocab().values(), default=-1) + 1
-    if n_rows is not None and n_ids > n_rows:
-        raise CheckpointMismatch(
-            f"{tokenizer_path} has ids up to {n_ids - 1}, but the checkpoint's word table has "
-            f"{n_rows} rows. Take the tokenizer.json and the checkpoint of the same model."
-        )
+    tokenizer = read_tokenizer(tokenizer_path)
+    if n_rows is not None:
+        check_rows(tokenizer_path, tokenizer, n_rows)
     tokenizer.no_padding()
     tokenizer.enable_truncation(_MAX_TOKENS)
     return [np.array(e.ids or [0], np.int64) for e in tokenizer.encode_batch(list(TEXTS))]

@@ -21,3 +21,7 @@ MAX_PADDING_ROWS = 128
 
 INLINE_BYTES = 16 * 1024
 """Most bytes of a float tensor that is kept in the graph; larger ones go to the data file."""
+
+MAX_SPARE_ROWS = 512
+"""Most rows of a word table without a token of the tokenizer: real tables are padded by up to 300,
+and a tokenizer of another model lacks thousands."""

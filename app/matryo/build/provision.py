@@ -24,6 +24,7 @@ from matryo.core.progress import Reporter
 from matryo.engine.onnx.prepacked import prepack
 from matryo.store.artifact import Artifact, find_artifact, unverified_origin
 from matryo.store.encodings import ENCODING
+from matryo.store.files import given_path
 from matryo.store.layout import Store
 from matryo.store.pull.checkpoint import pull
 from matryo.store.pull.encoding import pull_table
@@ -47,6 +48,9 @@ def build_model(
         SetupError: of any kind; see `pull` and `build`.
     """
     arch.load(manifest)  # what has no graph is not worth a download
+    precision = manifest.precision_for(precision)
+    if checkpoint is not None:
+        checkpoint = given_path(checkpoint)
     with _lock(store, manifest.id, reporter):
         if checkpoint is not None:
             return build(
@@ -65,13 +69,14 @@ def ensure_model(
 ) -> Artifact:
     """What `matryo serve` needs: the artefact last built, or one built now.
 
-    An artefact that somebody built from weights of their own is only ever built again
-    from those.
+    An artefact that somebody built from weights of their own is only ever built again from those,
+    and is built again when they have changed.
 
     Raises:
         SetupError: of any kind; see `pull` and `build`.
     """
     arch.load(manifest)
+    precision = manifest.precision_for(precision)
     with _lock(store, manifest.id, reporter):
         if artifact := _intact(store, manifest, precision, reporter):
             return artifact

@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from matryo.catalog.prompts import NONE, STANDARD, SYNONYMS
 from matryo.core.choices import Precision, PrecisionChoice
+from matryo.core.errors import SettingsInvalid
 
 OutputStep = Literal["mean_pool", "cls_pool", "layer_norm", "truncate", "l2_normalize"]
 
@@ -183,10 +184,19 @@ class Manifest(_Table):
             del values[cached]
         return copied
 
-    def pinned_sha256(self, name: str, suffix: str) -> tuple[str, ...]:
-        """Hashes that the file `name` may have, if its format has this suffix."""
+    def pinned_sha256(self, name: str, suffix: str | None = None) -> tuple[str, ...]:
+        """Hashes that the file `name` may have, or the same file in another format.
+
+        Args:
+            name: a name of `files`.
+            suffix: of the format; None for every format.
+        """
         candidates = {name: self.files[name], **self.alternatives}
-        return tuple(f.sha256 for path, f in candidates.items() if Path(path).suffix == suffix)
+        return tuple(
+            file.sha256
+            for path, file in candidates.items()
+            if suffix is None or Path(path).suffix == suffix
+        )
 
     @property
     def created_s(self) -> int:
@@ -231,10 +241,20 @@ class Manifest(_Table):
         return self.prompts.get(input_type, "")
 
     def precision_for(self, choice: PrecisionChoice) -> Precision:
-        """The precision to serve: `choice` itself; for `auto`, int8 if offered and else fp32."""
-        if choice != "auto":
-            return choice
-        return "int8" if "int8" in self.precisions else "fp32"
+        """The precision to serve: `choice` itself; for `auto`, int8 if offered and else fp32.
+
+        Raises:
+            SettingsInvalid: the model does not offer `choice`.
+        """
+        if choice == "auto":
+            return "int8" if "int8" in self.precisions else "fp32"
+        if choice not in self.precisions:
+            raise SettingsInvalid(
+                f"{self.id} is not offered in precision {choice}, but in "
+                f"{', '.join(self.precisions)}. Give one of those with --precision or "
+                "MATRYO_PRECISION, or auto."
+            )
+        return choice
 
     def stretched(self, rotary_scaling_factor: float | None) -> Manifest:
         """This model with another `rotary_scaling_factor`, if its positions can be stretched."""

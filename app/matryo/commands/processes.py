@@ -27,6 +27,7 @@ from matryo.core import logging as logs
 from matryo.core.errors import MatryoError
 from matryo.core.settings import Settings
 from matryo.http.listening import Listener
+from matryo.store.files import temporary_directory
 
 log = logging.getLogger("matryo")
 
@@ -49,8 +50,9 @@ def run_processes(
 
     Raises:
         SystemExit: a process ended before all of them were ready.
+        SettingsInvalid: there is no temporary folder that this user may write.
     """
-    folder = tempfile.mkdtemp(prefix="matryo-metrics-")
+    folder = tempfile.mkdtemp(prefix="matryo-metrics-", dir=temporary_directory())
     # prometheus_client decides by this variable, when it is first imported.
     os.environ[_METRICS_DIR] = folder
     try:

@@ -21,8 +21,8 @@ import numpy as np
 import matryo
 from matryo.assembly import build_local_service
 from matryo.build import arch
-from matryo.build.build import open_checkpoint, weights_file
 from matryo.build.check import MAX_ABS_ERROR, TEXTS, compare
+from matryo.build.inputs import format_of, open_checkpoint, weights_file
 from matryo.catalog.catalog import open_catalog
 from matryo.catalog.golden import (
     Check,
@@ -38,9 +38,10 @@ from matryo.core.settings import Settings
 from matryo.engine import Engine, TokenIds
 from matryo.engine.postprocess import FloatArray, pool
 from matryo.service import LocalService, Options, Texts
-from matryo.store.artifact import VERIFIED_FILE, Artifact, find_artifact
+from matryo.store.artifact import VERIFIED_FILE, Artifact, find_artifact, own_sources
 from matryo.store.files import write_atomically
 from matryo.store.layout import Store
+from matryo.store.sources import find_change
 
 # Published values were computed in fp32 or bf16. A coarser precision changes a cosine by at most
 # about this much.
@@ -228,10 +229,13 @@ def _numpy_forward(engine: Engine, artifact: Artifact, texts: Sequence[TokenIds]
     least = engine.manifest.precisions[engine.precision].min_cosine
     allowed = f"{MAX_ABS_ERROR:g}" if exact else f"at least {least:g}"
     path = weights_file(Path(artifact.record.checkpoint_path))
-    if path.suffix == ".onnx":
-        return Result(name, _OURS, "the checkpoint is a graph itself", allowed, None)
     if not path.is_file():
         return Result(name, _OURS, f"the checkpoint {path} is gone", allowed, None)
+    if format_of(path) == ".onnx":
+        return Result(name, _OURS, "the checkpoint is a graph itself", allowed, None)
+    if find_change(own_sources(artifact.record)[:1]):
+        found = f"the checkpoint {path} is not what it was when this was built"
+        return Result(name, _OURS, found, allowed, None)
     architecture, config = arch.load(engine.manifest)
     try:
         checkpoint = open_checkpoint(path)

@@ -24,8 +24,9 @@ from typing import Any, cast
 from matryo.catalog.manifest import Manifest
 from matryo.core.choices import Precision
 from matryo.core.errors import ArtifactDamaged, ArtifactMissing
-from matryo.store.files import find_folder, sha256_file, write_atomically
+from matryo.store.files import find_folder, naming_the_store, sha256_file, write_atomically
 from matryo.store.layout import Store
+from matryo.store.sources import SourceFile, find_change
 
 BUILDER_VERSION = 6
 """Raised with every change of what a build writes; artefacts of older versions are built anew."""
@@ -56,11 +57,12 @@ class ArtifactRecord:
         checkpoint_sha256: hash of the weights the graph was built from.
         tokenizer_sha256: hash of the tokenizer beside them.
         verified: whether both are the manifest's.
-        checkpoint_path: the checkpoint's path, for `matryo verify`.
+        checkpoint_path: the checkpoint's absolute path, links kept as they were given.
         output_key: `Manifest.output_key` at build time.
         lacks: tensors that the model has and the checkpoint did not.
         max_abs_error: graph against the plain numpy forward, on hidden states.
         min_cosine: likewise, the least cosine of a built-in text.
+        sources: the files that the build read, the weights first; empty in earlier builds.
     """
 
     model_id: str
@@ -76,6 +78,7 @@ class ArtifactRecord:
     max_abs_error: float
     min_cosine: float
     files: dict[str, FileRecord]
+    sources: tuple[SourceFile, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,12 +118,17 @@ class Artifact:
             if name in skip:
                 continue
             path = self.folder / name
-            n_bytes = path.stat().st_size if path.is_file() else -1
-            if n_bytes != expected.bytes:
-                found = "missing" if n_bytes < 0 else f"{n_bytes:,} bytes"
-                raise _damaged(self, f"{path} is {found}, was built with {expected.bytes:,} bytes")
-            if (found := sha256_file(path)) != expected.sha256:
-                raise _damaged(self, f"{path} has sha256 {found}, was built as {expected.sha256}")
+            try:
+                n_bytes = path.stat().st_size if path.is_file() else -1
+                if n_bytes != expected.bytes:
+                    found = "missing" if n_bytes < 0 else f"{n_bytes:,} bytes"
+                    what = f"{path} is {found}, was built with {expected.bytes:,} bytes"
+                    raise _damaged(self, what)
+                if (found := sha256_file(path)) != expected.sha256:
+                    what = f"{path} has sha256 {found}, was built as {expected.sha256}"
+                    raise _damaged(self, what)
+            except OSError as exc:
+                raise _damaged(self, f"{path} cannot be read: {exc.strerror}") from exc
 
 
 def artifact_key(
@@ -158,24 +166,70 @@ def make_current(store: Store, record: ArtifactRecord) -> None:
 def find_artifact(store: Store, manifest: Manifest, precision: Precision) -> Artifact:
     """The artefact to serve: the one last built, if it fits this manifest and builder.
 
+    An artefact of the manifest's checkpoint fits while the manifest pins the hashes that it was
+    built from. An artefact of somebody's own weights fits while their files are as they were, or
+    the weights are gone.
+
     Raises:
-        ArtifactMissing: none was built, or the one there is of another manifest or builder.
+        ArtifactMissing: none was built, or the one there is does not fit; says why.
         ArtifactDamaged: `current` or `artifact.json` cannot be read.
+        StoreUnwritable: this user may not read the store.
     """
     command = f"matryo build {manifest.id} --precision {precision}"
-    current = _read_current(store, manifest.id, precision)
-    if current is None or not (current.folder / RECORD_FILE).is_file():
+    with naming_the_store(store.home):
+        current = _read_current(store, manifest.id, precision)
+        if current is None or not (current.folder / RECORD_FILE).is_file():
+            raise ArtifactMissing(
+                f"{manifest.id} is not built in {precision} in {store.home}; run: {command}"
+            )
+        data = _read_json(current.folder / RECORD_FILE)
+        found = (data.get("builder_version"), data.get("output_key"))
+        if found != (BUILDER_VERSION, manifest.output_key):
+            raise ArtifactMissing(
+                f"{current.folder} was built by another version or for another model.toml; "
+                f"run: {command}"
+            )
+        artifact = read_artifact(current.folder)
+    record = artifact.record
+    if record.verified and (reason := _other_pins(manifest, record)):
+        raise ArtifactMissing(f"{artifact.folder} {reason}; run: {command}")
+    if not record.verified and (reason := find_change(own_sources(record))):
         raise ArtifactMissing(
-            f"{manifest.id} is not built in {precision} in {store.home}; run: {command}"
+            f"{reason}; run: {command} --checkpoint {record.checkpoint_path} --unverified"
         )
-    data = _read_json(current.folder / RECORD_FILE)
-    found = (data.get("builder_version"), data.get("output_key"))
-    if found != (BUILDER_VERSION, manifest.output_key):
-        raise ArtifactMissing(
-            f"{current.folder} was built by another version or for another model.toml; "
-            f"run: {command}"
-        )
-    return read_artifact(current.folder)
+    return artifact
+
+
+def _other_pins(manifest: Manifest, record: ArtifactRecord) -> str | None:
+    """Which of the hashes of a verified artefact the manifest pins no longer; None if none."""
+    for name, found in (
+        ("model.safetensors", record.checkpoint_sha256),
+        (TOKENIZER_FILE, record.tokenizer_sha256),
+    ):
+        pinned = manifest.pinned_sha256(name)
+        if found not in pinned:
+            return (
+                f"was built from a file with sha256 {found}, but {manifest.id} now pins "
+                f"{name} to {pinned[0]}"
+            )
+    return None
+
+
+def own_sources(record: ArtifactRecord) -> tuple[SourceFile, ...]:
+    """The files that an artefact was built from, as far as its record says.
+
+    Records of earlier builds name the checkpoint alone. The tokenizer beside those weights is
+    known only for safetensors, which took no other.
+    """
+    if record.sources:
+        return record.sources
+    checkpoint = Path(record.checkpoint_path)
+    weights = checkpoint / "model.safetensors" if checkpoint.is_dir() else checkpoint
+    sources = [SourceFile(str(weights), record.checkpoint_sha256)]
+    tokenizer = weights.parent / TOKENIZER_FILE
+    if weights.suffix == ".safetensors" and tokenizer.is_file():
+        sources.append(SourceFile(str(tokenizer), record.tokenizer_sha256))
+    return tuple(sources)
 
 
 def unverified_origin(store: Store, model_id: str, precision: Precision) -> Path | None:
@@ -186,8 +240,10 @@ def unverified_origin(store: Store, model_id: str, precision: Precision) -> Path
 
     Raises:
         ArtifactDamaged: the file that says so cannot be read.
+        StoreUnwritable: this user may not read the store.
     """
-    current = _read_current(store, model_id, precision)
+    with naming_the_store(store.home):
+        current = _read_current(store, model_id, precision)
     return current.origin if current else None
 
 
@@ -214,7 +270,8 @@ def _read_current(store: Store, model_id: str, precision: Precision) -> _Current
     if not text.startswith("{"):  # the key alone, as stores of earlier builds have it
         folder = find_folder(path.parent / text)
         if not text or not (folder / RECORD_FILE).is_file():
-            return None
+            # The record alone said whose weights these were: nothing may be built in their place.
+            raise _unreadable(path, f"the artefact '{text}' that it names is gone")
         data = _read_json(folder / RECORD_FILE)
         origin = None if data.get("verified", True) else Path(str(data["checkpoint_path"]))
         return _Current(folder, origin)
@@ -258,7 +315,12 @@ def read_artifact(folder: Path) -> Artifact:
     try:
         files = {name: FileRecord(**file) for name, file in data.pop("files").items()}
         lacks = tuple(data.pop("lacks"))
-        return Artifact(folder, ArtifactRecord(**data, lacks=lacks, files=files))
+        sources = tuple(
+            SourceFile(source["path"], source["sha256"], tuple(source["stamp"]))
+            for source in data.pop("sources", ())
+        )
+        record = ArtifactRecord(**data, lacks=lacks, files=files, sources=sources)
+        return Artifact(folder, record)
     except (TypeError, KeyError, AttributeError) as exc:
         raise _unreadable(path, exc) from exc
 

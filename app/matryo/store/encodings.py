@@ -7,6 +7,7 @@ Packages carry copies (llama-index-core, LiteLLM), tiktoken keeps one in its cac
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import sys
@@ -35,10 +36,14 @@ _IN_PACKAGES = (PACKAGE_FOLDER, "litellm/litellm_core_utils/tokenizers")
 def find_table(store: Store) -> Path | None:
     """Path of the table in the store, tiktoken's cache or a package; None if there is none."""
     for path in _candidates(store):
-        if not path.is_file():
+        try:
+            if not path.is_file():
+                continue
+            if sha256_file(path) == TABLE_SHA256:
+                return path
+        except OSError as exc:
+            log.warning("%s is not used: %s", path, exc.strerror)
             continue
-        if sha256_file(path) == TABLE_SHA256:
-            return path
         log.warning("%s is not used: its sha256 is not that of cl100k_base", path)
     return None
 
@@ -48,7 +53,8 @@ def _candidates(store: Store) -> Iterator[Path]:
     for variable in ("TIKTOKEN_CACHE_DIR", "DATA_GYM_CACHE_DIR"):
         if folder := os.environ.get(variable):
             yield Path(folder) / TABLE_FILE
-    yield Path(tempfile.gettempdir()) / "data-gym-cache" / TABLE_FILE
+    with contextlib.suppress(FileNotFoundError):  # a machine without a temporary folder
+        yield Path(tempfile.gettempdir()) / "data-gym-cache" / TABLE_FILE
     for base in sys.path:
         for folder in _IN_PACKAGES:
             yield Path(base) / folder / TABLE_FILE

@@ -16,16 +16,103 @@ import errno
 import hashlib
 import os
 import shutil
+import tempfile
 from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import IO
 
-from matryo.core.errors import StoreFull, StoreUnwritable
+from matryo.core.errors import SettingsInvalid, StoreFull, StoreUnwritable
 
 CHUNK_BYTES = 1 << 20
 PART = ".part"
 TEMPORARY = ".tmp"
 _OLD = ".old"
+
+_REFUSED = frozenset(
+    {
+        *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR),
+        *(errno.EEXIST, errno.ELOOP, errno.ENOENT),
+    }
+)
+"""What the operating system says of a folder that cannot be made, read or written."""
+
+
+# --- paths and errors
+
+
+def given_path(text: str | Path) -> Path:
+    """The absolute path that a user gave, with `~` replaced and every link kept as given.
+
+    A link keeps its name, because the suffix and the neighbours of that name count.
+
+    Raises:
+        SettingsInvalid: the path is empty, or begins with `~` and there is no such home folder.
+    """
+    if not str(text):
+        raise SettingsInvalid("the path is empty; give the path of a file or a folder")
+    try:
+        return Path(text).expanduser().absolute()
+    except (RuntimeError, FileNotFoundError) as exc:
+        raise SettingsInvalid(f"{text} names no folder on this machine: {exc}") from exc
+
+
+def check_home(home: Path) -> None:
+    """Refuse a path that no folder can be made at.
+
+    Raises:
+        StoreUnwritable: the path, or a part of the path, is a file or a link to nothing.
+    """
+    for path in (home, *home.parents):
+        if path.is_dir():
+            return
+        if path.is_symlink() and not os.path.exists(path):  # noqa: PTH110 - no error counts
+            what = f"a link to {os.readlink(path)}, which does not exist"  # noqa: PTH115
+        elif os.path.lexists(path):
+            what = "not a folder"
+        else:
+            continue
+        raise StoreUnwritable(
+            f"MATRYO_HOME is {home}, but {path} is {what}. Point MATRYO_HOME at a folder that "
+            "this user may write."
+        )
+
+
+@contextlib.contextmanager
+def naming_the_store(folder: Path) -> Generator[None, None, None]:
+    """Name the store in an error of the operating system that a path in `folder` causes.
+
+    Raises:
+        StoreFull: the disk is full.
+        StoreUnwritable: this user may not read or write the folder.
+    """
+    try:
+        yield
+    except OSError as exc:
+        if exc.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise StoreFull(
+                f"the disk of {folder} is full ({_free(folder):,} bytes free). Free some space, "
+                "or point MATRYO_HOME at a larger disk, and run the command again."
+            ) from exc
+        if exc.errno not in _REFUSED or not _concerns(exc, folder):
+            raise
+        raise StoreUnwritable(
+            f"cannot use {exc.filename or folder}: {exc.strerror}. Point MATRYO_HOME at a folder "
+            "that this user may write."
+        ) from exc
+
+
+def _concerns(exc: OSError, folder: Path) -> bool:
+    """Whether the file of an error is in `folder`, or is a folder above."""
+    if not isinstance(exc.filename, (str, bytes, Path)):
+        return True
+    path = Path(os.fsdecode(exc.filename))
+    return path.is_relative_to(folder) or folder.is_relative_to(path)
+
+
+def _free(folder: Path) -> int:
+    """Free bytes on the disk of a folder that may not exist yet."""
+    existing = next(path for path in (folder, *folder.parents) if os.path.exists(path))  # noqa: PTH110
+    return shutil.disk_usage(existing).free
 
 
 @contextlib.contextmanager
@@ -39,28 +126,13 @@ def room_for(folder: Path, n_bytes: int = 0) -> Generator[None, None, None]:
         StoreFull: before or during the block; the message says how much is missing.
         StoreUnwritable: this user may not write the folder.
     """
-    existing = next(path for path in (folder, *folder.parents) if path.exists())
-    free = shutil.disk_usage(existing).free
-    if free < n_bytes:
+    if (free := _free(folder)) < n_bytes:
         raise StoreFull(
             f"not enough room in {folder}: {n_bytes:,} bytes needed, {free:,} free. "
             "Free some space, or point MATRYO_HOME at a larger disk."
         )
-    try:
+    with naming_the_store(folder):
         yield
-    except OSError as exc:
-        if exc.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR):
-            raise StoreUnwritable(
-                f"cannot write to {folder}: {exc.strerror}. Point MATRYO_HOME at a folder that "
-                "this user may write."
-            ) from exc
-        if exc.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        free = shutil.disk_usage(existing).free
-        raise StoreFull(
-            f"the disk of {folder} is full ({free:,} bytes free). Free some space, or point "
-            "MATRYO_HOME at a larger disk, and run the command again."
-        ) from exc
 
 
 def sha256_file(path: Path, progress: Callable[[int], None] | None = None) -> str:
@@ -81,6 +153,21 @@ def sha256_file(path: Path, progress: Callable[[int], None] | None = None) -> st
     return digest.hexdigest()
 
 
+def temporary_directory() -> Path:
+    """The folder of the system for temporary files.
+
+    Raises:
+        SettingsInvalid: there is none that this user may write.
+    """
+    try:
+        return Path(tempfile.gettempdir())
+    except FileNotFoundError as exc:
+        raise SettingsInvalid(
+            "no temporary folder can be written: tried TMPDIR, /tmp, /var/tmp, /usr/tmp and the "
+            "working folder. Set TMPDIR to a folder that this user may write."
+        ) from exc
+
+
 # --- written whole
 
 
@@ -96,8 +183,11 @@ def temporary_folder(parent: Path, name: str = "new") -> Generator[Path, None, N
 
 
 def make_folder(path: Path) -> None:
-    """Make a folder and its parents, unless they exist."""
+    """Make a folder and its parents, unless they exist; the disk holds the names of new ones."""
+    new = [folder for folder in (path, *path.parents) if not folder.is_dir()]
     path.mkdir(parents=True, exist_ok=True)
+    for folder in new:
+        _sync(folder.parent)
 
 
 def copy_file(source: Path, target: Path, progress: Callable[[int], None] | None = None) -> None:

@@ -17,7 +17,7 @@ import contextlib
 from collections.abc import Callable, Generator
 from pathlib import Path
 
-from matryo.store.files import make_folder, room_for, tidy_folder
+from matryo.store.files import check_home, make_folder, room_for, tidy_folder
 
 
 class Store:
@@ -25,10 +25,14 @@ class Store:
 
     Args:
         home: the folder; made on first write.
+
+    Raises:
+        StoreUnwritable: `home` is a file or a link to nothing, so that no folder can be made.
     """
 
     def __init__(self, home: Path) -> None:
         self.home = home
+        check_home(home)
 
     def checkpoint(self, model_id: str, key: str) -> Path:
         """Folder of a complete checkpoint; may not exist."""
@@ -55,6 +59,10 @@ class Store:
         Args:
             name: a model id; the operations on one model exclude each other.
             waiting: called once if another process holds the lock now.
+
+        Raises:
+            StoreFull: the disk is full.
+            StoreUnwritable: this user may not write to the store.
         """
         from filelock import FileLock, Timeout
 
@@ -62,12 +70,13 @@ class Store:
         with room_for(self.home):
             make_folder(folder)
         lock = FileLock(folder / f"{name}.lock")
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            if waiting:
-                waiting()
-            lock.acquire()
+        with room_for(self.home):
+            try:
+                lock.acquire(timeout=0)
+            except Timeout:
+                if waiting:
+                    waiting()
+                lock.acquire()
         try:
             with room_for(self.home):
                 for guarded in self._guarded(name):

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 DOWNLOAD_ATTEMPTS = 5
-"""Tries to fetch one file; the wait before a try grows by a second with each."""
+"""Tries to fetch one file; the wait between two tries doubles from one second on."""
+
+LONGEST_WAIT_S = 60.0
+"""Longest wait before another try: a server that asks for more in Retry-After is given up."""
 
 DOWNLOAD_TIMEOUT_S = 30.0
 """Longest silence of a server, while it is connected to or read from, before a try fails."""

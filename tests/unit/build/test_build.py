@@ -148,7 +148,8 @@ class TestIdentity:
             build(store, manifest, path)
         pinned = {"gguf/tiny.gguf": CheckpointFile(sha256=sha256_file(path))}
         shutil.copy(model.checkpoint / "tokenizer.json", tmp_path)
-        build(store, manifest.model_copy(update={"alternatives": pinned}), path)
+        manifest = manifest.model_copy(update={"alternatives": pinned})
+        build(store, manifest, path)
         assert find_artifact(store, manifest, "fp32").record.verified
 
     def test_fingerprint_names_the_weights(

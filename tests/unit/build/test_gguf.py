@@ -15,9 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 
-from matryo.build.build import open_checkpoint
 from matryo.build.checkpoint.gguf import GgufCheckpoint
 from matryo.build.checkpoint.gguf_tokenizer import rebuild_tokenizer
+from matryo.build.inputs import open_checkpoint
 from matryo.build.provision import build_model
 from matryo.catalog.reading import read_manifest
 from matryo.core.choices import Precision

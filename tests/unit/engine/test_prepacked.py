@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import time
 from pathlib import Path
 
 import numpy as np
@@ -82,16 +85,102 @@ def test_damage_is_found(built: Built, name: str) -> None:
     assert is_settled(artifact) == (name != "packed.json")
 
 
-def test_another_machine(built: Built, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Weights prepacked for another CPU are not used, and are deleted."""
-    _, artifact = built
-    monkeypatch.setattr(module, "machine_key", lambda: "00000000")
-    prepack(artifact)
-    monkeypatch.undo()
-    assert find_prepacked(artifact) is None
-    prepack(artifact)
-    assert find_prepacked(artifact)
-    assert len(list(artifact.folder.glob("packed-*"))) == 1
+class TestSharedStore:
+    """Machines of two kinds on one store: each keeps its weights, rubbish goes."""
+
+    def prepack_elsewhere(
+        self,
+        artifact: Artifact,
+        monkeypatch: pytest.MonkeyPatch,
+        *,
+        ort: str = module.ORT_VERSION,
+        cpu: str | None = None,
+    ) -> Path:
+        """Prepack as another machine does; returns the folder."""
+        before = set(artifact.folder.glob("packed-*"))
+        with monkeypatch.context() as patch:
+            if cpu:
+                patch.setattr(module, "_cpu", lambda: cpu)
+            patch.setattr(module, "ORT_VERSION", ort)
+            for cached in (module.machine_key, module.cpu_key):
+                cached.cache_clear()
+            prepack(artifact)
+        for cached in (module.machine_key, module.cpu_key):
+            cached.cache_clear()
+        (folder,) = set(artifact.folder.glob("packed-*")) - before
+        return folder
+
+    def test_two_machines(self, built: Built, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Whichever starts last, both keep their weights, and each uses its own."""
+        model, artifact = built
+        before = vectors(load_tiny(model, artifact))
+        theirs = self.prepack_elsewhere(artifact, monkeypatch, cpu="another")
+        assert find_prepacked(artifact) is None
+        prepack(artifact)
+        ours = find_prepacked(artifact)
+        assert ours
+        assert ours.intact()
+        assert set(artifact.folder.glob("packed-*")) == {ours.folder, theirs}
+        with monkeypatch.context() as patch:
+            patch.setattr(module, "machine_key", lambda: theirs.name.removeprefix("packed-"))
+            found = find_prepacked(artifact)
+            assert found
+            assert found.intact()
+            assert vectors(load_tiny(model, artifact)) == before
+
+    @pytest.mark.parametrize("how", ["no record", "cut off", "gone"])
+    def test_broken(self, built: Built, monkeypatch: pytest.MonkeyPatch, how: str) -> None:
+        """What cannot serve any machine is removed."""
+        _, artifact = built
+        theirs = self.prepack_elsewhere(artifact, monkeypatch, cpu="another")
+        match how:
+            case "no record":
+                (theirs / "packed.json").unlink()
+            case "cut off":
+                (theirs / "model.onnx.data").write_bytes(b"")
+            case _:
+                (theirs / "model.onnx").unlink()
+        prepack(artifact)
+        assert not theirs.exists()
+
+    def test_old_runtime(self, built: Built, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Weights of this CPU for another ONNX Runtime go, unless a process has them open."""
+        _, artifact = built
+        old = self.prepack_elsewhere(artifact, monkeypatch, ort="0.1")
+        facts = module._read_record(old)
+        assert facts
+        holder = Holder()
+        module.PrepackedGraph(old, facts).hold(holder)
+        prepack(artifact)
+        assert old.exists()
+        ours = find_prepacked(artifact)
+        assert ours
+        del holder
+        shutil.rmtree(ours.folder)
+        prepack(artifact)
+        assert not old.exists()
+
+    def test_long_unused(self, built: Built, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Weights that no process has loaded for long go; a load makes them used."""
+        model, artifact = built
+        theirs = self.prepack_elsewhere(artifact, monkeypatch, cpu="another")
+        long_ago = time.time() - (module.UNUSED_DAYS + 1) * 24 * 3600
+        os.utime(theirs / "packed.json", (long_ago, long_ago))
+        with monkeypatch.context() as patch:
+            patch.setattr(module, "machine_key", lambda: theirs.name.removeprefix("packed-"))
+            load_tiny(model, artifact)
+        prepack(artifact)
+        assert theirs.exists()
+        os.utime(theirs / "packed.json", (long_ago, long_ago))
+        ours = find_prepacked(artifact)
+        assert ours
+        shutil.rmtree(ours.folder)
+        prepack(artifact)
+        assert not theirs.exists()
+
+
+class Holder:
+    """Something that uses prepacked weights for as long as it lives."""
 
 
 def test_other_values_are_not_kept(built: Built, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,7 +7,7 @@ we can feed and use, and that its data files lie beside it and are as large as i
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
@@ -26,10 +26,12 @@ class ReadyGraph:
     Attributes:
         path: the graph.
         data: its data files, all in the same folder.
+        n_rows: rows of the word table; None if that was not found.
     """
 
     path: Path
     data: tuple[Path, ...]
+    n_rows: int | None = field(default=None, compare=False)
 
     @property
     def n_bytes(self) -> int:
@@ -73,7 +75,7 @@ def read_ready_graph(path: Path) -> ReadyGraph:
             raise CheckpointMismatch(
                 f"{file} has {found:,} bytes, but {path.name} needs {end:,}: it is cut off"
             )
-    return ReadyGraph(path, tuple(sorted(sizes)))
+    return ReadyGraph(path, tuple(sorted(sizes)), _word_rows(graph))
 
 
 def _check_text(path: Path, *strings: str | bytes) -> None:
@@ -94,10 +96,51 @@ def _tensors(graph: Any) -> Iterator[Any]:  # noqa: ANN401
                 yield from _tensors(inner)
 
 
+# Operators that hand ids, or rows of a table, on as they are.
+_SAME_IDS = frozenset({"Cast", "Identity", "Reshape", "Squeeze", "Unsqueeze", "Flatten", "Clip"})
+_SAME_ROWS = frozenset({"Cast", "Identity", "DequantizeLinear"})
+# Operators that look up rows: index of the ids among their inputs, and of the table.
+_LOOKUPS = {
+    "Gather": (1, 0),
+    "GatherBlockQuantized": (1, 0),
+    "EmbedLayerNormalization": (0, 2),
+    "QEmbedLayerNormalization": (0, 2),
+}
+
+
+def _word_rows(graph: Any) -> int | None:  # noqa: ANN401
+    """Rows of the table that `input_ids` are looked up in; None if that cannot be seen."""
+    shapes = {tensor.name: tuple(tensor.dims) for tensor in graph.initializer}
+    made_of: dict[str, str] = {}
+    ids, rows = {"input_ids"}, list[int]()
+    for node in graph.node:
+        inputs, outputs = list(node.input), list(node.output)
+        if node.op_type == "Constant" and outputs:
+            for attribute in node.attribute:
+                if attribute.name == "value":
+                    shapes[outputs[0]] = tuple(attribute.t.dims)
+        if not inputs or not outputs:
+            continue
+        if node.op_type in _SAME_ROWS:
+            made_of[outputs[0]] = inputs[0]
+        if node.op_type in _SAME_IDS and inputs[0] in ids:
+            ids.add(outputs[0])
+        of_ids, of_table = _LOOKUPS.get(node.op_type, (0, len(inputs)))
+        if max(of_ids, of_table) < len(inputs) and inputs[of_ids] in ids:
+            table = inputs[of_table]
+            for _ in range(len(made_of)):
+                table = made_of.get(table, table)
+            rows += shapes.get(table, ())[:1]
+    found = min(rows, default=0)
+    return found if found > 0 else None
+
+
 def _data_file(path: Path, name: str, facts: dict[str, str]) -> tuple[Path, int]:
     """The file a tensor lies in, and where it ends there."""
     location = facts.get("location", "")
     file = path.parent / location
+    if path.is_symlink() and not file.exists():
+        file = path.resolve().parent / location  # the link was made to the graph alone
     # A plain name in the same folder, and no link out of it: a graph from elsewhere must not
     # have us copy /etc/passwd into the store. Hub caches link both files into one folder.
     homes = (path.parent.resolve(), path.resolve().parent)

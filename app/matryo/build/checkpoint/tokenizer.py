@@ -7,6 +7,7 @@ transformers, which knows every format; one in GGUF has it in its metadata.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -16,14 +17,43 @@ from matryo.core.progress import Reporter
 _FILE = "tokenizer.json"
 
 
-def find_tokenizer(weights: Path, stored: Path, into: Path, reporter: Reporter) -> Path:
-    """Path of a checkpoint's `tokenizer.json`.
+# Files that transformers makes a tokenizer of, and those that it reads beside them.
+_VOCABULARIES = ("vocab.txt", "vocab.json", "sentencepiece.bpe.model", "spiece.model")
+_SETTINGS = ("merges.txt", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
+
+
+@dataclass(frozen=True, slots=True)
+class FoundTokenizer:
+    """A `tokenizer.json`, and where it is from.
+
+    Attributes:
+        path: of the file.
+        made_of: the user's files that it was made of, itself if it was there.
+        published: it is the one of the published checkpoint in the store.
+    """
+
+    path: Path
+    made_of: tuple[Path, ...] = ()
+    published: bool = False
+
+    @property
+    def given(self) -> bool:
+        """Whether it was a file already, and not made from the checkpoint's own vocabulary."""
+        return self.published or self.path in self.made_of
+
+
+def find_tokenizer(
+    weights: Path, suffix: str, stored: Path, into: Path, reporter: Reporter
+) -> FoundTokenizer:
+    """The tokenizer of a checkpoint.
 
     The file beside the weights comes first, then the one of the published checkpoint. Without
-    either, one is made from the checkpoint's vocabulary.
+    either, one is made from the checkpoint's vocabulary. If the weights are a link, the folder of
+    the link is beside them, and then the folder of its target.
 
     Args:
-        weights: a `.safetensors`, `.gguf` or `.onnx` file.
+        weights: a checkpoint's file.
+        suffix: of its format.
         stored: folder of the published checkpoint in the store; may not exist.
         into: folder of a tokenizer that has to be made.
         reporter: takes a sentence about a tokenizer that is not beside the weights.
@@ -31,19 +61,34 @@ def find_tokenizer(weights: Path, stored: Path, into: Path, reporter: Reporter) 
     Raises:
         CheckpointMismatch: there is none, and none can be made.
     """
-    if weights.suffix == ".safetensors":
-        return tokenizer_json(weights.parent, into)
+    beside = list(dict.fromkeys((weights.parent, weights.resolve().parent)))
+    if suffix == ".safetensors":
+        folder = next((path for path in beside if (path / _FILE).is_file()), beside[0])
+        return tokenizer_json(folder, into)
     # Exports often lie in a folder of their own, onnx/model.onnx, below the tokenizer.
-    folders = [weights.parent, weights.parent.parent] if weights.suffix == ".onnx" else []
-    for folder in (*(folders or [weights.parent]), stored):
+    if suffix == ".onnx":
+        beside = [folder for path in beside for folder in (path, path.parent)]
+    for folder in (*beside, stored):
         if (folder / _FILE).is_file():
             reporter.say(f"tokenizer: {folder / _FILE}")
-            return folder / _FILE
-    if weights.suffix != ".gguf":
+            published = folder == stored
+            return FoundTokenizer(
+                folder / _FILE, () if published else (folder / _FILE,), published=published
+            )
+    if suffix != ".gguf":
         raise CheckpointMismatch(
             f"there is no {_FILE} beside {weights}, nor a published one in {stored}; put the "
             "model's there, or run matryo pull first"
         )
+    return rebuild_from_gguf(weights, into, reporter)
+
+
+def rebuild_from_gguf(weights: Path, into: Path, reporter: Reporter) -> FoundTokenizer:
+    """The tokenizer that the metadata of a GGUF file describe, made in `into`.
+
+    Raises:
+        CheckpointMismatch: they describe none that is known.
+    """
     from matryo.build.checkpoint.gguf import GgufCheckpoint
     from matryo.build.checkpoint.gguf_tokenizer import rebuild_tokenizer
 
@@ -51,28 +96,22 @@ def find_tokenizer(weights: Path, stored: Path, into: Path, reporter: Reporter) 
     cast("Any", rebuild_tokenizer(checkpoint)).save(str(into / _FILE))
     checkpoint.close()
     reporter.say(f"tokenizer: rebuilt from the metadata of {weights.name}")
-    return into / _FILE
+    return FoundTokenizer(into / _FILE)
 
 
-def tokenizer_json(folder: Path, into: Path) -> Path:
-    """Path of the checkpoint's `tokenizer.json`, made in `into` if the folder has none.
+def tokenizer_json(folder: Path, into: Path) -> FoundTokenizer:
+    """The checkpoint's `tokenizer.json`, made in `into` if the folder has none.
 
     Raises:
         CheckpointMismatch: there is none, and transformers cannot make one.
     """
     path = folder / _FILE
     if path.is_file():
-        return path
-    vocabularies = (
-        "vocab.txt",
-        "vocab.json",
-        "sentencepiece.bpe.model",
-        "spiece.model",
-    )
-    if not any((folder / name).is_file() for name in vocabularies):
+        return FoundTokenizer(path, (path,))
+    if not any((folder / name).is_file() for name in _VOCABULARIES):
         raise CheckpointMismatch(
             f"{folder} has no {_FILE}, nor a vocabulary to make one from "
-            f"({', '.join(vocabularies)}); put the model's {_FILE} there"
+            f"({', '.join(_VOCABULARIES)}); put the model's {_FILE} there"
         )
     try:
         from transformers import AutoTokenizer  # 1.5 s, and rarely needed
@@ -89,4 +128,5 @@ def tokenizer_json(folder: Path, into: Path) -> Path:
         raise CheckpointMismatch(
             f"{folder}: transformers cannot make a {_FILE} of this vocabulary: {exc}"
         ) from exc
-    return into / _FILE
+    made_of = (folder / name for name in (*_VOCABULARIES, *_SETTINGS))
+    return FoundTokenizer(into / _FILE, tuple(path for path in made_of if path.is_file()))

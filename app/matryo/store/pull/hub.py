@@ -2,59 +2,111 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import time
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any, cast
-
-import httpx2
 
 from matryo.catalog.manifest import HubSource
 from matryo.core.errors import PullFailed
 from matryo.core.progress import Reporter
 from matryo.store.files import make_folder
-from matryo.store.pull.download import download
+from matryo.store.pull.download import DownloadFailed, download, without_credentials
+from matryo.store.pull.folder import from_folder
 
 
 def from_hub(
-    source: HubSource, model_id: str, into: Path, names: Collection[str], reporter: Reporter
+    source: HubSource,
+    model_id: str,
+    into: Path,
+    names: Collection[str],
+    reporter: Reporter,
+    *,
+    sleep: Callable[[float], None] = time.sleep,
 ) -> None:
     """Download the named files of the pinned revision to `into`.
+
+    With HF_HUB_OFFLINE they are copied from the hub's cache on this machine.
 
     Raises:
         PullFailed: the hub does not answer, refuses, or has no such file.
     """
     # Imported here: it reads HF_ENDPOINT, HF_HUB_OFFLINE and HF_TOKEN when imported.
     import huggingface_hub
-    from huggingface_hub import constants, errors, hf_hub_url
+    from huggingface_hub import constants, hf_hub_url
 
     hub = cast("Any", huggingface_hub)
-
     by_hand = (
         f"Or fetch {', '.join(names)} of {source.repo} at revision {source.revision} on another "
         f"machine and run: matryo pull {model_id} --from FOLDER"
     )
     if constants.HF_HUB_OFFLINE:
-        raise PullFailed(
-            f"HF_HUB_OFFLINE is set, so {source.repo} cannot be fetched. Unset it. {by_hand}"
-        )
+        _from_cache(Path(constants.HF_HUB_CACHE), source, into, names, reporter, by_hand)
+        return
     for name in names:
         reporter.say(f"fetching {name} of {source.repo} from the hub")
-        url = hf_hub_url(source.repo, name, revision=source.revision)
-        try:
-            # The library knows the caller's token, the file's size and what a refusal means.
-            # It does not resume what an earlier process left; `download` does.
-            n_bytes = hub.get_hf_file_metadata(url).size
-        except errors.HfHubHTTPError as exc:
-            raise PullFailed(
-                f"the hub at {constants.ENDPOINT} does not give us {name} of {source.repo}: {exc}. "
-                "If it is private, set HF_TOKEN."
-            ) from exc
-        except (OSError, httpx2.TransportError) as exc:
-            raise PullFailed(
-                f"the hub at {constants.ENDPOINT} does not answer ({exc}). Check the network, or "
-                f"set HF_ENDPOINT to a mirror. {by_hand}"
-            ) from exc
+        url = hf_hub_url(source.repo, name, revision=source.revision, endpoint=constants.ENDPOINT)
         path = into / name
         make_folder(path.parent)
-        headers = hub.utils.build_hf_headers()
-        download(url, path, n_bytes=n_bytes, reporter=reporter, headers=headers)
+        try:
+            # The library knows the caller's token. It does not resume what an earlier process
+            # left; `download` does.
+            headers = hub.utils.build_hf_headers()
+            download(url, path, n_bytes=None, reporter=reporter, headers=headers, sleep=sleep)
+        except DownloadFailed as exc:
+            endpoint = without_credentials(constants.ENDPOINT)
+            reason = f"the hub at {endpoint} does not give us {name} of {source.repo}"
+            if exc.status is None:
+                reason = f"the hub at {endpoint} does not answer"
+            advice = _advice(exc, has_token=hub.utils.get_token() is not None)
+            raise PullFailed(f"{reason}: {exc.message}. {advice} {by_hand}") from exc
+
+
+def _advice(exc: DownloadFailed, *, has_token: bool) -> str:
+    """What to do about a failed download from the hub."""
+    private = "private or gated"
+    match exc.status:
+        case None:
+            return "What has arrived is kept. Check the network, or set HF_ENDPOINT to a mirror."
+        case 401 | 403 if has_token:
+            return (
+                f"If the repository is {private}, HF_TOKEN must be of an account that may read it."
+            )
+        case 401 | 403:
+            return f"If the repository is {private}, set HF_TOKEN."
+        case 404 if exc.code in ("EntryNotFound", "RevisionNotFound"):
+            return "The repository has no such file or revision; check model.toml."
+        case 404 if has_token:
+            return "There is no such repository, or the account of HF_TOKEN may not read it."
+        case 404:
+            return f"There is no such repository; if it is {private}, set HF_TOKEN."
+        case 429:
+            return "The hub has had too many requests from this address; try again later."
+        case _:
+            return "Try again later."
+
+
+def _from_cache(
+    cache: Path,
+    source: HubSource,
+    into: Path,
+    names: Collection[str],
+    reporter: Reporter,
+    by_hand: str,
+) -> None:
+    """Copy the named files of a snapshot in the hub's cache on this machine.
+
+    Raises:
+        PullFailed: the cache lacks one of them.
+    """
+    from huggingface_hub import file_download
+
+    folder = file_download.repo_folder_name(repo_id=source.repo, repo_type="model")
+    snapshot = cache / folder / "snapshots" / source.revision
+    if missing := [name for name in names if not (snapshot / name).is_file()]:
+        raise PullFailed(
+            f"HF_HUB_OFFLINE is set, and the cache of the hub lacks {', '.join(missing)} in "
+            f"{snapshot}. Unset HF_HUB_OFFLINE, or set HF_HOME to the cache that has them. "
+            f"{by_hand}"
+        )
+    from_folder(snapshot, into, names, reporter)

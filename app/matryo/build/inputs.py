@@ -1,0 +1,258 @@
+"""The files of a checkpoint that a build reads: found, hashed, and held against the manifest."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+from collections.abc import Generator
+from dataclasses import dataclass
+from pathlib import Path
+
+from matryo.build.checkpoint import Checkpoint
+from matryo.build.checkpoint.onnx import ReadyGraph, read_ready_graph
+from matryo.build.checkpoint.tokenizer import FoundTokenizer, find_tokenizer, rebuild_from_gguf
+from matryo.build.vocabulary import find_contradiction
+from matryo.catalog.manifest import Manifest
+from matryo.core.errors import CheckpointMismatch
+from matryo.core.progress import Reporter
+from matryo.store.artifact import TOKENIZER_FILE
+from matryo.store.files import sha256_file
+from matryo.store.layout import Store
+from matryo.store.sources import SourceFile, stamp_of
+from matryo.store.unread import WEIGHTS_FILE, explain_file, explain_folder
+
+_FORMATS = (".safetensors", ".gguf", ".onnx")
+# ONNX begins with its version (field 1), and the next field of a model.
+_ONNX_FIELDS = frozenset(b"\x12\x1a\x22\x28\x32\x3a\x42")
+
+
+@dataclass(frozen=True, slots=True)
+class CheckpointFiles:
+    """The files of one checkpoint, hashed.
+
+    Attributes:
+        weights: the file of the weights, as the user named it.
+        suffix: of the weights' format: `.safetensors`, `.gguf` or `.onnx`.
+        tokenizer: `tokenizer.json`.
+        ready: the graph and its data files, if the weights are a ready graph.
+        weights_sha256: hash of the weights; of a ready graph with data files, of all of these.
+        verified: every hash is the manifest's.
+        sources: the files of the user that were read, the weights first.
+    """
+
+    weights: Path
+    suffix: str
+    tokenizer: Path
+    ready: ReadyGraph | None
+    weights_sha256: str
+    tokenizer_sha256: str
+    verified: bool
+    sources: tuple[SourceFile, ...]
+
+
+def weights_file(checkpoint: Path) -> Path:
+    """Path of the weights: `checkpoint` itself, or `model.safetensors` in that folder."""
+    return checkpoint / WEIGHTS_FILE if checkpoint.is_dir() else checkpoint
+
+
+def format_of(path: Path) -> str | None:
+    """Suffix of a checkpoint's format: by its name, else by its first bytes; None if unknown.
+
+    A hub cache keeps its files under their hashes, so that a name may have no suffix.
+    """
+    if (suffix := path.suffix.lower()) in _FORMATS:
+        return suffix
+    with path.open("rb") as file:
+        head = file.read(9)
+    if head[:4] == b"GGUF":
+        return ".gguf"
+    if head[8:9] == b"{" and int.from_bytes(head[:8], "little") < path.stat().st_size:
+        return ".safetensors"
+    if head[:1] == b"\x08" and len(head) > 2 and head[2] in _ONNX_FIELDS:  # noqa: PLR2004
+        return ".onnx"
+    return None
+
+
+def open_checkpoint(path: Path) -> Checkpoint:
+    """The weights in `path`, a safetensors or GGUF file.
+
+    Raises:
+        CheckpointMismatch: the file is not of that format, or damaged.
+    """
+    if format_of(path) == ".gguf":
+        from matryo.build.checkpoint.gguf import GgufCheckpoint
+
+        return GgufCheckpoint(path)
+    from matryo.build.checkpoint.safetensors import SafetensorsCheckpoint
+
+    return SafetensorsCheckpoint(path)
+
+
+@contextlib.contextmanager
+def naming_the_checkpoint(store: Store) -> Generator[None, None, None]:
+    """Name a file outside of the store that cannot be read.
+
+    Raises:
+        CheckpointMismatch: the operating system refuses a file of the checkpoint.
+    """
+    try:
+        yield
+    except OSError as exc:
+        if exc.filename is None or Path(exc.filename).is_relative_to(store.home):
+            raise
+        raise CheckpointMismatch(
+            f"{exc.filename} cannot be read: {exc.strerror}. Give this user access to the file, "
+            "or give another --checkpoint."
+        ) from exc
+
+
+def read_files(
+    store: Store,
+    manifest: Manifest,
+    checkpoint: Path,
+    into: Path,
+    *,
+    allow_unverified: bool,
+    reporter: Reporter,
+) -> CheckpointFiles:
+    """Find the checkpoint's files, and hash them before anything is made of them.
+
+    Args:
+        store: holds the published checkpoint, if it was pulled.
+        manifest: pins hashes.
+        checkpoint: a folder or a file, absolute.
+        into: folder of a tokenizer that has to be made.
+        allow_unverified: accept files whose hash the manifest does not pin, provided that
+            weights and tokenizer can be of one model.
+        reporter: takes a sentence about the tokenizer, and the progress of the hashing.
+
+    Raises:
+        CheckpointMismatch: a file is missing, cannot be read, or is not the manifest's; or
+            weights and tokenizer are of two models.
+    """
+    weights = weights_file(checkpoint)
+    suffix = _format(checkpoint, weights)
+    stored = store.checkpoint(manifest.id, manifest.checkpoint_key)
+    tokenizer = find_tokenizer(weights, suffix, stored, into, reporter)
+    ready = read_ready_graph(weights) if suffix == ".onnx" else None
+
+    sources = [_hashed(weights, reporter)]
+    pinned = [_pin(manifest, WEIGHTS_FILE, suffix, sources[0].sha256, weights, allow_unverified)]
+    for path in ready.data if ready else ():
+        source = _hashed(path, reporter)
+        sources.append(source)
+        pinned.append(source.sha256 in manifest.pinned_sha256(WEIGHTS_FILE))
+        if not pinned[-1] and not allow_unverified:
+            raise CheckpointMismatch(
+                f"{path} has sha256 {source.sha256}, which {manifest.id} does not pin. "
+                "Give --unverified to build from it all the same."
+            )
+    found = _hashed(tokenizer.path, reporter).sha256
+    pinned.append(_pin(manifest, TOKENIZER_FILE, ".json", found, tokenizer.path, allow_unverified))
+    verified = all(pinned)
+    if not verified and tokenizer.given:
+        tokenizer = _agreeing(tokenizer, weights, suffix, ready, into, reporter)
+        found = sha256_file(tokenizer.path)
+    hashes = [source.sha256 for source in sources]
+    return CheckpointFiles(
+        weights,
+        suffix,
+        tokenizer.path,
+        ready,
+        hashes[0] if len(hashes) == 1 else hashlib.sha256("\n".join(hashes).encode()).hexdigest(),
+        found,
+        verified,
+        (*sources, *(_hashed(path, reporter) for path in tokenizer.made_of)),
+    )
+
+
+def check_unchanged(files: CheckpointFiles) -> None:
+    """Hold the files against what they were when they were hashed.
+
+    Raises:
+        CheckpointMismatch: one was changed while it was built from.
+    """
+    for source in files.sources:
+        if stamp_of(Path(source.path)) != source.stamp:
+            raise CheckpointMismatch(
+                f"{source.path} was changed while it was built from. Run the command again once "
+                "the file is complete."
+            )
+
+
+def _format(checkpoint: Path, weights: Path) -> str:
+    """Suffix of the format of the weights.
+
+    Raises:
+        CheckpointMismatch: there is no such file, or a file of another kind; says the remedy.
+    """
+    if not weights.is_file():
+        what = "no such file"
+        if weights.is_symlink():
+            what = f"a link to {weights.readlink()}, which does not exist"
+        hint = explain_folder(checkpoint if checkpoint.is_dir() else weights.parent)
+        raise CheckpointMismatch(f"{weights}: {what}. {hint}".rstrip(". ") + ".")
+    suffix, hint = format_of(weights), explain_file(weights)
+    if suffix is None or hint:
+        raise CheckpointMismatch(
+            f"{weights}: cannot read '{weights.suffix}' checkpoints; give a .safetensors, .gguf "
+            "or .onnx file, or a folder with model.safetensors and tokenizer.json. "
+            f"{hint}".rstrip()
+        )
+    return suffix
+
+
+def _hashed(path: Path, reporter: Reporter) -> SourceFile:
+    """The file with its hash."""
+    stamp = stamp_of(path)
+    with reporter.bar(f"hashing {path.name}", stamp[0]) as advance:
+        return SourceFile(str(path), sha256_file(path, advance), stamp)
+
+
+def _pin(
+    manifest: Manifest,
+    name: str,
+    suffix: str,
+    found: str,
+    path: Path,
+    allow_unverified: bool,  # noqa: FBT001
+) -> bool:
+    """Whether the manifest pins this hash.
+
+    Raises:
+        CheckpointMismatch: the hash is not pinned, and must be.
+    """
+    pinned = manifest.pinned_sha256(name, suffix)
+    if found not in pinned and not allow_unverified:
+        to = " or ".join(pinned) or f"no {suffix} file"
+        raise CheckpointMismatch(
+            f"{path} has sha256 {found}, but {manifest.id} is pinned to {to}. "
+            "Fetch it again, or give --unverified to build from it all the same."
+        )
+    return found in pinned
+
+
+def _agreeing(
+    tokenizer: FoundTokenizer,
+    weights: Path,
+    suffix: str,
+    ready: ReadyGraph | None,
+    into: Path,
+    reporter: Reporter,
+) -> FoundTokenizer:
+    """The tokenizer, if it can be of the same model as the weights; else a GGUF's own.
+
+    Raises:
+        CheckpointMismatch: it cannot, and the user put it there or the file has none of its own.
+    """
+    reason = find_contradiction(tokenizer.path, weights, suffix, ready)
+    if reason is None:
+        return tokenizer
+    if suffix == ".gguf" and tokenizer.published:
+        reporter.say(f"{reason}; the vocabulary in {weights.name} is used")
+        return rebuild_from_gguf(weights, into, reporter)
+    other = ", or remove it to use the vocabulary in the file" if suffix == ".gguf" else ""
+    raise CheckpointMismatch(
+        f"{reason}: they are of two models. Put the tokenizer.json of the model beside "
+        f"{weights.name}{other}."
+    )

@@ -1,0 +1,124 @@
+"""Special tokens that the JSON files of transformers name, held against a tokenizer."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+USUAL_NAMES: Mapping[str, tuple[str, ...]] = {
+    "pad": ("[PAD]", "<pad>"),
+    "unk": ("[UNK]", "<unk>"),
+    "cls": ("[CLS]",),
+    "sep": ("[SEP]",),
+    "bos": ("<s>",),
+    "eos": ("</s>",),
+    "mask": ("[MASK]", "<mask>"),
+}
+"""The names that special tokens usually have, by role."""
+
+
+def against_specials(path: Path, tokenizer: Any, folders: Sequence[Path]) -> str | None:  # noqa: ANN401
+    """The contradiction between a tokenizer and the JSON files in `folders`; None if there is none.
+
+    Args:
+        path: of the tokenizer, for the message.
+        tokenizer: of the library `tokenizers`.
+        folders: of the weights.
+    """
+    vocabulary = cast("dict[str, int]", tokenizer.get_vocab())
+    padding = cast("dict[str, Any]", tokenizer.padding or {})
+    for folder in folders:
+        named: dict[str, str] = {}
+        for file in (folder / "special_tokens_map.json", folder / "tokenizer_config.json"):
+            facts = read_object(file)
+            if reason := _other_added(path, vocabulary, file, facts):
+                return reason
+            named |= _named(facts)
+            if lacking := [role for role, name in named.items() if name not in vocabulary]:
+                role = lacking[0]
+                return f"{path} has no token '{named[role]}', but {file} has it as {role}_token"
+        if "pad_token" in padding:
+            named.setdefault("pad", padding["pad_token"])
+        if reason := _other_ids(path, vocabulary, folder / "config.json", named):
+            return reason
+    return None
+
+
+def _other_added(
+    path: Path, vocabulary: Mapping[str, int], file: Path, facts: Mapping[str, Any]
+) -> str | None:
+    """The first token of `added_tokens_decoder` that the tokenizer has under another id."""
+    tokens = {index: token for token, index in vocabulary.items()}
+    for index, content in _added(facts):
+        if tokens.get(index) != content:
+            ours = f"'{tokens[index]}'" if index in tokens else "nothing"
+            return f"{path} has {ours} as token {index}, but {file} has '{content}'"
+    return None
+
+
+def _other_ids(
+    path: Path, vocabulary: Mapping[str, int], file: Path, named: Mapping[str, str]
+) -> str | None:
+    """The first id in a `config.json` that the tokenizer contradicts.
+
+    Args:
+        path: of the tokenizer.
+        vocabulary: the tokenizer's ids by token.
+        file: `config.json`.
+        named: special tokens by role, where a file names them.
+    """
+    config = read_object(file)
+    n_ids = max(vocabulary.values(), default=-1) + 1
+    size = config.get("vocab_size")
+    if isinstance(size, int) and n_ids > size:
+        return f"{path} has ids up to {n_ids - 1}, but {file} has vocab_size {size}"
+    for role, usual in USUAL_NAMES.items():
+        index = config.get(f"{role}_token_id")
+        names = (named[role],) if role in named else usual
+        name = next((name for name in names if name in vocabulary), None)
+        # Configs made from GPT-2's keep its ids, which are beyond the vocabulary.
+        if name is None or not isinstance(index, int) or not 0 <= index < n_ids:
+            continue
+        if vocabulary[name] != index:
+            return (
+                f"{path} has '{name}' as token {vocabulary[name]}, but {file} has "
+                f"{role}_token_id {index}"
+            )
+    return None
+
+
+def _named(facts: Mapping[str, Any]) -> dict[str, str]:
+    """Special tokens by role, as a JSON file names them."""
+    found = {role: _content(facts.get(f"{role}_token")) for role in USUAL_NAMES}
+    return {role: name for role, name in found.items() if name is not None}
+
+
+def _added(facts: Mapping[str, Any]) -> Iterator[tuple[int, str]]:
+    """Ids and contents of `added_tokens_decoder` in a `tokenizer_config.json`."""
+    table = facts.get("added_tokens_decoder")
+    if not isinstance(table, dict):
+        return
+    for index, token in cast("dict[str, object]", table).items():
+        content = _content(token)
+        if index.isdecimal() and content is not None:
+            yield int(index), content
+
+
+def _content(token: object) -> str | None:
+    """The text of a special token, which is a string or an object with `content`."""
+    if isinstance(token, dict):
+        token = cast("dict[str, object]", token).get("content")
+    return token if isinstance(token, str) else None
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """The object in a JSON file; empty if there is no such file, or anything else in it."""
+    if not path.is_file():
+        return {}
+    try:
+        found = json.loads(path.read_text("utf-8-sig"))
+    except ValueError:
+        return {}
+    return cast("dict[str, Any]", found) if isinstance(found, dict) else {}
