@@ -111,7 +111,7 @@ class TestGguf:
         else:
             del vocab["##z"]
         (folder / "tokenizer.json").write_text(json.dumps(data))
-        with pytest.raises(CheckpointMismatch, match="tokens, but tiny|has nothing as token"):
+        with pytest.raises(CheckpointMismatch, match=r"tokens, but tiny|has nothing as token"):
             build(tmp_path, model, save_gguf(model, folder / "tiny.gguf"))
 
     def test_special_tokens(self, tmp_path: Path, model: TinyModel, folder: Path) -> None:
@@ -119,7 +119,7 @@ class TestGguf:
         data = json.loads(cast("Any", make_tokenizer()).to_str())
         data["post_processor"]["special_tokens"]["[SEP]"]["ids"] = [2]
         (folder / "tokenizer.json").write_text(json.dumps(data))
-        with pytest.raises(CheckpointMismatch, match="ends a text with token 2, but .* token 3"):
+        with pytest.raises(CheckpointMismatch, match=r"ends a text with token 2, but .* token 3"):
             build(tmp_path, model, save_gguf(model, folder / "tiny.gguf"))
 
     def test_padding_of_the_table(self, tmp_path: Path, model: TinyModel, folder: Path) -> None:
@@ -188,7 +188,7 @@ class TestOnnx:
         path = export(folder / "m.onnx")
         build(tmp_path, model, path)
         monkeypatch.setattr("matryo.build.vocabulary.MAX_SPARE_ROWS", 2)
-        with pytest.raises(CheckpointMismatch, match="has 65 tokens, but .* 68 rows"):
+        with pytest.raises(CheckpointMismatch, match=r"has 65 tokens, but .* 68 rows"):
             build(tmp_path, model, path)
 
 
