@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from matryo.engine.onnx.prepacked import machine_key
 
 from matryo import Embedder
 from matryo.core.choices import PRECISIONS, Precision
+from matryo.engine.onnx.prepacked import machine_key
 
 pytestmark = pytest.mark.golden
 EARLIER: dict[str, Any] = json.loads(

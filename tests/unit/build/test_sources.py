@@ -403,9 +403,7 @@ class TestUnread:
         assert name in refused.value.message
 
     @pytest.mark.parametrize("name", ["tiny.gguf", "onnx/model.onnx", "sub/model.safetensors"])
-    def test_files_to_give(
-        self, tmp_path: Path, store: Store, model: TinyModel, name: str
-    ) -> None:
+    def test_files_to_give(self, tmp_path: Path, store: Store, model: TinyModel, name: str) -> None:
         """A folder that holds a file we read under another name says which to give."""
         path = tmp_path / "theirs" / name
         path.parent.mkdir(parents=True)

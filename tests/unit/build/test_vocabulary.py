@@ -93,9 +93,7 @@ class TestGguf:
         pull_model(Store(tmp_path / "home"), manifest, str(model.checkpoint), SILENT)
         path = save_gguf(model, folder / "tiny.gguf")
         artifact, said = build(tmp_path, model, path)
-        assert artifact.tokenizer.read_bytes() == (
-            model.checkpoint / "tokenizer.json"
-        ).read_bytes()
+        assert artifact.tokenizer.read_bytes() == (model.checkpoint / "tokenizer.json").read_bytes()
 
         path.write_bytes(path.read_bytes().replace("▁blue".encode(), "▁bleu".encode()))
         artifact, said = build(tmp_path, model, path)
@@ -113,7 +111,7 @@ class TestGguf:
         else:
             del vocab["##z"]
         (folder / "tokenizer.json").write_text(json.dumps(data))
-        with pytest.raises(CheckpointMismatch, match="tokens, but tiny|has nothing as token"):
+        with pytest.raises(CheckpointMismatch, match=r"tokens, but tiny|has nothing as token"):
             build(tmp_path, model, save_gguf(model, folder / "tiny.gguf"))
 
     def test_special_tokens(self, tmp_path: Path, model: TinyModel, folder: Path) -> None:
@@ -121,7 +119,7 @@ class TestGguf:
         data = json.loads(cast("Any", make_tokenizer()).to_str())
         data["post_processor"]["special_tokens"]["[SEP]"]["ids"] = [2]
         (folder / "tokenizer.json").write_text(json.dumps(data))
-        with pytest.raises(CheckpointMismatch, match="ends a text with token 2, but .* token 3"):
+        with pytest.raises(CheckpointMismatch, match=r"ends a text with token 2, but .* token 3"):
             build(tmp_path, model, save_gguf(model, folder / "tiny.gguf"))
 
     def test_padding_of_the_table(self, tmp_path: Path, model: TinyModel, folder: Path) -> None:
@@ -150,10 +148,10 @@ class TestOnnx:
         """Through casts of the ids and tables in 8 bits."""
         nodes = [helper.make_node("Cast", ["input_ids"], ["ids"], to=TensorProto.INT32)]
         words = numpy_helper.from_array(WORDS, "words")
+        scale = numpy_helper.from_array(WORDS[0, 0], "scale")
         table, ids = "words", "input_ids" if dtype == "plain" else "ids"
         if dtype == "quantised":
             words = numpy_helper.from_array(WORDS.astype("int8"), "words")
-            scale = numpy_helper.from_array(WORDS[0, 0], "scale")
             nodes.append(helper.make_node("DequantizeLinear", ["words", "scale"], ["floats"]))
             table = "floats"
         nodes.append(helper.make_node("Gather", [table, ids], ["last_hidden_state"]))
@@ -165,7 +163,7 @@ class TestOnnx:
                 for name in ("input_ids", "attention_mask")
             ],
             [helper.make_tensor_value_info("last_hidden_state", TensorProto.FLOAT, None)],
-            [words, *([scale] if dtype == "quantised" else [])],
+            [words, scale],
         )
         path = folder / "m.onnx"
         path.write_bytes(helper.make_model(graph).SerializeToString())
@@ -190,7 +188,7 @@ class TestOnnx:
         path = export(folder / "m.onnx")
         build(tmp_path, model, path)
         monkeypatch.setattr("matryo.build.vocabulary.MAX_SPARE_ROWS", 2)
-        with pytest.raises(CheckpointMismatch, match="has 65 tokens, but .* 68 rows"):
+        with pytest.raises(CheckpointMismatch, match=r"has 65 tokens, but .* 68 rows"):
             build(tmp_path, model, path)
 
 
@@ -214,9 +212,7 @@ OTHERS: dict[str, dict[str, str]] = {
 
 @pytest.mark.parametrize("name", FACTS)
 @pytest.mark.parametrize("kind", ["safetensors", "onnx"])
-def test_files_beside(
-    tmp_path: Path, model: TinyModel, folder: Path, kind: str, name: str
-) -> None:
+def test_files_beside(tmp_path: Path, model: TinyModel, folder: Path, kind: str, name: str) -> None:
     """What lies beside the weights contradicts another model's tokenizer, and not the model's."""
     if kind == "onnx":
         (folder / "onnx").mkdir()
