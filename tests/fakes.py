@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -66,12 +67,12 @@ class FakeEngine:
 
     def tokenize(self, texts: Sequence[str], prefix: str = "") -> list[Encoded]:
         """A token for each word, between CLS and SEP; `UNKNOWN` for one with U+FFFD."""
-        whole = [text if self._is_prefixed(text.split()) else prefix + text for text in texts]
+        whole = [text if self._is_prefixed(_words(text)) else prefix + text for text in texts]
         self.seen.extend(whole)
-        return [Encoded(np.array([CLS, *map(_word_id, text.split()), SEP])) for text in whole]
+        return [Encoded(np.array([CLS, *map(_word_id, _words(text)), SEP])) for text in whole]
 
     def _is_prefixed(self, words: Sequence[object]) -> bool:
-        owns = [prefix.split() for prefix in self.manifest.prefixes]
+        owns = [_words(prefix) for prefix in self.manifest.prefixes]
         return any(
             words[: len(own)] in (own, [_word_id(word) for word in own]) for own in owns if own
         )
@@ -88,7 +89,7 @@ class FakeEngine:
 
     def from_ids(self, ids: Sequence[int], prefix: str) -> Encoded:
         """The ids and those of the prefix, between CLS and SEP."""
-        before = [] if self._is_prefixed(list(ids)) else [_word_id(word) for word in prefix.split()]
+        before = [] if self._is_prefixed(list(ids)) else [_word_id(word) for word in _words(prefix)]
         return Encoded(np.array([CLS, *before, *ids, SEP]))
 
     def cut(self, ids: TokenIds) -> TokenIds:
@@ -128,6 +129,11 @@ class FakeEngine:
     def close(self) -> None:
         """Remember that it was closed."""
         self.closed = True
+
+
+def _words(text: str) -> list[str]:
+    """Words between white space; a colon ends one, as it does for WordPiece."""
+    return re.findall(r"[^\s:]*:|[^\s:]+", text)
 
 
 def _word_id(word: str) -> int:

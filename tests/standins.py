@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import re
+import ssl
 import threading
 import zipfile
 from collections.abc import Generator
@@ -24,6 +26,10 @@ class StandIn:
         files: content by path.
         hold_after: bytes of a large body after which a response waits for `release`.
         drop_after: bytes of a large body after which the connection is cut, once.
+        status: of every answer, in place of the files.
+        headers: further headers of an answer without a file.
+        unsatisfiable: whether a range beyond the file's end is refused, as HTTP has it.
+        login: `user:password` that every request must bring.
         requests: method, path and Range header of everything asked.
     """
 
@@ -32,6 +38,9 @@ class StandIn:
     hold_after: int | None = None
     drop_after: int | None = None
     status: int | None = None
+    headers: dict[str, str] = field(default_factory=dict[str, str])
+    unsatisfiable: bool = False
+    login: str = ""
     requests: list[tuple[str, str, str]] = field(default_factory=list[tuple[str, str, str]])
     release: threading.Event = field(default_factory=threading.Event)
     holding: threading.Event = field(default_factory=threading.Event)
@@ -42,8 +51,8 @@ class StandIn:
 
 
 @contextmanager
-def serving() -> Generator[StandIn, None, None]:
-    """Run a stand-in on a free port of loopback."""
+def serving(tls: ssl.SSLContext | None = None) -> Generator[StandIn, None, None]:
+    """Run a stand-in on a free port of loopback, behind TLS if there is a context."""
     state = StandIn()
 
     class Handler(BaseHTTPRequestHandler):
@@ -56,15 +65,22 @@ def serving() -> Generator[StandIn, None, None]:
             self.answer(with_body=True)
 
         def answer(self, *, with_body: bool) -> None:
-            path, asked = self.path.split("?")[0], self.headers.get("Range", "")
+            # A client of a proxy asks for a whole URL.
+            path = re.sub(r"^http://[^/]+", "", self.path.split("?")[0])
+            asked = self.headers.get("Range", "")
             state.requests.append((self.command, path, asked))
+            expected = f"Basic {base64.b64encode(state.login.encode()).decode()}"
+            if state.login and self.headers.get("Authorization") != expected:
+                self.refuse(401, {"WWW-Authenticate": 'Basic realm="index"'})
+                return
             content = state.files.get(path)
             if content is None or state.status:
-                self.send_response(state.status or 404)
-                self.send_header("Content-Length", "0")
-                self.end_headers()
+                self.refuse(state.status or 404, state.headers)
                 return
             start = int(found[1]) if (found := re.match(r"bytes=(\d+)-", asked)) else 0
+            if state.unsatisfiable and start >= len(content):
+                self.refuse(416, {})
+                return
             body = content[start:]
             self.send_response(206 if asked else 200)
             if asked:
@@ -79,6 +95,13 @@ def serving() -> Generator[StandIn, None, None]:
             self.end_headers()
             if with_body:
                 self.send(body)
+
+        def refuse(self, status: int, headers: dict[str, str]) -> None:
+            self.send_response(status)
+            for name, value in headers.items():
+                self.send_header(name, value)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
 
         def send(self, body: bytes) -> None:
             if state.drop_after is not None and len(body) > state.drop_after:
@@ -105,8 +128,10 @@ def serving() -> Generator[StandIn, None, None]:
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.daemon_threads = True
+    if tls:
+        server.socket = tls.wrap_socket(server.socket, server_side=True)
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    state.url = f"http://127.0.0.1:{server.server_port}"
+    state.url = f"http{'s' if tls else ''}://127.0.0.1:{server.server_port}"
     try:
         yield state
     finally:

@@ -71,7 +71,7 @@ async def test_router_errors(
         b"\xff\xfe",
         b"null",
         b"{}",
-        b'{"input": "a", "extra": 1}',
+        b'{"input": "a", "input_typ": 1}',
         b'{"input": "a", "\\ud83d": 1}',
         b'{"input": "a", "model": "\\u0000"}',
     ],

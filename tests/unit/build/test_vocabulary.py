@@ -148,10 +148,10 @@ class TestOnnx:
         """Through casts of the ids and tables in 8 bits."""
         nodes = [helper.make_node("Cast", ["input_ids"], ["ids"], to=TensorProto.INT32)]
         words = numpy_helper.from_array(WORDS, "words")
+        scale = numpy_helper.from_array(WORDS[0, 0], "scale")
         table, ids = "words", "input_ids" if dtype == "plain" else "ids"
         if dtype == "quantised":
             words = numpy_helper.from_array(WORDS.astype("int8"), "words")
-            scale = numpy_helper.from_array(WORDS[0, 0], "scale")
             nodes.append(helper.make_node("DequantizeLinear", ["words", "scale"], ["floats"]))
             table = "floats"
         nodes.append(helper.make_node("Gather", [table, ids], ["last_hidden_state"]))
@@ -163,7 +163,7 @@ class TestOnnx:
                 for name in ("input_ids", "attention_mask")
             ],
             [helper.make_tensor_value_info("last_hidden_state", TensorProto.FLOAT, None)],
-            [words, *([scale] if dtype == "quantised" else [])],
+            [words, scale],
         )
         path = folder / "m.onnx"
         path.write_bytes(helper.make_model(graph).SerializeToString())

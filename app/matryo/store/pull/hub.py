@@ -32,10 +32,9 @@ def from_hub(
         PullFailed: the hub does not answer, refuses, or has no such file.
     """
     # Imported here: it reads HF_ENDPOINT, HF_HUB_OFFLINE and HF_TOKEN when imported.
-    import huggingface_hub
-    from huggingface_hub import constants, hf_hub_url
+    from huggingface_hub import constants, utils
 
-    hub = cast("Any", huggingface_hub)
+    library = cast("Any", utils)
     by_hand = (
         f"Or fetch {', '.join(names)} of {source.repo} at revision {source.revision} on another "
         f"machine and run: matryo pull {model_id} --from FOLDER"
@@ -45,20 +44,20 @@ def from_hub(
         return
     for name in names:
         reporter.say(f"fetching {name} of {source.repo} from the hub")
-        url = hf_hub_url(source.repo, name, revision=source.revision, endpoint=constants.ENDPOINT)
+        url = f"{constants.ENDPOINT}/{source.repo}/resolve/{source.revision}/{name}"
         path = into / name
         make_folder(path.parent)
         try:
             # The library knows the caller's token. It does not resume what an earlier process
             # left; `download` does.
-            headers = hub.utils.build_hf_headers()
+            headers = library.build_hf_headers()
             download(url, path, n_bytes=None, reporter=reporter, headers=headers, sleep=sleep)
         except DownloadFailed as exc:
             endpoint = without_credentials(constants.ENDPOINT)
             reason = f"the hub at {endpoint} does not give us {name} of {source.repo}"
             if exc.status is None:
                 reason = f"the hub at {endpoint} does not answer"
-            advice = _advice(exc, has_token=hub.utils.get_token() is not None)
+            advice = _advice(exc, has_token=library.get_token() is not None)
             raise PullFailed(f"{reason}: {exc.message}. {advice} {by_hand}") from exc
 
 
