@@ -7,6 +7,7 @@ request, and sends the same path, headers and body.
 from __future__ import annotations
 
 import base64
+from pathlib import Path
 from typing import Any
 
 import httpx2
@@ -14,10 +15,10 @@ import numpy as np
 import pytest
 from openai import OpenAI
 
-from matryo.engine.onnx import OnnxEngine
-from tests.checkpoints import TinyModel
+from tests.checkpoints import make_model
 from tests.clients.conftest import KEY, MODEL
 from tests.clients.test_frameworks import same
+from tests.conftest import build_tiny, load_tiny
 from tests.contract.conftest import Live, live_server
 from tests.fakes import FakeEngine
 
@@ -105,9 +106,10 @@ class TestOpenWebui:
 
     @pytest.mark.parametrize("prefix", ["search_query: ", "search_query:"])
     @shows(PACKAGE, "`RAG_EMBEDDING_QUERY_PREFIX`, with and without a blank at its end" + FROM)
-    def test_prefix(self, tiny_nomic: tuple[TinyModel, OnnxEngine], prefix: str) -> None:
+    def test_prefix(self, tmp_path: Path, prefix: str) -> None:
         """`generate_embeddings` puts the prefix straight before each text."""
-        model, engine = tiny_nomic
+        model = make_model(tmp_path, "nomic_bert", layer_norm=True, prompts=True, max_tokens=120)
+        engine = load_tiny(model, build_tiny(tmp_path, model))
         texts = ["the sky is blue", "grass"]
         with live_server(engine, api_keys=KEY) as server:
             url = f"{server.url}/v1/embeddings"

@@ -47,9 +47,10 @@ def model(tmp_path: Path) -> TinyModel:
 def run(model: TinyModel, home: Path, command: str, *flags: str) -> list[str]:
     """Run a command that fails; returns the lines of its standard error."""
     arguments = [str(model.checkpoint) if a == "CHECKPOINT" else a for a in COMMANDS[command]]
-    env = {
-        name: value for name, value in os.environ.items() if not name.startswith("MATRYO_")
-    } | {"MATRYO_HOME": str(home), "MATRYO_MODELS": str(model.models)}
+    env = {name: value for name, value in os.environ.items() if not name.startswith("MATRYO_")} | {
+        "MATRYO_HOME": str(home),
+        "MATRYO_MODELS": str(model.models),
+    }
     done = subprocess.run(
         [sys.executable, "-m", "matryo", *arguments, *flags],
         env=env,
@@ -95,7 +96,7 @@ def test_home(tmp_path: Path, model: TinyModel, command: str, kind: str) -> None
 
 def test_home_of_the_library(tmp_path: Path, model: TinyModel) -> None:
     """`Embedder` raises the same error."""
-    with pytest.raises(StoreUnwritable, match="MATRYO_HOME is .*not a folder"):
+    with pytest.raises(StoreUnwritable, match=r"MATRYO_HOME is .*not a folder"):
         Store(bad_home(tmp_path, "file"))
 
 
@@ -119,9 +120,7 @@ def test_precision_of_the_library(
     with pytest.raises(SettingsInvalid, match="not offered"):
         ensure_model(store, manifest, "q4", SILENT)
     with pytest.raises(SettingsInvalid, match="not offered"):
-        build_model(
-            store, manifest, "q4", model.checkpoint, allow_unverified=True, reporter=SILENT
-        )
+        build_model(store, manifest, "q4", model.checkpoint, allow_unverified=True, reporter=SILENT)
     assert not (tmp_path / "home").exists()
 
 
