@@ -35,6 +35,15 @@ class _Commands(click.Group):
     `matryo embed ... | head`.
     """
 
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """The command that `args` name; what `matryo serve` reports is a log from here on."""
+        name, command, rest = super().resolve_command(ctx, args)
+        if name == "serve" and not _HELP.intersection(rest):
+            _log_early(rest)
+        return name, command, rest
+
     def invoke(self, ctx: click.Context) -> Any:  # noqa: ANN401
         try:
             return super().invoke(ctx)
@@ -67,25 +76,18 @@ def _end(status: int, sentence: str = "") -> NoReturn:
     sys.exit(status)
 
 
+def _log_early(args: list[str]) -> None:
+    """Configure the log by flag or setting, so that a fault of either is a log line too."""
+    from matryo.core.settings import peek
+
+    flags = [*args, ""]
+    given = [flags[at + 1] for at, flag in enumerate(args) if flag == _LOG_FORMAT]
+    given += [flag.partition("=")[2] for flag in args if flag.startswith(f"{_LOG_FORMAT}=")]
+    logs.configure("info", logs.style_of(given[-1] if given else peek("log_format")))
+
+
 class _Serve(click.Command):
-    """`matryo serve`: log lines from the first one on, and a help that lists the settings."""
-
-    def make_context(
-        self,
-        info_name: str | None,
-        args: list[str],
-        parent: click.Context | None = None,
-        **extra: Any,
-    ) -> click.Context:
-        """The context; a fault of the flags is already a log line."""
-        from matryo.core.settings import peek
-
-        flags = [*args, ""]
-        given = [flags[at + 1] for at, flag in enumerate(args) if flag == _LOG_FORMAT]
-        given += [flag.partition("=")[2] for flag in args if flag.startswith(f"{_LOG_FORMAT}=")]
-        if not _HELP.intersection(args):
-            logs.configure("info", logs.style_of(given[-1] if given else peek("log_format")))
-        return super().make_context(info_name, args, parent, **extra)
+    """`matryo serve`: its help lists the settings."""
 
     def format_epilog(
         self,

@@ -6,7 +6,8 @@ import logging
 import shlex
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import ExitStack, contextmanager
 from types import FrameType
 
 from matryo.assembly import make_ready, ready_engines
@@ -31,21 +32,21 @@ def run(settings: Settings) -> None:
     """
     logs.configure(settings.log_level, settings.log_format)
     signal.signal(signal.SIGTERM, _stop_early)
-    # First of all: a port in use should not be found out after a download.
-    listener = bind(settings.host, settings.port, settings.uds)
+    with ExitStack() as stack:
+        # First of all: a port in use should not be found out after a download.
+        with _signals_held():
+            listener = bind(settings.host, settings.port, settings.uds)
+            stack.callback(listener.close)
 
-    def on_ready() -> None:
-        listener.publish()
-        _announce(settings, listener)
+        def on_ready() -> None:
+            listener.publish()
+            _announce(settings, listener)
 
-    try:
         if settings.processes > 1:
             make_ready(settings)
             run_processes(settings, listener, serve_on, on_ready)
         else:
             serve_on(settings, listener, on_ready)
-    finally:
-        listener.close()
     log.info("stopped")
 
 
@@ -68,6 +69,17 @@ def serve_on(settings: Settings, listener: Listener, on_ready: Callable[[], None
         application, listener, grace_s=settings.grace_s, on_ready=on_ready, on_drain=drain
     )
     server.run(sockets=listener.sockets)
+
+
+@contextmanager
+def _signals_held() -> Generator[None, None, None]:
+    """Hold back the signals to stop: whatever the block makes is known to be cleaned up."""
+    held = {signal.SIGTERM, signal.SIGINT}
+    signal.pthread_sigmask(signal.SIG_BLOCK, held)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, held)
 
 
 def _stop_early(number: int, _frame: FrameType | None) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import json
 import logging
+import sys
+import threading
 from collections.abc import Iterator
 
 import pytest
@@ -14,11 +16,14 @@ from matryo.core.logging import configure
 
 @pytest.fixture(autouse=True)
 def restore_root() -> Iterator[None]:
-    """Leave the root logger as it was."""
+    """Leave the root logger and Python's hooks as they were."""
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
+    hooks = sys.excepthook, threading.excepthook, sys.unraisablehook
     yield
+    logging.captureWarnings(capture=False)
     root.handlers[:], root.level = handlers, level
+    sys.excepthook, threading.excepthook, sys.unraisablehook = hooks
 
 
 def test_json_lines() -> None:
@@ -43,3 +48,12 @@ def test_text_lines() -> None:
     configure("info", "text", out)
     logging.getLogger("x").warning("slow", extra={"ms": 3})
     assert out.getvalue().rstrip().endswith("WARNING slow ms=3")
+
+
+def test_odd_facts() -> None:
+    """What strict JSON cannot hold, such as a lone surrogate, does not lose the line."""
+    out = io.StringIO()
+    configure("info", "json", out)
+    logging.getLogger("x").warning("name %s", "\udcff", extra={"n": 2**70})
+    line = json.loads(out.getvalue())
+    assert (line["message"], line["n"]) == ("name \udcff", 2**70)
