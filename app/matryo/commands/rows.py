@@ -1,8 +1,8 @@
 """One row of a JSON-lines file: its text, its id, and what it asks for.
 
-A row is the body of a request with one text, and an id. The table of fields below follows
-`matryo.http.openai.wire`: what the server honours is honoured for the row, what the server
-refuses is refused. A column that is no field of a request is left unused, and named once.
+A row is the body of a request with one text, and an id. Fields are settled by the server's own
+table (`matryo.http.openai.fields`): what the server honours is honoured for the row, what the
+server refuses is refused. A column that is no field of a request is left unused, and named once.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import Any, cast
 import orjson
 
 from matryo.core.errors import InvalidRequest
+from matryo.http.openai.fields import settle
 
 TEXTS = ("text", "input")
 KEYS = ("id", "custom_id")
@@ -101,21 +102,23 @@ def read_row(line: str) -> Row:
     if text_name is None:
         raise InvalidRequest("a row needs a 'text' (or 'input')")
     key_name = _one_of(KEYS, fields)
-    asked: dict[str, Any] = {}
-    unused: list[str] = []
-    for name, value in fields.items():
-        if name in HONOURED:
-            asked[name] = HONOURED[name](name, value)
-        elif name in FIXED:
-            _check_fixed(name, value)
-        elif name not in (text_name, key_name):
-            _check_name(name)
-            unused.append(name)
+    others = {name: fields[name] for name in fields if name not in (text_name, key_name)}
+    settled, unused = settle(others, (*HONOURED, *FIXED, "user"), "warn")
+    for name in unused:
+        _check_name(name)
+    for name in FIXED:
+        if settled.get(name) is not None:
+            _check_fixed(name, settled[name])
+    asked = {
+        name: check(name, settled[name])
+        for name, check in HONOURED.items()
+        if settled.get(name) is not None
+    }
     return Row(
         _string(text_name, fields[text_name]),
         Key(key_name, raw[key_name]) if key_name else None,
-        Asked(**asked) if asked else NOTHING,
-        tuple(unused),
+        Asked(**cast("dict[str, Any]", asked)) if asked else NOTHING,
+        unused,
     )
 
 
@@ -156,17 +159,8 @@ HONOURED: dict[str, Callable[[str, object], object]] = {
 FIXED: dict[str, tuple[object, ...]] = {
     "encoding_format": ("float",),
     "embedding_type": ("float",),
-    "late_chunking": (False,),
-    "normalize": (True,),
-    "normalized": (True,),
-    "truncation": (),
-    "truncate_prompt_tokens": (),
-    "output_dimension": (),
-    "prompt_name": (),
-    "task": (),
-    "instruction": (),
 }
-"""Fields that would change the vector or its numbers, and the values that change nothing."""
+"""Fields that one file of vectors has once, and the values that it has."""
 
 
 def _check_fixed(name: str, value: object) -> None:

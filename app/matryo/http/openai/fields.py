@@ -48,10 +48,10 @@ _WEIGHTY = (
 def settle(
     fields: Mapping[str, Any], own: Sequence[str], unknown: UnknownFields
 ) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """A body's fields in our words, and warnings about what was ignored.
+    """Fields in our words, and the names of those that were ignored.
 
     Args:
-        fields: of the body.
+        fields: of a body, or of a row of a file.
         own: names of our fields.
         unknown: what becomes of a name that nobody knows.
 
@@ -62,19 +62,13 @@ def settle(
     if len(settled) == len(fields):
         return _in_our_words(settled), ()
     foreign = [name for name in fields if name not in own and fields[name] is not None]
-    if len(foreign) > _MAX_FOREIGN:
-        raise InvalidRequest(
-            f"The body has {len(foreign)} fields that are not OpenAI's or ours; at most "
-            f"{_MAX_FOREIGN} are read. Known are: {', '.join(own)}.",
-            code="unsupported_parameter",
-        )
     ignored: list[str] = []
     refused: list[str] = []
     for name in foreign:
         outcome = _judge(name, fields[name], unknown)
         match outcome:
             case Ignored():
-                ignored.append(_shown(name))
+                ignored.append(name)
             case Refused():
                 refused.append(f"'{_shown(name)}' ({outcome.reason})")
             case Taken():
@@ -88,8 +82,27 @@ def settle(
             f"Leave it out. Known are: {', '.join(own)}.",
             code="unsupported_parameter",
         )
-    warnings = (f"ignored: {', '.join(ignored)}",) if ignored else ()
-    return _in_our_words(settled), warnings
+    return _in_our_words(settled), tuple(ignored)
+
+
+def check_count(fields: Mapping[str, Any], own: Sequence[str]) -> None:
+    """Refuse a body with more fields than any client sends, before each of them is looked at.
+
+    Raises:
+        InvalidRequest: too many fields.
+    """
+    n_foreign = len(fields) - sum(name in fields for name in own)
+    if n_foreign > _MAX_FOREIGN:
+        raise InvalidRequest(
+            f"The body has {n_foreign} fields that are not OpenAI's or ours; at most "
+            f"{_MAX_FOREIGN} are read. Known are: {', '.join(own)}.",
+            code="unsupported_parameter",
+        )
+
+
+def warning_of(ignored: Sequence[str]) -> tuple[str, ...]:
+    """The warning about ignored fields, if there are any; printable ASCII."""
+    return (f"ignored: {', '.join(map(_shown, ignored))}",) if ignored else ()
 
 
 def _judge(name: str, value: object, unknown: UnknownFields) -> Outcome:

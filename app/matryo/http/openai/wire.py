@@ -15,7 +15,7 @@ import orjson
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from matryo.core.errors import InvalidRequest
-from matryo.http.openai.fields import UnknownFields, settle
+from matryo.http.openai.fields import UnknownFields, check_count, settle, warning_of
 from matryo.service.limits import RequestLimits
 from matryo.service.request import EmbeddingType, Options, Texts
 
@@ -167,12 +167,14 @@ def parse_request(
             f"The JSON body must be an object, but got {_kind(data)}. "
             'Send {"input": "..."} at least.'
         )
-    fields, warnings = settle(cast("dict[str, Any]", data), _OWN, unknown)
+    given = cast("dict[str, Any]", data)
+    check_count(given, _OWN)
+    fields, ignored = settle(given, _OWN, unknown)
     try:
         request = EmbeddingRequest.model_validate(fields)
     except ValidationError as exc:
         raise _translate(exc) from exc
-    return request, _parse_input(request.input, limits), warnings
+    return request, _parse_input(request.input, limits), warning_of(ignored)
 
 
 _MARKS = {
