@@ -99,10 +99,14 @@ def test_home(tmp_path: Path, model: TinyModel, command: str, kind: str) -> None
     assert str(home) in lines[0]
 
 
-def test_home_of_the_library(tmp_path: Path, model: TinyModel) -> None:
+def test_home_of_the_library(
+    tmp_path: Path, model: TinyModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """`Embedder` raises the same error."""
-    with pytest.raises(StoreUnwritable, match="MATRYO_HOME is .*not a folder"):
-        Store(bad_home(tmp_path, "file"))
+    monkeypatch.setenv("MATRYO_MODELS", str(model.models))
+    embedder = Embedder("tiny", home=bad_home(tmp_path, "file"))
+    with pytest.raises(StoreUnwritable, match=r"MATRYO_HOME is .*not a folder"):
+        embedder.embed(["a"])
 
 
 @pytest.mark.parametrize("command", ["build", "serve", "embed", "verify"])
