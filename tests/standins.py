@@ -79,7 +79,7 @@ def serving(tls: ssl.SSLContext | None = None) -> Generator[StandIn, None, None]
                 return
             start = int(found[1]) if (found := re.match(r"bytes=(\d+)-", asked)) else 0
             if state.unsatisfiable and start >= len(content):
-                self.refuse(416, {})
+                self.refuse(416, {"Content-Range": f"bytes */{len(content)}"})
                 return
             body = content[start:]
             self.send_response(206 if asked else 200)

@@ -343,7 +343,6 @@ class TestRows:
             ('{"text": "a", "normalize": false}', ("'normalize'",)),
             ('{"text": "a", "inputtype": "query"}', ("'inputtype'", "'input_type'")),
             ('{"text": "a", "input-type": "query"}', ("'input-type'", "'input_type'")),
-            ('{"text": "a", "dimension": 16}', ("'dimension'", "'dimensions'")),
             pytest.param('{"text": "a", "id": ' + "[" * 3000 + "]" * 3000 + "}", (), id="deep"),
         ],
     )

@@ -133,6 +133,16 @@ def test_a_part_that_fits_nothing(tmp_path: Path, hub: StandIn) -> None:
     assert (tmp_path / "file").read_bytes() == b"content"
 
 
+def test_a_part_that_is_whole(tmp_path: Path, hub: StandIn) -> None:
+    """What was fetched to its end before a kill is not fetched again."""
+    hub.files = {"/file": b"content"}
+    (tmp_path / "file.part").write_bytes(b"content")
+    hub.unsatisfiable = True
+    download(f"{hub.url}/file", tmp_path / "file", n_bytes=None, reporter=SILENT, sleep=_no_wait)
+    assert (tmp_path / "file").read_bytes() == b"content"
+    assert len(hub.requests) == 1
+
+
 def test_waits_are_said(tmp_path: Path, hub: StandIn) -> None:
     """Before each wait there is a sentence, without the credentials of a URL."""
     hub.status = 503

@@ -106,6 +106,18 @@ def test_proxy(tmp_path: Path, model: TinyModel, name: str) -> None:
         assert len(proxy.ranges(f"/files/{WHEEL}")) == 1
 
 
+def test_nothing_bypasses_the_proxy(tmp_path: Path, model: TinyModel) -> None:
+    """Where pip has a proxy, the index is not asked directly, even if it could be."""
+    with serving() as index, serving() as proxy:
+        settle(tmp_path, model, proxy)
+        env = settle(tmp_path, model, index)
+        done = run(env | {"PIP_PROXY": proxy.url})
+        assert done.returncode == 0, done.stderr
+        assert_complete(tmp_path, model)
+        assert index.requests == []
+        assert len(proxy.ranges(f"/files/{WHEEL}")) == 1
+
+
 def test_folder_of_wheels(tmp_path: Path, model: TinyModel) -> None:
     """An index that is a folder on this machine gives its wheel."""
     with serving() as index:

@@ -129,6 +129,8 @@ def _fetch(
         "GET", url, headers=wanted, timeout=DOWNLOAD_TIMEOUT_S, follow_redirects=True
     ) as response:
         if response.status_code == _RANGE_NOT_SATISFIABLE:
+            if response.headers.get("content-range") == f"bytes */{have}":
+                return  # a process was killed once it had everything
             remove_file(part)
         response.raise_for_status()
         if response.status_code != _PARTIAL:
