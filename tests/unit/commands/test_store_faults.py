@@ -5,22 +5,12 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 
 import pytest
 
 from matryo import Embedder
-from matryo.assembly import make_ready
-from matryo.build.provision import build_model, ensure_model
-from matryo.catalog.reading import read_manifest
-from matryo.core.errors import SettingsInvalid, StoreUnwritable
-from matryo.core.progress import SILENT
-from matryo.core.settings import load_settings
-from matryo.store import encodings
-from matryo.store.encodings import find_table
-from matryo.store.files import naming_the_store, temporary_directory
-from matryo.store.layout import Store
+from matryo.core.errors import SettingsInvalid
 from tests.checkpoints import TinyModel, make_model
 
 COMMANDS: dict[str, tuple[str, ...]] = {
@@ -103,66 +93,8 @@ def test_home(tmp_path: Path, model: TinyModel, command: str, kind: str) -> None
 def test_home_of_the_library(
     tmp_path: Path, model: TinyModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """`Embedder` raises the same error."""
+    """`Embedder` refuses the folder as well, before anything is loaded."""
     monkeypatch.setenv("MATRYO_MODELS", str(model.models))
     embedder = Embedder("tiny", home=bad_home(tmp_path, "file"))
-    with pytest.raises(StoreUnwritable, match=r"MATRYO_HOME is .*not a folder"):
+    with pytest.raises(SettingsInvalid, match="which is no folder"):
         embedder.embed(["a"])
-
-
-@pytest.mark.parametrize("command", ["build", "serve", "embed", "verify"])
-def test_precision(tmp_path: Path, model: TinyModel, command: str) -> None:
-    """A precision that the model.toml lacks is refused before anything is built."""
-    lines = run(model, tmp_path / "home", command, "--precision", "q4")
-    assert "is not offered in precision q4, but in fp32, int8, q8" in lines[-1]
-    assert not (tmp_path / "home").exists()
-
-
-def test_precision_of_the_library(
-    tmp_path: Path, model: TinyModel, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """`Embedder`, and the functions below the commands, refuse it as well."""
-    monkeypatch.setenv("MATRYO_MODELS", str(model.models))
-    embedder = Embedder("tiny", precision="q4", home=tmp_path / "home")
-    with pytest.raises(SettingsInvalid, match="not offered in precision q4"):
-        embedder.embed(["a"])
-    manifest, store = read_manifest(model.models / model.id), Store(tmp_path / "home")
-    with pytest.raises(SettingsInvalid, match="not offered"):
-        ensure_model(store, manifest, "q4", SILENT)
-    with pytest.raises(SettingsInvalid, match="not offered"):
-        build_model(store, manifest, "q4", model.checkpoint, allow_unverified=True, reporter=SILENT)
-    assert not (tmp_path / "home").exists()
-
-
-def test_precision_of_the_second_model(tmp_path: Path, model: TinyModel) -> None:
-    """The first of two models is not built if the second lacks the precision."""
-    make_model(tmp_path / "other", "bert", model_id="whole")
-    folders = f"{model.models},{tmp_path / 'other/models'}"
-    settings = load_settings(
-        None, model="whole,tiny", precision="q4", home=tmp_path / "home", models=folders
-    )
-    with pytest.raises(SettingsInvalid, match="tiny is not offered"):
-        make_ready(settings)
-    assert not (tmp_path / "home").exists()
-
-
-def test_errors_of_other_paths_are_not_the_stores(tmp_path: Path) -> None:
-    """A refusal of a file outside of the store is not blamed on MATRYO_HOME."""
-    home = tmp_path / "home"
-    with pytest.raises(PermissionError), naming_the_store(home):
-        raise PermissionError(13, "Permission denied", str(tmp_path / "elsewhere"))
-    with pytest.raises(StoreUnwritable, match="MATRYO_HOME"), naming_the_store(home):
-        raise PermissionError(13, "Permission denied", str(home / "locks/x.lock"))
-
-
-def test_no_temporary_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One sentence with the remedy; reading a vocabulary needs no such folder."""
-
-    def none() -> str:
-        raise FileNotFoundError(2, "No usable temporary directory found")
-
-    monkeypatch.setattr(tempfile, "gettempdir", none)
-    monkeypatch.setattr(encodings, "_IN_PACKAGES", ())
-    with pytest.raises(SettingsInvalid, match="Set TMPDIR"):
-        temporary_directory()
-    assert find_table(Store(tmp_path)) is None
