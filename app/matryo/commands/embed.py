@@ -124,6 +124,7 @@ class _Job:
     def embed(self, items: Iterator[Item], writer: Writer) -> None:
         """Embed and write every item, in order."""
         windows: deque[_Window] = deque()  # read, and not written yet
+        n_unknown = n_truncated = 0
 
         def requests() -> Iterator[tuple[Options, Texts]]:
             while read := list(islice(items, WINDOW_TEXTS)):
@@ -134,6 +135,8 @@ class _Job:
         try:
             with TerminalReporter().bar("embedding", unit="text") as advance:
                 for answer in self._local.embed_requests(requests()):
+                    n_unknown += len(answer.unknown)
+                    n_truncated += len(answer.truncated)
                     if windows[0].take(answer):
                         window = windows.popleft()
                         writer.write(window.items, window.vectors)
@@ -143,6 +146,12 @@ class _Job:
                 f"line {exc.index} has {exc.n_tokens} tokens, and the model takes "
                 f"{exc.max_tokens}; give --truncate to have such texts cut"
             ) from exc
+        if n_truncated:
+            click.echo(f"{n_truncated} texts were cut to the model's limit", err=True)
+        if n_unknown:
+            click.echo(
+                f"{n_unknown} texts have something that the model's vocabulary lacks", err=True
+            )
 
 
 class _Window:

@@ -84,3 +84,13 @@ class TestOutput:
         """Long texts are cut when asked."""
         done = embed("--truncate", text="the " * 160)
         assert len(done.stdout.splitlines()) == 1
+
+
+def test_what_was_lost_is_said(embed: Command) -> None:
+    """Texts that were cut, and texts that the model cannot read whole, are counted at the end."""
+    done = embed("--truncate", text="the sky\nthe sky is \u4f60\u597d\n" + "the sky " * 300 + "\n")
+    assert done.exit_code == 0
+    assert len(done.stdout.splitlines()) == 3
+    assert "1 texts were cut to the model's limit" in done.stderr
+    assert "1 texts have something that the model's vocabulary lacks" in done.stderr
+    assert "texts" not in embed(text="the sky\n").stderr.replace("standard input", "")

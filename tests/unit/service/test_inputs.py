@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -217,3 +217,44 @@ class TestTokenize:
                 limits=RequestLimits(),
             )
         assert tokenized.n_tokens == len(["CLS", "search_query:", "a", "b", "SEP"])
+
+
+class TestOneModelAName:
+    """A name means one model: what another model is called is no name for this one."""
+
+    OTHERS: ClassVar[dict[str, str]] = {
+        "nomic-embed-text-v1": "nomic-embed-text-v1",
+        "nomic-ai/nomic-embed-text-v1": "nomic-embed-text-v1",
+    }
+
+    @pytest.mark.parametrize(
+        ("alias", "target"),
+        [
+            ("all-minilm-l6-v2", None),
+            ("All-MiniLM-L6-v2", "nomic-embed-text-v1.5"),
+            ("nomic-embed-text-v1", None),
+            ("nomic-embed-text:v1", None),
+            ("nomic-ai/nomic-embed-text-v1", "all-minilm-l6-v2"),
+            ("text-embedding-nomic-embed-text-v1", None),
+        ],
+    )
+    def test_an_alias_that_is_another_models_name(self, alias: str, target: str | None) -> None:
+        """Served or only known, the other model keeps its name in every spelling."""
+        with pytest.raises(SettingsInvalid, match=r"a name of .*, another model"):
+            Directory(ENGINES, {alias: target}, self.OTHERS)
+
+    def test_an_alias_that_is_the_models_own_name(self) -> None:
+        """To say what is so already is no fault."""
+        directory = Directory(ENGINES, {"all-minilm": "all-minilm-l6-v2"}, self.OTHERS)
+        assert directory.resolve("all-minilm")[0] is ENGINES[1]
+
+    def test_two_models_of_one_name(self) -> None:
+        """Copied aliases in a model.toml of one's own are found at the start."""
+        own = FakeEngine(NOMIC.model_copy(update={"id": "my-tune"}))
+        with pytest.raises(
+            SettingsInvalid, match=r"a name of both nomic-embed-text-v1\.5 and my-tune"
+        ):
+            Directory([FakeEngine(NOMIC), own], {})
+        names = dict.fromkeys(NOMIC.aliases, NOMIC.id)
+        with pytest.raises(SettingsInvalid, match="take it out of aliases"):
+            Directory([own], {}, names)
