@@ -11,7 +11,8 @@ import pytest
 from matryo.core.errors import InvalidRequest
 from matryo.http.openai.field_rules import RULES
 from matryo.http.openai.fields import UnknownFields, page
-from matryo.http.openai.wire import EmbeddingRequest, options_of, parse_request
+from matryo.http.openai.parsing import options_of, parse_request
+from matryo.http.openai.wire import EmbeddingRequest
 from matryo.service import Options
 from matryo.service.limits import RequestLimits
 

@@ -19,14 +19,8 @@ from matryo.http.authentication import caller_of
 from matryo.http.body import announced_deadline_s, check_media, hang_up, read_body
 from matryo.http.context import context_of
 from matryo.http.openai.encoding import encode_response
-from matryo.http.openai.wire import (
-    EmbeddingResponse,
-    ErrorResponse,
-    Model,
-    ModelList,
-    options_of,
-    parse_request,
-)
+from matryo.http.openai.parsing import options_of, parse_request
+from matryo.http.openai.wire import EmbeddingResponse, ErrorResponse, Model, ModelList
 from matryo.service.numbers import quantize
 
 # Results of so few numbers are written on the event loop; larger ones on a thread.

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from matryo.core.errors import InvalidRequest
-from matryo.http.openai.wire import parse_request
+from matryo.http.openai.parsing import parse_request
 from matryo.service.limits import RequestLimits
 
 LIMITS = RequestLimits(max_texts=2048)
