@@ -29,7 +29,7 @@ def settings(**changes: Any) -> Settings:
 
 
 @asynccontextmanager
-async def application_of(
+async def entered_application(
     engine: Engine | list[Engine], **changes: Any
 ) -> AsyncGenerator[tuple[FastAPI, httpx2.AsyncClient], None]:
     """An application in this process and its client, running until the block ends."""
@@ -44,8 +44,8 @@ async def application_of(
 async def client_of(
     engine: Engine | list[Engine], **changes: Any
 ) -> AsyncGenerator[httpx2.AsyncClient, None]:
-    """The client of `application_of`."""
-    async with application_of(engine, **changes) as (_, client):
+    """The client of `entered_application`."""
+    async with entered_application(engine, **changes) as (_, client):
         yield client
 
 

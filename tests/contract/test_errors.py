@@ -11,7 +11,7 @@ import httpx2
 import pytest
 
 from matryo.engine import TokenIds
-from tests.contract.conftest import application_of, client_of
+from tests.contract.conftest import client_of, entered_application
 from tests.fakes import FakeEngine
 
 URL = "/v1/embeddings"
@@ -128,7 +128,7 @@ async def test_media_types_that_pass(client: httpx2.AsyncClient, content_type: s
 
 async def test_overload(engine: FakeEngine) -> None:
     """A full queue is 429 with a time to wait, and `type` names the resource."""
-    async with application_of(engine, queue_tokens=10) as (application, client):
+    async with entered_application(engine, queue_tokens=10) as (application, client):
         engine.gate.clear()
         running = asyncio.create_task(client.post(URL, json={"input": "a " * 20}))
         while application.state.context.service._scheduler.n_requests == 0:
@@ -174,7 +174,7 @@ async def test_bugs(engine: FakeEngine, monkeypatch: pytest.MonkeyPatch) -> None
 
 async def test_draining(engine: FakeEngine) -> None:
     """A stopping server answers 503 to callers and to its load balancer."""
-    async with application_of(engine) as (application, client):
+    async with entered_application(engine) as (application, client):
         application.state.context.service.drain(30)
         response = await client.post(URL, json={"input": "a"})
         error = assert_openai_error(response, 503)
