@@ -7,7 +7,9 @@ A test marked `shows(package, what)` is a line of that page.
 
 from __future__ import annotations
 
+import gc
 import json
+import sys
 from collections.abc import Generator, Iterator
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -41,6 +43,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if HERE in item.path.parents:
             item.add_marker(pytest.mark.filterwarnings("default"))
+
+
+@pytest.fixture(autouse=True)
+def what_clients_leave_open() -> Iterator[None]:
+    """Sockets that a client never closes are collected here, and not during another test."""
+    yield
+    for module, cache in (("litellm", "in_memory_llm_clients_cache"),):
+        if found := getattr(sys.modules.get(module), cache, None):
+            found.flush_cache()
+    gc.collect()
 
 
 def shown(item: pytest.Item) -> tuple[str, str] | None:
