@@ -54,6 +54,12 @@ def run(
             job.options_of(wish, line)
         writer = stack.enter_context(open_writer(output, job.choices.dimensions))
         job.embed(items, writer)
+    if job.n_truncated:
+        click.echo(f"{job.n_truncated} texts were cut to the model's limit", err=True)
+    if job.n_unknown:
+        click.echo(
+            f"{job.n_unknown} texts have something that the model's vocabulary lacks", err=True
+        )
 
 
 def embed_items(settings: Settings, items: Iterable[Item], writer: Writer, options: Options) -> str:
@@ -73,9 +79,12 @@ class _Job:
 
     Attributes:
         choices: what shapes the vectors of items that ask for nothing.
+        n_unknown: texts with something that the model's vocabulary lacks.
+        n_truncated: texts that were cut.
     """
 
     def __init__(self, local: LocalService, options: Options) -> None:
+        self.n_unknown = self.n_truncated = 0
         self._local = local
         self._options = options
         self._known: dict[Asked, Options] = {NOTHING: options}
@@ -124,7 +133,6 @@ class _Job:
     def embed(self, items: Iterator[Item], writer: Writer) -> None:
         """Embed and write every item, in order."""
         windows: deque[_Window] = deque()  # read, and not written yet
-        n_unknown = n_truncated = 0
 
         def requests() -> Iterator[tuple[Options, Texts]]:
             while read := list(islice(items, WINDOW_TEXTS)):
@@ -135,8 +143,8 @@ class _Job:
         try:
             with TerminalReporter().bar("embedding", unit="text") as advance:
                 for answer in self._local.embed_requests(requests()):
-                    n_unknown += len(answer.unknown)
-                    n_truncated += len(answer.truncated)
+                    self.n_unknown += len(answer.unknown)
+                    self.n_truncated += len(answer.truncated)
                     if windows[0].take(answer):
                         window = windows.popleft()
                         writer.write(window.items, window.vectors)
@@ -146,12 +154,6 @@ class _Job:
                 f"line {exc.index} has {exc.n_tokens} tokens, and the model takes "
                 f"{exc.max_tokens}; give --truncate to have such texts cut"
             ) from exc
-        if n_truncated:
-            click.echo(f"{n_truncated} texts were cut to the model's limit", err=True)
-        if n_unknown:
-            click.echo(
-                f"{n_unknown} texts have something that the model's vocabulary lacks", err=True
-            )
 
 
 class _Window:
