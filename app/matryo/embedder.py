@@ -14,7 +14,7 @@ import numpy as np
 
 from matryo.assembly import build_local_service
 from matryo.core.choices import PrecisionChoice
-from matryo.core.errors import InvalidRequest
+from matryo.core.errors import InvalidRequest, SetupError
 from matryo.core.settings import load_settings
 from matryo.engine.postprocess import FloatArray
 from matryo.service import LocalService, Options, Texts
@@ -165,7 +165,12 @@ class Embedder:
                     precision=given["precision"],
                     home=given["home"],
                 )
-                local = LocalService(lambda: build_local_service(settings, given["threads"]))
+                try:
+                    local = LocalService(lambda: build_local_service(settings, given["threads"]))
+                except SystemExit as exc:  # a command may end here, a caller's program may not
+                    raise SetupError(
+                        f"{given['model']} could not be made ready; standard error says why"
+                    ) from exc
                 local.__enter__()
                 self._local, self._pid = local, os.getpid()
                 weakref.finalize(self, _close, local, self._pid)

@@ -49,9 +49,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def what_clients_leave_open() -> Iterator[None]:
     """Sockets that a client never closes are collected here, and not during another test."""
     yield
-    for module, cache in (("litellm", "in_memory_llm_clients_cache"),):
-        if found := getattr(sys.modules.get(module), cache, None):
-            found.flush_cache()
+    if litellm := sys.modules.get("litellm"):
+        litellm.in_memory_llm_clients_cache.flush_cache()
     gc.collect()
 
 

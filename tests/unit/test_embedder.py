@@ -17,7 +17,13 @@ import pytest
 
 from matryo import Embedder
 from matryo.catalog.reading import read_manifest
-from matryo.core.errors import BadDimensions, ContextTooLong, InvalidRequest, ModelNotFound
+from matryo.core.errors import (
+    BadDimensions,
+    ContextTooLong,
+    InvalidRequest,
+    ModelNotFound,
+    SetupError,
+)
 from matryo.store.artifact import find_artifact
 from matryo.store.layout import Store
 from tests.checkpoints import TinyModel, make_model
@@ -128,6 +134,14 @@ def test_faults(root: Path, model: TinyModel) -> None:
         assert cutting.embed(["the " * 500]).shape == (1, 32)
     with pytest.raises(ModelNotFound, match="no model 'nothing'"):
         Embedder("nothing", home=home).embed(["a"])
+
+
+def test_a_build_that_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A model that cannot be fetched is an error of ours, and does not end the caller's program."""
+    model = make_model(tmp_path, "bert", max_tokens=64)
+    monkeypatch.setenv("MATRYO_MODELS", str(model.models))
+    with pytest.raises(SetupError, match="could not be made ready"):
+        Embedder(model.id, home=tmp_path / "home").embed(["a"])
 
 
 def test_close_and_again(embedder: Embedder) -> None:
