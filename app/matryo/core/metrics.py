@@ -138,6 +138,12 @@ class Metrics:
             multiprocess_mode="livesum",
             registry=registry,
         )
+        self.memory_held = Gauge(
+            "matryo_memory_held_bytes",
+            "Bytes of MATRYO_MEMORY_BUDGET_BYTES that requests hold now.",
+            multiprocess_mode="livesum",
+            registry=registry,
+        )
         self.rejections = Counter(
             "matryo_rejections",
             "Requests refused because the queue was full or the service was not ready.",

@@ -143,6 +143,27 @@ class Settings(BaseModel):
         description="Tokens admitted and not yet answered; past it requests get 429. A single "
         "request is always admitted when nothing else waits.",
     )
+    max_wait_s: _Seconds = Field(
+        60,
+        gt=0,
+        description="Seconds that a request may have to wait for its answer, by the measured speed "
+        "of the model; past it requests get 429. A client that announces a shorter patience "
+        "(x-stainless-read-timeout) is held to that.",
+    )
+    max_waiting_requests: int = Field(
+        4096,
+        ge=1,
+        le=_MOST,
+        description="Requests admitted and not yet answered; past it requests get 429.",
+    )
+    memory_budget_bytes: int = Field(
+        0,
+        ge=0,
+        le=_MOST,
+        description="Bytes that all requests of the server may hold at once: bodies, tokens, "
+        "results and answers; past it requests get 429. 0 = a quarter of the memory that the "
+        "container or the machine has.",
+    )
     unknown_fields: Literal["warn", "refuse"] = Field(
         "warn",
         description="Fields of a request that nobody knows: warn ignores them and says so in "
@@ -178,6 +199,25 @@ class Settings(BaseModel):
     grace_s: _Seconds = Field(
         25, ge=0, description="Seconds that running requests get after SIGTERM."
     )
+    drain_delay_s: _Seconds = Field(
+        0,
+        ge=0,
+        description="Seconds after SIGTERM in which new requests are still taken while /readyz "
+        "already answers 503, for load balancers that learn late. The grace begins after them.",
+    )
+    keep_alive_s: _Seconds = Field(
+        75,
+        gt=0,
+        description="Seconds that a connection may stay open without a request. Above the idle "
+        "timeout of a proxy in front, so that the proxy is the first to close.",
+    )
+    max_connections: int = Field(
+        4096,
+        ge=1,
+        le=1_000_000,
+        description="Open connections of a server process, within its limit of open files. Past "
+        "it the connection that was idle longest is closed; if none is idle, the new one gets 503.",
+    )
     cors_origins: _Words = Field(
         (),
         description="Origins that browsers may call from, separated by commas; * for any.",
@@ -187,6 +227,9 @@ class Settings(BaseModel):
     )
     log_format: Literal["auto", "text", "json"] = Field(
         "auto", description="auto = text on a terminal, JSON lines elsewhere."
+    )
+    log_client: bool = Field(
+        default=False, description="Write the address of each request's peer to its log line."
     )
 
     @field_validator("*", mode="before")

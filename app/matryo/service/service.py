@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -10,6 +11,7 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Self, TypeVar
 
+from matryo.core.budget import Budget, Lease
 from matryo.core.errors import SettingsInvalid
 from matryo.core.metrics import Metrics
 from matryo.engine import Engine
@@ -39,6 +41,7 @@ class ServiceConfig:
         limits: of one request.
         keys: that may call; none leaves the service open.
         scheduler: bounds and times of the scheduler.
+        memory_bytes: that all requests may hold at once; None for no bound.
     """
 
     aliases: Mapping[str, str | None] = field(default_factory=dict[str, str | None])
@@ -47,6 +50,7 @@ class ServiceConfig:
     limits: RequestLimits = field(default_factory=RequestLimits)
     keys: Sequence[str] = ()
     scheduler: SchedulerConfig = field(default_factory=SchedulerConfig)
+    memory_bytes: int | None = None
 
 
 class Service:
@@ -75,6 +79,7 @@ class Service:
         self.limits = config.limits
         self.keys = KeyRing(config.keys)
         self.decoder = decoder
+        self.budget = Budget(config.memory_bytes, metrics.memory_held.set)
         self._metrics = metrics
         self._scheduler = Scheduler(engines, config.scheduler, metrics)
         self._executor = ThreadPoolExecutor(
@@ -120,6 +125,7 @@ class Service:
         caller: Caller = OPEN,
         *,
         gone: Gone | None = None,
+        lease: Lease | None = None,
     ) -> Answer:
         """The vectors of one request.
 
@@ -129,6 +135,8 @@ class Service:
             caller: who calls; see `KeyRing.caller`.
             gone: see `Gone`; the caller's leaving cancels the work. None for a caller that
                 stays.
+            lease: of the request, which holds tokens and vectors until the caller ends it; None
+                for a lease that ends with this call.
 
         Raises:
             RequestError: the request can never succeed as it is.
@@ -140,9 +148,10 @@ class Service:
         self.limits.check_texts(len(texts))
         choices = choose(options, self.directory, self.defaults)
         check_embedding_type(options.embedding_type, choices.dimensions)
-        tokenized, vectors = await while_wanted(
-            self._embed(options, texts, choices), gone=gone, deadline_s=options.deadline_s
-        )
+        with contextlib.nullcontext(lease) if lease else self.budget.lease() as held:
+            tokenized, vectors = await while_wanted(
+                self._embed(options, texts, choices, held), gone=gone, deadline_s=options.deadline_s
+            )
         self._count(choices, tokenized)
         return Answer(
             vectors=vectors,
@@ -160,7 +169,7 @@ class Service:
         return await asyncio.get_running_loop().run_in_executor(self._executor, work)
 
     async def _embed(
-        self, options: Options, texts: Texts, choices: Choices
+        self, options: Options, texts: Texts, choices: Choices, lease: Lease
     ) -> tuple[Tokenized, FloatArray]:
         """Tokens, then vectors: the part of a request that its caller's leaving cancels."""
         self._scheduler.check_room()
@@ -177,6 +186,7 @@ class Service:
         )
         model = choices.engine.manifest.id
         self._metrics.tokenize_seconds.labels(model).observe(time.perf_counter() - started)
+        lease.grow(4 * len(tokenized.ids) * choices.dimensions)
         vectors = await self._scheduler.run(
             choices.engine, tokenized.ids, choices.dimensions, priority=options.priority
         )
