@@ -20,8 +20,9 @@ from matryo.catalog.catalog import Catalog, open_catalog
 from matryo.catalog.manifest import Manifest
 from matryo.core import logging as logs
 from matryo.core.cores import available_cores
-from matryo.core.errors import ArtifactDamaged, ArtifactMissing
+from matryo.core.errors import ArtifactDamaged, ArtifactMissing, SettingsInvalid
 from matryo.core.logging import ERROR_PREFIX
+from matryo.core.memory import available_memory
 from matryo.core.metrics import Metrics
 from matryo.core.settings import Settings
 from matryo.engine import CoreUse, Engine, plan_cores
@@ -36,6 +37,9 @@ from matryo.store.encodings import find_table
 from matryo.store.layout import Store
 
 log = logging.getLogger("matryo")
+
+# A body, its strings, its tokens and its answer together need at most so many times its bytes.
+_BODY_SHARES = 4
 
 
 def build_service(
@@ -66,10 +70,30 @@ def build_service(
             batch_s=settings.batch_ms / 1000,
             ready_interval_s=settings.ready_interval_s,
         ),
+        memory_bytes=memory_budget(settings),
     )
     own_ids = settings.token_input == "model"  # noqa: S105 - not a secret
     decoder = None if own_ids else TokenDecoder(partial(find_table, Store(settings.home)))
     return Service(engines, config, metrics, decoder)
+
+
+def memory_budget(settings: Settings) -> int:
+    """Bytes that the requests of this process, one of `settings.processes`, may hold at once.
+
+    Raises:
+        SettingsInvalid: the budget has no room for one body and what is made of the body.
+    """
+    given = settings.memory_budget_bytes
+    budget = (given or available_memory() // 4) // settings.processes
+    least = _BODY_SHARES * settings.max_body_bytes
+    if budget >= least:
+        return budget
+    raise SettingsInvalid(
+        f"the memory budget is {budget} bytes for each process, but one request of "
+        f"MATRYO_MAX_BODY_BYTES={settings.max_body_bytes} may need {least}. Lower "
+        "MATRYO_MAX_BODY_BYTES, or raise MATRYO_MEMORY_BUDGET_BYTES"
+        + ("." if given else " or the container's memory, a quarter of which is the budget.")
+    )
 
 
 def build_local_service(settings: Settings, cores: int | None = None) -> Service:

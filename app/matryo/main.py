@@ -5,7 +5,7 @@ Nothing is global, and nothing is read from the environment unless no settings a
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
 
 from fastapi import FastAPI, Request
@@ -20,10 +20,13 @@ from matryo.core.metrics import Metrics
 from matryo.core.settings import Settings, load_settings
 from matryo.engine import Engine
 from matryo.http import operations
+from matryo.http.connections import ConnectionLimits
 from matryo.http.context import BodyLimits, Context
 from matryo.http.errors import error_response
+from matryo.http.listening import Listener
 from matryo.http.middleware import Cors, RequestMiddleware
 from matryo.http.openai import document, routes
+from matryo.http.server import Server, ServerConfig
 
 _EXPOSED = [
     "x-request-id",
@@ -92,7 +95,7 @@ def create_app(
             # A page of an allowed origin may call a server on its user's own network.
             allow_private_network=True,
         )
-    application.add_middleware(RequestMiddleware, metrics=metrics)
+    application.add_middleware(RequestMiddleware, metrics=metrics, log_client=settings.log_client)
 
     metrics.start_at_zero(served.manifest.id for served in engines)
     for served in engines:
@@ -104,4 +107,32 @@ def create_app(
 async def _answer(request: Request, exc: Exception) -> Response:
     return error_response(
         exc, request.state.request_id, method=request.method, path=request.url.path
+    )
+
+
+def build_server(
+    application: FastAPI, listener: Listener, settings: Settings, on_ready: Callable[[], None]
+) -> Server:
+    """A server of the application, which runs until a signal to stop.
+
+    Args:
+        application: of `create_app`.
+        listener: the sockets to serve on.
+        settings: the operator's choices.
+        on_ready: called once the server has answered a request of its own.
+    """
+    context: Context = application.state.context
+    config = ServerConfig(
+        ConnectionLimits(settings.max_connections, settings.keep_alive_s),
+        settings.grace_s,
+        settings.drain_delay_s,
+    )
+    return Server(
+        application,
+        application.router.lifespan_context(application),
+        context.service,
+        listener,
+        config,
+        context.metrics,
+        on_ready,
     )

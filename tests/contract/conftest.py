@@ -18,8 +18,8 @@ from fastapi import FastAPI
 from matryo.core.settings import Settings, load_settings
 from matryo.engine import Engine
 from matryo.http.listening import bind
-from matryo.http.server import Server, build_server
-from matryo.main import create_app
+from matryo.http.server import Server
+from matryo.main import build_server, create_app
 from tests.fakes import MINILM, FakeEngine
 
 
@@ -87,24 +87,19 @@ def live_server(
     engine: Engine | list[Engine], *, grace_s: float = 5, **changes: Any
 ) -> Generator[Live, None, None]:
     """Serve an engine on a free port until the block ends."""
-    application = create_app(settings(**changes), engine)
+    chosen = settings(grace_s=grace_s, **changes)
+    application = create_app(chosen, engine)
     listener = bind("127.0.0.1", 0)
     ready = threading.Event()
-    server = build_server(
-        application,
-        listener,
-        grace_s=grace_s,
-        on_ready=ready.set,
-        on_drain=application.state.context.service.drain,
-    )
-    thread = threading.Thread(target=server.run, kwargs={"sockets": listener.sockets})
+    server = build_server(application, listener, chosen, on_ready=ready.set)
+    thread = threading.Thread(target=server.run)
     thread.start()
     port = listener.port
     try:
         assert ready.wait(10)
         yield Live(application, server, port)
     finally:
-        server.should_exit = True
+        server.stop()
         thread.join(20)
         listener.close()
         assert not thread.is_alive(), "the server did not stop"

@@ -15,8 +15,8 @@ import pytest
 from matryo.core.errors import SettingsInvalid
 from matryo.http import listening
 from matryo.http.listening import Listener, bind
-from matryo.http.server import Server, build_server
-from matryo.main import create_app
+from matryo.http.server import Server
+from matryo.main import build_server, create_app
 from tests.contract.conftest import Live, live_server, settings
 from tests.fakes import FakeEngine
 
@@ -25,17 +25,12 @@ class Contender:
     """A server in a thread that may fail to start."""
 
     def __init__(self, listener: Listener) -> None:
-        application = create_app(settings(), FakeEngine())
+        chosen = settings(grace_s=1)
+        application = create_app(chosen, FakeEngine())
         self.decided = threading.Event()
         self.is_ready = False
         self.error: Exception | None = None
-        self.server: Server = build_server(
-            application,
-            listener,
-            grace_s=1,
-            on_ready=self._ready,
-            on_drain=application.state.context.service.drain,
-        )
+        self.server: Server = build_server(application, listener, chosen, on_ready=self._ready)
         self._listener = listener
         self.thread = threading.Thread(target=self._run)
 
@@ -46,7 +41,7 @@ class Contender:
 
     def _run(self) -> None:
         try:
-            self.server.run(sockets=self._listener.sockets)
+            self.server.run()
         except SettingsInvalid as exc:
             self.error = exc
         self.decided.set()
@@ -68,7 +63,7 @@ def test_two_servers_at_once(tmp_path: Path, unix: bool) -> None:
         (message,) = [str(one.error) for one in both if one.error]
         assert message.startswith("cannot listen on "), message
         for one in both:
-            one.server.should_exit = True
+            one.server.stop()
             one.thread.join(20)
         first.close()
         second.close()

@@ -21,7 +21,8 @@ import openai
 import pytest
 import requests
 
-from matryo.http import server as serving
+from matryo.http import connection as wire
+from matryo.http.connection import Connection, Phase
 from tests.checkpoints import make_model
 from tests.contract.conftest import Live, is_refused, live_server, n_refused, wait_until
 from tests.fakes import FakeEngine, as_float32
@@ -79,12 +80,19 @@ def assert_error(raw: bytes, status: int) -> None:
     assert set(json.loads(body)["error"]) == {"message", "type", "param", "code"}
 
 
-def protocol_of(live: Live) -> serving.Protocol:
+def n_connections(live: Live) -> int:
+    """Open connections of the server."""
+    assert live.server.connections is not None
+    return len(live.server.connections)
+
+
+def server_end(live: Live) -> Connection:
     """The server's end of the only open connection."""
-    wait_until(lambda: len(live.server.server_state.connections) == 1)
-    (protocol,) = live.server.server_state.connections
-    assert isinstance(protocol, serving.Protocol)
-    return protocol
+    wait_until(lambda: n_connections(live) == 1)
+    assert live.server.connections is not None
+    (found,) = live.server.connections._all
+    assert isinstance(found, Connection)
+    return found
 
 
 def in_progress(url: str) -> float:
@@ -145,12 +153,12 @@ class TestClients:
             offer = ("Connection: Upgrade, HTTP2-Settings", "Upgrade: h2c", "HTTP2-Settings: AAA")
             connection.sendall(post(BODY, *offer))
             assert read_answer(connection).startswith(b"HTTP/1.1 200 OK")
-            protocol = protocol_of(live)
+            here = server_end(live)
             head, _, body = post(BODY, *offer).partition(b"\r\n\r\n")
             connection.sendall(head[:70])
-            wait_until(lambda: protocol._in_headers)
+            wait_until(lambda: here.phase is Phase.HEAD)
             connection.sendall(head[70:] + b"\r\n\r\n" + body[:5])
-            wait_until(lambda: protocol.cycle.more_body)
+            wait_until(lambda: here.phase is Phase.BUSY)
             connection.sendall(body[5:] + post(BODY, "Connection: close"))
             assert read_all(connection).count(b"HTTP/1.1 200 OK") == 2
 
@@ -203,7 +211,7 @@ class TestHangUps:
         for _ in range(20):
             with connect(live) as connection:
                 connection.sendall(post(b"x" * 1000)[:-500])
-        wait_until(lambda: not live.server.server_state.connections)
+        wait_until(lambda: not n_connections(live))
         assert requests.get(f"{live.url}/readyz", timeout=30).status_code == 200
 
     def test_two_hundred_connections_half_of_them_leave(self, engine: FakeEngine) -> None:
@@ -266,12 +274,11 @@ class TestBadBytes:
         """Headers may fill the limit; one byte more is a 431 and closes the connection."""
         with connect(live) as connection:
             connection.sendall(b"GET / HTTP/1.1\r\nX: ")
-            protocol = protocol_of(live)
-            wait_until(lambda: protocol._in_headers)
-            connection.sendall(b"a" * serving._MAX_HEADER_BYTES)
-            wait_until(lambda: protocol._header_bytes == serving._MAX_HEADER_BYTES)
-            assert not protocol.transport.is_closing()
-            connection.sendall(b"a")
+            here = server_end(live)
+            connection.sendall(b"a" * (wire.MAX_HEAD_BYTES - 20))
+            wait_until(lambda: here._framing > wire.MAX_HEAD_BYTES - 20)
+            assert here.phase is Phase.HEAD
+            connection.sendall(b"a" * 20 + b"\r\n\r\n")
             assert_error(read_all(connection), 431)
 
     def test_endless_headers(self, live: Live) -> None:
@@ -306,25 +313,26 @@ class TestBadBytes:
     def test_body_after_a_refusal(
         self, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """After a refusal the connection is kept if the body ends, and closed if it never ends."""
+        """After a refusal the rest of a body is dropped unparsed for a while; then it is over."""
         with live_server(engine, api_keys="k") as live:
             with connect(live) as connection:
                 connection.sendall(post(b"x" * 1000)[:-500])
-                assert_error(read_answer(connection), 401)
-                protocol = protocol_of(live)
-                wait_until(lambda: protocol._linger)
+                answer = read_all(connection)  # the server ends its side after the answer
+                assert_error(answer, 401)
+                assert b"\r\nconnection: close\r\n" in answer
+                here = server_end(live)
+                assert here.phase is Phase.LINGER
                 connection.sendall(b"x" * 500)
-                wait_until(lambda: not protocol._linger)
-                connection.sendall(post(BODY, "Authorization: Bearer k", "Connection: close"))
-                assert read_all(connection).startswith(b"HTTP/1.1 200 OK")
-            monkeypatch.setattr(serving, "_LINGER_S", 0.1)
+            wait_until(lambda: not n_connections(live))
+            monkeypatch.setattr(wire, "LINGER_S", 0.1)
             with connect(live) as connection:
                 connection.sendall(post(b"x" * 1000)[:-500])
                 assert_error(read_all(connection), 401)
+                wait_until(lambda: not n_connections(live))
 
     def test_slow_headers(self, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch) -> None:
         """A peer that never ends its headers gets an error and is disconnected."""
-        monkeypatch.setattr(serving, "_HEADERS_S", 0.1)
+        monkeypatch.setattr(wire, "HEAD_S", 0.1)
         with live_server(engine) as live, connect(live) as connection:
             connection.sendall(b"POST /v1/embeddings HTTP/1.1\r\nHost: x\r\n")
             assert_error(read_all(connection), 408)
@@ -337,7 +345,7 @@ class TestBadBytes:
 
     def test_silent_peer(self, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch) -> None:
         """A connection that sends nothing is closed."""
-        monkeypatch.setattr(serving, "_KEEP_ALIVE_S", 0.1)
+        monkeypatch.setattr(wire, "FIRST_BYTE_S", 0.1)
         with live_server(engine) as live, connect(live) as connection:
             assert read_all(connection) == b""
 
@@ -365,8 +373,8 @@ class TestStopping:
             running.sendall(post())
             waiting.sendall(post()[:-1])  # the server has the head, and waits for the body
             wait_until(lambda: scheduler.n_requests == 1)
-            wait_until(lambda: len(live.server.server_state.tasks) == 2)
-            live.server.handle_exit(signum, None)
+            wait_until(lambda: live.server.connections and len(live.server.connections._tasks) == 2)
+            live.server.stop(signum)
             wait_until(lambda: is_refused(live.port))
             waiting.sendall(post()[-1:])
             refused = read_all(waiting)
@@ -384,7 +392,7 @@ class TestStopping:
             engine.gate.clear()
             connection.sendall(post())
             wait_until(lambda: live.application.state.context.service._scheduler.n_requests)
-            live.server.handle_exit(signal.SIGTERM, None)
+            live.server.stop()
             assert_error(read_all(connection), 503)
             engine.gate.set()
 

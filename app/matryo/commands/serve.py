@@ -17,8 +17,7 @@ from matryo.core import logging as logs
 from matryo.core.memory import tune_allocator
 from matryo.core.settings import Settings
 from matryo.http.listening import Listener, bind
-from matryo.http.server import build_server
-from matryo.main import create_app
+from matryo.main import build_server, create_app
 
 log = logging.getLogger("matryo")
 
@@ -60,15 +59,7 @@ def serve_on(settings: Settings, listener: Listener, on_ready: Callable[[], None
     logs.configure(settings.log_level, settings.log_format)
     engines = ready_engines(settings)
     application = create_app(settings, engines)
-
-    def drain(grace_s: float) -> None:
-        log.info("stopping: running requests get %g s", grace_s)
-        application.state.context.service.drain(grace_s)
-
-    server = build_server(
-        application, listener, grace_s=settings.grace_s, on_ready=on_ready, on_drain=drain
-    )
-    server.run(sockets=listener.sockets)
+    build_server(application, listener, settings, on_ready=on_ready).run()
 
 
 @contextmanager

@@ -6,11 +6,10 @@ import math
 import os
 from pathlib import Path
 
-_CGROUP = Path("/sys/fs/cgroup")
-_PROC_CGROUP = Path("/proc/self/cgroup")
+from matryo.core.cgroups import MEMBERSHIP, ROOT, cgroup_folders
 
 
-def available_cores(root: Path = _CGROUP, membership: Path = _PROC_CGROUP) -> int:
+def available_cores(root: Path = ROOT, membership: Path = MEMBERSHIP) -> int:
     """The number of cores that this process may use at once, at least 1.
 
     It is the smaller of two numbers: the cores in the process's affinity mask, and the lowest CPU
@@ -25,26 +24,10 @@ def available_cores(root: Path = _CGROUP, membership: Path = _PROC_CGROUP) -> in
     """
     has_affinity = hasattr(os, "sched_getaffinity")  # not on macOS
     cores = len(os.sched_getaffinity(0)) if has_affinity else os.cpu_count() or 1
-    quotas = [quota for folder in _folders(root, membership) if (quota := _quota(folder))]
+    quotas = [
+        quota for folder in cgroup_folders("cpu", root, membership) if (quota := _quota(folder))
+    ]
     return max(1, min([cores, *(math.ceil(quota) for quota in quotas)]))
-
-
-def _folders(root: Path, membership: Path) -> list[Path]:
-    """The folders of this process's cgroup and of its parents."""
-    try:
-        lines = membership.read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return []
-    folders: list[Path] = []
-    for line in lines:
-        _, controllers, path = line.split(":", 2)
-        if controllers and "cpu" not in controllers.split(","):
-            continue
-        base = root / controllers if controllers else root
-        own = base / path.lstrip("/")
-        # In a container the path is often that of the host. Then only the mount point exists.
-        folders += [folder for folder in (own, *own.parents) if folder.is_relative_to(base)]
-    return folders
 
 
 def _quota(folder: Path) -> float | None:

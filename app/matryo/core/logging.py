@@ -90,9 +90,6 @@ def configure(level: str, style: Style, stream: TextIO | None = None) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
-    # Our own line for each request says more than uvicorn's; its life-cycle lines repeat ours.
-    logging.getLogger("uvicorn.access").disabled = True
-    logging.getLogger("uvicorn.error").setLevel("WARNING")
     logging.captureWarnings(capture=True)
     sys.excepthook = sys.__excepthook__ if as_text else _log_uncaught
     threading.excepthook = threading.__excepthook__ if as_text else _log_in_thread

@@ -1,10 +1,14 @@
-"""Gives freed memory back to the operating system; glibc keeps much of it by default."""
+"""The memory of this process: how much there may be, and giving back what is free."""
 
 from __future__ import annotations
 
 import ctypes
 import functools
+import os
 import sys
+from pathlib import Path
+
+from matryo.core.cgroups import MEMBERSHIP, ROOT, cgroup_folders
 
 _M_MMAP_THRESHOLD, _M_ARENA_MAX = -3, -8  # malloc.h
 _MMAP_THRESHOLD_BYTES = 1 << 20
@@ -45,3 +49,23 @@ def release_free_memory() -> None:
     """
     if libc := _libc():
         libc.malloc_trim(0)
+
+
+def available_memory(root: Path = ROOT, membership: Path = MEMBERSHIP) -> int:
+    """Bytes of memory that this process may use: its container's limit, or the machine's memory.
+
+    Args:
+        root: mount point of cgroup file systems, version 1 or 2.
+        membership: file that names the process's cgroups.
+
+    Source: Linux, Documentation/admin-guide/cgroup-v2.rst (`memory.max`), and
+    cgroup-v1/memory.rst (`memory.limit_in_bytes`, a number near 2**63 for no limit).
+    """
+    limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
+    for folder in cgroup_folders("memory", root, membership):
+        for name in ("memory.max", "memory.high", "memory.limit_in_bytes"):
+            try:
+                limits.append(int((folder / name).read_text(encoding="utf-8")))
+            except (OSError, ValueError):  # absent, or "max"
+                continue
+    return min(limits)

@@ -19,6 +19,7 @@ from prometheus_client.platform_collector import PlatformCollector
 from prometheus_client.process_collector import ProcessCollector
 
 REJECTION_REASONS = ("queue_full", "draining")
+DROP_REASONS = ("silent", "idle", "displaced", "slow_reader", "full")
 
 _FAST_S = (0.0001, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0)
 _SLOW_S = (
@@ -38,6 +39,7 @@ _SLOW_S = (
     30.0,
     60.0,
 )
+_LAG_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0)
 _COUNTS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048)
 _TOKENS = (8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384)
 
@@ -138,6 +140,25 @@ class Metrics:
             multiprocess_mode="livesum",
             registry=registry,
         )
+        self.connections = Gauge(
+            "matryo_connections",
+            "Open HTTP connections.",
+            multiprocess_mode="livesum",
+            registry=registry,
+        )
+        self.dropped_connections = Counter(
+            "matryo_dropped_connections",
+            "Connections that the server ended: silent, idle, displaced by a new one, slow_reader, "
+            "or full, where no room could be made for a new one.",
+            ("reason",),
+            registry=registry,
+        )
+        self.loop_lag_seconds = Histogram(
+            "matryo_loop_lag_seconds",
+            "How late the event loop ran a timer, measured twenty times a second.",
+            buckets=_LAG_S,
+            registry=registry,
+        )
         self.memory_held = Gauge(
             "matryo_memory_held_bytes",
             "Bytes of MATRYO_MEMORY_BUDGET_BYTES that requests hold now.",
@@ -208,6 +229,8 @@ class Metrics:
         """
         for reason in REJECTION_REASONS:
             self.rejections.labels(reason)
+        for reason in DROP_REASONS:
+            self.dropped_connections.labels(reason)
         for model in models:
             for counter in (
                 self.truncations,

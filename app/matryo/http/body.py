@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import math
+from collections.abc import Callable
 
 from starlette.requests import ClientDisconnect, Request
 
+from matryo.core.budget import Lease
 from matryo.core.errors import BodyTimeout, BodyTooLarge, CallerGone, UnsupportedMedia
 from matryo.http.context import BodyLimits
 
@@ -33,31 +35,50 @@ def check_media(request: Request) -> None:
         )
 
 
-async def read_body(request: Request, limits: BodyLimits) -> bytes:
+async def read_body(
+    request: Request,
+    limits: BodyLimits,
+    lease: Lease,
+    on_piece: Callable[[bytes], None] | None = None,
+) -> bytearray:
     """The whole body of a request.
+
+    Args:
+        request: the request.
+        limits: of the body.
+        lease: holds the body's bytes: those of its Content-Length before any is read, others as
+            they come.
+        on_piece: called with each piece as it comes; may raise to refuse the rest.
 
     Raises:
         BodyTooLarge: the body has more bytes than allowed, by its Content-Length or by count.
         BodyTimeout: the body did not arrive completely in time.
+        Overloaded: the memory budget has no room for the body.
+        NotReady: the server stops.
         CallerGone: the caller disconnected.
     """
-    length = request.headers.get("content-length", "")
-    if length.isdecimal() and int(length[:20]) > limits.max_bytes:
+    announced = request.headers.get("content-length", "")
+    n_held = int(announced[:20]) if announced.isdecimal() else 0
+    if n_held > limits.max_bytes:
         raise BodyTooLarge(max_bytes=limits.max_bytes)
-    pieces: list[bytes] = []
-    n_bytes = 0
+    lease.grow(n_held)
+    body = bytearray()
     try:
         async with asyncio.timeout(limits.timeout_s):
             async for piece in request.stream():
-                n_bytes += len(piece)
-                if n_bytes > limits.max_bytes:
+                if len(body) + len(piece) > limits.max_bytes:
                     raise BodyTooLarge(max_bytes=limits.max_bytes)
-                pieces.append(piece)
+                over = len(body) + len(piece) - n_held
+                lease.grow(over)
+                n_held += max(0, over)
+                if on_piece:
+                    on_piece(piece)
+                body += piece
     except TimeoutError as exc:
         raise BodyTimeout(timeout_s=limits.timeout_s) from exc
     except ClientDisconnect as exc:
         raise CallerGone from exc
-    return b"".join(pieces)
+    return body
 
 
 async def hang_up(request: Request) -> None:

@@ -91,13 +91,13 @@ def _from_router(exc: HTTPException, method: str, path: str) -> Response:
     match exc.status_code:
         case 404:
             return body(
-                404, f"Invalid URL ({method} {_cut(path)}){_hint(path)}", code="unknown_url"
+                404, f"Invalid URL ({method} {shown_path(path)}){_hint(path)}", code="unknown_url"
             )
         case 405:
             allowed = headers.get("Allow", "another one")
             return body(
                 405,
-                f"Not allowed to {method} on {_cut(path)}. (HINT: Perhaps you meant to use a "
+                f"Not allowed to {method} on {shown_path(path)}. (HINT: Perhaps you meant to use a "
                 f"different HTTP method? Allowed: {allowed}.)",
                 code="method_not_supported",
                 headers=headers,
@@ -127,8 +127,9 @@ def _hint(path: str) -> str:
     return f". Did you mean {_ROUTES[near[0]]}?" if near else ""
 
 
-def _cut(path: str) -> str:
-    return path if len(path) <= _MAX_PATH else f"{path[:_MAX_PATH]}..."
+def shown_path(path: str) -> str:
+    """A caller's path for a message or a log line: cut to 256 characters, without surrogates."""
+    return _utf8(path if len(path) <= _MAX_PATH else f"{path[:_MAX_PATH]}...")
 
 
 def body(

@@ -20,7 +20,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from matryo.core.errors import CallerGone
 from matryo.core.metrics import Metrics
-from matryo.http.errors import body, error_response
+from matryo.http.errors import body, error_response, shown_path
 
 log = logging.getLogger("matryo.request")
 
@@ -34,12 +34,19 @@ _QUIET = frozenset({"/livez", "/readyz", "/health", "/metrics"})
 class RequestMiddleware:
     """Gives every request an id, and its answer the header `x-request-id`; logs and counts it.
 
-    A route may add values to the log line: it puts them into `scope["state"]["facts"]`.
+    A route may add values to the log line: it puts them into `scope["state"]["facts"]`. A lease in
+    `scope["state"]["lease"]` ends when the answer is written.
+
+    Args:
+        app: answers the requests.
+        metrics: what is counted.
+        log_client: whether the log line has the address of the peer.
     """
 
-    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+    def __init__(self, app: ASGIApp, metrics: Metrics, *, log_client: bool = False) -> None:
         self._app = app
         self._metrics = metrics
+        self._log_client = log_client
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request."""
@@ -50,6 +57,8 @@ class RequestMiddleware:
         headers = Headers(scope=scope)
         request_id = _request_id(headers.get("x-request-id"))
         facts: dict[str, Any] = {}
+        if self._log_client and scope.get("client"):
+            facts["client"] = scope["client"][0]
         scope.setdefault("state", {})["facts"] = facts
         scope["state"]["request_id"] = request_id
         status = 0
@@ -73,6 +82,8 @@ class RequestMiddleware:
             response = error_response(exc, request_id, method=scope["method"], path=scope["path"])
             await response(scope, receive, send_with_id)
         finally:
+            if lease := scope["state"].get("lease"):
+                lease.end()
             self._metrics.requests_in_progress.dec()
             self._record(scope, status, time.perf_counter() - started)
 
@@ -90,7 +101,7 @@ class RequestMiddleware:
                 level,
                 "%s %s %d",
                 scope["method"],
-                scope["path"].encode("utf-8", "replace").decode(),
+                shown_path(scope["path"]),
                 status,
                 extra={
                     "request_id": state["request_id"],

@@ -20,6 +20,7 @@ from matryo.scheduler import Scheduler, SchedulerConfig
 from matryo.service.choices import Choices, Defaults, choose
 from matryo.service.directory import Directory
 from matryo.service.keys import KeyRing
+from matryo.service.lag import watch_lag
 from matryo.service.limits import RequestLimits
 from matryo.service.numbers import check_embedding_type
 from matryo.service.patience import Gone, while_wanted
@@ -79,6 +80,8 @@ class Service:
         self.limits = config.limits
         self.keys = KeyRing(config.keys)
         self.decoder = decoder
+        self._is_stopping = False
+        self._watch: asyncio.Task[None] | None = None
         self.budget = Budget(config.memory_bytes, metrics.memory_held.set)
         self._metrics = metrics
         self._scheduler = Scheduler(engines, config.scheduler, metrics)
@@ -95,6 +98,7 @@ class Service:
             EngineError: a model cannot run.
         """
         await self._scheduler.start()
+        self._watch = asyncio.create_task(watch_lag(self._metrics.loop_lag_seconds.observe))
         return self
 
     async def __aexit__(
@@ -104,9 +108,15 @@ class Service:
         trace: TracebackType | None,
     ) -> None:
         """Stop the workers and close the engines; requests that still wait fail with `NotReady`."""
+        if self._watch:
+            self._watch.cancel()
         await self._scheduler.close()
         # Tokenising cannot be interrupted, and waiting for it must not block the loop.
         await asyncio.to_thread(self._executor.shutdown)
+
+    def announce_stop(self) -> None:
+        """Say that the service stops soon, and go on as before."""
+        self._is_stopping = True
 
     def drain(self, grace_s: float) -> None:
         """Admit nothing more; admitted requests may still run for so many seconds."""
@@ -114,7 +124,7 @@ class Service:
 
     def why_not_ready(self) -> str | None:
         """None if every model ran lately; else a sentence for the operator."""
-        return self._scheduler.why_not_ready()
+        return "stopping" if self._is_stopping else self._scheduler.why_not_ready()
 
     # --- requests
 

@@ -17,7 +17,7 @@ _OWN = tuple(EmbeddingRequest.model_fields)
 
 
 def parse_request(
-    body: bytes, limits: RequestLimits, unknown: UnknownFields = "warn"
+    body: bytes | bytearray, limits: RequestLimits, unknown: UnknownFields = "warn"
 ) -> tuple[EmbeddingRequest, Texts, tuple[str, ...]]:
     """The fields and the texts of a body, and warnings about fields that were ignored.
 
@@ -59,7 +59,7 @@ _MARKS = {
 }
 
 
-def _why(body: bytes, exc: orjson.JSONDecodeError) -> str:
+def _why(body: bytes | bytearray, exc: orjson.JSONDecodeError) -> str:
     """What is wrong with a body, and where, in a caller's words."""
     for mark, meaning in _MARKS.items():
         if body.startswith(mark):

@@ -33,13 +33,14 @@ async def create_embeddings(request: Request) -> Response:
     context = context_of(request)
     service = context.service
     check_media(request)
-    body = await read_body(request, context.body)
+    lease = request.state.lease = service.budget.lease()
+    body = await read_body(request, context.body, lease)
     call, texts, ignored = parse_request(body, service.limits, context.unknown_fields)
     options = options_of(call, announced_deadline_s(request))
     if deployment := request.path_params.get("deployment"):  # Azure names the model in the path
         options = replace(options, model=deployment)
     answer = await service.embed(
-        options, texts, request.state.caller, gone=partial(hang_up, request)
+        options, texts, request.state.caller, gone=partial(hang_up, request), lease=lease
     )
 
     encoding = time.perf_counter()
