@@ -8,6 +8,8 @@ from matryo.catalog.names import look_up
 from matryo.core.errors import SettingsInvalid, UnknownModel
 from matryo.engine import Engine
 
+_MAX_NAME = 256  # characters; hubs allow 96
+
 
 class Directory:
     """Ids, aliases, spellings and suffixes of the served models.
@@ -80,6 +82,8 @@ class Directory:
         """
         if name is None:
             return self.engines[0], None
+        if len(name) > _MAX_NAME:  # a name of hyphens alone would be cut at each of them
+            raise UnknownModel(name[:_MAX_NAME] + "…", served=self.ids, param=param)
         if engine := look_up(name, self._by_name):
             return engine, None
         cut = name.rfind("-")
@@ -88,4 +92,4 @@ class Directory:
             if engine and (meaning := engine.manifest.input_type_names.get(name[cut + 1 :])):
                 return engine, meaning
             cut = name.rfind("-", 0, cut)
-        raise UnknownModel(name[:256], served=self.ids, param=param)
+        raise UnknownModel(name, served=self.ids, param=param)

@@ -86,6 +86,23 @@ def test_an_alias_for_nothing_is_a_bad_setting() -> None:
         ({"model": "nomic-embed-text-query", "input_type": "document"}, "document"),
     ],
 )
+def test_a_long_name_costs_nothing() -> None:
+    """A name longer than any model's is refused unread, however many suffixes it seems to have."""
+    looked_up: list[object] = []
+
+    class Spied(dict[str, object]):
+        def __contains__(self, key: object) -> bool:
+            looked_up.append(key)
+            return super().__contains__(key)
+
+    directory = Directory(ENGINES, {})
+    directory._by_name = Spied(directory._by_name)  # pyright: ignore[reportAttributeAccessIssue]
+    with pytest.raises(UnknownModel) as caught:
+        directory.resolve("-" * 100_000)
+    assert not looked_up
+    assert len(caught.value.message) < 1000
+
+
 def test_input_types(fields: dict[str, Any], expected: str) -> None:
     """Field, then suffix, then the operator's default; with the field's synonyms."""
     assert choose(Options(**fields), DIRECTORY, Defaults()).input_type == expected
