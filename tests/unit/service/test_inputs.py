@@ -72,20 +72,6 @@ def test_an_alias_for_nothing_is_a_bad_setting() -> None:
         Directory(ENGINES, {"a": "b"})
 
 
-@pytest.mark.parametrize(
-    ("fields", "expected"),
-    [
-        ({}, "document"),
-        ({"input_type": "query"}, "query"),
-        ({"input_type": "search_query"}, "query"),
-        ({"input_type": "passage"}, "document"),
-        ({"input_type": "search_document"}, "document"),
-        ({"input_type": "clustering"}, "clustering"),
-        ({"input_type": "none"}, "none"),
-        ({"model": "nomic-embed-text-query"}, "query"),
-        ({"model": "nomic-embed-text-query", "input_type": "document"}, "document"),
-    ],
-)
 def test_a_long_name_costs_nothing() -> None:
     """A name longer than any model's is refused unread, however many suffixes it seems to have."""
     looked_up: list[object] = []
@@ -103,6 +89,20 @@ def test_a_long_name_costs_nothing() -> None:
     assert len(caught.value.message) < 1000
 
 
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ({}, "document"),
+        ({"input_type": "query"}, "query"),
+        ({"input_type": "search_query"}, "query"),
+        ({"input_type": "passage"}, "document"),
+        ({"input_type": "search_document"}, "document"),
+        ({"input_type": "clustering"}, "clustering"),
+        ({"input_type": "none"}, "none"),
+        ({"model": "nomic-embed-text-query"}, "query"),
+        ({"model": "nomic-embed-text-query", "input_type": "document"}, "document"),
+    ],
+)
 def test_input_types(fields: dict[str, Any], expected: str) -> None:
     """Field, then suffix, then the operator's default; with the field's synonyms."""
     assert choose(Options(**fields), DIRECTORY, Defaults()).input_type == expected
