@@ -15,7 +15,7 @@ import numpy as np
 from matryo.catalog.manifest import Manifest
 from matryo.catalog.reading import read_manifest
 from matryo.core.choices import Precision
-from matryo.engine import BatchResult, Encoded, EngineLimits, TokenIds
+from matryo.engine import BatchResult, Encoded, EngineLimits, TokenIds, most_chars
 from matryo.engine.postprocess import FloatArray, l2_normalize
 
 MODELS = Path(__file__).parent.parent / "models"
@@ -67,9 +67,14 @@ class FakeEngine:
 
     def tokenize(self, texts: Sequence[str], prefix: str = "") -> list[Encoded]:
         """A token for each word, between CLS and SEP; `UNKNOWN` for one with U+FFFD."""
-        whole = [text if self._is_prefixed(_words(text)) else prefix + text for text in texts]
+        most = most_chars(self.manifest.tokenizer.max_tokens)
+        read = [text[:most] for text in texts]
+        whole = [text if self._is_prefixed(_words(text)) else prefix + text for text in read]
         self.seen.extend(whole)
-        return [Encoded(np.array([CLS, *map(_word_id, _words(text)), SEP])) for text in whole]
+        return [
+            Encoded(np.array([CLS, *map(_word_id, _words(text)), SEP]), max(0, len(given) - most))
+            for text, given in zip(whole, texts, strict=True)
+        ]
 
     def _is_prefixed(self, words: Sequence[object]) -> bool:
         owns = [_words(prefix) for prefix in self.manifest.prefixes]
