@@ -47,6 +47,7 @@ class FakeEngine:
         batches: the token counts of every batch it ran.
         seen: every text it tokenised.
         before: called with each batch's texts on the worker thread; may wait, or raise.
+        on_tokenize: called with the texts of each call of `tokenize`, likewise.
         delay_s: how long a run takes.
         gate: runs wait until it is set.
     """
@@ -59,6 +60,7 @@ class FakeEngine:
         self.batches: list[list[int]] = []
         self.seen: list[str] = []
         self.before: Callable[[Sequence[TokenIds]], None] = lambda _: None
+        self.on_tokenize: Callable[[Sequence[str]], None] = lambda _: None
         self.delay_s = 0.0
         self.gate = threading.Event()
         self.gate.set()
@@ -67,6 +69,7 @@ class FakeEngine:
 
     def tokenize(self, texts: Sequence[str], prefix: str = "") -> list[Encoded]:
         """A token for each word, between CLS and SEP; `UNKNOWN` for one with U+FFFD."""
+        self.on_tokenize(texts)
         most = most_chars(self.manifest.tokenizer.max_tokens)
         read = [text[:most] for text in texts]
         whole = [text if self._is_prefixed(_words(text)) else prefix + text for text in read]

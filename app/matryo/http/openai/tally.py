@@ -20,6 +20,7 @@ MAX_STRING_BYTES = 1 << 21
 """Raw bytes of one string. A text of 2 MiB has hundreds of pages, and no model reads them all."""
 
 _MAX_KEYS = 4096  # of the body and of all objects in it
+_STEP = 1 << 14  # bytes that are counted in one go
 _SLACK = 4096  # strings, arrays and numbers that fields beside `input` may have
 _MIN_OUTSIDE_BYTES = 1 << 23
 _BYTES_PER_ID = 32
@@ -35,15 +36,16 @@ class Tally:
 
     Args:
         limits: of a request.
-        piece_bytes: bytes that are counted in one go.
+        small_bytes: see `SMALL_BYTES`.
         long_bytes: see `LONG_BYTES`.
     """
 
     def __init__(
-        self, limits: RequestLimits, piece_bytes: int = SMALL_BYTES, long_bytes: int = LONG_BYTES
+        self, limits: RequestLimits, small_bytes: int = SMALL_BYTES, long_bytes: int = LONG_BYTES
     ) -> None:
         self._limits = limits
-        self._piece_bytes = piece_bytes
+        self._small_bytes = small_bytes
+        self._step = min(_STEP, small_bytes)
         self._long_bytes = long_bytes
         self._held = bytearray()  # what arrived and is not counted yet
         self._at = 0  # offset in the body of the first byte that is not counted
@@ -61,10 +63,11 @@ class Tally:
             TooManyTexts: more strings, or more arrays, than a request may have.
             TooManyTokens: more numbers than a request may have.
         """
-        for start in range(0, len(piece), self._piece_bytes):
-            self._held += piece[start : start + self._piece_bytes]
-            if len(self._held) > self._piece_bytes:
-                self._count_held()
+        for start in range(0, len(piece), self._step):
+            self._held += piece[start : start + self._step]
+            if self._at or len(self._held) > self._small_bytes:
+                while len(self._held) > self._step:
+                    self._count(self._take())
 
     def finish(self) -> list[tuple[int, int]]:
         """The long strings of the body, as offsets of their first byte and of the quote at the end.
@@ -72,7 +75,9 @@ class Tally:
         Raises:
             MatryoError: see `feed`.
         """
-        self._count_held(last=True)
+        if self._at or len(self._held) > self._small_bytes:
+            while self._held:
+                self._count(self._take())
         return self._long
 
     @property
@@ -81,18 +86,20 @@ class Tally:
         n_objects = self._strings + self._opened + self._keys
         return _NUMBER_BYTES * self._commas + _OBJECT_BYTES * n_objects + self._string_bytes
 
-    def _count_held(self, *, last: bool = False) -> None:
-        held = self._held
-        # A backslash at the end may escape the first byte of what comes next.
-        n_backslashes = len(held) - len(held.rstrip(b"\\"))
-        end = len(held) if last or n_backslashes % 2 == 0 else len(held) - 1
-        plain = bytes(held[:end]).replace(b"\\\\", b"..").replace(b'\\"', b"..")
-        wide = b"\\u" in plain or not plain.isascii()
-        del held[:end]
+    def _take(self) -> bytes:
+        """The next bytes to count, with the whole of an escape that begins at their end."""
+        taken = bytes(self._held[: self._step])
+        n_backslashes = len(taken) - len(taken.rstrip(b"\\"))
+        if n_backslashes % 2:
+            taken += self._held[self._step : self._step + 1]
+        del self._held[: len(taken)]
+        return taken
+
+    def _count(self, piece: bytes) -> None:
+        plain = piece.replace(b"\\\\", b"..").replace(b'\\"', b"..")
         self._quotes += plain.count(b'"')
-        self._check_texts(self._strings - _MAX_KEYS)  # before a list of all parts is made
-        self._split(plain, wide=wide)
-        self._at += end
+        self._split(plain, wide=b"\\u" in plain or not plain.isascii())
+        self._at += len(piece)
         self._check()
 
     @property
