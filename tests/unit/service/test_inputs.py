@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from typing import Any, ClassVar
 
@@ -32,7 +32,7 @@ DIRECTORY = Directory(ENGINES, {"text-embedding-3-small": None, "mini": "all-min
 
 
 @asynccontextmanager
-async def a_pool() -> AsyncIterator[TextPool]:
+async def a_pool() -> AsyncGenerator[TextPool]:
     """Threads to tokenise on."""
     pool = TextPool(1, Metrics(CollectorRegistry()))
     yield pool
