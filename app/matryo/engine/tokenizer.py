@@ -31,6 +31,10 @@ _MOST_CHARS_PER_TOKEN = 128
 # end of a head are therefore never used.
 _HEAD_MARGIN = 256
 
+# The library gives a batch of several texts to threads of its own, behind the batches of all other
+# callers: eight words then wait 40 ms, where they cost 0.4 ms one by one on the caller's thread.
+_FEW_TEXTS = 8
+
 
 def most_chars(max_tokens: int) -> int:
     """Characters that are read of a text for a model with this limit, its prefix not counted."""
@@ -155,7 +159,12 @@ class TextTokenizer:
     def _heads(self, texts: Sequence[str]) -> list[list[int]]:
         """Token ids of each text's beginning: of a text of usual length, all of its ids."""
         heads = [text[: self._head_chars] for text in texts]
-        return [encoding.ids for encoding in self._tokenizer.encode_batch_fast(heads)]
+        step = 1 if len(heads) <= _FEW_TEXTS else len(heads)
+        return [
+            encoding.ids
+            for start in range(0, len(heads), step)
+            for encoding in self._tokenizer.encode_batch_fast(heads[start : start + step])
+        ]
 
     def _encode(self, text: str, head: list[int]) -> Encoded:
         if len(text) <= self._head_chars:

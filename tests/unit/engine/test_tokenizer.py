@@ -153,6 +153,29 @@ def test_order_is_kept(tokenizer: TextTokenizer) -> None:
         assert np.array_equal(encoded.ids, tokenizer.encode([text])[0].ids)
 
 
+def test_few_texts_wait_for_nobody(
+    tokenizer: TextTokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Few texts are tokenised one by one on the caller's thread, behind no other caller's batch."""
+    sizes: list[int] = []
+    encode = tokenizer._tokenizer.encode_batch_fast
+
+    class Recorder:
+        def encode_batch_fast(self, texts: list[str]) -> Any:
+            sizes.append(len(texts))
+            return encode(texts)
+
+    expected = tokenizer.encode(["sky", "blue"] * 8, "the sky: ")
+    monkeypatch.setattr(tokenizer, "_tokenizer", Recorder())
+    few = tokenizer.encode(["sky", "blue"] * 4, "the sky: ")
+    assert set(sizes) == {1}
+    tokenizer.encode(["sky", "blue"] * 8)
+    assert sizes[-1] == 16
+    assert tokenizer.encode([]) == []
+    for one, other in zip(few, expected, strict=False):
+        assert np.array_equal(one.ids, other.ids)
+
+
 def test_not_a_tokenizer(tmp_path: Path) -> None:
     """A file that is not a tokenizer is named in the error."""
     path = tmp_path / "tokenizer.json"
