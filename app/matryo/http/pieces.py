@@ -46,4 +46,5 @@ class PiecesResponse(Response):
                 piece = self._pieces.popleft()
                 n_bytes, more = len(piece), bool(self._pieces)
                 await send({"type": "http.response.body", "body": piece, "more_body": more})
-                self._lease.shrink(n_bytes)
+                if more:  # the end of the lease gives back the last one
+                    self._lease.shrink(n_bytes)

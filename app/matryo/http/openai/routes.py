@@ -76,7 +76,7 @@ async def _parsed(
     service = context.service
     tally = Tally(service.limits)
     body = await read_body(request, context.body)
-    n_bytes, n_needed = len(body), 0
+    n_bytes = len(body)
     if n_bytes <= SMALL_BYTES:
         parsed = parse_request(body, service.limits, context.unknown_fields)
     else:
@@ -89,7 +89,7 @@ async def _parsed(
             del body
             parsed = await job.run(parse)
             del parse
-    lease.shrink(n_needed)
+        lease.shrink(n_needed)
     lease.grow(parsed[1].n_bytes)
     return parsed
 
@@ -102,14 +102,15 @@ def _count(tally: Tally, body: bytes) -> None:
 async def _encoded(encoding: Encoding, context: Context, lease: Lease) -> list[bytes]:
     """The pieces of a response; the lease then holds their bytes."""
     started = time.perf_counter()
-    lease.grow(encoding.most_bytes)
     n_numbers = encoding.vectors.size
     if n_numbers <= _INLINE_NUMBERS:
         pieces = [make() for make in encoding.pieces()]
+        lease.grow(sum(map(len, pieces)))
     else:
+        lease.grow(encoding.most_bytes)
         with context.service.pool.job(n_numbers // _NUMBERS_PER_CHAR) as job:
             pieces = [await job.run(make) for make in encoding.pieces()]
-    lease.shrink(encoding.most_bytes - sum(map(len, pieces)))
+        lease.shrink(encoding.most_bytes - sum(map(len, pieces)))
     context.metrics.encode_seconds.labels(encoding.model).observe(time.perf_counter() - started)
     return pieces
 
