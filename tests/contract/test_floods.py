@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import threading
+import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -22,7 +23,7 @@ from tests.contract.conftest import client_of, entered_application
 from tests.fakes import MINILM, FakeEngine
 
 MIB = 1 << 20
-MOST_S = 1.0  # that the loop may be silent on a machine that does much else
+MOST_S = 0.25  # of the loop's own work in one turn; what it waits for depends on the machine
 
 
 def filled(head: bytes, item: bytes, tail: bytes, n_bytes: int = 16 * MIB - 100) -> bytes:
@@ -123,21 +124,21 @@ async def client(engine: FakeEngine) -> AsyncIterator[httpx2.AsyncClient]:
         yield client
 
 
-async def longest_gap_s(work: Callable[[], Any]) -> float:
-    """The longest time in which the event loop ran nothing else, while it did some work."""
+async def longest_turn_s(work: Callable[[], Any]) -> float:
+    """The most processor time that the event loop's thread spent between two timers."""
     loop = asyncio.get_running_loop()
-    times = [loop.time()]
+    times = [time.thread_time()]
     running = True
 
     def tick() -> None:
-        times.append(loop.time())
+        times.append(time.thread_time())
         if running:
             loop.call_later(0.002, tick)
 
     tick()
     await work()
     running = False
-    times.append(loop.time())
+    times.append(time.thread_time())
     return float(np.diff(times).max())
 
 
@@ -157,7 +158,7 @@ async def test_floods(name: str, client: httpx2.AsyncClient, watch: Watch) -> No
         answer = await client.post("/v1/embeddings", content=pieces(), headers=headers)
         found.append(answer.status_code)
 
-    gap_s = await longest_gap_s(post)
+    turn_s = await longest_turn_s(post)
     assert found == [status]
     for on_loop, n_bytes in watch.parsed:
         assert n_bytes <= (SMALL_BYTES if on_loop else 10 * MIB)
@@ -165,7 +166,7 @@ async def test_floods(name: str, client: httpx2.AsyncClient, watch: Watch) -> No
         assert n_chars <= (1000 if on_loop else PIECE_CHARACTERS) or (n_texts == 1 and not on_loop)
     for on_loop, n_bytes in watch.written:
         assert n_bytes <= (100_000 if on_loop else 24 * PIECE_NUMBERS)
-    assert gap_s < MOST_S
+    assert turn_s < MOST_S
 
 
 async def test_nothing_keeps_the_body(engine: FakeEngine, monkeypatch: pytest.MonkeyPatch) -> None:
