@@ -15,7 +15,7 @@ import numpy as np
 from matryo.catalog.manifest import Manifest
 from matryo.catalog.reading import read_manifest
 from matryo.core.choices import Precision
-from matryo.engine import BatchResult, Encoded, EngineLimits, TokenIds
+from matryo.engine import BatchResult, Encoded, EngineLimits, TokenIds, most_chars
 from matryo.engine.postprocess import FloatArray, l2_normalize
 
 MODELS = Path(__file__).parent.parent / "models"
@@ -47,6 +47,7 @@ class FakeEngine:
         batches: the token counts of every batch it ran.
         seen: every text it tokenised.
         before: called with each batch's texts on the worker thread; may wait, or raise.
+        on_tokenize: called with the texts of each call of `tokenize`, likewise.
         delay_s: how long a run takes.
         gate: runs wait until it is set.
     """
@@ -59,6 +60,7 @@ class FakeEngine:
         self.batches: list[list[int]] = []
         self.seen: list[str] = []
         self.before: Callable[[Sequence[TokenIds]], None] = lambda _: None
+        self.on_tokenize: Callable[[Sequence[str]], None] = lambda _: None
         self.delay_s = 0.0
         self.gate = threading.Event()
         self.gate.set()
@@ -67,9 +69,15 @@ class FakeEngine:
 
     def tokenize(self, texts: Sequence[str], prefix: str = "") -> list[Encoded]:
         """A token for each word, between CLS and SEP; `UNKNOWN` for one with U+FFFD."""
-        whole = [text if self._is_prefixed(_words(text)) else prefix + text for text in texts]
+        self.on_tokenize(texts)
+        most = most_chars(self.manifest.tokenizer.max_tokens)
+        read = [text[:most] for text in texts]
+        whole = [text if self._is_prefixed(_words(text)) else prefix + text for text in read]
         self.seen.extend(whole)
-        return [Encoded(np.array([CLS, *map(_word_id, _words(text)), SEP])) for text in whole]
+        return [
+            Encoded(np.array([CLS, *map(_word_id, _words(text)), SEP]), max(0, len(given) - most))
+            for text, given in zip(whole, texts, strict=True)
+        ]
 
     def _is_prefixed(self, words: Sequence[object]) -> bool:
         owns = [_words(prefix) for prefix in self.manifest.prefixes]

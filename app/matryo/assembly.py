@@ -71,6 +71,7 @@ def build_service(
             ready_interval_s=settings.ready_interval_s,
         ),
         memory_bytes=memory_budget(settings),
+        max_wait_s=settings.max_wait_s,
     )
     own_ids = settings.token_input == "model"  # noqa: S105 - not a secret
     decoder = None if own_ids else TokenDecoder(partial(find_table, Store(settings.home)))

@@ -83,6 +83,17 @@ class Lease:
         self.held -= n_bytes
         self._budget.change(-n_bytes)
 
+    def hold(self, n_bytes: int) -> None:
+        """Hold exactly so many bytes.
+
+        Raises:
+            Overloaded: they do not fit; the lease stays what it was.
+        """
+        if n_bytes > self.held:
+            self.grow(n_bytes - self.held)
+        else:
+            self.shrink(self.held - n_bytes)
+
     def end(self) -> None:
         """Give everything back; ending twice is fine."""
         if self.held:

@@ -68,7 +68,7 @@ class InvalidRequest(RequestError):
 
 
 class ContextTooLong(RequestError):
-    """An input has more tokens than the model's limit.
+    """An input has more tokens than the model's limit, or more characters than are read.
 
     Attributes:
         index: index of the input in the request; None if the request's input is a bare string.
@@ -78,17 +78,29 @@ class ContextTooLong(RequestError):
     """
 
     def __init__(
-        self, *, index: int | None, n_tokens: int, max_tokens: int, exact: bool = True
+        self,
+        *,
+        index: int | None,
+        n_tokens: int,
+        max_tokens: int,
+        exact: bool = True,
+        max_chars: int | None = None,
     ) -> None:
         name = "input" if index is None else f"input[{index}]"
         count = f"{n_tokens}" if exact else f"at least {n_tokens}"
+        remedy = 'Please reduce your prompt, or send "truncate": true to have it cut.'
         # OpenAI's API has used both sentences, and clients parse either of them.
-        super().__init__(
+        message = (
             f"Invalid '{name}': maximum input length is {max_tokens} tokens. "
             f"This model's maximum context length is {max_tokens} tokens, however you requested "
-            f"{count} tokens ({count} in your prompt; 0 for the completion). "
-            'Please reduce your prompt, or send "truncate": true to have it cut.'
+            f"{count} tokens ({count} in your prompt; 0 for the completion). {remedy}"
         )
+        if n_tokens <= max_tokens:  # the tokens that were counted are few: blanks, or one word
+            message = (
+                f"Invalid '{name}': maximum input length is {max_chars} characters, but the input "
+                f"has more. This model's maximum context length is {max_tokens} tokens. {remedy}"
+            )
+        super().__init__(message)
         self.index = index
         self.n_tokens = n_tokens
         self.exact = exact
@@ -99,14 +111,15 @@ class TooManyTexts(InvalidRequest):
     """A request has too many inputs.
 
     Attributes:
-        n_texts: number of inputs.
+        n_texts: number of inputs, as far as they were counted.
         max_texts: most inputs of a request.
     """
 
-    def __init__(self, *, n_texts: int, max_texts: int) -> None:
+    def __init__(self, *, n_texts: int, max_texts: int, exact: bool = True) -> None:
+        found = f"an array with length {n_texts} instead" if exact else f"at least {n_texts} items"
         super().__init__(
             f"Invalid 'input': array too long. Expected an array with maximum length {max_texts}, "
-            f"but got an array with length {n_texts} instead. Send the inputs in several requests.",
+            f"but got {found}. Send the inputs in several requests.",
             param="input",
             code="array_above_max_length",
         )

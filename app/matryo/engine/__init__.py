@@ -8,7 +8,7 @@ engine so far, on ONNX Runtime. `factory` loads the engine of an artefact.
 from matryo.engine.cores import CoreUse, plan_cores
 from matryo.engine.limits import EngineLimits
 from matryo.engine.protocol import BatchResult, Engine
-from matryo.engine.tokenizer import Encoded, TokenIds
+from matryo.engine.tokenizer import Encoded, TokenIds, most_chars
 
 __all__ = [
     "BatchResult",
@@ -17,5 +17,6 @@ __all__ = [
     "Engine",
     "EngineLimits",
     "TokenIds",
+    "most_chars",
     "plan_cores",
 ]

@@ -63,7 +63,7 @@ class Engine(Protocol):
         """Token ids of each text, special tokens included, uncut.
 
         Args:
-            texts: the texts.
+            texts: the texts; of each, at most `most_chars` of the model's limit are read.
             prefix: put before each text whose tokens do not begin with one of the model's own
                 prefixes.
         """

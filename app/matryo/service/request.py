@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -11,6 +12,9 @@ from matryo.scheduler import Priority
 
 EmbeddingType = Literal["float", "int8", "uint8", "binary", "ubinary"]
 """Numbers that a caller may ask for; `matryo.service.numbers` makes them of the float32 matrix."""
+
+_ITEM_BYTES = 8  # of an item of a list
+_ID_BYTES, _ARRAY_BYTES = 40, 64  # of an integer in a list; of a list of them
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +60,13 @@ class Texts:
     def __len__(self) -> int:
         """How many texts there are."""
         return len(self.strings) or len(self.token_arrays)
+
+    @property
+    def n_bytes(self) -> int:
+        """Bytes of memory that the texts take."""
+        if self.strings:
+            return sum(_ITEM_BYTES + sys.getsizeof(text) for text in self.strings)
+        return sum(_ARRAY_BYTES + _ID_BYTES * len(ids) for ids in self.token_arrays)
 
     def position(self, index: int) -> int | None:
         """Where the text at `index` stood in its source; None for a bare text."""

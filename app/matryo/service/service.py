@@ -5,11 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Self, TypeVar
+from typing import Self
 
 from matryo.core.budget import Budget, Lease
 from matryo.core.errors import SettingsInvalid
@@ -25,10 +24,9 @@ from matryo.service.limits import RequestLimits
 from matryo.service.numbers import check_embedding_type
 from matryo.service.patience import Gone, while_wanted
 from matryo.service.request import OPEN, Answer, Caller, Options, Texts
+from matryo.service.text_pool import TextPool
 from matryo.service.token_arrays import TokenDecoder
 from matryo.service.tokenize import Tokenized, tokenize
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +41,7 @@ class ServiceConfig:
         keys: that may call; none leaves the service open.
         scheduler: bounds and times of the scheduler.
         memory_bytes: that all requests may hold at once; None for no bound.
+        max_wait_s: that texts may have to wait to be tokenised; None for any time.
     """
 
     aliases: Mapping[str, str | None] = field(default_factory=dict[str, str | None])
@@ -52,6 +51,7 @@ class ServiceConfig:
     keys: Sequence[str] = ()
     scheduler: SchedulerConfig = field(default_factory=SchedulerConfig)
     memory_bytes: int | None = None
+    max_wait_s: float | None = None
 
 
 class Service:
@@ -85,9 +85,7 @@ class Service:
         self.budget = Budget(config.memory_bytes, metrics.memory_held.set)
         self._metrics = metrics
         self._scheduler = Scheduler(engines, config.scheduler, metrics)
-        self._executor = ThreadPoolExecutor(
-            config.scheduler.workers, thread_name_prefix="matryo-text"
-        )
+        self.pool = TextPool(config.scheduler.workers, metrics, config.max_wait_s)
 
     # --- life
 
@@ -111,8 +109,7 @@ class Service:
         if self._watch:
             self._watch.cancel()
         await self._scheduler.close()
-        # Tokenising cannot be interrupted, and waiting for it must not block the loop.
-        await asyncio.to_thread(self._executor.shutdown)
+        await self.pool.close()
 
     def announce_stop(self) -> None:
         """Say that the service stops soon, and go on as before."""
@@ -174,29 +171,24 @@ class Service:
             warnings=choices.warnings,
         )
 
-    async def run_on_thread(self, work: Callable[[], T]) -> T:
-        """The result of `work`, run on one of the threads that tokenise and encode."""
-        return await asyncio.get_running_loop().run_in_executor(self._executor, work)
-
     async def _embed(
         self, options: Options, texts: Texts, choices: Choices, lease: Lease
     ) -> tuple[Tokenized, FloatArray]:
         """Tokens, then vectors: the part of a request that its caller's leaving cancels."""
         self._scheduler.check_room()
         started = time.perf_counter()
-        if self.decoder and texts.token_arrays:
-            decode, arrays = self.decoder.decode, texts
-            texts = await self.run_on_thread(lambda: decode(arrays))
         tokenized = await tokenize(
             texts,
             choices,
             truncate=options.truncate,
-            executor=self._executor,
+            pool=self.pool,
             limits=self.limits,
+            decoder=self.decoder,
+            patience_s=options.deadline_s,
         )
         model = choices.engine.manifest.id
         self._metrics.tokenize_seconds.labels(model).observe(time.perf_counter() - started)
-        lease.grow(4 * len(tokenized.ids) * choices.dimensions)
+        lease.grow(tokenized.n_bytes + 4 * len(tokenized.ids) * choices.dimensions)
         vectors = await self._scheduler.run(
             choices.engine, tokenized.ids, choices.dimensions, priority=options.priority
         )

@@ -3,7 +3,8 @@
 LangChain's default client sends ids in place of strings. A server only has to decode, and needs
 nothing but a table of byte strings for that (cl100k_base: 100,256 ranks and five special tokens):
 neither tiktoken nor its BPE. The bytes of a whole array are joined before they are decoded,
-because one character may be spread over several tokens.
+because one character may be spread over several tokens. A few ids may stand for many blanks: arrays
+are decoded one by one, right before they are tokenised, and only as far as a text is read.
 
 Source: openai/tiktoken, `tiktoken_ext/openai_public.py` and `tiktoken/load.py`.
 """
@@ -12,8 +13,7 @@ from __future__ import annotations
 
 import base64
 import threading
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from matryo.core.errors import InvalidRequest
@@ -29,6 +29,9 @@ SPECIAL_TOKENS = {
 LAST_RANK = 100255
 _NAME = "cl100k_base"
 _HOLE = b""  # no token is empty
+_HOLES = frozenset(range(LAST_RANK + 1, max(SPECIAL_TOKENS) + 1)) - SPECIAL_TOKENS.keys()
+_STEP = 1024  # ids; one stands for up to 128 blanks
+_BYTES_PER_CHAR = 4  # of UTF-8, at most
 
 
 class TokenDecoder:
@@ -47,26 +50,49 @@ class TokenDecoder:
         """Whether there is a table to decode with."""
         return bool(self._table) or self._find_table() is not None
 
-    def decode(self, texts: Texts) -> Texts:
-        """The strings of token arrays; strings come back as they are.
+    @property
+    def loaded(self) -> bool:
+        """Whether the table was read."""
+        return bool(self._table)
 
-        Bytes that are no UTF-8, as in an array cut within a character, become U+FFFD.
+    def check(self, texts: Texts) -> None:
+        """Hold every token array against the vocabulary, before any of them is decoded.
 
         Raises:
             InvalidRequest: an id outside the vocabulary, or no table on this machine.
         """
-        if not texts.token_arrays:
-            return texts
-        table = self._load()
+        size = len(self._load())
         known = f"{_NAME} has 0 to {LAST_RANK} and {', '.join(map(str, SPECIAL_TOKENS))}"
-        strings: list[str] = []
         for i, ids in enumerate(texts.token_arrays):
-            _check(texts, i, len(table), known)
-            pieces = [table[token] for token in ids]
-            if _HOLE in pieces:
-                raise _unknown(texts, i, pieces.index(_HOLE), known)
-            strings.append(b"".join(pieces).decode("utf-8", errors="replace"))
-        return replace(texts, strings=strings, token_arrays=())
+            _check(texts, i, size, known)
+            if not _HOLES.isdisjoint(ids):
+                j = next(j for j, token in enumerate(ids) if token in _HOLES)
+                raise _unknown(texts, i, j, known)
+
+    def count_bytes(self, ids: Sequence[int]) -> int:
+        """Bytes of the string of one array; ids outside the vocabulary count as none."""
+        table = self._load()
+        return sum(len(table[token]) for token in ids if 0 <= token < len(table))
+
+    def decode(self, ids: Sequence[int], most_chars: int) -> str:
+        """The string of one array that `check` let pass.
+
+        Bytes that are no UTF-8, as in an array cut within a character, become U+FFFD.
+
+        Args:
+            ids: of the text.
+            most_chars: a text with more characters may be cut anywhere behind them.
+        """
+        table = self._load()
+        pieces: list[bytes] = []
+        n_bytes = 0
+        for start in range(0, len(ids), _STEP):
+            if n_bytes > _BYTES_PER_CHAR * (most_chars + 1):
+                break
+            piece = b"".join([table[token] for token in ids[start : start + _STEP]])
+            pieces.append(piece)
+            n_bytes += len(piece)
+        return b"".join(pieces).decode("utf-8", errors="replace")
 
     def _load(self) -> list[bytes]:
         with self._lock:
@@ -97,13 +123,13 @@ def _read(path: Path) -> list[bytes]:
     return table
 
 
-def check_own(texts: Texts, part: slice, vocab_size: int, model_id: str) -> None:
-    """Hold some of the token arrays against the served model's own vocabulary.
+def check_own(texts: Texts, vocab_size: int, model_id: str) -> None:
+    """Hold every token array against the served model's own vocabulary.
 
     Raises:
         InvalidRequest: an id outside of the vocabulary.
     """
-    for i in range(*part.indices(len(texts.token_arrays))):
+    for i in range(len(texts.token_arrays)):
         _check(texts, i, vocab_size, f"{model_id} has 0 to {vocab_size - 1}")
 
 

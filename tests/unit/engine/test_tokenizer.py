@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import tempfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tokenizers import Tokenizer, models, pre_tokenizers
 
 from matryo.core.errors import ArtifactDamaged
-from matryo.engine.tokenizer import TextTokenizer
+from matryo.engine.tokenizer import TextTokenizer, most_chars
 from tests.checkpoints import make_tokenizer
 
 CLS, SEP = 2, 3
@@ -68,11 +74,75 @@ def test_huge_texts_are_judged_by_their_head(tokenizer: TextTokenizer) -> None:
     assert np.array_equal(tokenizer.cut(encoded.ids), tokenizer.cut(whole.ids))
 
 
-def test_huge_texts_of_few_tokens_are_counted(tokenizer: TextTokenizer) -> None:
-    """A very long text of mostly blanks is tokenised to its end, and its count is exact."""
-    (encoded,) = tokenizer.encode([" " * 100_000 + "sky"])
+@pytest.mark.parametrize("filler", [" ", "a", "\n", "\u200b", "\u0301"])
+def test_texts_are_read_to_a_bound(
+    tokenizer: TextTokenizer, filler: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of blanks or one endless word, the tokenizer reads no more than the bound, and says so."""
+    n_read: list[int] = []
+    encode = tokenizer._tokenizer.encode_batch_fast
+
+    class Recorder:
+        def encode_batch_fast(self, texts: list[str]) -> Any:
+            n_read.extend(map(len, texts))
+            return encode(texts)
+
+    monkeypatch.setattr(tokenizer, "_tokenizer", Recorder())
+    most = most_chars(20)
+    for prefix in ("", "the sky: "):
+        (encoded,) = tokenizer.encode([filler * 2_000_000 + "sky"], prefix)
+        assert not encoded.exact
+        assert encoded.unread == 2_000_003 - most or encoded.n_tokens > 20
+    assert max(n_read) <= most + len("the sky: ")
+    assert sum(n_read) < 4 * most
+
+
+def test_texts_within_the_bound_are_read_whole(tokenizer: TextTokenizer) -> None:
+    """A text of mostly blanks that is as long as the bound is tokenised to its end."""
+    most = most_chars(20)
+    (encoded,) = tokenizer.encode([" " * (most - 3) + "sky"])
     assert encoded.exact
     assert encoded.n_tokens == 3
+    (encoded,) = tokenizer.encode([" " * (most - 3) + "sky"], "the sky: ")
+    assert encoded.exact
+    (encoded,) = tokenizer.encode([" " * (most - 2) + "sky"])
+    assert encoded.unread == 1
+
+
+def unigram() -> Tokenizer:
+    """A small SentencePiece-like tokenizer."""
+    pieces = [("<unk>", 0.0), ("\u2581", -3.0), ("\u2581sky", -2.0), ("\u2581the", -2.0)]
+    pieces += [("sk", -2.5), ("y", -4.0), ("aa", -3.0), ("a", -4.0), ("b", -4.0), ("e", -4.0)]
+    tokenizer = Tokenizer(models.Unigram(pieces, 0, False))
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()  # pyright: ignore[reportAttributeAccessIssue]
+    return tokenizer
+
+
+parts = st.sampled_from(["sky ", "the sky: ", " ", "aab", "\u4e00", "a", "\n", "blue.", "e\u0301"])
+long_texts = st.lists(st.tuples(parts, st.integers(1, 9000)), min_size=1, max_size=4).map(
+    lambda runs: "".join(part * n for part, n in runs)[: most_chars(20)]
+)
+
+
+@pytest.mark.parametrize("make", [make_tokenizer, unigram])
+@settings(max_examples=40)
+@given(long_texts, st.sampled_from(["", "the sky: "]))
+def test_windows_change_no_ids(make: Callable[[], Tokenizer], text: str, prefix: str) -> None:
+    """A text within the bound has the ids that the library gives for all of it, cut or not."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "tokenizer.json"
+        make().save(str(path))
+        tokenizer = TextTokenizer(path, max_tokens=20)
+    whole = make()
+    whole.no_truncation()
+    whole.no_padding()
+    expected = np.array(whole.encode(prefix + text).ids)
+    (encoded,) = tokenizer.encode([text], prefix)
+    assert np.array_equal(tokenizer.cut(encoded.ids), tokenizer.cut(expected))
+    if encoded.exact:
+        assert np.array_equal(encoded.ids, expected)
+    else:
+        assert encoded.n_tokens > 20
 
 
 def test_order_is_kept(tokenizer: TextTokenizer) -> None:
@@ -81,6 +151,29 @@ def test_order_is_kept(tokenizer: TextTokenizer) -> None:
     together = tokenizer.encode(texts)
     for text, encoded in zip(texts, together, strict=True):
         assert np.array_equal(encoded.ids, tokenizer.encode([text])[0].ids)
+
+
+def test_few_texts_wait_for_nobody(
+    tokenizer: TextTokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Few texts are tokenised one by one on the caller's thread, behind no other caller's batch."""
+    sizes: list[int] = []
+    encode = tokenizer._tokenizer.encode_batch_fast
+
+    class Recorder:
+        def encode_batch_fast(self, texts: list[str]) -> Any:
+            sizes.append(len(texts))
+            return encode(texts)
+
+    expected = tokenizer.encode(["sky", "blue"] * 8, "the sky: ")
+    monkeypatch.setattr(tokenizer, "_tokenizer", Recorder())
+    few = tokenizer.encode(["sky", "blue"] * 4, "the sky: ")
+    assert set(sizes) == {1}
+    tokenizer.encode(["sky", "blue"] * 8)
+    assert sizes[-1] == 16
+    assert tokenizer.encode([]) == []
+    for one, other in zip(few, expected, strict=False):
+        assert np.array_equal(one.ids, other.ids)
 
 
 def test_not_a_tokenizer(tmp_path: Path) -> None:

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import base64
 import json
+import math
 from typing import Any
 
 import numpy as np
+import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from matryo.core.errors import InvalidRequest
 from matryo.engine.postprocess import FloatArray, l2_normalize
-from matryo.http.openai.encoding import encode_response
+from matryo.http.openai.encoding import PIECE_NUMBERS, Encoding
 from matryo.service.numbers import check_embedding_type, quantize
 from tests.fakes import as_float32
 
@@ -24,9 +26,54 @@ def vectors(n: int = 3, size: int = 64, seed: int = 0) -> FloatArray:
     return l2_normalize(rng.standard_normal((n, size), dtype=np.float32))
 
 
-def decoded(matrix: Any, encoding_format: Any) -> Any:
+def encoding_of(matrix: Any, encoding_format: Any, embedding_type: Any = "float") -> Encoding:
+    """The encoding of a matrix."""
+    return Encoding(matrix, encoding_format, embedding_type, "m", 7)
+
+
+def decoded(matrix: Any, encoding_format: Any, embedding_type: Any = "float") -> Any:
     """The response as a client reads it."""
-    return json.loads(encode_response(matrix, encoding_format, model="m", n_tokens=7))
+    encoding = encoding_of(matrix, encoding_format, embedding_type)
+    return json.loads(b"".join(make() for make in encoding.pieces()))
+
+
+def at_once(matrix: Any, encoding_format: str, embedding_type: Any) -> bytes:
+    """The response as one call of orjson writes it."""
+    numbers: Any = quantize(matrix, embedding_type)
+    rows = (
+        numbers
+        if encoding_format == "float"
+        else [base64.b64encode(row).decode() for row in numbers]
+    )
+    data = [{"object": "embedding", "index": i, "embedding": row} for i, row in enumerate(rows)]
+    answer = {"object": "list", "data": data, "model": "m"}
+    return orjson.dumps(
+        answer | {"usage": {"prompt_tokens": 7, "total_tokens": 7}},
+        option=orjson.OPT_SERIALIZE_NUMPY,
+    )
+
+
+@pytest.mark.parametrize("encoding_format", ["float", "base64"])
+@pytest.mark.parametrize("embedding_type", ["float", "int8", "uint8", "binary", "ubinary"])
+@pytest.mark.parametrize(("n", "size"), [(1, 8), (42, 768), (43, 768), (300, 768), (2, 40_000)])
+def test_pieces_are_the_response(
+    encoding_format: Any, embedding_type: Any, n: int, size: int
+) -> None:
+    """The pieces have the bytes of a response that is written at once, and no more than foretold."""
+    matrix = vectors(n, size)
+    encoding = encoding_of(matrix, encoding_format, embedding_type)
+    pieces = [make() for make in encoding.pieces()]
+    whole = b"".join(pieces)
+    assert whole == at_once(matrix, encoding_format, embedding_type)
+    assert len(whole) <= encoding.most_bytes
+    assert len(pieces) == math.ceil(n / max(1, PIECE_NUMBERS // size))
+
+
+def test_the_widest_numbers() -> None:
+    """The bound on a response's bytes holds for the floats that take the most characters."""
+    matrix: Any = np.full((9, 512), -1.1754944e-38, np.float32)
+    encoding = encoding_of(matrix, "float")
+    assert sum(len(make()) for make in encoding.pieces()) <= encoding.most_bytes
 
 
 @given(st.integers(1, 5), st.integers(1, 70), st.integers(0, 2**32 - 1))
@@ -88,7 +135,7 @@ def test_bits() -> None:
 def test_small_types_travel(embedding_type: Any, dtype: str) -> None:
     """The smaller types are integers in JSON and raw bytes in base64."""
     matrix: Any = quantize(vectors(2), embedding_type)
-    as_json, packed = decoded(matrix, "float"), decoded(matrix, "base64")
+    as_json, packed = (decoded(vectors(2), form, embedding_type) for form in ("float", "base64"))
     for row, listed, text in zip(matrix, as_json["data"], packed["data"], strict=True):
         assert listed["embedding"] == row.tolist()
         assert np.array_equal(np.frombuffer(base64.b64decode(text["embedding"]), dtype), row)

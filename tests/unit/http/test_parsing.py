@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from matryo.core.errors import InvalidRequest
 from matryo.http.openai.parsing import parse_request
+from matryo.http.openai.tally import SMALL_BYTES
 from matryo.service.limits import RequestLimits
 
 LIMITS = RequestLimits(max_texts=2048)
@@ -162,9 +163,9 @@ def test_input_is_required() -> None:
         b'{"input": "\xed\xa0\xbd"}',
         b'\xef\xbb\xbf{"input": "a"}',
         b'{"input": "a\x00"}',
-        b"[" * 100_000,
-        b'{"input": ' + b"[" * 100_000 + b"]" * 100_000 + b"}",
-        b'{"a":' * 100_000,
+        b"[" * 60_000,
+        b'{"input": ' + b"[" * 30_000 + b"]" * 30_000 + b"}",
+        b'{"a":' * 13_000,
         b'{"input": "a"} {}',
     ],
 )
@@ -179,6 +180,45 @@ def test_what_is_no_object(body: bytes) -> None:
     """JSON that is not an object has another error than broken JSON."""
     with pytest.raises(InvalidRequest, match="must be an object"):
         parse_request(body, LIMITS)
+
+
+def test_the_request_keeps_no_texts() -> None:
+    """The texts are in one object alone, so that they can be freed."""
+    request, texts, _ = parse(input=["a", "b"])
+    assert request.input is None
+    assert texts.strings == ["a", "b"]
+
+
+@pytest.mark.parametrize("filler", ["a", "\u00e4", "\u4e00", '\\"', "\U0001f389"])
+def test_large_bodies(filler: str) -> None:
+    """A body that is parsed in pieces means what it says: texts, options, foreign fields."""
+    strings = [filler * 40_000, "short", filler * 300]
+    fields = {"input": strings, "user": filler * 500, "metadata": {"x": [filler * 400]}}
+    for ascii_only in (True, False):
+        body = json.dumps(fields, ensure_ascii=ascii_only).encode()
+        assert len(body) > SMALL_BYTES or filler == "a"
+        request, texts, warnings = parse_request(body, LIMITS)
+        assert texts.strings == strings
+        assert request.user == filler * 500
+        assert warnings == ("ignored: metadata",)
+
+
+def test_faults_of_large_bodies() -> None:
+    """An error of a large body has its position in the body that the caller sent."""
+    body = json.dumps({"input": ["\u00e4" * 50_000]}, ensure_ascii=False).encode()
+    with pytest.raises(InvalidRequest, match=r"line 2 column 3 \(char 50018\)"):
+        parse_request(body + b"\n  nul", LIMITS)
+    with pytest.raises(InvalidRequest, match="byte 0xff at offset 100012 is not UTF-8"):
+        parse_request(body.replace(b'"]', b'\xff"]'), LIMITS)
+    with pytest.raises(InvalidRequest, match="'model': expected a string, but got an array"):
+        parse_request(json.dumps({"input": "a", "model": ["m" * 99_999]}).encode(), LIMITS)
+
+
+def test_ids_beyond_any_vocabulary_stay_small() -> None:
+    """A number far beyond any id does not become an integer of a hundred digits."""
+    error = refused(input=[1e300])
+    assert "a decimal number" in error.message
+    assert parse(input=[2.0**63])[1].token_arrays == [[2**63]]
 
 
 json_values = st.recursive(

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
 from typing import Any, ClassVar
 
 import pytest
+from prometheus_client import CollectorRegistry
 
 from matryo.catalog.manifest import Manifest
 from matryo.core.errors import (
@@ -16,15 +18,25 @@ from matryo.core.errors import (
     TooManyTokens,
     UnknownModel,
 )
+from matryo.core.metrics import Metrics
 from matryo.service import Options, Texts
 from matryo.service.choices import Defaults, choose
 from matryo.service.directory import Directory
 from matryo.service.limits import RequestLimits
+from matryo.service.text_pool import TextPool
 from matryo.service.tokenize import tokenize
 from tests.fakes import MINILM, NOMIC, FakeEngine
 
 ENGINES = (FakeEngine(NOMIC), FakeEngine(MINILM))
 DIRECTORY = Directory(ENGINES, {"text-embedding-3-small": None, "mini": "all-minilm"})
+
+
+@asynccontextmanager
+async def a_pool() -> AsyncGenerator[TextPool]:
+    """Threads to tokenise on."""
+    pool = TextPool(1, Metrics(CollectorRegistry()))
+    yield pool
+    await pool.close()
 
 
 def without_cuts(manifest: Manifest) -> Manifest:
@@ -175,10 +187,8 @@ class TestTokenize:
         """Tokenise for MiniLM, whose limit is 512."""
         choices = choose(Options(model="all-minilm-l6-v2"), DIRECTORY, Defaults())
         limits = RequestLimits(max_tokens=max_tokens)
-        with ThreadPoolExecutor(1) as executor:
-            return await tokenize(
-                texts, choices, truncate=truncate, executor=executor, limits=limits
-            )
+        async with a_pool() as pool:
+            return await tokenize(texts, choices, truncate=truncate, pool=pool, limits=limits)
 
     async def test_counts(self) -> None:
         """Every token counts, padding does not exist here."""
@@ -222,15 +232,42 @@ class TestTokenize:
             await self.run(self.texts(*[500] * 2000), max_tokens=1000)
         assert len(ENGINES[1].seen) < 200
 
+    @pytest.mark.parametrize("text", [" " * 200_000, "w" * 200_000])
+    async def test_more_characters_than_are_read(self, text: str) -> None:
+        """A text of few tokens and too many characters is refused by its characters, or cut."""
+        with pytest.raises(ContextTooLong) as caught:
+            await self.run(Texts(["w", text]))
+        message = caught.value.message
+        assert message.startswith("Invalid 'input[1]': maximum input length is 98304 characters")
+        assert "maximum context length is 512 tokens" in message
+        assert '"truncate": true' in message
+        tokenized = await self.run(Texts(["w", text]), truncate=True)
+        assert tokenized.truncated == (1,)
+        assert len(ENGINES[1].seen[-1]) == 98304
+
+    async def test_pieces(self) -> None:
+        """No piece has more than 128 texts, or more than 32,768 characters if it has several."""
+        for texts in (self.texts(*[1] * 300), self.texts(*[400] * 200), self.texts(9000, 3, 9000)):
+            pieces: list[int] = []
+            engine = FakeEngine(MINILM)
+            engine.on_tokenize = lambda strings, pieces=pieces: pieces.append(
+                sum(map(len, strings)) if len(strings) > 1 else len(strings)
+            )
+            choices = choose(Options(), Directory([engine], {}), Defaults())
+            async with a_pool() as pool:
+                await tokenize(texts, choices, truncate=True, pool=pool, limits=RequestLimits())
+            assert len(pieces) > 1
+            assert max(pieces) <= 1 << 15
+
     async def test_prefix_counts(self) -> None:
         """The prefix is part of the text the model reads."""
         choices = choose(Options(input_type="query"), DIRECTORY, Defaults())
-        with ThreadPoolExecutor(1) as executor:
+        async with a_pool() as pool:
             tokenized = await tokenize(
                 Texts(["a b"], is_list=False),
                 choices,
                 truncate=False,
-                executor=executor,
+                pool=pool,
                 limits=RequestLimits(),
             )
         assert tokenized.n_tokens == len(["CLS", "search_query:", "a", "b", "SEP"])

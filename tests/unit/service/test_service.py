@@ -14,6 +14,7 @@ from matryo.core.errors import (
     CallerGone,
     DeadlinePassed,
     NotReady,
+    Overloaded,
     SettingsInvalid,
     TooManyTexts,
     UnknownModel,
@@ -113,6 +114,91 @@ async def test_a_caller_that_leaves_as_its_answer_arrives(
     engine.gate.set()
     await running
     assert came in (["answer", "went on"], ["gone", "went on"])
+
+
+class Held:
+    """Holds the tokenising of every large text of an engine; its gate is opened at the end."""
+
+    def __init__(self, engine: FakeEngine) -> None:
+        self.gate = threading.Event()
+        self.begun = threading.Semaphore(0)
+        self.texts: list[str] = []
+        engine.on_tokenize = self._hold
+
+    def _hold(self, texts: Sequence[str]) -> None:
+        if texts[0].startswith("large"):
+            self.texts.append(texts[0])
+            self.begun.release()
+            assert self.gate.wait(30)
+
+
+def large(n: int, n_texts: int = 1) -> Texts:
+    """A text for a thread that takes no long ones, or several such texts."""
+    return Texts([f"large {n} " + "w" * 40_000] * n_texts)
+
+
+@pytest.mark.timeout(20)
+async def test_short_requests_pass_large_ones(service: Service, engine: FakeEngine) -> None:
+    """Twenty short requests are answered while eight large ones are being tokenised."""
+    held = Held(engine)
+    running = [asyncio.create_task(service.embed(Options(), large(n, 3))) for n in range(8)]
+    try:
+        assert await asyncio.to_thread(held.begun.acquire, timeout=10)
+        short = Texts(["short " + "w " * 1000])  # too much for the event loop
+        answers = await asyncio.gather(*[service.embed(Options(), short) for _ in range(20)])
+        assert len(answers) == 20
+        assert not any(task.done() for task in running)
+    finally:
+        held.gate.set()
+    assert len(await asyncio.gather(*running)) == 8
+
+
+async def test_a_caller_that_leaves_is_not_tokenised(service: Service, engine: FakeEngine) -> None:
+    """The pieces of a caller that is gone are dropped, those that wait and those to come."""
+    held, gone = Held(engine), asyncio.Event()
+    first = asyncio.create_task(service.embed(Options(), large(0)))
+    assert await asyncio.to_thread(held.begun.acquire, timeout=10)
+    second = asyncio.create_task(service.embed(Options(), large(1, 9), gone=gone.wait))
+    while not service.pool._long._waiting:
+        await asyncio.sleep(0)
+    gone.set()
+    with pytest.raises(CallerGone):
+        await second
+    held.gate.set()
+    await first
+    assert [text[:7] for text in held.texts] == ["large 0"]
+    assert not service.pool._jobs
+
+
+async def test_texts_that_wait_too_long_are_refused(engine: FakeEngine) -> None:
+    """Work that would wait longer than the bound, or than its caller, is refused at once."""
+    async with make(engine, ServiceConfig(max_wait_s=1e-6)) as service:
+        held = Held(engine)
+        first = asyncio.create_task(service.embed(Options(), large(0)))
+        assert await asyncio.to_thread(held.begun.acquire, timeout=10)
+        with pytest.raises(Overloaded, match="characters to tokenise") as caught:
+            await service.embed(Options(), large(1))
+        assert caught.value.used == len(large(0).strings[0])
+        await service.embed(Options(), Texts(["short " + "w " * 1000]))  # goes before the large one
+        held.gate.set()
+        await first
+        await service.embed(Options(), large(2))
+
+
+async def test_closing_fails_what_waits(engine: FakeEngine) -> None:
+    """A service that closes answers the requests whose texts still wait to be tokenised."""
+    service = make(engine)
+    await service.__aenter__()
+    held = Held(engine)
+    running = [asyncio.create_task(service.embed(Options(), large(n, 3))) for n in range(3)]
+    assert await asyncio.to_thread(held.begun.acquire, timeout=10)
+    closing = asyncio.create_task(service.__aexit__(None, None, None))
+    done, _ = await asyncio.wait(running, timeout=20, return_when=asyncio.FIRST_COMPLETED)
+    assert done
+    held.gate.set()
+    await closing
+    for error in await asyncio.gather(*running, return_exceptions=True):
+        assert isinstance(error, NotReady)
 
 
 async def test_deadline(service: Service, engine: FakeEngine) -> None:

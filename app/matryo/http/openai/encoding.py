@@ -1,43 +1,82 @@
 """From the float32 matrix to the bytes of a response, without a Python float between.
 
-`orjson` writes numpy rows directly; base64 is taken from each row's own memory.
+`orjson` writes numpy rows directly; base64 is taken from each row's own memory. orjson holds
+Python's interpreter lock until it is done, 83 ms for 2048 vectors of 768 numbers. A large matrix is
+therefore encoded in pieces, and the answer is sent as these pieces.
 """
 
 from __future__ import annotations
 
 import binascii
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import orjson
 
+from matryo.engine.postprocess import FloatArray
 from matryo.http.openai.wire import EncodingFormat
-from matryo.service.numbers import Matrix
+from matryo.service.numbers import quantize
+from matryo.service.request import EmbeddingType
+
+PIECE_NUMBERS = 1 << 15
+"""Numbers that are encoded in one go, which takes about 2 ms."""
+
+_HEAD = b'{"object":"list","data":['
+# Bytes of an item beside its numbers, of everything beside the items, and of a number, at most.
+_ITEM_BYTES, _FRAME_BYTES, _NUMBER_BYTES = 80, 256, 17
 
 
-def encode_response(
-    matrix: Matrix, encoding_format: EncodingFormat, *, model: str, n_tokens: int
-) -> bytes:
-    """The body of an embeddings response.
+@dataclass(frozen=True, slots=True)
+class Encoding:
+    """What a response is written from.
 
-    Args:
-        matrix: `(n, D)`, C-contiguous, rows in input order.
+    Attributes:
+        vectors: `(n, D)` float32, C-contiguous, at least one row, in input order.
         encoding_format: JSON numbers, or base64 of each row's little-endian bytes.
-        model: id of the model that made them.
+        embedding_type: the numbers of the response; see `quantize`.
+        model: id of the model that made the vectors.
         n_tokens: for `usage`.
     """
-    rows: Any = matrix
-    if encoding_format == "base64":
-        little = matrix.astype(matrix.dtype.newbyteorder("<"), copy=False)
-        rows = (binascii.b2a_base64(row.data, newline=False).decode("ascii") for row in little)
-    return orjson.dumps(
-        {
-            "object": "list",
-            "data": [
+
+    vectors: FloatArray
+    encoding_format: EncodingFormat
+    embedding_type: EmbeddingType
+    model: str
+    n_tokens: int
+
+    @property
+    def most_bytes(self) -> int:
+        """Bytes that the response has at most."""
+        n_rows, size = self.vectors.shape
+        return _FRAME_BYTES + len(self.model) + n_rows * (_ITEM_BYTES + _NUMBER_BYTES * size)
+
+    def pieces(self) -> Iterator[Callable[[], bytes]]:
+        """Functions that make the pieces of the response, which may be called on any thread."""
+        n_rows, size = self.vectors.shape
+        step = max(1, PIECE_NUMBERS // size)
+        for start in range(0, n_rows, step):
+            yield partial(self._piece, start, min(start + step, n_rows))
+
+    def _piece(self, start: int, end: int) -> bytes:
+        """The items of some rows, with what stands before and behind them in the response."""
+        matrix = quantize(self.vectors[start:end], self.embedding_type)
+        rows: Any = matrix
+        if self.encoding_format == "base64":
+            little = matrix.astype(matrix.dtype.newbyteorder("<"), copy=False)
+            rows = (binascii.b2a_base64(row.data, newline=False).decode("ascii") for row in little)
+        items = orjson.dumps(
+            [
                 {"object": "embedding", "index": index, "embedding": row}
-                for index, row in enumerate(rows)
+                for index, row in enumerate(rows, start)
             ],
-            "model": model,
-            "usage": {"prompt_tokens": n_tokens, "total_tokens": n_tokens},
-        },
-        option=orjson.OPT_SERIALIZE_NUMPY,
-    )
+            option=orjson.OPT_SERIALIZE_NUMPY,
+        )
+        before = _HEAD if start == 0 else b","
+        behind = self._tail() if end == len(self.vectors) else b""
+        return b"".join((before, memoryview(items)[1:-1], behind))
+
+    def _tail(self) -> bytes:
+        usage = {"prompt_tokens": self.n_tokens, "total_tokens": self.n_tokens}
+        return b"]," + orjson.dumps({"model": self.model, "usage": usage})[1:]

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import codecs
 from typing import Any, cast
 
 import orjson
 from pydantic import ValidationError
 
 from matryo.core.errors import InvalidRequest
+from matryo.http.openai import json_pieces
 from matryo.http.openai.fields import UnknownFields, check_count, settle, warning_of
+from matryo.http.openai.tally import SMALL_BYTES, Tally
 from matryo.http.openai.wire import EmbeddingRequest, whole
 from matryo.service.limits import RequestLimits
 from matryo.service.request import Options, Texts
@@ -17,26 +20,29 @@ _OWN = tuple(EmbeddingRequest.model_fields)
 
 
 def parse_request(
-    body: bytes | bytearray, limits: RequestLimits, unknown: UnknownFields = "warn"
+    body: bytes | bytearray,
+    limits: RequestLimits,
+    unknown: UnknownFields = "warn",
+    tally: Tally | None = None,
 ) -> tuple[EmbeddingRequest, Texts, tuple[str, ...]]:
     """The fields and the texts of a body, and warnings about fields that were ignored.
 
+    The fields that are returned have no texts: `input` is None. Call this on a thread if the body
+    has more than `SMALL_BYTES`.
+
     Args:
         body: JSON in UTF-8.
-        limits: how many texts there may be.
+        limits: of a request.
         unknown: what becomes of fields that nobody knows; see `fields`.
+        tally: has counted the whole body; None to count the body here.
 
     Raises:
         InvalidRequest: not JSON, or not what `EmbeddingRequest` describes.
         TooManyTexts: more texts than the limit.
+        TooManyTokens: far more ids than the limit.
     """
-    try:
-        data: Any = orjson.loads(body)
-    except orjson.JSONDecodeError as exc:
-        raise InvalidRequest(
-            f"We could not parse the JSON body of your request: {_why(body, exc)}. (HINT: send one "
-            "JSON object in UTF-8, without NaN, Infinity or lone surrogates such as \\ud83d.)"
-        ) from exc
+    data = _loads(body, limits, tally)
+    del body  # the caller may have given up the last other reference to the body
     if not isinstance(data, dict):
         raise InvalidRequest(
             f"The JSON body must be an object, but got {_kind(data)}. "
@@ -45,11 +51,30 @@ def parse_request(
     given = cast("dict[str, Any]", data)
     check_count(given, _OWN)
     fields, ignored = settle(given, _OWN, unknown)
+    value = fields.get("input")
+    if "input" in fields:
+        fields["input"] = None
     try:
         request = EmbeddingRequest.model_validate(fields)
     except ValidationError as exc:
         raise _translate(exc) from exc
-    return request, _parse_input(request.input, limits), warning_of(ignored)
+    return request, _parse_input(value, limits), warning_of(ignored)
+
+
+def _loads(body: bytes | bytearray, limits: RequestLimits, tally: Tally | None) -> Any:  # noqa: ANN401 - whatever JSON holds
+    """The value of a body; a body that is large is counted first, and parsed in pieces."""
+    try:
+        if len(body) <= SMALL_BYTES:
+            return orjson.loads(body)
+        if tally is None:
+            tally = Tally(limits)
+            tally.feed(body)
+        return json_pieces.loads(body, tally.finish())
+    except (orjson.JSONDecodeError, json_pieces.NotJson) as exc:
+        raise InvalidRequest(
+            f"We could not parse the JSON body of your request: {_why(body, exc)}. (HINT: send one "
+            "JSON object in UTF-8, without NaN, Infinity or lone surrogates such as \\ud83d.)"
+        ) from exc
 
 
 _MARKS = {
@@ -59,17 +84,28 @@ _MARKS = {
 }
 
 
-def _why(body: bytes | bytearray, exc: orjson.JSONDecodeError) -> str:
+def _why(body: bytes | bytearray, exc: Exception) -> str:
     """What is wrong with a body, and where, in a caller's words."""
     for mark, meaning in _MARKS.items():
         if body.startswith(mark):
             return f"it begins with {meaning}"
-    try:
-        body.decode("utf-8")
-    except UnicodeDecodeError as fault:
-        found = f"byte 0x{body[fault.start]:02x} at offset {fault.start} is not UTF-8"
+    offset = _not_utf8(body)
+    if offset is not None:
+        found = f"byte 0x{body[offset]:02x} at offset {offset} is not UTF-8"
         return f"{found} (is the body in Latin-1 or Windows-1252?)"
     return str(exc)
+
+
+def _not_utf8(body: bytes | bytearray, step: int = 1 << 20) -> int | None:
+    """The offset of the first byte that is not UTF-8, or None; found `step` bytes at a time."""
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    for start in range(0, len(body), step):
+        n_kept = len(decoder.getstate()[0])  # the first bytes of a character
+        try:
+            decoder.decode(body[start : start + step], final=start + step >= len(body))
+        except UnicodeDecodeError as fault:
+            return start - n_kept + fault.start
+    return None
 
 
 def options_of(request: EmbeddingRequest, deadline_s: float | None) -> Options:

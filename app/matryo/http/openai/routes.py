@@ -15,50 +15,99 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from matryo.catalog.manifest import Manifest
+from matryo.core.budget import Lease
 from matryo.http.authentication import caller_of
 from matryo.http.body import announced_deadline_s, check_media, hang_up, read_body
-from matryo.http.context import context_of
-from matryo.http.openai.encoding import encode_response
+from matryo.http.context import Context, context_of
+from matryo.http.openai.encoding import Encoding
 from matryo.http.openai.parsing import options_of, parse_request
-from matryo.http.openai.wire import EmbeddingResponse, ErrorResponse, Model, ModelList
-from matryo.service.numbers import quantize
+from matryo.http.openai.tally import SMALL_BYTES, Tally
+from matryo.http.openai.wire import (
+    EmbeddingRequest,
+    EmbeddingResponse,
+    ErrorResponse,
+    Model,
+    ModelList,
+)
+from matryo.http.pieces import PiecesResponse
+from matryo.service import Answer, Texts
 
 # Results of so few numbers are written on the event loop; larger ones on a thread.
 _INLINE_NUMBERS = 4096
+# Bytes that are parsed, and numbers that are encoded, while one character is tokenised.
+_BYTES_PER_CHAR, _NUMBERS_PER_CHAR = 64, 16
 
 
 async def create_embeddings(request: Request) -> Response:
     """Embed one text or up to 2048."""
     started = time.perf_counter()
     context = context_of(request)
-    service = context.service
     check_media(request)
-    lease = request.state.lease = service.budget.lease()
-    body = await read_body(request, context.body, lease)
-    call, texts, ignored = parse_request(body, service.limits, context.unknown_fields)
+    lease = request.state.lease = context.service.budget.lease()
+    call, texts, ignored = await _parsed(request, context, lease)
     options = options_of(call, announced_deadline_s(request))
     if deployment := request.path_params.get("deployment"):  # Azure names the model in the path
         options = replace(options, model=deployment)
-    answer = await service.embed(
+    answer = await context.service.embed(
         options, texts, request.state.caller, gone=partial(hang_up, request), lease=lease
     )
+    request.state.facts |= _facts(answer, len(texts))
+    encoding = Encoding(
+        answer.vectors,
+        call.encoding_format or "float",
+        options.embedding_type,
+        answer.model,
+        answer.n_tokens,
+    )
+    pieces = await _encoded(encoding, context, lease)
+    headers = _headers(answer, ignored)
+    headers["openai-processing-ms"] = str(round((time.perf_counter() - started) * 1000))
+    return PiecesResponse(pieces, lease, headers)
 
-    encoding = time.perf_counter()
 
-    def encode() -> bytes:
-        return encode_response(
-            quantize(answer.vectors, options.embedding_type),
-            call.encoding_format or "float",
-            model=answer.model,
-            n_tokens=answer.n_tokens,
-        )
+async def _parsed(
+    request: Request, context: Context, lease: Lease
+) -> tuple[EmbeddingRequest, Texts, tuple[str, ...]]:
+    """What `parse_request` makes of a request's body; the lease then holds the texts."""
+    service = context.service
+    tally = Tally(service.limits)
+    body = await read_body(request, context.body, lease, tally.feed)
+    n_bytes = len(body)
+    if n_bytes <= SMALL_BYTES:
+        return parse_request(body, service.limits, context.unknown_fields)
+    # Of a large body, no name here may keep what threads have read.
+    tally.finish()
+    lease.grow(tally.parsed_bytes)
+    parse = partial(parse_request, body, service.limits, context.unknown_fields, tally)
+    del body
+    with service.pool.job(n_bytes // _BYTES_PER_CHAR) as job:
+        parsed = await job.run(parse)
+    del parse
+    lease.hold(parsed[1].n_bytes)
+    return parsed
 
-    small = answer.vectors.size <= _INLINE_NUMBERS
-    content = encode() if small else await service.run_on_thread(encode)
-    context.metrics.encode_seconds.labels(answer.model).observe(time.perf_counter() - encoding)
-    request.state.facts |= {
+
+async def _encoded(encoding: Encoding, context: Context, lease: Lease) -> list[bytes]:
+    """The pieces of a response; the lease then holds their bytes."""
+    started = time.perf_counter()
+    n_numbers = encoding.vectors.size
+    if n_numbers <= _INLINE_NUMBERS:
+        pieces = [make() for make in encoding.pieces()]
+        lease.grow(sum(map(len, pieces)))
+    else:
+        lease.grow(encoding.most_bytes)
+        with context.service.pool.job(n_numbers // _NUMBERS_PER_CHAR) as job:
+            pieces = [await job.run(make) for make in encoding.pieces()]
+        lease.shrink(encoding.most_bytes - sum(map(len, pieces)))
+    context.metrics.encode_seconds.labels(encoding.model).observe(time.perf_counter() - started)
+    return pieces
+
+
+def _facts(answer: Answer, n_texts: int) -> dict[str, Any]:
+    """What the log line of a request says of its answer."""
+    return {
         "model": answer.model,
-        "texts": len(texts),
+        "texts": n_texts,
         "tokens": answer.n_tokens,
         "input_type": answer.input_type,
         "dimensions": answer.vectors.shape[1],
@@ -66,17 +115,16 @@ async def create_embeddings(request: Request) -> Response:
         "unknown": len(answer.unknown) or None,
     }
 
-    headers = {
-        "openai-processing-ms": str(round((time.perf_counter() - started) * 1000)),
-        "x-matryo-fingerprint": answer.fingerprint,
-    }
+
+def _headers(answer: Answer, ignored: tuple[str, ...]) -> dict[str, str]:
+    headers = {"x-matryo-fingerprint": answer.fingerprint}
     if answer.truncated:
         headers["x-matryo-truncated"] = str(len(answer.truncated))
     if answer.unknown:
         headers["x-matryo-unknown"] = str(len(answer.unknown))
     if warnings := (*answer.warnings, *ignored):
         headers["x-matryo-warning"] = "; ".join(warnings)
-    return Response(content, headers=headers, media_type="application/json")
+    return headers
 
 
 async def list_models(request: Request) -> Response:

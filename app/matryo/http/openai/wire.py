@@ -15,12 +15,16 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from matryo.service.request import EmbeddingType
 
+_LARGEST = 2.0**64  # beyond all ids; an integer as large as a float may be takes 160 bytes
+
 EncodingFormat = Literal["float", "base64"]
 
 
 def whole(value: Any) -> Any:  # noqa: ANN401 - whatever JSON can hold
-    """A decimal number without decimals as an integer; anything else as it is."""
-    return int(value) if isinstance(value, float) and value.is_integer() else value
+    """A decimal number without decimals, up to 2^64, as an integer; anything else as it is."""
+    if isinstance(value, float) and abs(value) <= _LARGEST and value.is_integer():
+        return int(value)
+    return value
 
 
 _Size = Annotated[int, Field(ge=1), BeforeValidator(whole)]

@@ -1,0 +1,284 @@
+"""The threads that parse, decode, tokenise and encode, and the order in which they do so.
+
+A request works in pieces of a few milliseconds, one piece at a time. Between two pieces other
+requests get a turn: a request with less text left goes first, but a piece that has waited for
+`_STARVING_S` goes before all others. One thread never takes a long piece.
+All state belongs to the event loop; a thread sees only the piece that it works on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+from matryo.core.errors import NotReady, Overloaded
+from matryo.core.metrics import Metrics
+
+T = TypeVar("T")
+
+_STARVING_S = 0.5
+_MIN_THREADS = 2  # one of them for pieces that are not long
+_MEASURED = 4096  # characters of a piece that is long enough to measure the speed with
+_WEIGHT = 0.2  # of a new measurement of the speed
+_FIRST_CHARS_PER_S = 1e6  # of one thread, until the first measurement
+
+
+@dataclass(eq=False, slots=True)
+class _Piece:
+    """Work that waits for a thread, or that a thread does.
+
+    Attributes:
+        left: characters that the request has left, this piece's included.
+        number: in order of arrival.
+        arrived_s: the clock at arrival.
+        is_long: see `Job.run`.
+        done: gets the thread's future when the thread is done.
+    """
+
+    work: Callable[[], Any]
+    left: int
+    number: int
+    arrived_s: float
+    is_long: bool
+    done: asyncio.Future[Future[Any]]
+
+    def rank(self, now: float) -> tuple[int, float, int]:
+        """The order of two pieces: the one with the smaller rank goes first."""
+        if now - self.arrived_s > _STARVING_S:
+            return 0, self.arrived_s, self.number
+        return 1, self.left, self.number
+
+
+class _Lane:
+    """Pieces that wait, either long ones or others."""
+
+    def __init__(self) -> None:
+        self._waiting: OrderedDict[int, _Piece] = OrderedDict()
+        self._by_left: list[tuple[int, int]] = []  # a heap; some numbers wait no more
+
+    def add(self, piece: _Piece) -> None:
+        self._waiting[piece.number] = piece
+        heapq.heappush(self._by_left, (piece.left, piece.number))
+
+    def remove(self, piece: _Piece) -> None:
+        """Forget a piece, if it waits."""
+        self._waiting.pop(piece.number, None)
+        if len(self._by_left) > 2 * len(self._waiting) + 64:
+            self._by_left = [(one.left, one.number) for one in self._waiting.values()]
+            heapq.heapify(self._by_left)
+
+    def first(self, now: float) -> _Piece | None:
+        """The piece that goes first; None if none waits."""
+        if not self._waiting:
+            return None
+        oldest = next(iter(self._waiting.values()))
+        if now - oldest.arrived_s > _STARVING_S:
+            return oldest
+        while self._by_left[0][1] not in self._waiting:
+            heapq.heappop(self._by_left)
+        return self._waiting[self._by_left[0][1]]
+
+    def drain(self) -> list[_Piece]:
+        """Forget all pieces, and return them."""
+        pieces = list(self._waiting.values())
+        self._waiting.clear()
+        self._by_left.clear()
+        return pieces
+
+
+class TextPool:
+    """Threads that take pieces of many requests in turn.
+
+    Args:
+        threads: number of threads; at least two are started.
+        metrics: what is counted.
+        max_wait_s: seconds that a text may have to wait to be tokenised; None for any time.
+        clock: monotonic seconds.
+    """
+
+    def __init__(
+        self,
+        threads: int,
+        metrics: Metrics,
+        max_wait_s: float | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._threads = max(threads, _MIN_THREADS)
+        self._metrics = metrics
+        self._max_wait_s = max_wait_s
+        self._clock = clock
+        self._executor = ThreadPoolExecutor(self._threads, thread_name_prefix="matryo-text")
+        self._short, self._long = _Lane(), _Lane()
+        self._n_running = self._n_long = self._n_arrived = 0
+        self._chars_per_s = _FIRST_CHARS_PER_S
+        self._closed = False
+        self._jobs: set[Job] = set()
+
+    def admit(self, n_chars: int, patience_s: float | None = None) -> Job:
+        """A job of so many characters to tokenise, refused if it would have to wait too long.
+
+        Args:
+            n_chars: of the whole request.
+            patience_s: seconds that the caller waits for an answer; None if unknown.
+
+        Raises:
+            Overloaded: the texts that go first take longer than the bound, or than the caller
+                waits.
+        """
+        bounds = [seconds for seconds in (self._max_wait_s, patience_s) if seconds is not None]
+        chars_per_s = self._chars_per_s * self._threads
+        limit = int(min(bounds) * chars_per_s) if bounds else 0
+        used = sum(job.left for job in self._jobs if job.left <= n_chars)
+        if bounds and used > limit:
+            self._metrics.rejections.labels("queue_full").inc()
+            raise Overloaded(
+                resource="characters to tokenise",
+                requested=n_chars,
+                used=used,
+                limit=limit,
+                retry_after_s=(used - limit) / chars_per_s,
+            )
+        return self.job(n_chars)
+
+    def job(self, n_chars: int) -> Job:
+        """A job that is never refused, such as encoding.
+
+        Args:
+            n_chars: characters that take as long to tokenise as the job takes.
+        """
+        job = Job(self, n_chars)
+        self._jobs.add(job)
+        return job
+
+    def end(self, job: Job) -> None:
+        """Forget a job."""
+        self._jobs.discard(job)
+
+    async def close(self) -> None:
+        """Fail all pieces that wait, and return when no thread works any more."""
+        self._closed = True
+        for piece in self._short.drain() + self._long.drain():
+            if not piece.done.done():
+                piece.done.set_exception(_closed())
+        # A piece cannot be interrupted, and waiting for its end must not block the loop.
+        await asyncio.to_thread(self._executor.shutdown)
+
+    # --- for jobs
+
+    async def work(self, work: Callable[[], T], left: int, *, is_long: bool) -> tuple[T, float]:
+        """The result of `work` on a thread, and the seconds it took."""
+        if self._closed:
+            raise _closed()
+        self._n_arrived += 1
+        loop = asyncio.get_running_loop()
+        piece = _Piece(
+            partial(_timed, work),
+            left,
+            self._n_arrived,
+            self._clock(),
+            is_long,
+            loop.create_future(),
+        )
+        lane = self._long if is_long else self._short
+        lane.add(piece)
+        self._start()
+        try:
+            return (await piece.done).result()
+        finally:
+            lane.remove(piece)
+
+    def measure(self, n_chars: int, spent_s: float) -> None:
+        """Learn from characters that were tokenised in so many seconds of a thread."""
+        if n_chars >= _MEASURED and spent_s > 0:
+            self._chars_per_s += _WEIGHT * (n_chars / spent_s - self._chars_per_s)
+
+    def _start(self) -> None:
+        """Give pieces to threads that are free."""
+        loop = asyncio.get_running_loop()
+        while self._n_running < self._threads and not self._closed:
+            now = self._clock()
+            found = [self._short.first(now)]
+            if self._n_long < self._threads - 1:
+                found.append(self._long.first(now))
+            waiting = [piece for piece in found if piece]
+            if not waiting:
+                return
+            piece = min(waiting, key=lambda one: one.rank(now))
+            (self._long if piece.is_long else self._short).remove(piece)
+            self._n_running += 1
+            self._n_long += piece.is_long
+            ended = partial(self._ended, piece)
+            job = self._executor.submit(piece.work)
+            job.add_done_callback(partial(loop.call_soon_threadsafe, ended))
+
+    def _ended(self, piece: _Piece, job: Future[Any]) -> None:
+        self._n_running -= 1
+        self._n_long -= piece.is_long
+        if not piece.done.done():  # else its caller is gone
+            piece.done.set_result(job)
+        self._start()
+
+
+class Job:
+    """What one request does on the threads; leave its `with` block to give up what is left.
+
+    Attributes:
+        left: characters that are not done.
+    """
+
+    def __init__(self, pool: TextPool, left: int) -> None:
+        self._pool = pool
+        self._spent_s = 0.0
+        self.left = left
+
+    async def run(self, work: Callable[[], T], *, is_long: bool = False) -> T:
+        """The result of a piece of work. Cancelling the call drops the piece if it waits.
+
+        Args:
+            work: takes about 10 ms, or is long.
+            is_long: whether the work may take longer. One thread takes no such work.
+
+        Raises:
+            NotReady: the pool was closed first.
+        """
+        result, spent_s = await self._pool.work(work, self.left, is_long=is_long)
+        self._spent_s += spent_s
+        return result
+
+    def advance(self, n_chars: int) -> None:
+        """Count characters as tokenised by the runs since the last call."""
+        n_chars = min(n_chars, self.left)
+        self.left -= n_chars
+        self._pool.measure(n_chars, self._spent_s)
+        self._spent_s = 0.0
+
+    def __enter__(self) -> Self:
+        """Return the job itself."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        exc: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Give up what is left."""
+        self._pool.end(self)
+
+
+def _timed(work: Callable[[], T]) -> tuple[T, float]:
+    started = time.perf_counter()
+    result = work()
+    return result, time.perf_counter() - started
+
+
+def _closed() -> NotReady:
+    return NotReady("The server shut down before this request's turn.")
