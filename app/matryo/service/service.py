@@ -126,6 +126,7 @@ class Service:
         *,
         gone: Gone | None = None,
         lease: Lease | None = None,
+        request_id: str | None = None,
     ) -> Answer:
         """The vectors of one request.
 
@@ -137,6 +138,7 @@ class Service:
                 stays.
             lease: of the request, which holds tokens and vectors until the caller ends it; None
                 for a lease that ends with this call.
+            request_id: names the request in the log; None for a request without a name.
 
         Raises:
             RequestError: the request can never succeed as it is.
@@ -150,7 +152,9 @@ class Service:
         check_embedding_type(options.embedding_type, choices.dimensions)
         with contextlib.nullcontext(lease) if lease else self.budget.lease() as held:
             tokenized, vectors = await while_wanted(
-                self._embed(options, texts, choices, held), gone=gone, deadline_s=options.deadline_s
+                self._embed(options, texts, choices, held, request_id),
+                gone=gone,
+                deadline_s=options.deadline_s,
             )
         self._count(choices, tokenized)
         return Answer(
@@ -169,10 +173,15 @@ class Service:
         return await asyncio.get_running_loop().run_in_executor(self._executor, work)
 
     async def _embed(
-        self, options: Options, texts: Texts, choices: Choices, lease: Lease
+        self,
+        options: Options,
+        texts: Texts,
+        choices: Choices,
+        lease: Lease,
+        request_id: str | None,
     ) -> tuple[Tokenized, FloatArray]:
         """Tokens, then vectors: the part of a request that its caller's leaving cancels."""
-        self._scheduler.check_room()
+        self._scheduler.check_room(options.priority, options.deadline_s)
         started = time.perf_counter()
         if self.decoder and texts.token_arrays:
             decode, arrays = self.decoder.decode, texts
@@ -185,10 +194,16 @@ class Service:
             limits=self.limits,
         )
         model = choices.engine.manifest.id
-        self._metrics.tokenize_seconds.labels(model).observe(time.perf_counter() - started)
+        spent_s = time.perf_counter() - started
+        self._metrics.tokenize_seconds.labels(model).observe(spent_s)
         lease.grow(4 * len(tokenized.ids) * choices.dimensions)
         vectors = await self._scheduler.run(
-            choices.engine, tokenized.ids, choices.dimensions, priority=options.priority
+            choices.engine,
+            tokenized.ids,
+            choices.dimensions,
+            priority=options.priority,
+            patience_s=None if options.deadline_s is None else options.deadline_s - spent_s,
+            request_id=request_id,
         )
         return tokenized, vectors
 

@@ -39,7 +39,11 @@ async def create_embeddings(request: Request) -> Response:
     if deployment := request.path_params.get("deployment"):  # Azure names the model in the path
         options = replace(options, model=deployment)
     answer = await service.embed(
-        options, texts, request.state.caller, gone=partial(hang_up, request)
+        options,
+        texts,
+        request.state.caller,
+        gone=partial(hang_up, request),
+        request_id=request.state.request_id,
     )
 
     encoding = time.perf_counter()
