@@ -167,20 +167,16 @@ class _Batch:
 
     def fill_from(self, lane: Lane, leader: Ticket) -> None:
         """Add jobs of the requests of a lane, the smallest first; the leader's are there."""
-        entries, index, n_misses = lane.by_size, self._index_of_least(lane, 0), 0
-        while n_misses < MAX_MISSES and not self._is_full():
+        entries, n_misses = lane.by_size, 0
+        index = bisect_left(entries, self._least(), key=itemgetter(0))
+        while n_misses < MAX_MISSES:
             index = first_live(entries, index)
             if index == len(entries):
                 return
             ticket = entries[index][-1]
             index += 1
-            if ticket is leader:
-                continue
-            if self.fill(ticket):
-                n_misses = 0
-            else:
-                n_misses += 1
-                index = self._index_of_least(lane, index)
+            if ticket is not leader:
+                n_misses = 0 if self.fill(ticket) else n_misses + 1
 
     def _room(self, longest: int) -> int:
         """Tokens that the batch may still take if its longest text has `longest` tokens."""
@@ -190,20 +186,13 @@ class _Batch:
         """Attention scores of the batch with one text more, its longest text then being this."""
         return (len(self.jobs) + 1) * longest**2
 
-    def _is_full(self) -> bool:
-        """Whether not even the shortest text fits."""
-        longest = self._longest
-        return self._room(longest) < 1 or self._scores(longest) > self._limits.max_scores
+    def _least(self) -> int:
+        """Tokens of the shortest text that is worth its cost; a smaller request has no such text.
 
-    def _index_of_least(self, lane: Lane, start: int) -> int:
-        """Where the requests begin, from `start` on, that may have a text which is worth its cost.
-
-        The longer a text, the better it goes with a longest one of its length or more: a text needs
-        some least length, and a request of fewer tokens has no such text.
+        The longer a text, the better it goes with a longest one of its length or more.
         """
         lengths = range(1, self._longest)
-        least = 1 + bisect_left(lengths, 1, key=self._is_worth)  # 1 is True
-        return bisect_left(lane.by_size, least, lo=start, key=itemgetter(0))
+        return 1 + bisect_left(lengths, 1, key=self._is_worth)  # 1 is True
 
     def _takes(self, n_tokens: int) -> bool:
         longest = max(self._longest, n_tokens)
