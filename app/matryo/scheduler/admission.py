@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -17,26 +16,28 @@ from matryo.core.errors import CapacityError, MatryoError, NotReady, Overloaded,
 from matryo.core.metrics import Metrics
 from matryo.engine import Engine
 from matryo.scheduler.config import SchedulerConfig
-from matryo.scheduler.jobs import Job, Ticket
+from matryo.scheduler.jobs import Job, Ticket, work_of
 from matryo.scheduler.policy import classify, is_bulk
-from matryo.scheduler.rates import Rates, length_class
-from matryo.scheduler.waiting import Waiting
+from matryo.scheduler.rates import Rates, Work
+from matryo.scheduler.waiting import Lane, Waiting
 
 
-@dataclass(eq=False, frozen=True, slots=True)
+@dataclass(eq=False, slots=True)
 class Run:
     """The jobs that one worker has taken.
 
     Attributes:
         engine: the model.
-        work: tokens by `length_class`.
+        work: of the jobs.
+        n_tokens: of the jobs.
         started: the clock when the worker took the jobs.
         has_bulk: whether a job is of a bulk request.
         is_long: whether the run is that of one long text.
     """
 
     engine: Engine
-    work: Counter[int]
+    work: Work
+    n_tokens: int
     started: float
     has_bulk: bool
     is_long: bool
@@ -83,7 +84,7 @@ class Queue:
     @property
     def n_tokens(self) -> int:
         """Tokens that are admitted and not computed."""
-        return self.waiting.n_tokens + sum(run.work.total() for run in self._runs)
+        return self.waiting.n_tokens + sum([run.n_tokens for run in self._runs])
 
     @property
     def n_long(self) -> int:
@@ -99,7 +100,8 @@ class Queue:
             NotReady: draining.
             Overloaded: the queue is full, or the wait too long.
         """
-        self._check(1, 0.0, bulk=bulk, patience_s=patience_s)
+        if not self._is_idle():
+            self._check(1, 0.0, bulk=bulk, patience_s=patience_s)
 
     def check(self, ticket: Ticket, patience_s: float | None = None) -> None:
         """Refuse a request, if there is no room for all of it.
@@ -112,21 +114,29 @@ class Queue:
             NotReady: draining.
             Overloaded: the queue is full, or the wait too long.
         """
+        if self._is_idle():
+            return
         work_s = self._rates.of(ticket.engine).seconds(ticket.work)
         # One text runs on one worker.
         own_s = work_s / min(self._config.workers, len(ticket.pending))
         bulk = is_bulk(ticket, self._rates.budget)
         self._check(ticket.n_tokens, own_s, bulk=bulk, patience_s=patience_s)
 
-    def _check(self, n_tokens: int, own_s: float, *, bulk: bool, patience_s: float | None) -> None:
+    def _is_idle(self) -> bool:
+        """Whether any request is admitted, because no token waits or runs.
+
+        A wrong estimate of the wait therefore never refuses everybody, and each run corrects it.
+
+        Raises:
+            NotReady: draining.
+        """
         if self.draining:
-            raise self._refused(
-                "draining",
-                NotReady("The server is shutting down. Please try again on another one."),
-            )
+            error = NotReady("The server is shutting down. Please try again on another one.")
+            raise self._refused("draining", error)
+        return not self.n_tokens
+
+    def _check(self, n_tokens: int, own_s: float, *, bulk: bool, patience_s: float | None) -> None:
         config, used = self._config, self.n_tokens
-        if not used:  # also where a wrong estimate would refuse everybody: each run corrects it
-            return
         for reason, resource, requested, held, limit in (
             ("requests", "waiting requests", 1, len(self._tickets), config.max_requests),
             ("queue_full", "queued tokens", n_tokens, used, config.queue_tokens),
@@ -167,24 +177,23 @@ class Queue:
             bulk: whether the request is bulk, which goes after everything.
         """
         config, now = self._config, self._clock()
-        before_s = self._waiting_s(bulk=False) + sum(
+        before_s = self._waiting_s(self.waiting.queries) + sum(
             max(0.0, self._rates.of(run.engine).seconds(run.work) - (now - run.started))
             for run in self._runs
         )
-        bulk_s = self._waiting_s(bulk=True)
+        bulk_s = self._waiting_s(self.waiting.bulk)
         if not bulk:
             turns = 1 + before_s / config.workers / config.starve_s
             bulk_s = min(bulk_s, turns * config.batch_s)
         return (before_s + bulk_s) / config.workers
 
-    def _waiting_s(self, *, bulk: bool) -> float:
-        """Seconds of one worker for all that is pending of one kind."""
-        lanes = self.waiting.lanes(bulk=bulk)
+    def _waiting_s(self, lanes: Sequence[Lane]) -> float:
+        """Seconds of one worker for all that is pending in some lanes."""
         return sum(self._rates.of(lane.engine).seconds(lane.work) for lane in lanes)
 
     def add(self, ticket: Ticket) -> None:
         """Admit a request, whatever the bounds."""
-        if not any(lane.by_size for lane in self.waiting.lanes(bulk=True)):
+        if not any(lane.by_size for lane in self.waiting.bulk):
             self.bulk_since = self._clock()
         classify(ticket, self._rates.budget)
         self._tickets[ticket] = None
@@ -197,20 +206,23 @@ class Queue:
     def take(self, batch: Sequence[Job], now: float) -> Run:
         """Move the jobs of a batch from their requests to a run, which must be given back."""
         by_ticket: dict[Ticket, list[Job]] = {}
-        work: Counter[int] = Counter()
         for job in batch:
             by_ticket.setdefault(job.ticket, []).append(job)
-            work[length_class(job.n_tokens)] += job.n_tokens
-        first, has_bulk = batch[0], any(ticket.bulk for ticket in by_ticket)
+        first, work = batch[0], work_of(batch)
         run = Run(
-            first.ticket.engine, work, now, has_bulk, first.n_tokens > first.ticket.long_tokens
+            engine=first.ticket.engine,
+            work=work,
+            n_tokens=sum(work.values()),
+            started=now,
+            has_bulk=any(ticket.bulk for ticket in by_ticket),
+            is_long=first.n_tokens > first.ticket.long_tokens,
         )
         for ticket, jobs in by_ticket.items():
             self.waiting.remove(ticket)
             ticket.take(jobs, now)
             if ticket.pending:
                 self.waiting.add(ticket)
-        if has_bulk:
+        if run.has_bulk:
             self.bulk_since = now
         self._runs[run] = None
         return run
@@ -233,8 +245,8 @@ class Queue:
         del self._tickets[ticket]
         self.waiting.remove(ticket)
         ticket.future.cancel()
-        self._report()
         if n_dropped := ticket.drop():
+            self._report()
             self._metrics.cancellations.labels(ticket.engine.manifest.id).inc(n_dropped)
 
     def fail_all(self, error: Callable[[], MatryoError]) -> None:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -13,7 +12,7 @@ import numpy as np
 
 from matryo.engine import Engine, TokenIds
 from matryo.engine.postprocess import FloatArray
-from matryo.scheduler.rates import length_class
+from matryo.scheduler.rates import Work, length_class
 
 Priority = Literal["online", "bulk"]
 """Who waits for a request. A `bulk` request never counts as a query, however small it is."""
@@ -55,7 +54,7 @@ class Ticket:
         n_tokens: tokens of all jobs.
         pending: jobs that no run has taken yet, shortest first.
         pending_tokens: tokens of these jobs.
-        work: tokens of these jobs by their `length_class`.
+        work: the `Work` of these jobs; replaced whenever it changes, so that others may keep it.
         bulk: whether the request is no query. `policy.classify` sets this value and the next.
         long_tokens: a job with more tokens than this runs alone.
         arrived: the clock at admission.
@@ -86,8 +85,8 @@ class Ticket:
         jobs = (Job(self, equal, ids, len(ids)) for equal, ids in distinct)
         self.pending = sorted(jobs, key=lambda job: job.n_tokens)
         self.longest = self.pending[-1].n_tokens
-        self.work: Counter[int] = _work(self.pending)
-        self.n_tokens = self.pending_tokens = self.work.total()
+        self.work = work_of(self.pending)
+        self.n_tokens = self.pending_tokens = sum(self.work.values())
         self.bulk = False
         self.long_tokens = 0
         self.future: asyncio.Future[FloatArray] = asyncio.get_running_loop().create_future()
@@ -108,14 +107,15 @@ class Ticket:
         """Move jobs out of `pending`, because a run computes them now."""
         taken = {id(job) for job in jobs}
         self.pending = [job for job in self.pending if id(job) not in taken]
-        self.work -= _work(jobs)
-        self.pending_tokens = self.work.total()
+        gone = work_of(jobs)
+        self.work = {kind: n - gone.get(kind, 0) for kind, n in self.work.items()}
+        self.pending_tokens = sum(self.work.values())
         self.waiting_since = now
 
     def drop(self) -> int:
         """Empty `pending`; the number of jobs that were in it."""
         dropped = len(self.pending)
-        self.pending, self.pending_tokens, self.work = [], 0, Counter[int]()
+        self.pending, self.pending_tokens, self.work = [], 0, {}
         return dropped
 
     def deliver(self, job: Job, vector: FloatArray) -> None:
@@ -134,8 +134,10 @@ class Ticket:
             self.future.set_exception(error)
 
 
-def _work(jobs: Sequence[Job]) -> Counter[int]:
-    work: Counter[int] = Counter()
+def work_of(jobs: Iterable[Job]) -> Work:
+    """The work of some jobs."""
+    work: Work = {}
     for job in jobs:
-        work[length_class(job.n_tokens)] += job.n_tokens
+        kind = length_class(job.n_tokens)
+        work[kind] = work.get(kind, 0) + job.n_tokens
     return work

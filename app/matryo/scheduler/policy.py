@@ -76,14 +76,10 @@ def next_batch(
     Returns:
         Jobs of one engine; empty only if nothing that may run is pending.
     """
-    query, bulk = (
-        _leader(
-            [lane for lane in waiting.lanes(bulk=kind) if long_allowed or not lane.all_long],
-            config.starve_s,
-            now,
-        )
-        for kind in (False, True)
-    )
+    lanes = [waiting.queries, waiting.bulk]
+    if not long_allowed:
+        lanes = [[lane for lane in kind if not lane.all_long] for kind in lanes]
+    query, bulk = (_leader(kind, config.starve_s, now) for kind in lanes)
     query_leads = query is not None and not (bulk and now - bulk_since >= config.starve_s)
     leader = query if query_leads else bulk
     if leader is None:
@@ -98,8 +94,9 @@ def next_batch(
     share = config.query_share if query_leads else 1.0
     batch = _Batch(first, longest, budget, share, config.joining_cost)
     batch.fill(leader)
-    for kind in (False, True):
-        batch.fill_from(waiting.lane(leader.engine, bulk=kind, all_long=False), leader)
+    for lane in (*waiting.queries, *waiting.bulk):
+        if lane.engine is leader.engine and lane.by_size and not lane.all_long:
+            batch.fill_from(lane, leader)
     return batch.jobs
 
 
@@ -112,11 +109,12 @@ def _leader(lanes: Sequence[Lane], starve_s: float, now: float) -> Ticket | None
 
 def _first(orders: Sequence[Sequence[Entry]]) -> Ticket | None:
     """The first ticket of several orders that somebody waits for."""
-    indexes = [first_live(entries) for entries in orders]
-    firsts = [
-        order[index] for order, index in zip(orders, indexes, strict=True) if index < len(order)
-    ]
-    return min(firsts)[-1] if firsts else None
+    first: Entry | None = None
+    for entries in orders:
+        index = first_live(entries)
+        if index < len(entries) and (first is None or entries[index] < first):
+            first = entries[index]
+    return first[-1] if first else None
 
 
 class _Batch:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 
 from matryo.engine import Engine
 
@@ -15,6 +15,10 @@ _MOST_SLOWER = 4
 # The fixed cost of a run hides the cost of a token in runs of fewer tokens.
 _MIN_TOKENS = 32
 _FULL_WEIGHT_TOKENS = 128
+
+
+Work = dict[int, int]
+"""Tokens by the `length_class` of their texts. Its seconds follow the rates."""
 
 
 def length_class(n_tokens: int) -> int:
@@ -64,8 +68,8 @@ class Rate:
         """
         return self._of_class(length_class(longest))
 
-    def seconds(self, work: Mapping[int, int]) -> float:
-        """Seconds of one worker for so many tokens of each class of lengths."""
+    def seconds(self, work: Work) -> float:
+        """Seconds of one worker for some work."""
         return sum(n_tokens * self._of_class(kind) for kind, n_tokens in work.items())
 
     def _of_class(self, kind: int) -> float:

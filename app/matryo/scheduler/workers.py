@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 
@@ -20,6 +21,8 @@ from matryo.scheduler.policy import next_batch
 from matryo.scheduler.rates import Rates
 
 log = logging.getLogger(__name__)
+
+_FLOAT32 = np.dtype(np.float32)
 
 
 class Workers:
@@ -174,9 +177,9 @@ def _check(result: BatchResult, sizes: Sequence[int]) -> None:
     if len(result.embeddings) != len(sizes):
         raise InferenceFailed(f"{len(result.embeddings)} vectors for {len(sizes)} texts")
     for vector, size in zip(result.embeddings, sizes, strict=True):
-        if vector.shape != (size,) or vector.dtype != np.float32:
+        if vector.shape != (size,) or vector.dtype != _FLOAT32:
             raise InferenceFailed(
                 f"a vector of {vector.dtype} {vector.shape}, where float32 ({size},) was asked for"
             )
-        if not np.isfinite(vector).all():
+        if not math.isfinite(vector.dot(vector)):  # unit vectors: no finite number is too large
             raise InferenceFailed("a vector has NaN or infinity")
