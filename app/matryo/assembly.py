@@ -67,6 +67,8 @@ def build_service(
         scheduler=SchedulerConfig(
             workers=core_use(settings).workers,
             queue_tokens=settings.queue_tokens,
+            max_requests=settings.max_waiting_requests,
+            max_wait_s=settings.max_wait_s,
             batch_s=settings.batch_ms / 1000,
             ready_interval_s=settings.ready_interval_s,
         ),

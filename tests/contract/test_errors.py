@@ -142,6 +142,27 @@ async def test_overload(engine: FakeEngine) -> None:
         assert (await running).status_code == 200
 
 
+async def test_too_long_a_wait(engine: FakeEngine) -> None:
+    """A request whose answer would come too late is 429 at once, with the time to wait."""
+    async with entered_application(engine) as (application, client):
+        engine.gate.clear()
+        scheduler = application.state.context.service._scheduler
+        ahead = [
+            asyncio.create_task(client.post(URL, json={"input": f"{n} " + "a " * 90}))
+            for n in range(40)
+        ]
+        while scheduler.n_requests < len(ahead):
+            await asyncio.sleep(0.001)
+        patient = {"x-stainless-read-timeout": "0.0001"}
+        response = await client.post(URL, json={"input": "b"}, headers=patient)
+        error = assert_openai_error(response, 429)
+        assert (error["type"], error["code"]) == ("tokens", "rate_limit_exceeded")
+        assert "waits at most 0.0001 s (x-stainless-read-timeout)" in error["message"]
+        assert response.headers["retry-after"] == "1"
+        engine.gate.set()
+        assert {(await task).status_code for task in ahead} == {200}
+
+
 async def test_failed_runs(engine: FakeEngine, caplog: pytest.LogCaptureFixture) -> None:
     """A fault of the engine is a 500, and only the log has its cause."""
 
@@ -158,6 +179,8 @@ async def test_failed_runs(engine: FakeEngine, caplog: pytest.LogCaptureFixture)
         assert "secret" not in response.text
         assert response.headers["x-request-id"] in error["message"]
         assert "secret path" in caplog.text
+        logged = [vars(record).get("request_ids") for record in caplog.records]
+        assert [response.headers["x-request-id"]] in logged
         assert (await client.post(URL, json={"input": "a"})).status_code == 200
 
 

@@ -19,17 +19,22 @@ class Budget:
     Args:
         limit: bytes that all leases together may hold; None for no limit.
         report: called with the bytes that are held, after every change.
+        on_refused: called when bytes do not fit.
 
     Attributes:
         held: bytes that all leases together hold.
     """
 
     def __init__(
-        self, limit: int | None = None, report: Callable[[int], None] | None = None
+        self,
+        limit: int | None = None,
+        report: Callable[[int], None] | None = None,
+        on_refused: Callable[[], None] | None = None,
     ) -> None:
         self.limit = limit
         self.held = 0
         self._report = report
+        self._on_refused = on_refused
 
     def lease(self) -> Lease:
         """A lease of nothing yet, for one request."""
@@ -42,6 +47,8 @@ class Budget:
             Overloaded: the bytes do not fit beside those that are held.
         """
         if n_bytes > 0 and self.limit is not None and self.held + n_bytes > self.limit:
+            if self._on_refused:
+                self._on_refused()
             raise Overloaded(
                 resource="bytes of memory (MATRYO_MEMORY_BUDGET_BYTES)",
                 requested=n_bytes,

@@ -15,6 +15,7 @@
     │   └─ UnsupportedMedia    a body that is not plain JSON
     ├─ CapacityError   the caller may try again later
     │   ├─ Overloaded          the queue has no room for the whole request
+    │   │   └─ WaitTooLong        the answer would come too late
     │   └─ NotReady            the service is starting or draining, or has no live worker
     ├─ EngineError     a fault of the server
     │   └─ InferenceFailed     a run raised, or gave values that are not finite
@@ -252,6 +253,38 @@ class Overloaded(CapacityError):
         self.message = (
             f"Rate limit reached on {resource}: Limit {limit}, Used {used}, "
             f"Requested {requested}. Please try again in {self.retry_after_s}s."
+        )
+        self.args = (self.message,)
+
+
+class WaitTooLong(Overloaded):
+    """A request whose answer would come later than the server, or its caller, allows.
+
+    Attributes:
+        expected_s: seconds until the answer, by the measured speed of the models.
+        limit_s: most seconds that are allowed.
+    """
+
+    def __init__(
+        self, *, expected_s: float, limit_s: float, by_caller: bool, retry_after_s: float
+    ) -> None:
+        super().__init__(
+            resource="seconds of wait",
+            requested=round(expected_s),
+            used=0,
+            limit=round(limit_s),
+            retry_after_s=retry_after_s,
+        )
+        self.expected_s = expected_s
+        self.limit_s = limit_s
+        limit = (
+            f"its client waits at most {limit_s:.3g} s (x-stainless-read-timeout)"
+            if by_caller
+            else f"the limit is {limit_s:.3g} s (MATRYO_MAX_WAIT_S)"
+        )
+        self.message = (
+            f"The answer to this request is expected in {expected_s:.3g} s, and {limit}. "
+            f"Please try again in {self.retry_after_s}s, or send fewer texts at once."
         )
         self.args = (self.message,)
 

@@ -18,7 +18,7 @@ from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.platform_collector import PlatformCollector
 from prometheus_client.process_collector import ProcessCollector
 
-REJECTION_REASONS = ("queue_full", "draining")
+REJECTION_REASONS = ("queue_full", "requests", "wait", "memory", "draining")
 DROP_REASONS = ("silent", "idle", "displaced", "slow_reader", "full")
 
 _FAST_S = (0.0001, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0)
@@ -167,7 +167,8 @@ class Metrics:
         )
         self.rejections = Counter(
             "matryo_rejections",
-            "Requests refused because the queue was full or the service was not ready.",
+            "Requests refused. queue_full: too many tokens wait; requests: too many requests wait; "
+            "wait: the answer would come too late; draining: the service is shutting down.",
             ("reason",),
             registry=registry,
         )

@@ -1,21 +1,46 @@
 """Who is admitted, and when a request leaves.
 
-The invariant: `n_tokens` counts the tokens of the pending jobs of every admitted request, and of
-the jobs that runs have taken and not given back. A token enters once, in `add`, and leaves once,
-in `remove` or in `give_back`.
+The invariant: a job that was admitted is pending (`Queue.waiting`), or in a run that has taken it
+and not given it back, or gone. Tokens and seconds are sums over these two, never counted beside
+them.
 """
 
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
-from matryo.core.errors import MatryoError, NotReady, Overloaded
+from matryo.core.errors import CapacityError, MatryoError, NotReady, Overloaded, WaitTooLong
 from matryo.core.metrics import Metrics
+from matryo.engine import Engine
 from matryo.scheduler.config import SchedulerConfig
-from matryo.scheduler.jobs import Job, Ticket
-from matryo.scheduler.policy import is_bulk
-from matryo.scheduler.rates import Rates
+from matryo.scheduler.jobs import Job, Ticket, work_of
+from matryo.scheduler.policy import classify, is_bulk
+from matryo.scheduler.rates import Rates, Work
+from matryo.scheduler.waiting import Lane, Waiting
+
+
+@dataclass(eq=False, slots=True)
+class Run:
+    """The jobs that one worker has taken.
+
+    Attributes:
+        engine: the model.
+        work: of the jobs.
+        n_tokens: of the jobs.
+        started: the clock when the worker took the jobs.
+        has_bulk: whether a job is of a bulk request.
+        is_long: whether the run is that of one long text.
+    """
+
+    engine: Engine
+    work: Work
+    n_tokens: int
+    started: float
+    has_bulk: bool
+    is_long: bool
 
 
 class Queue:
@@ -28,8 +53,8 @@ class Queue:
         clock: monotonic seconds.
 
     Attributes:
-        n_tokens: tokens that are admitted and not computed.
-        bulk_since: the clock when a run last took bulk, or when bulk began to wait.
+        waiting: the requests with pending jobs.
+        bulk_since: the clock when a run last had bulk, or when bulk began to wait.
         draining: nothing more is admitted.
         arrived: is set when there may be something new to run.
     """
@@ -46,8 +71,8 @@ class Queue:
         self._metrics = metrics
         self._clock = clock
         self._tickets: dict[Ticket, None] = {}
-        self._result_bytes = 0
-        self.n_tokens = 0
+        self._runs: dict[Run, None] = {}
+        self.waiting = Waiting()
         self.bulk_since = 0.0
         self.draining = False
         self.arrived = asyncio.Event()
@@ -56,74 +81,160 @@ class Queue:
         """Number of admitted requests."""
         return len(self._tickets)
 
-    def live(self) -> list[Ticket]:
-        """The admitted requests that somebody waits for, in order of arrival."""
-        return [ticket for ticket in self._tickets if ticket.live]
+    @property
+    def n_tokens(self) -> int:
+        """Tokens that are admitted and not computed."""
+        return self.waiting.n_tokens + sum([run.n_tokens for run in self._runs])
+
+    @property
+    def n_long(self) -> int:
+        """Runs of long texts under way."""
+        return sum(run.is_long for run in self._runs)
 
     # --- admission
 
-    def check(self, n_tokens: int, n_bytes: int) -> None:
-        """Refuse a request of so many tokens and so many bytes of results, if there is no room.
+    def check_room(self, *, bulk: bool, patience_s: float | None = None) -> None:
+        """Refuse a request whose texts are not known yet, if there is no room for the smallest.
 
         Raises:
             NotReady: draining.
-            Overloaded: the queue is full.
+            Overloaded: the queue is full, or the wait too long.
+        """
+        if not self._is_idle():
+            self._check(1, 0.0, bulk=bulk, patience_s=patience_s)
+
+    def check(self, ticket: Ticket, patience_s: float | None = None) -> None:
+        """Refuse a request, if there is no room for all of it.
+
+        Args:
+            ticket: the request, not admitted yet.
+            patience_s: seconds that its caller still waits; None if the caller did not say.
+
+        Raises:
+            NotReady: draining.
+            Overloaded: the queue is full, or the wait too long.
+        """
+        if self._is_idle():
+            return
+        work_s = self._rates.of(ticket.engine).seconds(ticket.work)
+        # One text runs on one worker.
+        own_s = work_s / min(self._config.workers, len(ticket.pending))
+        bulk = is_bulk(ticket, self._rates.budget)
+        self._check(ticket.n_tokens, own_s, bulk=bulk, patience_s=patience_s)
+
+    def _is_idle(self) -> bool:
+        """Whether any request is admitted, because no token waits or runs.
+
+        A wrong estimate of the wait therefore never refuses everybody, and each run corrects it.
+
+        Raises:
+            NotReady: draining.
         """
         if self.draining:
-            self._metrics.rejections.labels("draining").inc()
-            raise NotReady("The server is shutting down. Please try again on another one.")
-        if not self.n_tokens:
-            return
-        for resource, requested, used, limit in (
-            ("queued tokens", n_tokens, self.n_tokens, self._config.queue_tokens),
-            ("bytes of results", n_bytes, self._result_bytes, self._config.result_bytes),
+            error = NotReady("The server is shutting down. Please try again on another one.")
+            raise self._refused("draining", error)
+        return not self.n_tokens
+
+    def _check(self, n_tokens: int, own_s: float, *, bulk: bool, patience_s: float | None) -> None:
+        config, used = self._config, self.n_tokens
+        for reason, resource, requested, held, limit in (
+            ("requests", "waiting requests", 1, len(self._tickets), config.max_requests),
+            ("queue_full", "queued tokens", n_tokens, used, config.queue_tokens),
         ):
-            if (over := used + requested - limit) > 0:
-                self._metrics.rejections.labels("queue_full").inc()
-                raise Overloaded(
+            if limit is not None and (over := held + requested - limit) > 0:
+                full = Overloaded(
                     resource=resource,
                     requested=requested,
-                    used=used,
+                    used=held,
                     limit=limit,
-                    retry_after_s=self._seconds_until(min(1.0, over / used) if used else 0.0),
+                    retry_after_s=self.expected_s(bulk=True) * min(1.0, over / held),
                 )
+                raise self._refused(reason, full)
+        if config.max_wait_s is None:
+            return
+        limit_s = min(config.max_wait_s, math.inf if patience_s is None else patience_s)
+        ahead_s = self.expected_s(bulk=bulk)
+        if ahead_s + own_s > limit_s:
+            late = WaitTooLong(
+                expected_s=ahead_s + own_s,
+                limit_s=limit_s,
+                by_caller=limit_s < config.max_wait_s,
+                # The request is admitted at the latest when nothing is ahead.
+                retry_after_s=min(ahead_s, ahead_s + own_s - limit_s),
+            )
+            raise self._refused("wait", late)
 
-    def _seconds_until(self, share: float) -> float:
-        """Seconds until this share of what waits is computed, by the measured rates."""
-        seconds = sum(
-            self._rates.of(ticket.engine).token_s(ticket.pending[-1].n_tokens)
-            * ticket.pending_tokens
-            for ticket in self._tickets
-            if ticket.pending
+    def _refused(self, reason: str, error: CapacityError) -> CapacityError:
+        self._metrics.rejections.labels(reason).inc()
+        return error
+
+    def expected_s(self, *, bulk: bool) -> float:
+        """Seconds until a request that comes now has its turn, by the measured rates.
+
+        Queries go before bulk, and bulk goes first with one batch after every `starve_s`.
+
+        Args:
+            bulk: whether the request is bulk, which goes after everything.
+        """
+        config, now = self._config, self._clock()
+        before_s = self._waiting_s(self.waiting.queries) + sum(
+            max(0.0, self._rates.of(run.engine).seconds(run.work) - (now - run.started))
+            for run in self._runs
         )
-        return seconds / self._config.workers * share
+        bulk_s = self._waiting_s(self.waiting.bulk)
+        if not bulk:
+            turns = 1 + before_s / config.workers / config.starve_s
+            bulk_s = min(bulk_s, turns * config.batch_s)
+        return (before_s + bulk_s) / config.workers
+
+    def _waiting_s(self, lanes: Sequence[Lane]) -> float:
+        """Seconds of one worker for all that is pending in some lanes."""
+        return sum(self._rates.of(lane.engine).seconds(lane.work) for lane in lanes)
 
     def add(self, ticket: Ticket) -> None:
         """Admit a request, whatever the bounds."""
-        if not any(self._waits_as_bulk(other) for other in self._tickets):
+        if not any(lane.by_size for lane in self.waiting.bulk):
             self.bulk_since = self._clock()
+        classify(ticket, self._rates.budget)
         self._tickets[ticket] = None
-        self._result_bytes += ticket.n_bytes
-        self._count(ticket.pending_tokens)
+        self.waiting.add(ticket)
         self.arrived.set()
+        self._report()
 
     # --- runs
 
-    def take(self, batch: Sequence[Job], now: float) -> None:
-        """Move the jobs of a batch from their requests to a run, which must give them back."""
+    def take(self, batch: Sequence[Job], now: float) -> Run:
+        """Move the jobs of a batch from their requests to a run, which must be given back."""
         by_ticket: dict[Ticket, list[Job]] = {}
         for job in batch:
             by_ticket.setdefault(job.ticket, []).append(job)
-        # Everything that may raise is above the first change.
-        has_bulk = any(self._waits_as_bulk(ticket) for ticket in by_ticket)
-        if has_bulk:
-            self.bulk_since = now
+        first, work = batch[0], work_of(batch)
+        run = Run(
+            engine=first.ticket.engine,
+            work=work,
+            n_tokens=sum(work.values()),
+            started=now,
+            has_bulk=any(ticket.bulk for ticket in by_ticket),
+            is_long=first.n_tokens > first.ticket.long_tokens,
+        )
         for ticket, jobs in by_ticket.items():
+            self.waiting.remove(ticket)
             ticket.take(jobs, now)
+            if ticket.pending:
+                self.waiting.add(ticket)
+        if run.has_bulk:
+            self.bulk_since = now
+        self._runs[run] = None
+        return run
 
-    def give_back(self, n_tokens: int) -> None:
-        """Count tokens that a run had taken as done, however the run ended."""
-        self._count(-n_tokens)
+    def give_back(self, run: Run) -> None:
+        """Count the tokens of a run as done, however the run ended."""
+        del self._runs[run]
+        if run.has_bulk:
+            self.bulk_since = self._clock()  # a long text must not lead again as soon as it is done
+        if run.is_long:
+            self.arrived.set()  # another worker may wait until a long text may run
+        self._report()
 
     # --- release
 
@@ -132,22 +243,23 @@ class Queue:
         if ticket not in self._tickets:
             return
         del self._tickets[ticket]
-        self._result_bytes -= ticket.n_bytes
-        if n_tokens := ticket.pending_tokens:
-            n_dropped = ticket.drop()
-            self._count(-n_tokens)
-            self._metrics.cancellations.labels(ticket.engine.manifest.id).inc(n_dropped)
+        self.waiting.remove(ticket)
         ticket.future.cancel()
+        if n_dropped := ticket.drop():
+            self._report()
+            self._metrics.cancellations.labels(ticket.engine.manifest.id).inc(n_dropped)
 
     def fail_all(self, error: Callable[[], MatryoError]) -> None:
-        """End every admitted request with an error of its own."""
-        for ticket in list(self._tickets):
+        """End every admitted request with an error of its own.
+
+        Nothing waits afterwards, whatever state a fault has left behind.
+        """
+        tickets = list(self._tickets)
+        self._tickets.clear()
+        self.waiting.clear()
+        for ticket in tickets:
             ticket.fail(error())  # one each, because a raised error collects tracebacks
-            self.remove(ticket)
+        self._report()
 
-    def _waits_as_bulk(self, ticket: Ticket) -> bool:
-        return bool(ticket.pending) and is_bulk(ticket, self._rates.budget)
-
-    def _count(self, n_tokens: int) -> None:
-        self.n_tokens += n_tokens
+    def _report(self) -> None:
         self._metrics.queue_tokens.set(self.n_tokens)

@@ -14,10 +14,12 @@ class _Record:
 
     Attributes:
         last_success: the clock at the end of the last good run; None before the first.
-        failed: whether the last run failed.
+        suspect: whether a run failed since then.
+        failed: whether the model then failed a probe too.
     """
 
     last_success: float | None = None
+    suspect: bool = False
     failed: bool = False
 
 
@@ -45,10 +47,15 @@ class Health:
     def succeeded(self, engine: Engine) -> None:
         """Note that a run ended well just now."""
         record = self._records[id(engine)]
-        record.last_success, record.failed = self._clock(), False
+        record.last_success = self._clock()
+        record.suspect = record.failed = False
+
+    def suspect(self, engine: Engine) -> None:
+        """Note that a run failed: by the fault of a text, unless a probe of the model fails too."""
+        self._records[id(engine)].suspect = True
 
     def failed(self, *engines: Engine) -> None:
-        """Note that the last run of these models failed; of every model, if none is given."""
+        """Note that a probe of these models failed; every model is meant, if none is given."""
         for engine in engines or self._engines:
             self._records[id(engine)].failed = True
 
@@ -71,7 +78,8 @@ class Health:
         return [
             engine
             for engine in self._engines
-            if (record := self._records[id(engine)]).failed
+            if (record := self._records[id(engine)]).suspect
+            or record.failed
             or record.last_success is None
             or now - record.last_success >= self.pause_s
         ]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -11,9 +12,12 @@ import numpy as np
 
 from matryo.engine import Engine, TokenIds
 from matryo.engine.postprocess import FloatArray
+from matryo.scheduler.rates import Work, length_class
 
 Priority = Literal["online", "bulk"]
 """Who waits for a request. A `bulk` request never counts as a query, however small it is."""
+
+_numbers = itertools.count()
 
 
 @dataclass(eq=False, frozen=True, slots=True)
@@ -24,16 +28,13 @@ class Job:
         ticket: the request.
         rows: indexes of the text in the request, and of its rows in the result.
         ids: token ids, within the model's limit.
+        n_tokens: number of tokens, special ones included.
     """
 
     ticket: Ticket
     rows: tuple[int, ...]
     ids: TokenIds
-
-    @property
-    def n_tokens(self) -> int:
-        """Number of tokens, special ones included."""
-        return len(self.ids)
+    n_tokens: int
 
 
 class Ticket:
@@ -45,12 +46,17 @@ class Ticket:
         dimensions: output size of every text.
         now: the clock at admission, in seconds.
         priority: see `Priority`.
+        request_id: names the request in the log; None for a request without a name.
 
     Attributes:
+        number: a larger one than that of every ticket before.
         longest: tokens of the longest job.
         n_tokens: tokens of all jobs.
         pending: jobs that no run has taken yet, shortest first.
         pending_tokens: tokens of these jobs.
+        work: the `Work` of these jobs; replaced whenever it changes, so that others may keep it.
+        bulk: whether the request is no query. `policy.classify` sets this value and the next.
+        long_tokens: a job with more tokens than this runs alone.
         arrived: the clock at admission.
         waiting_since: the clock when a run last took a job; at admission before that.
         future: the `(n, dimensions)` float32 result, rows in input order.
@@ -63,50 +69,60 @@ class Ticket:
         dimensions: int,
         now: float,
         priority: Priority = "online",
+        request_id: str | None = None,
     ) -> None:
+        self.number = next(_numbers)
         self.engine = engine
         self.dimensions = dimensions
         self.priority: Priority = priority
+        self.request_id = request_id
         self.arrived = now
         self.waiting_since = now
         rows: dict[bytes, list[int]] = {}
         for row, ids in enumerate(texts):
             rows.setdefault(ids.tobytes(), []).append(row)
-        jobs = (Job(self, tuple(equal), texts[equal[0]]) for equal in rows.values())
+        distinct = ((tuple(equal), texts[equal[0]]) for equal in rows.values())
+        jobs = (Job(self, equal, ids, len(ids)) for equal, ids in distinct)
         self.pending = sorted(jobs, key=lambda job: job.n_tokens)
         self.longest = self.pending[-1].n_tokens
-        self.n_tokens = self.pending_tokens = sum(job.n_tokens for job in self.pending)
+        self.work = work_of(self.pending)
+        self.n_tokens = self.pending_tokens = sum(self.work.values())
+        self.bulk = False
+        self.long_tokens = 0
         self.future: asyncio.Future[FloatArray] = asyncio.get_running_loop().create_future()
-        self._vectors = np.empty((len(texts), dimensions), np.float32)
+        self._n_rows = len(texts)
         self._n_left = len(self.pending)
-
-    @property
-    def n_bytes(self) -> int:
-        """Bytes of the result."""
-        return self._vectors.nbytes
+        self._vectors: FloatArray | None = None
 
     @property
     def live(self) -> bool:
         """Whether somebody still waits for the result."""
         return not self.future.done()
 
+    def allocate(self) -> None:
+        """Make the matrix of the result, which a request that is refused never needs."""
+        self._vectors = np.empty((self._n_rows, self.dimensions), np.float32)
+
     def take(self, jobs: Sequence[Job], now: float) -> None:
         """Move jobs out of `pending`, because a run computes them now."""
         taken = {id(job) for job in jobs}
         self.pending = [job for job in self.pending if id(job) not in taken]
-        self.pending_tokens -= sum(job.n_tokens for job in jobs)
+        gone = work_of(jobs)
+        self.work = {kind: n - gone.get(kind, 0) for kind, n in self.work.items()}
+        self.pending_tokens = sum(self.work.values())
         self.waiting_since = now
 
     def drop(self) -> int:
         """Empty `pending`; the number of jobs that were in it."""
         dropped = len(self.pending)
-        self.pending, self.pending_tokens = [], 0
+        self.pending, self.pending_tokens, self.work = [], 0, {}
         return dropped
 
     def deliver(self, job: Job, vector: FloatArray) -> None:
         """Write one vector into the result; the last vector completes the request."""
         if not self.live:
             return
+        assert self._vectors is not None, "allocate comes before the first run"
         self._vectors[list(job.rows)] = vector
         self._n_left -= 1
         if not self._n_left:
@@ -116,3 +132,12 @@ class Ticket:
         """End the request with an error, unless it has ended."""
         if self.live:
             self.future.set_exception(error)
+
+
+def work_of(jobs: Iterable[Job]) -> Work:
+    """The work of some jobs."""
+    work: Work = {}
+    for job in jobs:
+        kind = length_class(job.n_tokens)
+        work[kind] = work.get(kind, 0) + job.n_tokens
+    return work

@@ -1,77 +1,46 @@
-"""Which jobs run next: a pure function of what waits, the engines' limits and the clock.
+"""Which jobs run next: a function of what waits, the engines' limits and the clock.
 
 A *query* is an online request that fits in half a batch; every other request is *bulk*. Queries run
-before bulk. If bulk had nothing computed for `max_wait_s`, bulk runs first. Among queries, and
+before bulk. If bulk had nothing computed for `starve_s`, bulk runs first. Among queries, and
 among bulk requests, the one with the fewest tokens left leads, unless another had nothing
 computed for as long.
 
 The leader's longest text begins the batch. Texts of any request for the same model then fill the
 batch, the longest that fits first: reading the weights for a query serves bulk as well. Texts of
 very different lengths stay apart where attention would compute too much padding.
+
+A choice costs a few binary searches for each text of the batch, however many requests wait.
 """
 
 from __future__ import annotations
 
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Sequence
+from operator import itemgetter
 
 from matryo.engine import Engine
 from matryo.scheduler.config import SchedulerConfig
 from matryo.scheduler.jobs import Job, Ticket
+from matryo.scheduler.waiting import Entry, Lane, Waiting, first_live
 
 Budget = Callable[[Engine, int], int]
 """Tokens that a batch of this engine may have, by the length of its longest text. A single text may
 exceed the budget."""
 
+MAX_MISSES = 32
+"""A batch looks for company until so many requests in a row had no text that fits. Requests come by
+size: behind that many misses, hardly any request has a text that is small enough."""
 
-def next_batch(
-    tickets: Sequence[Ticket],
-    budget: Budget,
-    config: SchedulerConfig,
-    *,
-    now: float,
-    bulk_since: float,
-    long_allowed: bool = True,
-) -> list[Job]:
-    """The jobs to run now.
 
-    Args:
-        tickets: the admitted requests, in order of arrival. Not changed.
-        budget: a slower model has a smaller one.
-        config: of the scheduler.
-        now: the clock, in seconds.
-        bulk_since: the clock when a run last took bulk, or when bulk began to wait.
-        long_allowed: whether a text over `long_tokens` may run. Limiting how many of them run at
-            once keeps a worker free for queries, and bounds memory.
+def classify(ticket: Ticket, budget: Budget) -> None:
+    """Decide whether a request is bulk, and which of its texts are long.
 
-    Returns:
-        Jobs of one engine; empty only if nothing that may run is pending.
+    A request is classified once, when it is admitted. The budget follows the measured rates and
+    moves a little with every run: a class that moved too would mean a look at every request after
+    every run, and would break the promise of the wait that the request was admitted with.
     """
-    queries: list[Ticket] = []
-    bulk: list[Ticket] = []
-    for ticket in tickets:
-        pending = ticket.pending
-        if pending and (long_allowed or pending[0].n_tokens <= long_tokens(ticket.engine, budget)):
-            (bulk if is_bulk(ticket, budget) else queries).append(ticket)
-    if not queries and not bulk:
-        return []
-    query_leads = bool(queries) and not (bulk and now - bulk_since >= config.max_wait_s)
-    leader = _leader(queries if query_leads else bulk, config.max_wait_s, now)
-    engine = leader.engine
-    longest = long_tokens(engine, budget)
-    first = leader.pending[-1]
-    if first.n_tokens > longest:
-        if long_allowed:
-            return [first]
-        first = leader.pending[bisect_right(leader.pending, longest, key=_length) - 1]
-
-    share = config.query_share if query_leads else 1.0
-    batch = _Batch(first, longest, budget, share, config.joining_cost)
-    batch.fill(leader)
-    for ticket in (*sorted(queries, key=_size), *sorted(bulk, key=_size)):
-        if ticket.engine is engine and ticket is not leader:
-            batch.fill(ticket)
-    return batch.jobs
+    ticket.bulk = is_bulk(ticket, budget)
+    ticket.long_tokens = long_tokens(ticket.engine, budget)
 
 
 def is_bulk(ticket: Ticket, budget: Budget) -> bool:
@@ -82,6 +51,70 @@ def is_bulk(ticket: Ticket, budget: Budget) -> bool:
 def long_tokens(engine: Engine, budget: Budget) -> int:
     """Texts over this many tokens run alone, and take longer than a batch should."""
     return min(budget(engine, budget(engine, 1)), engine.limits.solo_tokens)
+
+
+def next_batch(
+    waiting: Waiting,
+    budget: Budget,
+    config: SchedulerConfig,
+    *,
+    now: float,
+    bulk_since: float,
+    long_allowed: bool = True,
+) -> list[Job]:
+    """The jobs to run now.
+
+    Args:
+        waiting: the requests with pending jobs. Not changed.
+        budget: a slower model has a smaller one.
+        config: of the scheduler.
+        now: the clock, in seconds.
+        bulk_since: the clock when a run last had bulk, or when bulk began to wait.
+        long_allowed: whether a text over `long_tokens` may run. Limiting how many of them run at
+            once keeps a worker free for queries, and bounds memory.
+
+    Returns:
+        Jobs of one engine; empty only if nothing that may run is pending.
+    """
+    lanes = [waiting.queries, waiting.bulk]
+    if not long_allowed:
+        lanes = [[lane for lane in kind if not lane.all_long] for kind in lanes]
+    query, bulk = (_leader(kind, config.starve_s, now) for kind in lanes)
+    query_leads = query is not None and not (bulk and now - bulk_since >= config.starve_s)
+    leader = query if query_leads else bulk
+    if leader is None:
+        return []
+    longest = leader.long_tokens
+    first = leader.pending[-1]
+    if first.n_tokens > longest:
+        if long_allowed:
+            return [first]
+        first = leader.pending[bisect_right(leader.pending, longest, key=_length) - 1]
+
+    share = config.query_share if query_leads else 1.0
+    batch = _Batch(first, longest, budget, share, config.joining_cost)
+    batch.fill(leader)
+    for lane in (*waiting.queries, *waiting.bulk):
+        if lane.engine is leader.engine and lane.by_size and not lane.all_long:
+            batch.fill_from(lane, leader)
+    return batch.jobs
+
+
+def _leader(lanes: Sequence[Lane], starve_s: float, now: float) -> Ticket | None:
+    oldest = _first([lane.by_age for lane in lanes])
+    if oldest is None or now - oldest.waiting_since >= starve_s:
+        return oldest
+    return _first([lane.by_size for lane in lanes])
+
+
+def _first(orders: Sequence[Sequence[Entry]]) -> Ticket | None:
+    """The first ticket of several orders that somebody waits for."""
+    first: Entry | None = None
+    for entries in orders:
+        index = first_live(entries)
+        if index < len(entries) and (first is None or entries[index] < first):
+            first = entries[index]
+    return first[-1] if first else None
 
 
 class _Batch:
@@ -107,50 +140,73 @@ class _Batch:
         self._joining_cost = joining_cost
         self._n_tokens = self._longest = first.n_tokens
 
-    def fill(self, ticket: Ticket) -> None:
-        """Add jobs of a request, the longest that fits first, while that is worth its cost."""
-        pending = ticket.pending
+    def fill(self, ticket: Ticket) -> bool:
+        """Add jobs of a request, the longest that fits first, while that is worth its cost.
+
+        Returns:
+            Whether a job was added.
+        """
+        pending, n_jobs = ticket.pending, len(self.jobs)
         index: int = len(pending)
         while True:
             room = min(self._room(self._longest), self._most)
             index = bisect_right(pending, room, hi=index, key=_length) - 1
             if index < 0:
-                return
+                break
             job = pending[index]
             if job is self.jobs[0]:
                 continue
-            if not self._takes(job):
-                return
+            if not self._takes(job.n_tokens):
+                break
             self.jobs.append(job)
             self._n_tokens += job.n_tokens
             self._longest = max(self._longest, job.n_tokens)
+        return len(self.jobs) > n_jobs
+
+    def fill_from(self, lane: Lane, leader: Ticket) -> None:
+        """Add jobs of the requests of a lane, the smallest first; the leader's are there."""
+        entries, n_misses = lane.by_size, 0
+        index = bisect_left(entries, self._least(), key=itemgetter(0))
+        while n_misses < MAX_MISSES:
+            index = first_live(entries, index)
+            if index == len(entries):
+                return
+            ticket = entries[index][-1]
+            index += 1
+            if ticket is not leader:
+                n_misses = 0 if self.fill(ticket) else n_misses + 1
 
     def _room(self, longest: int) -> int:
         """Tokens that the batch may still take if its longest text has `longest` tokens."""
         return int(self._budget(self._engine, longest) * self._share) - self._n_tokens
 
-    def _takes(self, job: Job) -> bool:
-        n_tokens, limits = job.n_tokens, self._limits
+    def _scores(self, longest: int) -> int:
+        """Attention scores of the batch with one text more, its longest text then being this."""
+        return (len(self.jobs) + 1) * longest**2
+
+    def _least(self) -> int:
+        """Tokens of the shortest text that is worth its cost; a smaller request has no such text.
+
+        The longer a text, the better it goes with a longest one of its length or more.
+        """
+        lengths = range(1, self._longest)
+        return 1 + bisect_left(lengths, 1, key=self._is_worth)  # 1 is True
+
+    def _takes(self, n_tokens: int) -> bool:
         longest = max(self._longest, n_tokens)
-        n_scores = (len(self.jobs) + 1) * longest**2
-        if n_tokens > self._room(longest) or n_scores > limits.max_scores:
-            return False
-        # Costs are in tokens.
-        added_scores = n_scores - len(self.jobs) * self._longest**2
-        cost = n_tokens + added_scores * limits.score_tokens
+        return (
+            n_tokens <= self._room(longest)
+            and self._scores(longest) <= self._limits.max_scores
+            and self._is_worth(n_tokens)
+        )
+
+    def _is_worth(self, n_tokens: int) -> bool:
+        """Whether a text costs little more in this batch than alone. Costs are in tokens."""
+        limits = self._limits
+        added = self._scores(max(self._longest, n_tokens)) - len(self.jobs) * self._longest**2
+        cost = n_tokens + added * limits.score_tokens
         lone_cost = n_tokens + n_tokens**2 * limits.score_tokens
         return cost <= self._joining_cost * lone_cost + limits.run_tokens
-
-
-def _leader(waiting: Sequence[Ticket], max_wait_s: float, now: float) -> Ticket:
-    oldest = min(waiting, key=lambda ticket: ticket.waiting_since)
-    if now - oldest.waiting_since >= max_wait_s:
-        return oldest
-    return min(waiting, key=_size)
-
-
-def _size(ticket: Ticket) -> tuple[int, float]:
-    return ticket.pending_tokens, ticket.arrived
 
 
 def _length(job: Job) -> int:

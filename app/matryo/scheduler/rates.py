@@ -2,15 +2,28 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 
 from matryo.engine import Engine
 
 # Weight of an observation that is slower, or faster, than the estimate.
 _SLOWER, _FASTER = 0.5, 0.1
+# A run that took longer than this many times the estimate counts as this many times: one pause of
+# the machine must not make requests be refused for a long while.
+_MOST_SLOWER = 4
 # The fixed cost of a run hides the cost of a token in runs of fewer tokens.
 _MIN_TOKENS = 32
 _FULL_WEIGHT_TOKENS = 128
+
+
+Work = dict[int, int]
+"""Tokens by the `length_class` of their texts. Its seconds follow the rates."""
+
+
+def length_class(n_tokens: int) -> int:
+    """The class of a text's length: each class has texts twice as long as the one before."""
+    return n_tokens.bit_length()
 
 
 class Rate:
@@ -30,23 +43,36 @@ class Rate:
 
     def observe(self, longest: int, n_tokens: int, seconds: float) -> None:
         """Learn from a run of `n_tokens` in all, the longest text having `longest`."""
-        if n_tokens < _MIN_TOKENS or seconds <= 0:
+        if not 0 < seconds < math.inf:
             return
-        token_s, kind = seconds / n_tokens, longest.bit_length()
+        token_s, kind = seconds / n_tokens, length_class(longest)
         known = self._by_class.get(kind)
-        if known is None:
+        if n_tokens < _MIN_TOKENS:
+            # The run's fixed cost makes it look slow, never fast: a short run that is faster than
+            # the estimate is right. Else an estimate that refuses all but one request at a time
+            # would stay wrong where every request is short.
+            if self._by_class and token_s < (estimate := self._of_class(kind)):
+                self._by_class[kind] = estimate + _FASTER * (token_s - estimate)
+        elif known is None:
             self._by_class[kind] = token_s
-            return
-        weight = _SLOWER if token_s > known else _FASTER
-        weight *= min(1.0, n_tokens / _FULL_WEIGHT_TOKENS)
-        self._by_class[kind] = known + weight * (token_s - known)
+        elif token_s < known:
+            self._by_class[kind] = known + _FASTER * (token_s - known)
+        else:
+            weight = _SLOWER * min(1.0, n_tokens / _FULL_WEIGHT_TOKENS)
+            self._by_class[kind] = known + weight * (min(token_s, _MOST_SLOWER * known) - known)
 
     def token_s(self, longest: int) -> float:
         """Seconds a token of a run whose longest text has `longest` tokens.
 
         A class of lengths that was never observed has the estimate of the nearest class.
         """
-        kind = longest.bit_length()
+        return self._of_class(length_class(longest))
+
+    def seconds(self, work: Work) -> float:
+        """Seconds of one worker for some work."""
+        return sum(n_tokens * self._of_class(kind) for kind, n_tokens in work.items())
+
+    def _of_class(self, kind: int) -> float:
         known = self._by_class.get(kind)
         if known is not None:
             return known

@@ -144,14 +144,18 @@ class Scheduler:
         """None if every model ran well within the interval; else a sentence for the operator."""
         return "draining" if self._queue.draining else self._health.why_not_ready()
 
-    def check_room(self) -> None:
+    def check_room(self, priority: Priority = "online", patience_s: float | None = None) -> None:
         """Refuse a request before it costs anything, if even the smallest has no room.
+
+        Args:
+            priority: as for `run`.
+            patience_s: as for `run`.
 
         Raises:
             NotReady: draining.
-            Overloaded: the queue is full.
+            Overloaded: the queue is full, or the wait too long.
         """
-        self._queue.check(1, 4)
+        self._queue.check_room(bulk=priority == "bulk", patience_s=patience_s)
 
     async def run(
         self,
@@ -160,6 +164,8 @@ class Scheduler:
         dimensions: int,
         *,
         priority: Priority = "online",
+        patience_s: float | None = None,
+        request_id: str | None = None,
     ) -> FloatArray:
         """Vectors of one request, which is admitted whole or refused at once.
 
@@ -170,23 +176,28 @@ class Scheduler:
             texts: ids of each text, at least one text, each within the model's limit.
             dimensions: output size, 1 to native.
             priority: `bulk` lets every online query go first, however small this request is.
+            patience_s: seconds that the caller still waits; None if the caller did not say. The
+                request is refused if its answer is expected later.
+            request_id: names the request in the log.
 
         Returns:
             `(len(texts), dimensions)` float32 unit vectors, in input order.
 
         Raises:
             NotReady: draining, or closed meanwhile.
-            Overloaded: no room for the whole request.
-            InferenceFailed: a run with one of its texts failed.
+            Overloaded: no room for the whole request, or the wait is too long.
+            InferenceFailed: the run of one of its texts failed, alone too.
         """
-        self._queue.check(sum(map(len, texts)), 4 * len(texts) * dimensions)
-        return await self._wait(Ticket(engine, texts, dimensions, self._clock(), priority))
+        ticket = Ticket(engine, texts, dimensions, self._clock(), priority, request_id)
+        self._queue.check(ticket, patience_s)
+        return await self._wait(ticket)
 
     # --- requests
 
     async def _wait(self, ticket: Ticket) -> FloatArray:
-        self._queue.add(ticket)
         try:
+            self._queue.add(ticket)
+            ticket.allocate()
             return await ticket.future
         finally:
             self._queue.remove(ticket)

@@ -79,8 +79,15 @@ class Heartbeat:
                 await asyncio.to_thread(release_free_memory)
             for engine in self._health.due():
                 if not self._is_draining():
-                    with contextlib.suppress(EngineError, NotReady):  # logged where it failed
-                        await self._probe(engine)
+                    await self._look_at(engine)
             self._report()
             # A model that fails every run must not turn this loop into a busy one.
             await asyncio.sleep(self._pause_s)
+
+    async def _look_at(self, engine: Engine) -> None:
+        try:
+            await self._probe(engine)
+        except EngineError:  # logged where the run failed
+            self._health.failed(engine)
+        except NotReady:
+            pass  # draining began meanwhile

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
+
+import numpy as np
 
 from matryo.core.errors import InferenceFailed
 from matryo.core.metrics import Metrics
@@ -14,10 +17,12 @@ from matryo.scheduler.admission import Queue
 from matryo.scheduler.config import SchedulerConfig
 from matryo.scheduler.health import Health
 from matryo.scheduler.jobs import Job
-from matryo.scheduler.policy import long_tokens, next_batch
+from matryo.scheduler.policy import next_batch
 from matryo.scheduler.rates import Rates
 
 log = logging.getLogger(__name__)
+
+_FLOAT32 = np.dtype(np.float32)
 
 
 class Workers:
@@ -35,7 +40,6 @@ class Workers:
         executor: the threads.
 
     Attributes:
-        n_long: runs under way of a text over `long_tokens`.
         failed: is set when a run failed.
     """
 
@@ -56,7 +60,6 @@ class Workers:
         self._metrics = metrics
         self._clock = clock
         self._executor = executor
-        self.n_long = 0
         self.failed = asyncio.Event()
 
     async def work(self) -> None:
@@ -65,12 +68,12 @@ class Workers:
         max_long = max(1, self._config.workers // 2)
         while True:
             batch = next_batch(
-                queue.live(),
+                queue.waiting,
                 self._rates.budget,
                 self._config,
                 now=self._clock(),
                 bulk_since=queue.bulk_since,
-                long_allowed=self.n_long < max_long,
+                long_allowed=queue.n_long < max_long,
             )
             if batch:
                 await self._run(batch)
@@ -79,43 +82,65 @@ class Workers:
                 await queue.arrived.wait()
 
     async def _run(self, batch: Sequence[Job]) -> None:
-        engine = batch[0].ticket.engine
-        n_tokens = sum(job.n_tokens for job in batch)
-        is_long = batch[0].n_tokens > long_tokens(engine, self._rates.budget)
         now = self._clock()
-        self._queue.take(batch, now)
-        # From here on, whatever raises, the tokens are given back.
-        self.n_long += is_long
+        run = self._queue.take(batch, now)
+        # From here on, whatever raises, the run is given back.
         try:
-            waits = self._metrics.queue_seconds.labels(engine.manifest.id)
+            waits = self._metrics.queue_seconds.labels(run.engine.manifest.id)
             for job in batch:
                 waits.observe(now - job.ticket.arrived)
-            loop = asyncio.get_running_loop()
-            outcome = await loop.run_in_executor(self._executor, _embed, engine, batch)
+            if error := await self._try(run.engine, batch):
+                self._note(run.engine, batch, error)
+                await self._narrow(run.engine, batch, error)
         finally:
-            self.n_long -= is_long
-            self._queue.give_back(n_tokens)
-            if is_long:
-                self._queue.arrived.set()  # another worker may wait until a long text may run
+            self._queue.give_back(run)
+
+    async def _try(self, engine: Engine, batch: Sequence[Job]) -> BaseException | None:
+        """Run a batch and deliver its vectors; the error, if the run failed."""
+        loop = asyncio.get_running_loop()
+        outcome = await loop.run_in_executor(self._executor, _embed, engine, batch)
         if isinstance(outcome, BaseException):
-            self._fail(engine, batch, outcome)
-        else:
-            self._deliver(engine, batch, n_tokens, outcome)
+            return outcome
+        self._deliver(engine, batch, outcome)
+        return None
 
-    def _fail(self, engine: Engine, batch: Sequence[Job], error: BaseException) -> None:
-        log.error("a batch failed", exc_info=error, extra={"model": engine.manifest.id})
-        self._metrics.failures.labels(engine.manifest.id).inc()
-        self._health.failed(engine)
+    async def _narrow(self, engine: Engine, batch: Sequence[Job], error: BaseException) -> None:
+        """Run the halves of a batch that failed, down to the texts that fail alone.
+
+        Only their requests fail. The worker takes nothing else meanwhile: all halves together cost
+        about two runs of the batch for each request that fails.
+        """
+        if len(batch) == 1:
+            self._fail(engine, batch[0], error)
+            return
+        middle = len(batch) // 2
+        for half in (batch[:middle], batch[middle:]):
+            jobs = [job for job in half if job.ticket.live]
+            if jobs and (again := await self._try(engine, jobs)):
+                if len(jobs) == 1:
+                    facts = {"model": engine.manifest.id, "request_id": jobs[0].ticket.request_id}
+                    log.error("a text of the batch failed alone: %r", again, extra=facts)
+                await self._narrow(engine, jobs, again)
+
+    def _note(self, engine: Engine, batch: Sequence[Job], error: BaseException) -> None:
+        """Count and log a batch that failed, and have the heartbeat look at the model."""
+        model, tickets = engine.manifest.id, dict.fromkeys(job.ticket for job in batch)
+        self._health.suspect(engine)
         self.failed.set()
-        for ticket in dict.fromkeys(job.ticket for job in batch):
-            failed = InferenceFailed(f"the run of this batch failed: {error!r}")
-            failed.__cause__ = error
-            ticket.fail(failed)
+        self._metrics.failures.labels(model).inc()
+        ids = [ticket.request_id for ticket in tickets if ticket.request_id]
+        log.error("a batch failed", exc_info=error, extra={"model": model, "request_ids": ids})
 
-    def _deliver(
-        self, engine: Engine, batch: Sequence[Job], n_tokens: int, result: BatchResult
-    ) -> None:
+    def _fail(self, engine: Engine, job: Job, error: BaseException) -> None:
+        self._health.suspect(engine)
+        self.failed.set()
+        failed = InferenceFailed(f"the run of this text failed: {error!r}")
+        failed.__cause__ = error
+        job.ticket.fail(failed)
+
+    def _deliver(self, engine: Engine, batch: Sequence[Job], result: BatchResult) -> None:
         self._health.succeeded(engine)
+        n_tokens = sum(job.n_tokens for job in batch)
         spent_s = result.inference_s + result.postprocess_s
         self._rates.of(engine).observe(max(job.n_tokens for job in batch), n_tokens, spent_s)
         metrics, model = self._metrics, engine.manifest.id
@@ -135,9 +160,26 @@ def _embed(engine: Engine, batch: Sequence[Job]) -> BatchResult | BaseException:
     wait for ever.
     """
     try:
-        result = engine.embed([job.ids for job in batch], [job.ticket.dimensions for job in batch])
-        if len(result.embeddings) != len(batch):
-            return InferenceFailed(f"{len(result.embeddings)} vectors for {len(batch)} texts")
+        sizes = [job.ticket.dimensions for job in batch]
+        result = engine.embed([job.ids for job in batch], sizes)
+        _check(result, sizes)
     except BaseException as exc:
         return exc
     return result
+
+
+def _check(result: BatchResult, sizes: Sequence[int]) -> None:
+    """Refuse vectors that cannot be delivered; nothing of the scheduler meets them.
+
+    Raises:
+        InferenceFailed: the wrong count, shape or type of vectors, or a number that is not finite.
+    """
+    if len(result.embeddings) != len(sizes):
+        raise InferenceFailed(f"{len(result.embeddings)} vectors for {len(sizes)} texts")
+    for vector, size in zip(result.embeddings, sizes, strict=True):
+        if vector.shape != (size,) or vector.dtype != _FLOAT32:
+            raise InferenceFailed(
+                f"a vector of {vector.dtype} {vector.shape}, where float32 ({size},) was asked for"
+            )
+        if not math.isfinite(vector.dot(vector)):  # unit vectors: no finite number is too large
+            raise InferenceFailed("a vector has NaN or infinity")

@@ -82,7 +82,9 @@ class Service:
         self.decoder = decoder
         self._is_stopping = False
         self._watch: asyncio.Task[None] | None = None
-        self.budget = Budget(config.memory_bytes, metrics.memory_held.set)
+        self.budget = Budget(
+            config.memory_bytes, metrics.memory_held.set, metrics.rejections.labels("memory").inc
+        )
         self._metrics = metrics
         self._scheduler = Scheduler(engines, config.scheduler, metrics)
         self.pool = TextPool(config.scheduler.workers, metrics, config.max_wait_s)
@@ -133,6 +135,7 @@ class Service:
         *,
         gone: Gone | None = None,
         lease: Lease | None = None,
+        request_id: str | None = None,
     ) -> Answer:
         """The vectors of one request.
 
@@ -144,6 +147,7 @@ class Service:
                 stays.
             lease: of the request, which holds tokens and vectors until the caller ends it; None
                 for a lease that ends with this call.
+            request_id: names the request in the log; None for a request without a name.
 
         Raises:
             RequestError: the request can never succeed as it is.
@@ -157,7 +161,9 @@ class Service:
         check_embedding_type(options.embedding_type, choices.dimensions)
         with contextlib.nullcontext(lease) if lease else self.budget.lease() as held:
             tokenized, vectors = await while_wanted(
-                self._embed(options, texts, choices, held), gone=gone, deadline_s=options.deadline_s
+                self._embed(options, texts, choices, held, request_id),
+                gone=gone,
+                deadline_s=options.deadline_s,
             )
         self._count(choices, tokenized)
         return Answer(
@@ -172,10 +178,15 @@ class Service:
         )
 
     async def _embed(
-        self, options: Options, texts: Texts, choices: Choices, lease: Lease
+        self,
+        options: Options,
+        texts: Texts,
+        choices: Choices,
+        lease: Lease,
+        request_id: str | None,
     ) -> tuple[Tokenized, FloatArray]:
         """Tokens, then vectors: the part of a request that its caller's leaving cancels."""
-        self._scheduler.check_room()
+        self._scheduler.check_room(options.priority, options.deadline_s)
         started = time.perf_counter()
         tokenized = await tokenize(
             texts,
@@ -187,10 +198,16 @@ class Service:
             patience_s=options.deadline_s,
         )
         model = choices.engine.manifest.id
-        self._metrics.tokenize_seconds.labels(model).observe(time.perf_counter() - started)
+        spent_s = time.perf_counter() - started
+        self._metrics.tokenize_seconds.labels(model).observe(spent_s)
         lease.grow(tokenized.n_bytes + 4 * len(tokenized.ids) * choices.dimensions)
         vectors = await self._scheduler.run(
-            choices.engine, tokenized.ids, choices.dimensions, priority=options.priority
+            choices.engine,
+            tokenized.ids,
+            choices.dimensions,
+            priority=options.priority,
+            patience_s=None if options.deadline_s is None else options.deadline_s - spent_s,
+            request_id=request_id,
         )
         return tokenized, vectors
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
-from dataclasses import replace
 from typing import Any, Self, TypeVar, cast
 
+import numpy as np
 from prometheus_client import CollectorRegistry
 
 from matryo.core.metrics import Metrics
 from matryo.engine import BatchResult, TokenIds
+from matryo.engine.postprocess import FloatArray
 from matryo.scheduler import Scheduler, SchedulerConfig
 from matryo.scheduler.jobs import Job
 from tests.fakes import FakeEngine
@@ -104,15 +105,30 @@ class TimelessEngine(FakeEngine):
 
     Attributes:
         token_s: reported seconds for each token; 0 teaches the scheduler nothing.
+        spoil: changes the vectors of each run.
     """
 
     token_s = 0.0
+    spoil: Callable[[list[FloatArray]], list[FloatArray]] = staticmethod(lambda vectors: vectors)
 
     def embed(self, texts: Sequence[TokenIds], dimensions: Sequence[int]) -> BatchResult:
-        """The fake's vectors."""
+        """The fake's vectors, spoilt."""
         result = super().embed(texts, dimensions)
         spent_s = self.token_s * sum(map(len, texts))
-        return replace(result, inference_s=spent_s, postprocess_s=0.0)
+        return BatchResult(self.spoil(result.embeddings), 0, spent_s, 0.0)
+
+
+SPOILS: dict[str, Callable[[list[FloatArray]], list[FloatArray]]] = {
+    "too few": lambda vectors: vectors[:-1],
+    "too many": lambda vectors: [*vectors, vectors[0]],
+    "too wide": lambda vectors: [np.append(vector, np.float32(0)) for vector in vectors],
+    "a matrix": lambda vectors: [vector[None] for vector in vectors],
+    "float64": lambda vectors: cast("Any", [vector.astype(np.float64) for vector in vectors]),
+    "NaN": lambda vectors: [*vectors[:-1], vectors[-1] * np.float32(np.nan)],
+    "no arrays": lambda vectors: cast("Any", [vector.tolist() for vector in vectors]),
+    "nothing": lambda vectors: cast("Any", None),
+}
+"""What an engine may give in place of one float32 vector of the right width for each text."""
 
 
 class Stage:

@@ -15,11 +15,12 @@ from hypothesis import strategies as st
 from matryo.engine import Engine
 from matryo.scheduler.config import SchedulerConfig
 from matryo.scheduler.jobs import Job, Priority, Ticket
-from matryo.scheduler.policy import long_tokens, next_batch
+from matryo.scheduler.policy import classify, long_tokens, next_batch
+from matryo.scheduler.waiting import Waiting
 from tests.fakes import LIMITS, MINILM, FakeEngine
 
 MAX_TOKENS = 200
-CONFIG = SchedulerConfig(max_wait_s=1.0)
+CONFIG = SchedulerConfig(starve_s=1.0)
 ENGINES = (FakeEngine(), FakeEngine(MINILM))
 
 
@@ -56,8 +57,13 @@ def pick(
 ) -> list[Job]:
     """The next batch of so many tokens; bulk waits since the first request came, by default."""
     since = min((ticket.waiting_since for ticket in tickets), default=now)
+    waiting = Waiting()
+    for each in tickets:
+        if each.pending:
+            classify(each, lambda engine, longest: max_tokens)
+            waiting.add(each)
     return next_batch(
-        tickets,
+        waiting,
         lambda engine, longest: max_tokens,
         CONFIG,
         now=now,
@@ -120,7 +126,7 @@ def test_a_query_passes_bulk() -> None:
 
 
 def test_bulk_does_not_starve() -> None:
-    """A request that had nothing taken for max_wait_s leads before any small one."""
+    """A request that had nothing taken for starve_s leads before any small one."""
     bulk, query = ticket([90] * 50, now=0.0), ticket([10], now=0.9)
     assert pick([bulk, query], now=1.0)[0].ticket is bulk
     bulk.take(pick([bulk, query], now=1.0), 1.0)

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import Any
 
 import numpy as np
 import pytest
 from prometheus_client import CollectorRegistry
 
-from matryo.core.errors import EngineError, InferenceFailed, NotReady, Overloaded
+from matryo.core.errors import EngineError, InferenceFailed, NotReady, Overloaded, WaitTooLong
 from matryo.core.metrics import Metrics
 from matryo.engine import TokenIds
 from matryo.scheduler import Scheduler, SchedulerConfig, workers
+from matryo.scheduler.jobs import Ticket
 from tests.fakes import LIMITS, MINILM, FakeEngine
-from tests.unit.scheduler.steps import Stage, TimelessEngine
+from tests.unit.scheduler.steps import SPOILS, Stage, TimelessEngine
 
 
 class Clock:
@@ -52,6 +54,21 @@ async def scheduler(engine: FakeEngine) -> AsyncIterator[Scheduler]:
 def texts(*lengths: int) -> list[TokenIds]:
     """Distinct texts of these lengths."""
     return [np.arange(index, index + length) for index, length in enumerate(lengths)]
+
+
+def explode(_: Sequence[TokenIds]) -> None:
+    """Fail every run."""
+    raise RuntimeError("boom")
+
+
+def fail_on(length: int) -> Callable[[Sequence[TokenIds]], None]:
+    """What fails every run with a text of this many tokens."""
+
+    def fail(batch: Sequence[TokenIds]) -> None:
+        if any(len(ids) == length for ids in batch):
+            raise RuntimeError("boom")
+
+    return fail
 
 
 async def settled(scheduler: Scheduler) -> None:
@@ -178,6 +195,252 @@ class TestAdmission:
             await running
 
 
+class TestWait:
+    """Requests are admitted by the wait that they must expect, not by their tokens alone."""
+
+    @staticmethod
+    def stage(**config: Any) -> Stage:
+        """A model that takes a millisecond for each token."""
+        engine = TimelessEngine()
+        engine.token_s = 0.001
+        return Stage([engine], **config)
+
+    def test_bulk_waits_for_everything(self) -> None:
+        """A bulk request whose turn comes too late is refused with the wait, the limit, a remedy."""
+        with self.stage(max_wait_s=1.0) as stage:
+            run, engine = stage.scheduler.run, stage.engines[0]
+            first = stage.task(run(engine, texts(*[100] * 10), 8))
+            refused = stage.task(run(engine, texts(*[100] * 12), 8)).exception()
+            assert isinstance(refused, WaitTooLong)
+            assert refused.message == (
+                "The answer to this request is expected in 2.2 s, and the limit is 1 s "
+                "(MATRYO_MAX_WAIT_S). Please try again in 1s, or send fewer texts at once."
+            )
+            assert refused.retry_after_s == 1  # when nothing is ahead, any request is admitted
+            assert stage.sample("matryo_rejections_total", reason="wait") == 1
+            assert stage.sample("matryo_queue_tokens") == 1000
+            stage.finish_all()
+            assert first.done()
+            assert not stage.task(run(engine, texts(*[100] * 12), 8)).done()
+
+    def test_retry_after_is_the_wait_for_room(self) -> None:
+        """A request that comes again after Retry-After finds room."""
+        with self.stage(max_wait_s=10.0) as stage:
+            run, engine = stage.scheduler.run, stage.engines[0]
+            stage.task(run(engine, texts(*[100] * 100), 8))
+            refused = stage.task(run(engine, texts(*[100] * 50), 8)).exception()
+            assert isinstance(refused, WaitTooLong)
+            assert refused.retry_after_s == 5
+            for _ in range(25):  # batches of 200 ms
+                stage.loop.now += 0.2
+                stage.finish()
+            again = stage.task(run(engine, texts(*[100] * 50), 8))
+            assert not again.done()
+
+    def test_a_query_waits_for_queries(self) -> None:
+        """Bulk is ahead of a query only with the batches that the policy lets go first."""
+        with self.stage(max_wait_s=1.0) as stage:
+            run, engine = stage.scheduler.run, stage.engines[0]
+            stage.task(run(engine, texts(*[100] * 500), 8))
+            assert not stage.task(run(engine, texts(50), 8)).done()
+            assert stage.scheduler._queue.expected_s(bulk=False) == pytest.approx(0.5)
+            queries = [stage.task(run(engine, texts(50), 8)) for _ in range(20)]
+            refused = [task for task in queries if task.done()]
+            assert 10 <= len(refused) < 20
+            assert all(isinstance(task.exception(), WaitTooLong) for task in refused)
+
+    def test_the_patience_of_a_caller(self) -> None:
+        """A caller that announced less than the server's limit is held to what it announced."""
+        with self.stage(max_wait_s=60.0) as stage:
+            run, engine = stage.scheduler.run, stage.engines[0]
+            stage.task(run(engine, texts(*[100] * 20), 8))
+            refused = stage.task(run(engine, texts(50), 8, patience_s=0.4)).exception()
+            assert isinstance(refused, WaitTooLong)
+            assert "waits at most 0.4 s (x-stainless-read-timeout)" in refused.message
+            assert not stage.task(run(engine, texts(50), 8, patience_s=0.6)).done()
+            with pytest.raises(WaitTooLong):
+                stage.scheduler.check_room(patience_s=0.2)
+            with pytest.raises(WaitTooLong):  # bulk has all of the queue before it
+                stage.scheduler.check_room("bulk", patience_s=1.0)
+            stage.scheduler.check_room(patience_s=1.0)
+
+    def test_a_run_under_way_is_ahead_for_what_is_left_of_it(self) -> None:
+        """The expected wait shrinks while a run goes on, and is never less than nothing."""
+        with self.stage(max_wait_s=60.0) as stage:
+            stage.task(stage.scheduler.run(stage.engines[0], texts(400), 8))
+            for passed, left in ((0, 0.4), (0.3, 0.1), (0.3, 0.0)):
+                stage.loop.now += passed
+                assert stage.scheduler._queue.expected_s(bulk=False) == pytest.approx(left)
+
+    def test_workers_share_the_work(self) -> None:
+        """Two workers halve the wait of a request of many texts; one text has one worker."""
+        with self.stage(max_wait_s=0.75, workers=2) as stage:
+            run, engine = stage.scheduler.run, stage.engines[0]
+            stage.task(run(engine, texts(*[100] * 4), 8))
+            assert stage.scheduler._queue.expected_s(bulk=False) == pytest.approx(0.2)
+            assert not stage.task(run(engine, texts(500, 500), 8)).done()
+        with self.stage(max_wait_s=0.75, workers=2) as stage:
+            stage.task(stage.scheduler.run(stage.engines[0], texts(*[100] * 4), 8))
+            alone = stage.task(stage.scheduler.run(stage.engines[0], texts(600), 8))
+            assert isinstance(alone.exception(), WaitTooLong)
+
+    def test_nothing_waits(self) -> None:
+        """A request is admitted when nothing else is, however slow the model and short the time."""
+        with self.stage(max_wait_s=0.01) as stage:
+            answer = stage.complete(
+                stage.scheduler.run(stage.engines[0], texts(*[100] * 10), 8, patience_s=0.001)
+            )
+            assert answer.shape == (10, 8)
+
+    @pytest.mark.parametrize("length", [4, 100])
+    def test_a_wrong_estimate_heals(self, length: int) -> None:
+        """A machine that stood still in its first runs refuses no more after some good ones."""
+        engine = TimelessEngine()
+        engine.token_s = 1.0
+        with Stage([engine], max_wait_s=0.5) as stage:
+            engine.token_s = 0.001
+            run = stage.scheduler.run
+            n_refused, refused = 0, True
+            while refused:
+                tasks = [stage.task(run(engine, texts(length), 8)) for _ in range(2)]
+                refused = tasks[1].done()
+                n_refused += refused
+                assert n_refused < 100
+                stage.finish_all()
+            assert n_refused
+
+    def test_waiting_requests_are_bounded(self) -> None:
+        """Past the number of requests one more is refused, however small it is."""
+        with self.stage(max_requests=3) as stage:
+            run, engine = stage.scheduler.run, stage.engines[0]
+            waiting = [stage.task(run(engine, texts(3), 8)) for _ in range(3)]
+            refused = stage.task(run(engine, texts(3), 8)).exception()
+            assert isinstance(refused, Overloaded)
+            assert "waiting requests: Limit 3, Used 3, Requested 1" in refused.message
+            assert stage.sample("matryo_rejections_total", reason="requests") == 1
+            waiting[1].cancel()
+            stage.loop.settle()
+            assert not stage.task(run(engine, texts(3), 8)).done()
+
+    def test_without_bounds(self) -> None:
+        """Callers of the same process are never refused, whatever they announce."""
+        with self.stage() as stage:
+            run, engine = stage.scheduler.run, stage.engines[0]
+            asked = texts(*[1000] * 600)
+            assert not any(stage.task(run(engine, asked, 8, patience_s=1)).done() for _ in range(3))
+            assert stage.scheduler.queued_tokens > 1_000_000
+
+    def test_refused_requests_hold_nothing(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """The matrix of a result is made for admitted requests alone, and its lack is cleaned up."""
+        made: list[Ticket] = []
+
+        def allocate(ticket: Ticket) -> None:
+            made.append(ticket)
+            raise MemoryError
+
+        with self.stage(queue_tokens=100) as stage:
+            run, engine = stage.scheduler.run, stage.engines[0]
+            stage.task(run(engine, texts(90), 8))
+            monkeypatch.setattr(Ticket, "allocate", allocate)
+            assert isinstance(stage.task(run(engine, texts(20), 8)).exception(), Overloaded)
+            assert not made
+            assert isinstance(stage.task(run(engine, texts(5), 8)).exception(), MemoryError)
+            assert stage.scheduler.queued_tokens == 90
+            assert stage.scheduler.n_requests == 1
+
+
+class TestNeighbours:
+    """A batch that fails is run again in halves: only the text that fails alone has an error."""
+
+    @pytest.mark.parametrize("fault", ["raise", "no memory", *SPOILS])
+    def test_one_guilty_text(self, fault: str) -> None:
+        """Whatever a run with it does, the others get their vectors bit for bit."""
+        engine = TimelessEngine()
+
+        def strike(batch: Sequence[TokenIds]) -> None:
+            guilty = any(len(ids) == 13 for ids in batch)
+            engine.spoil = SPOILS.get(fault, list) if guilty else list
+            if guilty and fault not in SPOILS:
+                raise MemoryError if fault == "no memory" else RuntimeError("boom")
+
+        engine.before = strike
+        with Stage([engine]) as stage:
+            run = stage.scheduler.run
+            busy = stage.task(run(engine, texts(9), 8))
+            asked = [texts(length, length + 20) for length in range(10, 17)]
+            tasks = [stage.task(run(engine, each, 8)) for each in asked]
+            n_runs = len(stage.finish_all())
+            assert busy.done()
+            for each, task in zip(asked, tasks, strict=True):
+                if len(each[0]) == 13:
+                    assert isinstance(task.exception(), InferenceFailed)
+                else:
+                    vectors = [engine.vector(ids, 8) for ids in each]
+                    assert np.array_equal(task.result(), np.stack(vectors))
+            assert n_runs <= 16
+            assert stage.scheduler.why_not_ready() is None
+            assert stage.sample("matryo_failures_total", model=engine.manifest.id) in (1, 2)
+            assert stage.scheduler.queued_tokens == 0
+
+    def test_too_much_at_once(self) -> None:
+        """Texts that only fail together all get their vectors."""
+        engine = TimelessEngine()
+
+        def strike(batch: Sequence[TokenIds]) -> None:
+            if len(batch) > 3:
+                raise MemoryError
+
+        engine.before = strike
+        with Stage([engine]) as stage:
+            task = stage.task(stage.scheduler.run(engine, texts(*range(3, 20)), 8))
+            stage.finish_all()
+            vectors = [engine.vector(ids, 8) for ids in texts(*range(3, 20))]
+            assert np.array_equal(task.result(), np.stack(vectors))
+
+    def test_it_ends(self) -> None:
+        """A model that fails every run answers everybody, after two runs for each text at most."""
+        engine = TimelessEngine()
+        with Stage([engine]) as stage:
+            engine.before = explode
+            busy = stage.task(stage.scheduler.run(engine, texts(3), 8))
+            tasks = [stage.task(stage.scheduler.run(engine, texts(5 + n), 8)) for n in range(8)]
+            lengths: list[list[int]] = []
+            while not all(task.done() for task in (busy, *tasks)):
+                lengths.append(stage.finish())
+            assert all(isinstance(task.exception(), InferenceFailed) for task in tasks)
+            assert len(lengths) <= 2 * 9
+
+    def test_a_request_that_failed_is_over(self) -> None:
+        """Once a text failed alone, the other texts of its request are not run again."""
+        engine = TimelessEngine()
+        with Stage([engine]) as stage:
+            engine.before = fail_on(40)
+            task = stage.task(stage.scheduler.run(engine, texts(40, 39, 38, 37), 8))
+            stage.finish()
+            assert [stage.finish(), stage.finish()] == [[40, 39], [40]]
+            assert isinstance(task.exception(), InferenceFailed)
+            assert [len(batch) for batch in stage.finish_all()] == [1]  # the probe
+
+    def test_what_the_log_says(self, caplog: pytest.LogCaptureFixture) -> None:
+        """A batch that failed names its requests, and a text that failed alone its own."""
+        engine = TimelessEngine()
+        engine.before = fail_on(6)
+        with Stage([engine]) as stage:
+            run = stage.scheduler.run
+            stage.task(run(engine, texts(3), 8))
+            for name, length in (("one", 5), ("two", 6), (None, 7)):
+                stage.task(run(engine, texts(length), 8, request_id=name))
+            stage.finish_all()
+        lines = [vars(record) for record in caplog.records if record.levelname == "ERROR"]
+        assert [line["message"] for line in lines] == [
+            "a batch failed",
+            "a text of the batch failed alone: RuntimeError('boom')",
+        ]
+        assert sorted(lines[0]["request_ids"]) == ["one", "two"]
+        assert lines[1]["request_id"] == "two"
+        assert {line["model"] for line in lines} == {engine.manifest.id}
+
+
 class TestCancellation:
     """Work nobody waits for does not run."""
 
@@ -283,27 +546,34 @@ class TestSupervision:
         await settled(scheduler)
         assert not [batch for batch in engine.batches if 6 in batch]
 
-    async def test_readiness_follows_the_runs(self, engine: FakeEngine) -> None:
-        """A model that fails every run is not ready, and is again once it runs."""
-        scheduler, metrics = make(engine)
-        assert scheduler.why_not_ready() == f"{engine.manifest.id} has not run yet"
-        await scheduler.start()
-        assert scheduler.why_not_ready() is None
+    def test_readiness_follows_the_probes(self) -> None:
+        """A model whose run and probe fail is not ready, and is again once a probe ends well."""
+        engine = TimelessEngine()
+        with Stage([engine], restart_s=0.25) as stage:
+            engine.before = explode
+            failed = stage.task(stage.scheduler.run(engine, texts(5), 8))
+            stage.finish()
+            assert isinstance(failed.exception(), InferenceFailed)
+            assert stage.scheduler.why_not_ready() is None  # a text may have been at fault
+            stage.finish()  # the probe
+            assert stage.scheduler.why_not_ready() == f"the last run of {engine.manifest.id} failed"
+            engine.before = lambda _: None
+            stage.loop.advance(0.25)
+            stage.finish()  # the next probe
+            assert stage.scheduler.why_not_ready() is None
 
-        def explode(_: Sequence[TokenIds]) -> None:
-            raise RuntimeError("boom")
-
-        engine.before = explode
-        with pytest.raises(InferenceFailed):
-            await scheduler.run(engine, texts(5), 8)
-        assert scheduler.why_not_ready() == f"the last run of {engine.manifest.id} failed"
-        engine.before = lambda _: None
-        async with asyncio.timeout(30):
-            while scheduler.why_not_ready():  # the heartbeat tries again by itself
-                await asyncio.sleep(0.01)
-        failures = metrics.registry.get_sample_value
-        assert failures("matryo_failures_total", {"model": engine.manifest.id})
-        await scheduler.close()
+    def test_a_text_that_fails_costs_no_readiness(self) -> None:
+        """The heartbeat looks at once whether the model still runs; the model is ready meanwhile."""
+        engine = TimelessEngine()
+        engine.before = fail_on(500)
+        with Stage([engine]) as stage:
+            failed = stage.task(stage.scheduler.run(engine, texts(500), 8))
+            stage.finish()
+            assert isinstance(failed.exception(), InferenceFailed)
+            assert stage.scheduler.why_not_ready() is None
+            assert len(stage.finish_all()) == 1
+            assert stage.scheduler.why_not_ready() is None
+            assert stage.sample("matryo_failures_total", model=engine.manifest.id) == 1
 
     async def test_readiness_grows_old(self, engine: FakeEngine) -> None:
         """A model that has not run within the interval is not ready."""
@@ -330,10 +600,6 @@ class TestSupervision:
     def test_the_heartbeat_does_not_hurry_for_a_model_that_fails(self) -> None:
         """A model that fails every run is tried again after each pause, not in a busy loop."""
         engine = TimelessEngine()
-
-        def explode(_: Sequence[TokenIds]) -> None:
-            raise RuntimeError("boom")
-
         with Stage([engine], restart_s=0.25) as stage:
             engine.before = explode
             failed = stage.task(stage.scheduler.run(engine, texts(5), 8))
@@ -445,6 +711,19 @@ def test_long_texts_take_turns() -> None:
         assert all(task.done() for task in work)
 
 
+def test_long_bulk_does_not_lead_twice_in_a_row() -> None:
+    """Bulk goes first when it had nothing computed for a while: a long run is no such while."""
+    engine = TimelessEngine()
+    length = LIMITS.solo_tokens + 1
+    with Stage([engine], starve_s=1.0) as stage:
+        bulk = texts(length, length + 1, length + 2)
+        stage.task(stage.scheduler.run(engine, bulk, 8))
+        stage.task(stage.scheduler.run(engine, texts(10), 8))
+        stage.loop.now += 30  # the long text takes this long
+        assert stage.finish() == [length + 2]
+        assert [run.lengths for run in stage.executor.runs] == [[10]]
+
+
 def test_sent_as_bulk() -> None:
     """A request sent as bulk waits for queries that came later, however small it is."""
     engine = TimelessEngine()
@@ -457,21 +736,6 @@ def test_sent_as_bulk() -> None:
         ]
         assert [batch[0] for batch in stage.finish_all()] == [30, 90, 62]
         assert all(task.done() for task in work)
-
-
-async def test_results_are_bounded(engine: FakeEngine) -> None:
-    """Results of what is admitted are counted too; a single request is always admitted."""
-    scheduler, _ = make(engine, result_bytes=8 * 4 * 3)
-    await scheduler.start()
-    engine.gate.clear()
-    first = asyncio.create_task(scheduler.run(engine, texts(5, 6, 7, 8), 8))
-    await asyncio.sleep(0)
-    with pytest.raises(Overloaded) as caught:
-        await scheduler.run(engine, texts(9), 8)
-    assert "bytes of results: Limit 96, Used 128, Requested 32" in caught.value.message
-    engine.gate.set()
-    await first
-    await scheduler.close()
 
 
 async def test_two_models_share_the_workers() -> None:

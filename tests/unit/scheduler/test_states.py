@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
-from collections.abc import Generator
+from collections import Counter
+from collections.abc import Callable, Generator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 from unittest.mock import patch
 
 import numpy as np
@@ -16,22 +17,41 @@ from hypothesis import Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from matryo.core.errors import EngineError, NotReady, Overloaded
-from matryo.core.metrics import Metrics
+from matryo.core.errors import CallerGone, EngineError, NotReady, Overloaded
 from matryo.engine import TokenIds
 from matryo.engine.postprocess import FloatArray
-from matryo.scheduler import Priority, admission, supervision, workers
-from matryo.scheduler.policy import long_tokens
+from matryo.scheduler import Priority, supervision, workers
+from matryo.scheduler.admission import Queue
+from matryo.scheduler.jobs import Ticket
+from matryo.scheduler.rates import length_class
+from matryo.scheduler.waiting import Waiting
+from matryo.service.patience import while_wanted
 from tests.fakes import MINILM
-from tests.unit.scheduler.steps import Run, Stage, TimelessEngine
+from tests.unit.scheduler.steps import SPOILS, Run, Stage, TimelessEngine
 
 WORKERS, DIMENSIONS, RESTART_S = 3, 4, 0.2
-FAULTS = ("picking", "taking", "running", "delivering")
+POISON = 1 << 40
+"""A token id that makes every run with it raise."""
+FAULTS = (
+    "picking",
+    "leaving",
+    "taking",
+    "coming",
+    "observing",
+    "submitting",
+    "counting",
+    "delivering",
+    "giving back",
+)
+Leaving = Literal["cancel", "gone"]
 
 models = st.integers(0, 1)
 priorities = st.sampled_from(get_args(Priority))
+patiences = st.sampled_from([None, 0.05, 0.5])
 indexes = st.integers(0, 99)
 lengths = st.lists(st.integers(1, 700), min_size=1, max_size=4)
+ends = st.sampled_from(["well", "well", "raise", *SPOILS])
+leavings = st.sampled_from(get_args(Leaving))
 
 
 class BrokenError(Exception):
@@ -44,15 +64,21 @@ class Caller:
 
     Attributes:
         texts: what was asked.
+        poisoned: whether a text makes every run with it raise.
         task: the caller.
-        cancelled: the caller hung up before it had an outcome.
+        gone: is set when the caller hangs up.
+        cancelled: the caller's task was cancelled before it had an outcome.
+        excused: the run of one of its texts alone ended badly.
         outcomes: what came of it: vectors or an exception.
     """
 
     engine: TimelessEngine
     texts: list[TokenIds]
+    poisoned: bool
     task: asyncio.Task[None] | None = None
+    gone: asyncio.Event = field(default_factory=asyncio.Event)
     cancelled: bool = False
+    excused: bool = False
     outcomes: list[FloatArray | BaseException] = field(default_factory=list[Any])
 
 
@@ -75,29 +101,43 @@ class Faults:
             self.n_struck += 1
             raise BrokenError(point)
 
+    def before(self, point: str, real: Callable[..., Any]) -> Callable[..., Any]:
+        """`real`, which raises first where it is armed."""
+
+        def call(*args: Any, **kwargs: Any) -> Any:
+            self.strike(point)
+            return real(*args, **kwargs)
+
+        return call
+
     @contextmanager
-    def installed(self, metrics: Metrics) -> Generator[None]:
-        """Put the points into the scheduler's way."""
+    def installed(self, stage: Stage) -> Generator[None]:
+        """Put the points into the scheduler's way, from the choice of a batch to its end."""
+        take, give_back, before = Queue.take, Queue.give_back, self.before
+        metrics, executor = stage.metrics, stage.executor
 
-        def before(point: str, real: Any) -> Any:
-            def call(*args: Any, **kwargs: Any) -> Any:
-                self.strike(point)
-                return real(*args, **kwargs)
+        def taking(*args: Any) -> Any:
+            with (
+                patch.object(Waiting, "remove", before("leaving", Waiting.remove)),
+                patch.object(Ticket, "take", before("taking", Ticket.take)),
+                patch.object(Waiting, "add", before("coming", Waiting.add)),
+            ):
+                return take(*args)
 
-            return call
+        def giving_back(*args: Any) -> None:
+            gauge = metrics.queue_tokens
+            with patch.object(gauge, "set", before("giving back", gauge.set)):
+                give_back(*args)
 
-        def taking(queue: admission.Queue, *args: Any) -> None:
-            real = admission.is_bulk
-            with patch.object(admission, "is_bulk", before("taking", real)):
-                take(queue, *args)
-
-        take = admission.Queue.take
         waits, texts = metrics.queue_seconds, metrics.batch_texts
         with (
             patch.object(workers, "next_batch", before("picking", workers.next_batch)),
-            patch.object(admission.Queue, "take", taking),
-            patch.object(waits, "labels", before("running", waits.labels)),
-            patch.object(texts, "labels", before("delivering", texts.labels)),
+            patch.object(Queue, "take", taking),
+            patch.object(waits, "labels", before("observing", waits.labels)),
+            patch.object(executor, "submit", before("submitting", executor.submit)),
+            patch.object(texts, "labels", before("counting", texts.labels)),
+            patch.object(Ticket, "deliver", before("delivering", Ticket.deliver)),
+            patch.object(Queue, "give_back", giving_back),
         ):
             yield
 
@@ -126,31 +166,50 @@ class Machine(RuleBasedStateMachine):
         self.engines = (TimelessEngine(), TimelessEngine(MINILM))
         self.callers: list[Caller] = []
         self.faults = Faults()
-        self.stage = Stage(self.engines, workers=WORKERS, queue_tokens=3000, restart_s=RESTART_S)
+        self.stage = Stage(
+            self.engines,
+            workers=WORKERS,
+            queue_tokens=3000,
+            max_requests=12,
+            max_wait_s=0.9,
+            restart_s=RESTART_S,
+        )
+        self.probe_failed = False
         self.patches = ExitStack()
         self.deaths = Deaths()
         supervision.log.addHandler(self.deaths)
         self.patches.callback(supervision.log.removeHandler, self.deaths)
-        self.patches.enter_context(self.faults.installed(self.stage.metrics))
+        self.patches.enter_context(self.faults.installed(self.stage))
 
     # --- what happens
 
-    @rule(requests=st.lists(st.tuples(lengths, models, priorities), min_size=1, max_size=4))
-    def admit(self, requests: list[tuple[list[int], int, Priority]]) -> None:
-        """Requests come; they may be refused."""
-        for sizes, model, priority in requests:
-            self.call(sizes, self.engines[model], priority)
+    @rule(
+        requests=st.lists(
+            st.tuples(lengths, models, priorities, patiences, st.booleans()),
+            min_size=1,
+            max_size=4,
+        )
+    )
+    def admit(self, requests: list[tuple[list[int], int, Priority, float | None, bool]]) -> None:
+        """Requests come; they may be refused, and a text may be one that no run survives."""
+        for sizes, model, priority, patience_s, poisoned in requests:
+            texts = [np.arange(index, index + length) for index, length in enumerate(sizes)]
+            if poisoned:
+                texts[-1][0] = POISON
+            caller = Caller(self.engines[model], texts, poisoned)
+            self.call(caller, priority, patience_s)
         self.settle()
 
-    def call(self, sizes: list[int], engine: TimelessEngine, priority: Priority) -> None:
+    def call(self, caller: Caller, priority: Priority, patience_s: float | None) -> None:
         """One caller."""
-        texts = [np.arange(index, index + length) for index, length in enumerate(sizes)]
-        caller = Caller(engine, texts)
 
         async def call() -> None:
+            run = self.stage.scheduler.run(
+                caller.engine, caller.texts, DIMENSIONS, priority=priority, patience_s=patience_s
+            )
             try:
-                run = self.stage.scheduler.run(caller.engine, texts, DIMENSIONS, priority=priority)
-                caller.outcomes.append(await run)
+                answer = await while_wanted(run, gone=caller.gone.wait, deadline_s=None)
+                caller.outcomes.append(answer)
             except BaseException as exc:
                 caller.outcomes.append(exc)
 
@@ -159,30 +218,35 @@ class Machine(RuleBasedStateMachine):
         self.n_called += 1
 
     @precondition(lambda self: self.stage.executor.runs)
-    @rule(index=indexes, well=st.booleans())
-    def end_run(self, index: int, well: bool) -> None:
-        """A run gives vectors, or raises."""
-        self.finish(index, well=well)
+    @rule(index=indexes, end=ends)
+    def end_run(self, index: int, end: str) -> None:
+        """A run gives vectors, raises, or gives what no vectors are."""
+        self.finish(index, end)
         self.settle()
 
     @precondition(lambda self: self.waiting())
-    @rule(index=indexes)
-    def hang_up(self, index: int) -> None:
+    @rule(index=indexes, leaving=leavings)
+    def hang_up(self, index: int, leaving: Leaving) -> None:
         """A caller goes."""
         waiting = self.waiting()
-        self.cancel(waiting[index % len(waiting)])
+        caller = waiting[index % len(waiting)]
+        self.leave(caller, leaving)
         self.settle()
+        if leaving == "gone":
+            assert isinstance(caller.outcomes[0], CallerGone)
 
     @precondition(lambda self: self.stage.executor.runs)
-    @rule(index=indexes, well=st.booleans(), turns=st.integers(0, 4))
-    def hang_up_as_the_result_arrives(self, index: int, well: bool, turns: int) -> None:
+    @rule(index=indexes, end=ends, turns=st.integers(0, 4), leaving=leavings)
+    def hang_up_as_the_result_arrives(
+        self, index: int, end: str, turns: int, leaving: Leaving
+    ) -> None:
         """Every caller of a batch goes, some turns of the loop after its run has ended."""
-        ran = {id(job.ids) for job in self.finish(index, well=well).batch}
+        ran = {id(job.ids) for job in self.finish(index, end).batch}
         for _ in range(turns):
             self.stage.loop.turn()
         for caller in self.waiting():
             if any(id(ids) in ran for ids in caller.texts):
-                self.cancel(caller)
+                self.leave(caller, leaving)
         self.settle()
 
     @rule(point=st.sampled_from(FAULTS))
@@ -212,11 +276,44 @@ class Machine(RuleBasedStateMachine):
     # --- what always holds
 
     @invariant()
+    def counters_are_sums(self) -> None:
+        """Each lane holds the pending requests of its kind in order, and counts their tokens."""
+        queue = self.stage.scheduler._queue
+        pending = [ticket for ticket in queue._tickets if ticket.pending]
+        assert queue.waiting._places.keys() == set(pending)
+        lanes = [(lane, False) for lane in queue.waiting.queries]
+        lanes += [(lane, True) for lane in queue.waiting.bulk]
+        n_lanes = n_tokens = 0
+        for lane, bulk in lanes:
+            mine = [
+                ticket
+                for ticket in pending
+                if ticket.engine is lane.engine
+                and ticket.bulk is bulk
+                and (ticket.pending[0].n_tokens > ticket.long_tokens) is lane.all_long
+            ]
+            work: Counter[int] = Counter()
+            for ticket in mine:
+                assert ticket.pending_tokens == sum(job.n_tokens for job in ticket.pending)
+                for job in ticket.pending:
+                    work[length_class(job.n_tokens)] += job.n_tokens
+            assert lane.by_size == sorted((t.pending_tokens, t.number, t) for t in mine)
+            assert lane.by_age == sorted((t.waiting_since, t.number, t) for t in mine)
+            assert {kind: n for kind, n in lane.work.items() if n} == work
+            n_tokens += work.total()
+            n_lanes += len(mine)
+        assert n_lanes == len(pending)
+        assert n_tokens == queue.waiting.n_tokens
+
+    @invariant()
     def tokens_are_counted_once(self) -> None:
         """Queued tokens are those that wait and those in runs, and so says the gauge."""
         stage = self.stage
-        waiting = sum(ticket.pending_tokens for ticket in stage.scheduler._queue._tickets)
-        running = sum(sum(run.lengths) for run in stage.executor.runs)
+        queue = stage.scheduler._queue
+        assert len(queue._runs) == len(stage.executor.runs)
+        waiting = sum(ticket.pending_tokens for ticket in queue._tickets)
+        running = sum(sum(run.work.values()) for run in queue._runs)
+        assert running >= sum(sum(run.lengths) for run in stage.executor.runs)
         assert stage.scheduler.queued_tokens == waiting + running
         assert stage.sample("matryo_queue_tokens") == waiting + running
 
@@ -224,9 +321,8 @@ class Machine(RuleBasedStateMachine):
     def long_runs_are_counted(self) -> None:
         """`n_long` is the runs of long texts under way, and at most half of the workers."""
         stage = self.stage
-        limits = {id(engine): long_tokens(engine, lambda *_: 200) for engine in self.engines}
-        long = sum(run.lengths[0] > limits[id(run.engine)] for run in stage.executor.runs)
-        assert stage.scheduler._workers.n_long == long <= max(1, WORKERS // 2)
+        long = sum(run.lengths[0] > 200 for run in stage.executor.runs)
+        assert stage.scheduler._queue.n_long == long <= max(1, WORKERS // 2)
 
     @invariant()
     def nothing_is_forgotten(self) -> None:
@@ -236,23 +332,38 @@ class Machine(RuleBasedStateMachine):
             assert not self.waiting()
             assert not stage.scheduler.n_requests
             assert not stage.scheduler.queued_tokens
-            assert not stage.scheduler._queue._result_bytes
+            assert not stage.scheduler._queue.expected_s(bulk=True)
 
     @invariant()
     def every_caller_has_one_outcome(self) -> None:
-        """A caller that is done has its vectors or one error; only who hung up is cancelled."""
+        """A caller that is done has its vectors or one error; only who is cancelled is cancelled.
+
+        No caller fails by the fault of another one's text.
+        """
         for caller in self.callers:
             assert caller.task
             assert len(caller.outcomes) == caller.task.done()
             for outcome in caller.outcomes:
                 if caller.cancelled:
                     assert isinstance(outcome, asyncio.CancelledError)
+                elif isinstance(outcome, CallerGone):
+                    assert caller.gone.is_set()
+                elif isinstance(outcome, EngineError):
+                    innocent = not (caller.poisoned or caller.excused)
+                    assert not innocent or outcome.message == "a worker died"
                 elif isinstance(outcome, BaseException):
-                    assert isinstance(outcome, EngineError | NotReady | Overloaded), repr(outcome)
+                    assert isinstance(outcome, NotReady | Overloaded), repr(outcome)
                 else:
+                    assert not caller.poisoned
                     expected = [caller.engine.vector(ids, DIMENSIONS) for ids in caller.texts]
                     assert np.array_equal(outcome, np.stack(expected))
         self.callers = [caller for caller in self.callers if not caller.outcomes]
+
+    @invariant()
+    def readiness_is_that_of_the_model(self) -> None:
+        """A run that fails costs readiness only if a probe failed, or a worker died."""
+        reason = self.stage.scheduler.why_not_ready() or ""
+        assert self.probe_failed or self.deaths.n_died or "failed" not in reason
 
     @invariant()
     def only_faults_kill_workers(self) -> None:
@@ -264,7 +375,7 @@ class Machine(RuleBasedStateMachine):
         if not hasattr(self, "stage"):
             return
         while self.stage.executor.runs and not self.abrupt:
-            self.finish(0, well=True)
+            self.finish(0, "well")
             self.settle()
         self.nothing_is_forgotten()
         stage = self.stage
@@ -274,7 +385,7 @@ class Machine(RuleBasedStateMachine):
         assert not self.callers
         self.tokens_are_counted_once()
         self.nothing_is_forgotten()
-        assert not stage.scheduler._workers.n_long
+        assert not stage.scheduler._queue.n_long
         self.patches.close()
         stage.loop.close()
         gc.collect()  # asyncio reports exceptions that nobody retrieved when they are collected
@@ -287,25 +398,35 @@ class Machine(RuleBasedStateMachine):
         """Callers without an outcome."""
         return [caller for caller in self.callers if caller.task and not caller.task.done()]
 
-    def finish(self, index: int, *, well: bool) -> Run:
+    def finish(self, index: int, end: str) -> Run:
         """End a run; the loop has yet to take notice."""
         executor = self.stage.executor
         index %= len(executor.runs)
         engine = executor.runs[index].engine
+        assert isinstance(engine, TimelessEngine)
 
-        def explode(_: object) -> None:
-            raise RuntimeError("boom")
+        def explode(texts: Sequence[TokenIds]) -> None:
+            if end == "raise" or any(ids[0] == POISON for ids in texts):
+                raise MemoryError("boom")
 
-        engine.before = (lambda _: None) if well else explode
-        try:
-            return executor.finish(index)
-        finally:
-            engine.before = lambda _: None
+        engine.before = explode
+        engine.spoil = SPOILS.get(end, lambda vectors: vectors)
+        run = executor.finish(index)
+        if end != "well" and len(run.batch) == 1:
+            (job,) = run.batch
+            owners = [c for c in self.callers if any(ids is job.ids for ids in c.texts)]
+            self.probe_failed |= not owners
+            for caller in owners:
+                caller.excused = True
+        return run
 
-    def cancel(self, caller: Caller) -> None:
-        """A caller hangs up."""
+    def leave(self, caller: Caller, leaving: Leaving) -> None:
+        """A caller hangs up, or its task is cancelled."""
         assert caller.task
-        caller.cancelled = caller.task.cancel()
+        if leaving == "gone":
+            caller.gone.set()
+        else:
+            caller.cancelled = caller.task.cancel()
 
     def settle(self) -> None:
         """Settle; a worker that died meanwhile starts anew."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import AsyncIterator, Sequence
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,6 +22,7 @@ from matryo.core.errors import (
 )
 from matryo.core.metrics import Metrics
 from matryo.engine import TokenIds
+from matryo.engine.postprocess import FloatArray
 from matryo.service import LocalService, Options, Service, ServiceConfig, Texts
 from matryo.service.choices import Defaults
 from matryo.service.limits import RequestLimits
@@ -109,7 +111,7 @@ async def test_a_caller_that_leaves_as_its_answer_arrives(
 
     running = asyncio.create_task(request())
     assert await asyncio.to_thread(waiting.wait, 30)
-    (ticket,) = service._scheduler._queue.live()
+    (ticket,) = service._scheduler._queue._tickets
     ticket.future.add_done_callback(lambda _: gone.set_result(None))
     engine.gate.set()
     await running
@@ -207,6 +209,28 @@ async def test_deadline(service: Service, engine: FakeEngine) -> None:
     with pytest.raises(DeadlinePassed, match=r"within 0\.01 s"):
         await service.embed(Options(deadline_s=0.01), Texts(["a"]))
     assert service._scheduler.n_requests == 0
+
+
+async def test_what_the_scheduler_learns_of_a_caller(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The patience that is left after tokenising, the priority, and the name for the log."""
+    checked: list[object] = []
+    learnt: list[dict[str, Any]] = []
+
+    async def run(*_: object, **facts: Any) -> FloatArray:
+        learnt.append(facts)
+        return np.ones((1, 768), np.float32)
+
+    monkeypatch.setattr(service._scheduler, "check_room", lambda *facts: checked.append(facts))
+    monkeypatch.setattr(service._scheduler, "run", run)
+    options = Options(deadline_s=30.0, priority="bulk")
+    await service.embed(options, Texts(["a"]), request_id="this one")
+    await service.embed(Options(), Texts(["a"]))
+    assert checked == [("bulk", 30.0), ("online", None)]
+    assert 20 < learnt[0].pop("patience_s") < 30
+    assert learnt[0] == {"priority": "bulk", "request_id": "this one"}
+    assert learnt[1] == {"priority": "online", "patience_s": None, "request_id": None}
 
 
 async def test_drain(service: Service) -> None:

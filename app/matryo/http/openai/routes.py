@@ -49,7 +49,12 @@ async def create_embeddings(request: Request) -> Response:
     if deployment := request.path_params.get("deployment"):  # Azure names the model in the path
         options = replace(options, model=deployment)
     answer = await context.service.embed(
-        options, texts, request.state.caller, gone=partial(hang_up, request), lease=lease
+        options,
+        texts,
+        request.state.caller,
+        gone=partial(hang_up, request),
+        lease=lease,
+        request_id=request.state.request_id,
     )
     request.state.facts |= _facts(answer, len(texts))
     encoding = Encoding(
@@ -195,7 +200,7 @@ _ERRORS: dict[int, str] = {
     408: "The body did not arrive, or the request was not done, in the time its caller gives it.",
     413: "The body is too large.",
     415: "The body is not plain JSON.",
-    429: "The queue is full: try again after Retry-After seconds.",
+    429: "No room now, or too long a wait: try again after Retry-After seconds.",
     500: "A fault of the server; the message carries an id for its operator.",
     503: "Starting or shutting down: try again after Retry-After seconds.",
 }
