@@ -43,7 +43,7 @@ class WriterHandler(logging.Handler):
         """Queue the line of a record."""
         try:
             line = self.format(record)
-        except Exception as exc:  # noqa: BLE001 - a log line must not fail its caller
+        except Exception as exc:
             line = self._own_line(f"{record.name}: a log line failed with {type(exc).__name__}")
         self.put(line)
 
