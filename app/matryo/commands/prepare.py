@@ -9,8 +9,12 @@ from __future__ import annotations
 import json
 import os
 import sys
+from typing import TYPE_CHECKING
 
 from matryo.core.signals import Stopped, stoppable
+
+if TYPE_CHECKING:
+    from matryo.core.settings import Settings
 
 _PATIENCE_S = 5.0
 

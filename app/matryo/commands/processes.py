@@ -20,6 +20,7 @@ from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from types import FrameType
+from typing import cast
 
 from prometheus_client import multiprocess
 
@@ -110,7 +111,7 @@ class _Supervisor:
         self._are_ready = False
         self._woken = -1
         # What signal handlers note, and the loop acts on:
-        self._stopped_by: int | None = None
+        self._stopped_by = 0
         self._stopped_at = 0.0
         self._in_a_hurry = self._hung_up = False
 
@@ -120,7 +121,7 @@ class _Supervisor:
         resource_tracker.ensure_running()
         with self._signals():
             try:
-                while self._stopped_by is None:
+                while not self._is_stopping():
                     self._start_missing()
                     self._wait(self._until_restart())
                     self._note_ready()
@@ -130,10 +131,13 @@ class _Supervisor:
                 are_killed = self._end_all()
         if are_killed:
             sys.exit(1)
-        if self._stopped_by is not None and not self._are_ready:
+        if self._stopped_by and not self._are_ready:
             raise Stopped(self._stopped_by)
 
     # --- signals
+
+    def _is_stopping(self) -> bool:
+        return self._stopped_by != 0
 
     @contextmanager
     def _signals(self) -> Generator[None, None, None]:
@@ -158,7 +162,7 @@ class _Supervisor:
     def _on_signal(self, number: int, _frame: FrameType | None) -> None:
         if number == signal.SIGHUP:
             self._hung_up = True
-        elif self._stopped_by is None:
+        elif not self._stopped_by:
             self._stopped_by, self._stopped_at = number, time.monotonic()
         elif time.monotonic() - self._stopped_at >= AGAIN_S:
             self._in_a_hurry = True
@@ -191,15 +195,24 @@ class _Supervisor:
 
     def _start_missing(self) -> None:
         for place in self._places:
-            if place.process or place.start_at > time.monotonic() or self._stopped_by is not None:
+            if place.process or place.start_at > time.monotonic() or self._is_stopping():
                 continue
-            place.ready, writer = self._context.Pipe(duplex=False)
+            try:
+                self._start(place)
+            except OSError as exc:  # the system has no memory or no process left
+                if not self._are_ready:
+                    raise
+                self._replace_later(place, f"cannot start: {exc.strerror or exc}")
+
+    def _start(self, place: _Place) -> None:
+        reader, writer = self._context.Pipe(duplex=False)
+        with writer:
             args = (self._settings, self._listener, self._serve, writer)
             process = self._context.Process(target=_child, args=args)
+            place.ready, place.ready_at = cast("Connection", reader), None
             with held_back():
                 process.start()
-            place.process, place.ready_at = process, None
-            writer.close()
+            place.process = process
 
     def _until_restart(self) -> float | None:
         """Seconds until a process is to be started; None if all of them run."""
@@ -222,22 +235,23 @@ class _Supervisor:
     def _note_dead(self) -> None:
         for place in self._places:
             process = place.process
-            if not process or process.is_alive() or self._stopped_by is not None:
+            if not process or process.is_alive() or self._is_stopping():
                 continue
             if not self._are_ready:  # it never served: another would not either
                 _end_with(process)
-            served_s = time.monotonic() - place.ready_at if place.ready_at is not None else 0.0
-            place.n_deaths = 1 if served_s >= _STEADY_S else place.n_deaths + 1
-            wait_s = restart_s(place.n_deaths)
-            log.error(
-                "process %s ended with %s; starting another in %g s",
-                process.pid,
-                _end_of(process),
-                wait_s,
-            )
             # Its gauges are dropped; its counters stay counted.
             multiprocess.mark_process_dead(process.pid)  # pyright: ignore[reportUnknownMemberType]
-            place.process, place.start_at = None, time.monotonic() + wait_s
+            self._replace_later(place, f"{process.pid} ended with {_end_of(process)}")
+
+    def _replace_later(self, place: _Place, what: str) -> None:
+        served_s = time.monotonic() - place.ready_at if place.ready_at is not None else 0.0
+        place.n_deaths = 1 if served_s >= _STEADY_S else place.n_deaths + 1
+        wait_s = restart_s(place.n_deaths)
+        log.error("process %s; starting another in %g s", what, wait_s)
+        if place.ready:
+            place.ready.close()
+        place.process = place.ready = None
+        place.start_at = time.monotonic() + wait_s
 
     # --- the end
 

@@ -66,6 +66,11 @@ HOSTILE = "a\nb\r\x1b[31m\x85\u2028\u2029\u202e\ud800\x7f\x9b\x00c"
 ESCAPED = r"a\nb\r\x1b[31m\x85\u2028\u2029\u202e\ud800\x7f\x9b\x00c"
 
 
+def fail(text: str) -> None:
+    """Raise an error with a text."""
+    raise ValueError(text)
+
+
 class TestHostile:
     """No text of a caller makes a second line, moves the cursor, or fills the log."""
 
@@ -92,7 +97,7 @@ class TestHostile:
         out = io.StringIO()
         configure("info", "text", out)
         try:
-            raise ValueError(f"{HOSTILE}\n12:00:00 INFO    forged")
+            fail(f"{HOSTILE}\n12:00:00 INFO    forged")
         except ValueError:
             logging.getLogger("x").exception("failed")
         first, *rest = out.getvalue().splitlines()
@@ -107,7 +112,7 @@ class TestHostile:
         out = io.StringIO()
         configure("info", "json", out)
         try:
-            raise ValueError(hostile)
+            fail(hostile)
         except ValueError:
             logging.getLogger("x").exception("GET %s", hostile, extra={"model": hostile})
         assert out.getvalue()[:-1].isprintable()
@@ -129,7 +134,7 @@ class TestHostile:
         log.info(long)
         log.info("%s", ValueError(long))
         try:
-            raise ValueError("\n".join([long] * 1_000))
+            fail("\n".join([long] * 1_000))
         except ValueError:
             log.exception("failed")
         assert len(out.getvalue()) < 100_000
