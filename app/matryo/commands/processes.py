@@ -141,20 +141,16 @@ class _Supervisor:
 
     @contextmanager
     def _signals(self) -> Generator[None, None, None]:
-        """Take signals, each of which ends a wait."""
+        """Take signals, each of which ends a wait; the handlers stay, for an echo of a signal."""
         self._woken, waking = os.pipe()
         os.set_blocking(self._woken, False)
         os.set_blocking(waking, False)
         before_fd = signal.set_wakeup_fd(waking, warn_on_full_buffer=False)
-        before = {
-            number: signal.signal(number, self._on_signal)
-            for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-        }
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            signal.signal(number, self._on_signal)
         try:
             yield
         finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
             signal.set_wakeup_fd(before_fd)
             os.close(self._woken)
             os.close(waking)
