@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import os
 import select
+import signal
 import threading
 from collections.abc import Callable, Iterator
 from queue import Empty, SimpleQueue
@@ -37,7 +38,10 @@ class WriterHandler(logging.Handler):
         self._n_put = self._bytes_put = self._n_dropped = 0
         self._n_taken = self._bytes_taken = 0
         self._is_torn = False
+        # The thread takes no signals: one that the main thread holds back would reach it here.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
         threading.Thread(target=self._work, name="matryo-log", daemon=True).start()
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
     def emit(self, record: logging.LogRecord) -> None:
         """Queue the line of a record."""
