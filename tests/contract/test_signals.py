@@ -226,6 +226,28 @@ class TestMakingReady:
         assert f"stopped by {name}" in started.text
 
 
+def test_pip(start: Start, tmp_path: Path) -> None:
+    """The pip of a pull ends with the pull, even if that is killed."""
+    (tmp_path / "pip").mkdir()
+    (tmp_path / "pip" / "__init__.py").touch()
+    (tmp_path / "pip" / "__main__.py").write_text(
+        "import signal, sys\n"
+        "print('pip', *sys.argv[1:], file=open('arguments', 'w'), flush=True)\n"
+        "signal.pause()\n"
+    )
+    code = (
+        "import os; os.environ['PYTHONPATH'] = ':'.join([os.getcwd(), os.environ.get('PYTHONPATH', '')])\n"
+        "from matryo.store.pull import pip; pip.resolve('tiny-weights==1.0')"
+    )
+    started = start([sys.executable, "-c", code])
+    wait_until((tmp_path / "arguments").exists, 60)
+    (child,) = children_of(started.process.pid)
+    started.process.kill()
+    started.process.wait()
+    started.wait_gone({child})
+    assert (tmp_path / "arguments").read_text().endswith(" tiny-weights==1.0\n")
+
+
 class TestServing:
     """Only SIGTERM and SIGINT end a server."""
 
