@@ -8,9 +8,11 @@ from __future__ import annotations
 import json
 import logging
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import partial
 from typing import IO, cast
 
@@ -25,6 +27,7 @@ from matryo.core.logging import ERROR_PREFIX
 from matryo.core.memory import available_memory
 from matryo.core.metrics import Metrics
 from matryo.core.settings import Settings
+from matryo.core.signals import held_back
 from matryo.engine import CoreUse, Engine, plan_cores
 from matryo.engine.factory import is_prepared, load_engine
 from matryo.scheduler import SchedulerConfig
@@ -40,6 +43,8 @@ log = logging.getLogger("matryo")
 
 # A body, its strings, its tokens and its answer together need at most so many times its bytes.
 _BODY_SHARES = 4
+_CHILD_END_S = 3.0
+_LEAST_OF_SIGNALS = 128  # a status above is that of a signal, by a shell's rule
 
 
 def build_service(
@@ -208,23 +213,49 @@ def _prepare_apart(settings: Settings, model_id: str) -> None:
     job = settings.model_dump(mode="json") | {"model": [model_id], "api_keys": []}
     # On a terminal the child draws its own bars. A log of JSON lines gets one for each line of it.
     piped = subprocess.PIPE if logs.writes_json() else None
-    with subprocess.Popen(
-        [sys.executable, "-m", "matryo.commands.prepare"],
-        stdin=subprocess.PIPE,
-        stderr=piped,
-        text=True,
-        errors="replace",
-    ) as child:
-        try:
-            with cast("IO[str]", child.stdin) as pipe:
-                pipe.write(json.dumps(job))
-            for line in child.stderr or ():
-                _log_line(line.strip())
-        except BaseException:
-            child.kill()
-            raise
-    if child.returncode:
-        sys.exit(1)  # the child has said why
+    child: subprocess.Popen[str] | None = None
+    try:
+        with held_back():
+            child = subprocess.Popen(
+                [sys.executable, "-m", "matryo.commands.prepare"],
+                stdin=subprocess.PIPE,
+                stderr=piped,
+                text=True,
+                errors="replace",
+            )
+        pipe = cast("IO[str]", child.stdin)
+        with suppress(BrokenPipeError):  # it has ended, and its status says why
+            pipe.write(json.dumps(job) + "\n")
+            pipe.flush()
+        for line in child.stderr or ():
+            _log_line(line.strip())
+        # The pipe stays open until then: the child ends when the pipe is closed.
+        status = child.wait()
+    finally:
+        if child:
+            _end(child)
+    if status < 0 or status > _LEAST_OF_SIGNALS:
+        name = signal.Signals(-status if status < 0 else status - _LEAST_OF_SIGNALS).name
+        logs.fatal(
+            f"making {model_id} ready was ended by {name}. The system ends a process with SIGKILL "
+            "when memory is short."
+        )
+    if status:
+        sys.exit(1)  # the child, or the line above, has said why
+
+
+def _end(child: subprocess.Popen[str]) -> None:
+    """Stop a child that still runs, in order or else by force, and close its pipes."""
+    try:
+        if child.poll() is None:
+            child.terminate()
+            child.wait(_CHILD_END_S)
+    except subprocess.TimeoutExpired:
+        pass
+    finally:
+        child.kill()
+        with suppress(BrokenPipeError), child:
+            pass
 
 
 def _log_line(line: str) -> None:

@@ -12,28 +12,38 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 import click
 
 import matryo
-from matryo.catalog.catalog import open_catalog
 from matryo.core import logging as logs
+from matryo.core import signals
 from matryo.core.errors import MatryoError, SettingsInvalid
 
+# Until `main` runs, a process with the id 1 is deaf to signals: nothing slow is imported here.
 if TYPE_CHECKING:
+    from matryo.catalog.catalog import Catalog
     from matryo.commands.texts import Format
     from matryo.core.settings import Settings
 
 
 Callback = TypeVar("Callback", bound=Callable[..., Any])
 
-_STOPPED_BY_SIGINT = 128 + signal.SIGINT
 _READER_GONE = 128 + signal.SIGPIPE  # what a shell shows for a program that SIGPIPE ended
 
 
 class _Commands(click.Group):
     """Errors on purpose, and of the operating system, become one line on standard error.
 
-    The exit status is then 1 (2 for flags and arguments that do not fit); 130 after Ctrl-C; 141,
-    and no line, if the reader of standard output went away before everything was written, as in
-    `matryo embed ... | head`.
+    The exit status is then 1 (2 for flags and arguments that do not fit); 130, 143 or 129 after
+    SIGINT (Ctrl-C), SIGTERM or SIGHUP; 141, and no line, if the reader of standard output went
+    away before everything was written, as in `matryo embed ... | head`.
     """
+
+    def main(self, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 - click's signature
+        """Run a command; a signal ends the command from the first moment on."""
+        try:
+            with signals.stoppable():
+                logs.open_standard_streams()
+                return super().main(*args, **kwargs)
+        except signals.Stopped as exc:
+            _end(exc.status, exc.sentence)
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
@@ -41,6 +51,7 @@ class _Commands(click.Group):
         """The command that `args` name; what `matryo serve` reports is a log from here on."""
         name, command, rest = super().resolve_command(ctx, args)
         if name == "serve" and not _HELP.intersection(rest):
+            signals.outlive_others()
             _log_early(rest)
         return name, command, rest
 
@@ -58,8 +69,6 @@ class _Commands(click.Group):
         except OSError as exc:
             name = f"{exc.filename}: " if exc.filename else ""
             _end(1, f"{name}{exc.strerror or exc}")
-        except KeyboardInterrupt:
-            _end(_STOPPED_BY_SIGINT, "stopped by SIGINT")
 
 
 def _end(status: int, sentence: str = "") -> NoReturn:
@@ -129,18 +138,33 @@ def _settings(**flags: Any) -> Settings:
     return load_settings(**flags)
 
 
+def _open_catalog(settings: Settings) -> Catalog:
+    from matryo.catalog.catalog import open_catalog
+
+    return open_catalog(settings)
+
+
 _precision = click.option("--precision", help="Numbers of the model: fp32, int8, q8, q4 or auto.")
 
 
+class _SettingOption(click.Option):
+    """An option of the setting of the same name; its help names the setting's default."""
+
+    def get_help_record(self, ctx: click.Context) -> tuple[str, str] | None:
+        """The flag and its help."""
+        from matryo.core.settings import default_text
+
+        record = super().get_help_record(ctx)
+        default = default_text(self.name or "") or "none"
+        return record and (record[0], f"{record[1]} [default: {default}]")
+
+
 def _flag(flag: str, text: str, **more: Any) -> Callable[[Callback], Callback]:
-    """An option of the setting of the same name; its help names the setting's default.
+    """The option of a setting.
 
     The value stays text: the settings check it, so that a flag and a variable get one message.
     """
-    from matryo.core.settings import default_text
-
-    default = default_text(flag.removeprefix("--").replace("-", "_")) or "none"
-    return click.option(flag, help=f"{text} [default: {default}]", **more)
+    return click.option(flag, cls=_SettingOption, help=text, **more)
 
 
 @main.command(cls=_Serve)
@@ -179,7 +203,7 @@ def pull(model_id: str, origin: str | None) -> None:
     if model_id == ENCODING:
         pull_encoding(Store(settings.home), origin, TerminalReporter())
         return
-    manifest = open_catalog(settings).manifest(model_id)
+    manifest = _open_catalog(settings).manifest(model_id)
     pull_model(Store(settings.home), manifest, origin, TerminalReporter())
 
 
@@ -199,7 +223,7 @@ def build(model_id: str, checkpoint: Path | None, unverified: bool, precision: s
     from matryo.store.layout import Store
 
     settings = _settings(precision=precision)
-    manifest = open_catalog(settings).manifest(model_id)
+    manifest = _open_catalog(settings).manifest(model_id)
     reporter = TerminalReporter()
     artifact = build_model(
         Store(settings.home),
@@ -221,12 +245,9 @@ def verify(model_id: str, as_json: bool, precision: str | None) -> None:
 
     Exits with 1 if any check fails. A check that could not be made is named as such.
     """
-    from matryo.commands.signals import stoppable
     from matryo.commands.verify import run
 
-    with stoppable():
-        passed = run(_settings(model=(model_id,), precision=precision), as_json=as_json)
-    if not passed:
+    if not run(_settings(model=(model_id,), precision=precision), as_json=as_json):
         sys.exit(1)
 
 
@@ -273,7 +294,6 @@ def embed(
     """
     from matryo.commands import compare as comparing
     from matryo.commands.embed import run
-    from matryo.commands.signals import stoppable
     from matryo.service import Options
 
     if compare is not None and output is not None:
@@ -284,14 +304,12 @@ def embed(
         input_type=input_type, dimensions=dimensions, truncate=truncate, priority="bulk"
     )
     settings = _settings(model=(model_id,), precision=precision)
-    with stoppable():
-        if compare is None:
-            run(settings, file or Path("-"), output, options, form)
-            return
-        agree = comparing.run(
-            settings, file, compare, options, model=compare_model, as_json=as_json, form=form
-        )
-    if not agree:
+    if compare is None:
+        run(settings, file or Path("-"), output, options, form)
+        return
+    if not comparing.run(
+        settings, file, compare, options, model=compare_model, as_json=as_json, form=form
+    ):
         sys.exit(1)
 
 

@@ -16,6 +16,7 @@ import pytest
 import requests
 
 from matryo.http import connection as wire
+from matryo.http import server
 from matryo.http.connection import Phase
 from matryo.http.connections import allow_open_files
 from tests.contract.conftest import Live, is_refused, live_server, wait_until
@@ -275,7 +276,7 @@ class TestBudget:
         with live_server(engine, memory_budget_bytes=most, max_body_bytes=1_000_000) as live:
             engine.gate.clear()
             budget = live.application.state.context.service.budget
-            body = json.dumps({"input": ["t " * 100] * 1350}).encode()
+            body = json.dumps({"input": ["t"] * 1350}).encode()
             with connect(live) as first, connect(live) as second:
                 first.sendall(post(body, "Connection: close"))
                 wait_until(lambda: budget.held > 1350 * 768 * 4)
@@ -347,8 +348,9 @@ class TestStopping:
             wait_until(lambda: not n_connections(live))
             connection.close()
 
-    def test_drain_delay(self, engine: FakeEngine) -> None:
+    def test_drain_delay(self, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch) -> None:
         """During the delay requests are served while /readyz is red; a second signal ends it."""
+        monkeypatch.setattr(server, "AGAIN_S", 0)
         with live_server(engine, drain_delay_s=600, grace_s=600) as live:
             live.server.stop()
             wait_until(lambda: requests.get(f"{live.url}/readyz", timeout=10).status_code == 503)

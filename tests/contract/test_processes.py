@@ -8,39 +8,86 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import httpx2
 import pytest
 
+from matryo.commands.processes import restart_s
 from tests.checkpoints import make_model
 from tests.conftest import build_tiny
 from tests.contract.conftest import is_refused, wait_until
 
+pytestmark = [
+    pytest.mark.timeout(300),
+    pytest.mark.skipif(not Path("/proc/self/stat").is_file(), reason="reads /proc"),
+]
 
-@pytest.fixture
-def server(tmp_path: Path) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
-    """`matryo serve --processes 2` on a tiny model, after all processes are ready."""
-    model = make_model(tmp_path, "bert")
-    build_tiny(tmp_path, model)
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    env = os.environ | {
-        "MATRYO_HOME": str(tmp_path / "home"),
+READY = "2 processes are ready"
+
+Lines = Callable[[], list[str]]
+Start = Callable[..., subprocess.Popen[bytes]]
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """The environment of servers of a tiny model that is built."""
+    root = tmp_path_factory.mktemp("tiny")
+    model = make_model(root, "bert")
+    build_tiny(root, model)
+    return {
+        "MATRYO_HOME": str(root / "home"),
         "MATRYO_MODELS": str(model.models),
         "MATRYO_MODEL": model.id,
-        "MATRYO_PORT": str(port),
+        "MATRYO_LOG_FORMAT": "text",
     }
-    command = [sys.executable, "-m", "matryo", "serve", "--processes", "2", "--log-format", "text"]
-    with (tmp_path / "log").open("wb") as log:
-        process = subprocess.Popen(command, env=env, stderr=log)
-    try:
-        wait_until(lambda: b"2 processes are ready" in (tmp_path / "log").read_bytes(), 40)
-        yield process, f"http://127.0.0.1:{port}"
-    finally:
-        process.terminate()
-        process.wait(30)
+
+
+@pytest.fixture
+def url() -> str:
+    """The URL of the servers of one test, on a port that nobody listens on yet."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        return f"http://127.0.0.1:{free.getsockname()[1]}"
+
+
+@pytest.fixture
+def start(tmp_path: Path, tiny: dict[str, str], url: str) -> Iterator[Start]:
+    """Starts `matryo serve --processes 2`; all of its processes are ended after the test."""
+    with ExitStack() as stack:
+
+        def begin(**environ: str) -> subprocess.Popen[bytes]:
+            port = url.rpartition(":")[2]
+            env = os.environ | tiny | {"MATRYO_PORT": port, "TMPDIR": str(tmp_path)} | environ
+            command = [sys.executable, "-m", "matryo", "serve", "--processes", "2"]
+            with (tmp_path / "log").open("wb") as log:
+                process = subprocess.Popen(command, env=env, stderr=log, start_new_session=True)
+            stack.callback(process.wait, 30)
+            stack.callback(end_group, process.pid)
+            return process
+
+        yield begin
+
+
+def end_group(pid: int) -> None:
+    """Kill a process and its children, even those that it left."""
+    with suppress(ProcessLookupError):
+        os.killpg(pid, signal.SIGKILL)
+
+
+@pytest.fixture
+def lines(tmp_path: Path) -> Callable[[], list[str]]:
+    """Gives the log of the process that was started last."""
+    return lambda: (tmp_path / "log").read_text().splitlines()
+
+
+@pytest.fixture
+def server(start: Start, lines: Lines) -> subprocess.Popen[bytes]:
+    """A server whose two processes are ready."""
+    process = start()
+    wait_until(lambda: any(READY in line for line in lines()), 60)
+    return process
 
 
 def scrape(url: str) -> dict[str, float]:
@@ -64,10 +111,14 @@ def servers_of(process: subprocess.Popen[bytes]) -> set[int]:
     return found
 
 
-@pytest.mark.skipif(not Path("/proc/self/stat").is_file(), reason="reads /proc")
-def test_one_service(server: tuple[subprocess.Popen[bytes], str]) -> None:
+def folders(parent: Path) -> list[Path]:
+    """The folders of metrics in a temporary folder."""
+    return list(parent.glob("matryo-metrics-*"))
+
+
+def test_one_service(server: subprocess.Popen[bytes], url: str, tmp_path: Path) -> None:
     """Counters are summed, a process that dies is replaced, and SIGTERM ends all with status 0."""
-    process, url = server
+    process = server
     for n in range(20):  # a connection each, so that both get some
         answer = httpx2.post(f"{url}/v1/embeddings", json={"input": f"the sky {n}"})
         assert answer.status_code == 200
@@ -98,3 +149,173 @@ def test_one_service(server: tuple[subprocess.Popen[bytes], str]) -> None:
     assert process.wait(30) == 0
     with pytest.raises(httpx2.ConnectError):
         httpx2.get(f"{url}/livez")
+    assert folders(tmp_path) == []
+
+
+def test_killed_parent(
+    start: Start, server: subprocess.Popen[bytes], lines: Lines, url: str, tmp_path: Path
+) -> None:
+    """Without their parent the processes end, the next server can start, and nothing stays."""
+    children = servers_of(server)
+    assert len(children) == 2
+    (stale,) = folders(tmp_path)
+    server.kill()
+    server.wait()
+    wait_until(lambda: is_refused(int(url.rpartition(":")[2])))
+    wait_until(lambda: not any(map(is_running, children)), 30)
+    again = start()
+    wait_until(lambda: any(READY in line for line in lines()), 60)
+    assert httpx2.get(f"{url}/readyz").status_code == 200
+    (folder,) = folders(tmp_path)
+    assert folder != stale
+    again.terminate()
+    assert again.wait(30) == 0
+    assert folders(tmp_path) == []
+
+
+def is_running(pid: int) -> bool:
+    """Whether a process runs, and is not only waited for."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def test_running_requests_of_a_killed_parent(server: subprocess.Popen[bytes], url: str) -> None:
+    """A process that lost its parent drains: it answers what it has begun."""
+    port = int(url.rpartition(":")[2])
+    head = b"POST /v1/embeddings HTTP/1.1\r\nHost: x\r\nContent-Length: 14\r\n\r\n"
+    with socket.create_connection(("127.0.0.1", port), timeout=30) as running:
+        running.sendall(head)
+        wait_until(lambda: scrape(url)["matryo_requests_in_progress"] == 2)
+        server.kill()
+        server.wait()
+        wait_until(lambda: is_refused(port))
+        running.sendall(b'{"input": "a"}')
+        assert running.recv(100).startswith(b"HTTP/1.1 ")
+
+
+def test_folder_in_use(server: subprocess.Popen[bytes], tmp_path: Path) -> None:
+    """A server that runs keeps its folder when another starts; a folder of nobody goes."""
+    (used,) = folders(tmp_path)
+    (tmp_path / "matryo-metrics-stale").mkdir()
+    (tmp_path / "matryo-metrics-stale" / "counter_1.db").write_bytes(b"x")
+    code = (
+        "from matryo.commands.metrics_folder import metrics_folder\n"
+        "with metrics_folder() as folder: print(folder)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env=os.environ | {"TMPDIR": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.startswith(f"{tmp_path}/matryo-metrics-")
+    assert folders(tmp_path) == [used]
+    assert server.poll() is None
+
+
+def test_a_process_that_does_not_end(start: Start, lines: Lines) -> None:
+    """A process that ignores SIGTERM is killed in the end; the status and a line say so."""
+    process = start(MATRYO_GRACE_S="0")
+    wait_until(lambda: any(READY in line for line in lines()), 60)
+    stuck = min(servers_of(process))
+    os.kill(stuck, signal.SIGSTOP)
+    process.terminate()
+    assert process.wait(60) == 1
+    assert not is_running(stuck)
+    assert any("1 processes did not end in 10 s" in line for line in lines())
+
+
+def test_second_signal(server: subprocess.Popen[bytes], lines: Lines) -> None:
+    """A second signal does not wait for the grace of 25 s."""
+    stuck = min(servers_of(server))
+    os.kill(stuck, signal.SIGSTOP)
+
+    def was_another_signal_enough() -> bool:
+        if any("1 processes did not end" in line for line in lines()):
+            return True
+        server.terminate()
+        return False
+
+    wait_until(was_another_signal_enough, 20)
+    assert server.wait(30) == 1
+    assert not is_running(stuck)
+
+
+@pytest.mark.parametrize(("name", "status"), [("SIGTERM", 143), ("SIGINT", 130)])
+@pytest.mark.parametrize("group", [False, True])
+def test_stopped_while_starting(
+    start: Start, lines: Lines, tmp_path: Path, name: str, status: int, *, group: bool
+) -> None:
+    """A signal before all processes are ready ends all of them, without a traceback."""
+    process = start()
+    wait_until(lambda: servers_of(process), 60)
+    children = servers_of(process)
+    (os.killpg if group else os.kill)(process.pid, signal.Signals[name])
+    assert process.wait(30) == status
+    assert not any(map(is_running, children))
+    assert folders(tmp_path) == []
+    assert lines() == [f"matryo: stopped by {name}"]
+
+
+def test_no_semaphores(start: Start, lines: Lines, tmp_path: Path, url: str) -> None:
+    """A system without semaphores, as with a /dev/shm that cannot be written, serves as well."""
+    (tmp_path / "sitecustomize.py").write_text(
+        "import _multiprocessing, errno, os\n"
+        "def refuse(*_, **__):\n"
+        "    raise OSError(errno.EROFS, os.strerror(errno.EROFS))\n"
+        "_multiprocessing.SemLock = refuse\n"
+    )
+    path = f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}"
+    process = start(PYTHONPATH=path)
+    wait_until(lambda: process.poll() is not None or any(READY in line for line in lines()), 60)
+    assert httpx2.get(f"{url}/readyz").status_code == 200
+
+
+DYING = """
+import sys
+from matryo.commands.processes import run_processes
+from matryo.core import logging as logs
+from matryo.core.settings import load_settings
+from matryo.http.listening import bind
+
+def serve(settings, listener, on_ready):
+    on_ready()
+    sys.exit(3)
+
+if __name__ == "__main__":
+    logs.configure("info", "text")
+    run_processes(load_settings(None, processes=1), bind("127.0.0.1", 0), serve, lambda: None)
+"""
+
+
+def test_dying_again_and_again(tmp_path: Path) -> None:
+    """A process that dies at once is replaced later and later, and the parent can be stopped."""
+    (tmp_path / "dying.py").write_text(DYING)
+    log = tmp_path / "log"
+    with log.open("wb") as stderr:
+        process = subprocess.Popen([sys.executable, tmp_path / "dying.py"], stderr=stderr)
+    try:
+        wait_until(lambda: "starting another in 2 s" in log.read_text(), 60)
+        assert "ended with status 3; starting another in 1 s" in log.read_text()
+        process.terminate()
+        assert process.wait(30) == 0
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_restart_s() -> None:
+    """The pause doubles with each death in a row, up to a minute."""
+    assert [restart_s(n) for n in (1, 2, 3, 7, 1_000)] == [1, 2, 4, 60, 60]
+
+
+def test_killed_before_ready(start: Start, lines: Lines) -> None:
+    """A process that the system kills at its start ends the server, with a sentence."""
+    process = start()
+    wait_until(lambda: servers_of(process), 60)
+    os.kill(min(servers_of(process)), signal.SIGKILL)
+    assert process.wait(60) == 1
+    assert lines()[-1] == "matryo: a server process ended with SIGKILL before it was ready"

@@ -287,6 +287,27 @@ class TestLogLines:
         assert "a bug" in last["exception"]
 
 
+@pytest.mark.parametrize("processes", ["1", "2"])
+def test_nobody_reads_the_log(tiny: dict[str, str], processes: str) -> None:
+    """A server whose standard error nobody reads answers every request, and SIGTERM ends it."""
+    port = free_port()
+    flags = ["--port", str(port), "--processes", processes]
+    with subprocess.Popen(
+        [sys.executable, "-m", "matryo", "serve", *flags],
+        env=untouched_environment() | tiny,
+        stderr=subprocess.PIPE,
+    ) as process:
+        assert process.stderr
+        while b"try: curl" not in process.stderr.readline():
+            assert process.poll() is None
+        with httpx2.Client(base_url=f"http://127.0.0.1:{port}", timeout=10) as client:
+            for n in range(1_000):  # 64 KiB of a pipe are full after some 250 lines
+                assert client.get(f"/none/{n}").status_code == 404
+            assert "matryo_log_lines_dropped_total 0.0" in client.get("/metrics").text
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(20) == 0
+
+
 def test_help_lists_the_settings() -> None:
     """`serve --help` names every setting and each default, also where a setting is wrong."""
     done = subprocess.run(

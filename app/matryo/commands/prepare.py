@@ -1,37 +1,59 @@
-"""`python -m matryo.commands.prepare`: pull, build and lay out one model; settings on stdin.
+"""`python -m matryo.commands.prepare`: pull, build and lay out one model.
 
-Servers and `Embedder` run this module in a process of its own before they load a model.
+Servers and `Embedder` run this module in a process of its own before they load a model. The
+first line of standard input has the settings. The process ends when its standard input does.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import sys
+from typing import TYPE_CHECKING
 
-from matryo.catalog.catalog import open_catalog
-from matryo.core import logging as logs
-from matryo.core.errors import ArtifactDamaged, ArtifactMissing, MatryoError
-from matryo.core.progress import TerminalReporter
-from matryo.core.settings import Settings
-from matryo.store.artifact import find_artifact
-from matryo.store.layout import Store
+from matryo.core.signals import Stopped, stoppable
+
+if TYPE_CHECKING:
+    from matryo.core.settings import Settings
+
+_PATIENCE_S = 5.0
 
 
 def main() -> int:
-    """Prepare the first model of the settings on standard input; returns the exit status."""
-    settings = Settings(**json.load(sys.stdin))
+    """Prepare the first model of the settings; returns the exit status."""
     try:
-        _prepare(settings)
+        with stoppable():
+            return _run()
+    except Stopped as exc:  # the parent says so
+        return exc.status
+
+
+def _run() -> int:
+    from matryo.core import logging as logs
+    from matryo.core.errors import MatryoError
+    from matryo.core.lifetime import end_with_parent
+    from matryo.core.settings import Settings
+
+    job = sys.stdin.readline()
+    # Not `sys.stdin.read`: a thread in it would hold a lock that the end of Python takes.
+    end_with_parent(lambda: os.read(sys.stdin.fileno(), 1), _PATIENCE_S)
+    if not job:  # the parent ended before it had written the settings
+        return 1
+    try:
+        _prepare(Settings(**json.loads(job)))
     except MatryoError as exc:
         logs.fatal(exc.message)
         return 1
-    except KeyboardInterrupt:
-        return 130
     return 0
 
 
 def _prepare(settings: Settings) -> None:
     from matryo.build.provision import ensure_model, pack_model
+    from matryo.catalog.catalog import open_catalog
+    from matryo.core.errors import ArtifactDamaged, ArtifactMissing
+    from matryo.core.progress import TerminalReporter
+    from matryo.store.artifact import find_artifact
+    from matryo.store.layout import Store
 
     reporter = TerminalReporter()
     store, manifest = Store(settings.home), open_catalog(settings).manifest(settings.model[0])

@@ -2,7 +2,7 @@
 
 Each process has its own event loop and scheduler and an equal part of the cores; packed
 weights are mapped, so that they are in memory once. The parent holds the socket, starts
-what dies anew, and passes a signal to stop on to all.
+what dies anew, and passes signals on. No process outlives the parent, even a killed one.
 """
 
 from __future__ import annotations
@@ -10,29 +10,35 @@ from __future__ import annotations
 import logging
 import multiprocessing
 import os
-import shutil
 import signal
 import sys
-import tempfile
 import time
-from collections.abc import Callable
-from multiprocessing.connection import wait
+from collections.abc import Callable, Generator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from multiprocessing import resource_tracker
+from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from types import FrameType
-from typing import Any
+from typing import cast
 
 from prometheus_client import multiprocess
 
+from matryo.commands.metrics_folder import metrics_folder
 from matryo.core import logging as logs
 from matryo.core.errors import MatryoError
+from matryo.core.lifetime import end_with_parent
 from matryo.core.settings import Settings
+from matryo.core.signals import AGAIN_S, Stopped, held_back
 from matryo.http.listening import Listener
-from matryo.store.files import temporary_directory
 
 log = logging.getLogger("matryo")
 
-_RESTART_S, _POLL_S = 1.0, 0.2
 _METRICS_DIR = "PROMETHEUS_MULTIPROC_DIR"
+_STEADY_S = 60.0  # a process that served as long does not die again and again
+_MOST_RESTART_S = 60.0
+_MARGIN_S = 10.0  # after delay and grace, for what a process does at its end
+_HURRY_S = 3.0
 
 Serve = Callable[[Settings, Listener, Callable[[], None]], None]
 
@@ -49,16 +55,43 @@ def run_processes(
         on_ready: called once all of them are.
 
     Raises:
-        SystemExit: a process ended before all of them were ready.
+        SystemExit: a process ended before all of them were ready, or had to be killed.
         SettingsInvalid: there is no temporary folder that this user may write.
+        Stopped: a signal came before all of them were ready.
     """
-    folder = tempfile.mkdtemp(prefix="matryo-metrics-", dir=temporary_directory())
-    # prometheus_client decides by this variable, when it is first imported.
-    os.environ[_METRICS_DIR] = folder
-    try:
+    with metrics_folder() as folder:
+        # prometheus_client decides by this variable, when it is first imported.
+        os.environ[_METRICS_DIR] = str(folder)
         _Supervisor(settings, listener, serve, on_ready).run()
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+
+
+def restart_s(n_deaths: int) -> float:
+    """Seconds until a process that died `n_deaths` times in a row is replaced."""
+    return min(2.0 ** (n_deaths - 1), _MOST_RESTART_S)
+
+
+def most_stop_s(settings: Settings) -> float:
+    """Seconds from SIGTERM until a process that still runs is killed."""
+    return settings.drain_delay_s + settings.grace_s + _MARGIN_S
+
+
+@dataclass
+class _Place:
+    """A process, and those that replace it.
+
+    Attributes:
+        process: None between two processes.
+        ready: has a message once the process is ready; None afterwards.
+        ready_at: when that was, on the monotonic clock; None before.
+        start_at: when to start the next process, if there is none.
+        n_deaths: of processes in a row that served for less than a minute.
+    """
+
+    process: BaseProcess | None = None
+    ready: Connection | None = None
+    ready_at: float | None = None
+    start_at: float = 0.0
+    n_deaths: int = 0
 
 
 class _Supervisor:
@@ -72,74 +105,215 @@ class _Supervisor:
         on_ready: Callable[[], None],
     ) -> None:
         self._context = multiprocessing.get_context("spawn")
-        self._ready: Any = self._context.SimpleQueue()
-        self._listener = listener
-        self._args = (settings, listener, serve, self._ready)
+        self._settings, self._listener, self._serve = settings, listener, serve
         self._on_ready = on_ready
-        self._wanted = settings.processes
-        self._n_ready = 0
-        self._stopping = False
-        self._children: list[BaseProcess] = []
+        self._places = [_Place() for _ in range(settings.processes)]
+        self._are_ready = False
+        self._woken = -1
+        # What signal handlers note, and the loop acts on:
+        self._stopped_by = 0
+        self._stopped_at = 0.0
+        self._in_a_hurry = self._hung_up = False
 
     def run(self) -> None:
         """Until a signal to stop, and all have ended."""
-        for number in (signal.SIGTERM, signal.SIGINT):
+        # It inherits what is ignored now: SIGHUP does not end the tracker, nor a process.
+        resource_tracker.ensure_running()
+        with self._signals():
+            try:
+                while not self._is_stopping():
+                    self._start_missing()
+                    self._wait(self._until_restart())
+                    self._note_ready()
+                    self._note_dead()
+                    self._pass_hangup_on()
+            finally:
+                are_killed = self._end_all()
+        if are_killed:
+            sys.exit(1)
+        if self._stopped_by and not self._are_ready:
+            raise Stopped(self._stopped_by)
+
+    # --- signals
+
+    def _is_stopping(self) -> bool:
+        return self._stopped_by != 0
+
+    @contextmanager
+    def _signals(self) -> Generator[None, None, None]:
+        """Take signals, each of which ends a wait; the handlers stay, for an echo of a signal."""
+        self._woken, waking = os.pipe()
+        os.set_blocking(self._woken, False)
+        os.set_blocking(waking, False)
+        before_fd = signal.set_wakeup_fd(waking, warn_on_full_buffer=False)
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(number, self._on_signal)
         try:
-            self._children = [self._start() for _ in range(self._wanted)]
-            while not self._stopping:
-                wait([child.sentinel for child in self._children], timeout=_POLL_S)
-                self._count_ready()
-                self._replace_dead()
+            yield
         finally:
-            self._stop()
-            # While anyone holds it open, the kernel takes connections that nobody will answer.
-            self._listener.close()
-            for child in self._children:
-                child.join()
+            signal.set_wakeup_fd(before_fd)
+            os.close(self._woken)
+            os.close(waking)
 
-    def _on_signal(self, _number: int, _frame: FrameType | None) -> None:
-        self._stop()
+    def _on_signal(self, number: int, _frame: FrameType | None) -> None:
+        if number == signal.SIGHUP:
+            self._hung_up = True
+        elif not self._stopped_by:
+            self._stopped_by, self._stopped_at = number, time.monotonic()
+        elif time.monotonic() - self._stopped_at >= AGAIN_S:
+            self._in_a_hurry = True
 
-    def _start(self) -> BaseProcess:
-        child = self._context.Process(target=_child, args=self._args)
-        child.start()
-        return child
+    def _wait(self, timeout_s: float | None) -> None:
+        """Until a signal, the end of a process, a message of one, or the timeout."""
+        waited: list[int | Connection] = [self._woken]
+        for place in self._places:
+            waited += [place.process.sentinel] if place.process else []
+            waited += [place.ready] if place.ready else []
+        wait(waited, timeout_s)
+        with suppress(BlockingIOError):
+            os.read(self._woken, 4096)
 
-    def _stop(self) -> None:
-        self._stopping = True
-        for child in self._children:
-            if child.pid and child.is_alive():
-                os.kill(child.pid, signal.SIGTERM)
+    def _signal_all(self, number: int) -> list[BaseProcess]:
+        """Send a signal to the processes that run; returns them."""
+        processes = [place.process for place in self._places if place.process]
+        running = [process for process in processes if process.is_alive()]
+        for process in running:
+            with suppress(ProcessLookupError):
+                os.kill(process.pid or 0, number)
+        return running
 
-    def _count_ready(self) -> None:
-        while not self._ready.empty():
-            self._ready.get()
-            self._n_ready += 1
-            if self._n_ready == self._wanted:
-                log.info("%d processes are ready", self._wanted)
-                self._on_ready()
+    def _pass_hangup_on(self) -> None:
+        if self._hung_up:
+            self._hung_up = False
+            self._signal_all(signal.SIGHUP)
 
-    def _replace_dead(self) -> None:
-        for place, child in enumerate(self._children):
-            if self._stopping or child.is_alive():
+    # --- the life of a process
+
+    def _start_missing(self) -> None:
+        for place in self._places:
+            if place.process or place.start_at > time.monotonic() or self._is_stopping():
                 continue
-            if self._n_ready < self._wanted:  # it never served: another would not either
-                raise SystemExit(child.exitcode or 1)
-            log.error("process %s ended with %s; starting another", child.pid, child.exitcode)
+            try:
+                self._start(place)
+            except OSError as exc:  # the system has no memory or no process left
+                if not self._are_ready:
+                    raise
+                self._replace_later(place, f"cannot start: {exc.strerror or exc}")
+
+    def _start(self, place: _Place) -> None:
+        reader, writer = self._context.Pipe(duplex=False)
+        with writer:
+            args = (self._settings, self._listener, self._serve, writer)
+            process = self._context.Process(target=_child, args=args)
+            place.ready, place.ready_at = cast("Connection", reader), None
+            with held_back():
+                process.start()
+            place.process = process
+
+    def _until_restart(self) -> float | None:
+        """Seconds until a process is to be started; None if all of them run."""
+        moments = [place.start_at for place in self._places if not place.process]
+        return max(0.0, min(moments) - time.monotonic()) if moments else None
+
+    def _note_ready(self) -> None:
+        for place in self._places:
+            if place.ready and place.ready.poll():
+                with suppress(EOFError):  # it died
+                    place.ready.recv_bytes()
+                    place.ready_at = time.monotonic()
+                place.ready.close()
+                place.ready = None
+        if not self._are_ready and all(place.ready_at is not None for place in self._places):
+            self._are_ready = True
+            log.info("%d processes are ready", len(self._places))
+            self._on_ready()
+
+    def _note_dead(self) -> None:
+        for place in self._places:
+            process = place.process
+            if not process or process.is_alive() or self._is_stopping():
+                continue
+            if not self._are_ready:  # it never served: another would not either
+                _end_with(process)
             # Its gauges are dropped; its counters stay counted.
-            multiprocess.mark_process_dead(child.pid)  # pyright: ignore[reportUnknownMemberType]
-            time.sleep(_RESTART_S)
-            if not self._stopping:  # a signal may have come while we slept
-                self._children[place] = self._start()
+            multiprocess.mark_process_dead(process.pid)  # pyright: ignore[reportUnknownMemberType]
+            self._replace_later(place, f"{process.pid} ended with {_end_of(process)}")
+
+    def _replace_later(self, place: _Place, what: str) -> None:
+        served_s = time.monotonic() - place.ready_at if place.ready_at is not None else 0.0
+        place.n_deaths = 1 if served_s >= _STEADY_S else place.n_deaths + 1
+        wait_s = restart_s(place.n_deaths)
+        log.error("process %s; starting another in %g s", what, wait_s)
+        if place.ready:
+            place.ready.close()
+        place.process = place.ready = None
+        place.start_at = time.monotonic() + wait_s
+
+    # --- the end
+
+    def _end_all(self) -> bool:
+        """Have all processes end; returns whether any had to be killed."""
+        # While anyone holds it open, the kernel takes connections that nobody will answer.
+        for one in self._listener.sockets:
+            one.close()
+        running = self._signal_all(signal.SIGTERM)
+        begun, patience_s = time.monotonic(), most_stop_s(self._settings)
+        has_hurried = False
+        while running:
+            if self._in_a_hurry and not has_hurried:
+                has_hurried = True
+                self._signal_all(signal.SIGTERM)
+                patience_s = min(patience_s, time.monotonic() - begun + _HURRY_S)
+            left_s = begun + patience_s - time.monotonic()
+            if left_s <= 0:
+                return self._kill_all(time.monotonic() - begun)
+            self._wait_for_end(running, left_s)
+            running = [process for process in running if process.is_alive()]
+        return False
+
+    def _wait_for_end(self, running: list[BaseProcess], timeout_s: float) -> None:
+        wait([self._woken, *(process.sentinel for process in running)], timeout_s)
+        with suppress(BlockingIOError):
+            os.read(self._woken, 4096)
+
+    def _kill_all(self, waited_s: float) -> bool:
+        killed = self._signal_all(signal.SIGKILL)
+        for process in killed:
+            process.join()
+        if killed:
+            log.error("%d processes did not end in %.0f s; killed", len(killed), waited_s)
+        return bool(killed)
 
 
-def _child(settings: Settings, listener: Listener, serve: Serve, queue: Any) -> None:  # noqa: ANN401
+def _end_of(process: BaseProcess) -> str:
+    """How a process ended: by a signal, or with a status."""
+    status = process.exitcode or 0
+    return signal.Signals(-status).name if status < 0 else f"status {status}"
+
+
+def _end_with(process: BaseProcess) -> None:
+    """End this process because one of its processes ended before it was ready."""
+    if not process.exitcode or process.exitcode < 0:  # else the process has said why
+        logs.fatal(f"a server process ended with {_end_of(process)} before it was ready")
+    sys.exit(1)
+
+
+def _child(settings: Settings, listener: Listener, serve: Serve, ready: Connection) -> None:
     # A terminal sends Ctrl-C to all of us; the parent's SIGTERM is the one that counts.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    held = (signal.SIGINT, signal.SIGHUP)
+    for number in held:
+        signal.signal(number, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, held)
+    if parent := multiprocessing.parent_process():
+        end_with_parent(parent.join, most_stop_s(settings))
     logs.configure(settings.log_level, settings.log_format)
+
+    def on_ready() -> None:
+        with suppress(BrokenPipeError):  # the parent is gone, and SIGTERM is on its way
+            ready.send_bytes(b"ready")
+
     try:
-        serve(settings, listener, lambda: queue.put(os.getpid()))
+        serve(settings, listener, on_ready)
     except MatryoError as exc:
         logs.fatal(exc.message)
         sys.exit(1)

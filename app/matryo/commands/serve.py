@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import shlex
 import signal
-import sys
-from collections.abc import Callable, Generator
-from contextlib import ExitStack, contextmanager
-from types import FrameType
+from collections.abc import Callable
+from contextlib import ExitStack
 
 from matryo.assembly import make_ready, ready_engines
 from matryo.catalog.catalog import open_catalog
@@ -16,6 +15,7 @@ from matryo.commands.processes import run_processes
 from matryo.core import logging as logs
 from matryo.core.memory import tune_allocator
 from matryo.core.settings import Settings
+from matryo.core.signals import held_back, outlive_others, reload_on_hangup
 from matryo.http.listening import Listener, bind
 from matryo.main import build_server, create_app
 
@@ -27,13 +27,14 @@ def run(settings: Settings) -> None:
 
     Raises:
         SetupError: anything that keeps a model from being served.
-        SystemExit: SIGTERM came before the server was ready, or a process of it failed.
+        Stopped: SIGTERM or SIGINT came before the server was ready.
+        SystemExit: a process of the server failed.
     """
     logs.configure(settings.log_level, settings.log_format)
-    signal.signal(signal.SIGTERM, _stop_early)
+    outlive_others()
     with ExitStack() as stack:
         # First of all: a port in use should not be found out after a download.
-        with _signals_held():
+        with held_back(signal.SIGTERM, signal.SIGINT):
             listener = bind(settings.host, settings.port, settings.uds)
             stack.callback(listener.close)
 
@@ -59,23 +60,20 @@ def serve_on(settings: Settings, listener: Listener, on_ready: Callable[[], None
     logs.configure(settings.log_level, settings.log_format)
     engines = ready_engines(settings)
     application = create_app(settings, engines)
-    build_server(application, listener, settings, on_ready=on_ready).run()
+    reload_on_hangup(_reload)
+    logs.on_drop(application.state.context.metrics.log_lines_dropped.inc)
+
+    def ready() -> None:
+        # What the start made stays for good: without a look at it, no collection takes long.
+        gc.collect()
+        gc.freeze()
+        on_ready()
+
+    build_server(application, listener, settings, on_ready=ready).run()
 
 
-@contextmanager
-def _signals_held() -> Generator[None, None, None]:
-    """Hold back the signals to stop: whatever the block makes is known to be cleaned up."""
-    held = {signal.SIGTERM, signal.SIGINT}
-    signal.pthread_sigmask(signal.SIG_BLOCK, held)
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, held)
-
-
-def _stop_early(number: int, _frame: FrameType | None) -> None:
-    """Leave by an exception, so that the socket's file and a build's process are cleaned up."""
-    sys.exit(128 + number)
+def _reload() -> None:
+    log.info("SIGHUP: nothing to reload")
 
 
 def _announce(settings: Settings, listener: Listener) -> None:

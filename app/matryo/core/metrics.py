@@ -196,6 +196,11 @@ class Metrics:
             ("model",),
             registry=registry,
         )
+        self.log_lines_dropped = Counter(
+            "matryo_log_lines_dropped",
+            "Log lines lost because nobody read standard error, or because a write failed.",
+            registry=registry,
+        )
         self.ready = Gauge(
             "matryo_ready",
             "1 if /readyz answers 200. With several processes, 1 only if all of them are ready.",

@@ -76,7 +76,7 @@ class RequestMiddleware:
         except CallerGone:
             status = CLIENT_GONE
         except Exception as exc:
-            log.exception("unhandled error", extra={"request_id": request_id})
+            log.exception("unhandled error", extra={"request_id": request_id, **facts})
             if status:  # the answer has begun; the server closes the connection
                 raise
             response = error_response(exc, request_id, method=scope["method"], path=scope["path"])
@@ -93,7 +93,7 @@ class RequestMiddleware:
         route = getattr(scope.get("route"), "name", "other")
         state = scope["state"]
         facts: dict[str, Any] = state["facts"]
-        self._metrics.requests.labels(route, str(status), facts.get("model", "")).inc()
+        self._metrics.requests.labels(route, str(status), facts.get("model") or "").inc()
         self._metrics.request_seconds.labels(route).observe(spent_s)
         level = logging.DEBUG if route in _QUIET and status < 400 else logging.INFO  # noqa: PLR2004
         if log.isEnabledFor(level):
@@ -101,7 +101,7 @@ class RequestMiddleware:
                 level,
                 "%s %s %d",
                 scope["method"],
-                shown_path(scope["path"]),
+                _shown_path(scope),
                 status,
                 extra={
                     "request_id": state["request_id"],
@@ -110,6 +110,12 @@ class RequestMiddleware:
                     **facts,
                 },
             )
+
+
+def _shown_path(scope: Scope) -> str:
+    """The path as it came, percent-encoded: no path can pretend to be another fact of the line."""
+    raw: bytes = scope.get("raw_path") or scope["path"].encode("utf-8", "replace")
+    return shown_path(raw.decode("ascii", "backslashreplace"))
 
 
 def _request_id(given: str | None) -> str:

@@ -8,7 +8,7 @@ After SIGTERM or SIGINT a server goes through these steps:
 3. What is left at the end of the grace is answered with 503. Connections that still stay open
    after that are cut.
 
-A second signal skips to the end.
+A second signal, `AGAIN_S` or more after the first, skips to the end.
 """
 
 from __future__ import annotations
@@ -16,10 +16,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import multiprocessing
 import signal
-import sys
 import threading
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Generator, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -28,6 +29,7 @@ from starlette.types import ASGIApp
 
 from matryo.core.budget import Budget
 from matryo.core.metrics import Metrics
+from matryo.core.signals import AGAIN_S, Stopped
 from matryo.http.connection import Connection
 from matryo.http.connections import ConnectionLimits, Connections, allow_open_files
 from matryo.http.listening import BACKLOG, Listener
@@ -35,6 +37,7 @@ from matryo.http.probe import answering
 
 log = logging.getLogger("matryo")
 
+_STOPS = (signal.SIGTERM, signal.SIGINT)
 # The answers of requests that ran out of grace need a moment to be written.
 _LAST_WORDS_S = 2.0
 
@@ -105,7 +108,7 @@ class Server:
         self._metrics = metrics
         self._on_ready = on_ready
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._signal = 0
+        self._signal, self._signalled_at = 0, 0.0
         self._stopping, self._hurry = asyncio.Event(), asyncio.Event()
         self.connections: Connections | None = None
 
@@ -114,9 +117,9 @@ class Server:
 
         Raises:
             SettingsInvalid: the server cannot listen, or another one answers.
-            SystemExit: a signal to stop came before the server was ready.
+            Stopped: a signal to stop came before the server was ready.
         """
-        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        with _handlers_kept(), asyncio.Runner(loop_factory=_loop_factory()) as runner:
             runner.run(self._serve())
 
     def stop(self, number: int = signal.SIGTERM) -> None:
@@ -125,17 +128,21 @@ class Server:
             self._loop.call_soon_threadsafe(self._on_signal, number)
 
     def _on_signal(self, number: int) -> None:
-        (self._hurry if self._signal else self._stopping).set()
-        self._signal = number
+        now = time.monotonic()
+        if not self._signal:
+            self._signal, self._signalled_at = number, now
+            self._stopping.set()
+        elif now - self._signalled_at >= AGAIN_S:
+            self._hurry.set()
 
     async def _serve(self) -> None:
         loop = self._loop = asyncio.get_running_loop()
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGTERM, signal.SIGINT):
+            for number in _STOPS:
                 loop.add_signal_handler(number, self._on_signal, number)
         async with self._lifespan:
             if self._stopping.is_set():
-                sys.exit(128 + self._signal)
+                raise Stopped(self._signal)
             limits = self._config.connections
             limits = ConnectionLimits(allow_open_files(limits.max_connections), limits.keep_alive_s)
             connections = self.connections = Connections(
@@ -148,7 +155,7 @@ class Server:
                 await self._stopping.wait()
                 log.info("stopping: running requests get %g s", self._config.grace_s)
                 self._service.announce_stop()
-                await self._wait(self._hurry, self._config.drain_delay_s)
+                await self._wait(self._hurry, 0 if _is_orphan() else self._config.drain_delay_s)
                 await self._drain(servers, connections)
             finally:
                 _close(servers)
@@ -190,6 +197,26 @@ class Server:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 await event.wait()
+
+
+def _is_orphan() -> bool:
+    """Whether the parent of this process, one of several, is dead: another start wants to bind."""
+    parent = multiprocessing.parent_process()
+    return parent is not None and not parent.is_alive()
+
+
+@contextlib.contextmanager
+def _handlers_kept() -> Generator[None, None, None]:
+    """Keep the handlers of the signals to stop; the loop would leave the defaults."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.getsignal(number) for number in _STOPS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _close(servers: Sequence[asyncio.Server]) -> None:

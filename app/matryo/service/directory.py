@@ -93,3 +93,10 @@ class Directory:
                 return engine, meaning
             cut = name.rfind("-", 0, cut)
         raise UnknownModel(name, served=self.ids, param=param)
+
+    def find(self, name: str | None) -> str | None:
+        """The id of the model that a name means; None if no served model has the name."""
+        try:
+            return self.resolve(name)[0].manifest.id
+        except UnknownModel:
+            return None

@@ -16,6 +16,7 @@ from starlette.responses import Response
 
 from matryo.catalog.manifest import Manifest
 from matryo.core.budget import Lease
+from matryo.core.errors import CallerGone, MatryoError
 from matryo.http.authentication import caller_of
 from matryo.http.body import announced_deadline_s, check_media, hang_up, read_body
 from matryo.http.context import Context, context_of
@@ -48,14 +49,18 @@ async def create_embeddings(request: Request) -> Response:
     options = options_of(call, announced_deadline_s(request))
     if deployment := request.path_params.get("deployment"):  # Azure names the model in the path
         options = replace(options, model=deployment)
-    answer = await context.service.embed(
-        options,
-        texts,
-        request.state.caller,
-        gone=partial(hang_up, request),
-        lease=lease,
-        request_id=request.state.request_id,
-    )
+    try:
+        answer = await context.service.embed(
+            options,
+            texts,
+            request.state.caller,
+            gone=partial(hang_up, request),
+            lease=lease,
+            request_id=request.state.request_id,
+        )
+    except (MatryoError, CallerGone):
+        request.state.facts["model"] = context.service.directory.find(options.model)
+        raise
     request.state.facts |= _facts(answer, len(texts))
     encoding = Encoding(
         answer.vectors,

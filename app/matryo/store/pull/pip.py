@@ -27,6 +27,13 @@ _INDEXES = frozenset({"index-url", "extra-index-url"})
 _TELLING = re.compile(
     r"40[137]|SSL|certificate|proxy|connection|timed out|credential", re.IGNORECASE
 )
+# `python -m pip`, which ends when this process does: then its standard input is closed.
+_PROGRAM = """
+import os, runpy
+from matryo.core.lifetime import end_with_parent
+end_with_parent(lambda: os.read(0, 1), 5)
+runpy.run_module("pip", run_name="__main__", alter_sys=True)
+"""
 
 
 def has_network_settings() -> bool:
@@ -95,13 +102,19 @@ def _run(*arguments: str) -> str:
         PullFailed: pip ends with an error; the message has its own words without credentials.
     """
     temporary_directory()  # pip needs one, and says so in a traceback
-    done = subprocess.run(  # noqa: S603 - our own arguments
-        [sys.executable, "-m", "pip", "--disable-pip-version-check", *arguments],
-        capture_output=True,
-        text=True,
-        check=False,
-        env={**os.environ, "PIP_NO_INPUT": "1"},
-    )
+    reader, writer = os.pipe()
+    try:
+        done = subprocess.run(  # noqa: S603 - our own arguments
+            [sys.executable, "-c", _PROGRAM, "--disable-pip-version-check", *arguments],
+            stdin=reader,
+            capture_output=True,
+            text=True,
+            check=False,
+            env={**os.environ, "PIP_NO_INPUT": "1"},
+        )
+    finally:
+        os.close(reader)
+        os.close(writer)
     if done.returncode:
         lines = done.stderr.splitlines()
         errors = [line for line in lines if line.startswith("ERROR")]
