@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
 from dataclasses import replace
 from functools import partial
 from typing import Any, cast
@@ -20,7 +20,7 @@ from matryo.core.errors import CallerGone, MatryoError
 from matryo.http.authentication import caller_of
 from matryo.http.body import announced_deadline_s, check_media, hang_up, read_body
 from matryo.http.context import Context, context_of
-from matryo.http.openai.encoding import Encoding
+from matryo.http.openai.encoding import MOST_PIECE_BYTES, PIECE_NUMBERS, Encoding
 from matryo.http.openai.parsing import options_of, parse_request
 from matryo.http.openai.tally import SMALL_BYTES, Tally
 from matryo.http.openai.wire import (
@@ -33,8 +33,9 @@ from matryo.http.openai.wire import (
 from matryo.http.pieces import PiecesResponse
 from matryo.service import Answer, Texts
 
-# Results of so few numbers are written on the event loop; larger ones on a thread.
-_INLINE_NUMBERS = 4096
+# Results of so few numbers are written on the event loop. Larger ones are written on a thread in
+# pieces, of which one at a time is held. Few texts have small results.
+_INLINE_NUMBERS, _FEW_TEXTS = 4096, 4
 # Bytes that are parsed, and numbers that are encoded, while one character is tokenised.
 _BYTES_PER_CHAR, _NUMBERS_PER_CHAR = 64, 16
 
@@ -49,6 +50,8 @@ async def create_embeddings(request: Request) -> Response:
     options = options_of(call, announced_deadline_s(request))
     if deployment := request.path_params.get("deployment"):  # Azure names the model in the path
         options = replace(options, model=deployment)
+    if len(texts) > _FEW_TEXTS:
+        lease.grow(MOST_PIECE_BYTES)
     try:
         answer = await context.service.embed(
             options,
@@ -69,10 +72,14 @@ async def create_embeddings(request: Request) -> Response:
         answer.model,
         answer.n_tokens,
     )
-    pieces = await _encoded(encoding, context, lease)
     headers = _headers(answer, ignored)
     headers["openai-processing-ms"] = str(round((time.perf_counter() - started) * 1000))
-    return PiecesResponse(pieces, lease, headers)
+    if encoding.vectors.size > _INLINE_NUMBERS:
+        return PiecesResponse(_encoded(encoding, context), headers)
+    started = time.perf_counter()
+    content = b"".join(make() for make in encoding.pieces())
+    context.metrics.encode_seconds.labels(answer.model).observe(time.perf_counter() - started)
+    return Response(content, headers=headers, media_type="application/json")
 
 
 async def _parsed(
@@ -97,20 +104,16 @@ async def _parsed(
     return parsed
 
 
-async def _encoded(encoding: Encoding, context: Context, lease: Lease) -> list[bytes]:
-    """The pieces of a response; the lease then holds their bytes."""
-    started = time.perf_counter()
-    n_numbers = encoding.vectors.size
-    if n_numbers <= _INLINE_NUMBERS:
-        pieces = [make() for make in encoding.pieces()]
-        lease.grow(sum(map(len, pieces)))
-    else:
-        lease.grow(encoding.most_bytes)
-        with context.service.pool.job(n_numbers // _NUMBERS_PER_CHAR) as job:
-            pieces = [await job.run(make) for make in encoding.pieces()]
-        lease.shrink(encoding.most_bytes - sum(map(len, pieces)))
-    context.metrics.encode_seconds.labels(encoding.model).observe(time.perf_counter() - started)
-    return pieces
+async def _encoded(encoding: Encoding, context: Context) -> AsyncIterator[bytes]:
+    """The pieces of a response, each made when the one before is sent."""
+    spent_s = 0.0
+    for make in encoding.pieces():
+        started = time.perf_counter()
+        with context.service.pool.job(PIECE_NUMBERS // _NUMBERS_PER_CHAR) as job:
+            piece = await job.run(make)
+        spent_s += time.perf_counter() - started
+        yield piece
+    context.metrics.encode_seconds.labels(encoding.model).observe(spent_s)
 
 
 def _facts(answer: Answer, n_texts: int) -> dict[str, Any]:
