@@ -225,7 +225,7 @@ async def test_an_answer_that_does_not_fit_is_not_computed(engine: FakeEngine) -
         body = texts([f"w{n}" for n in range(1000)])
         assert (await client.post("/v1/embeddings", content=body)).status_code == 200
         n_batches = len(engine.batches)
-        for limit in (1_000_000, 4_000_000):  # of the answer, of the vectors
+        for limit in (1_000_000, 2_000_000):  # of the answer, of the vectors
             budget.limit = limit
             assert (await client.post("/v1/embeddings", content=body)).status_code == 429
             assert budget.held == 0
