@@ -18,7 +18,6 @@ class Budget:
 
     Args:
         limit: bytes that all leases together may hold; None for no limit.
-        report: called with the bytes that are held, after every change.
         on_refused: called when bytes do not fit.
 
     Attributes:
@@ -28,12 +27,10 @@ class Budget:
     def __init__(
         self,
         limit: int | None = None,
-        report: Callable[[int], None] | None = None,
         on_refused: Callable[[], None] | None = None,
     ) -> None:
         self.limit = limit
         self.held = 0
-        self._report = report
         self._on_refused = on_refused
 
     def lease(self) -> Lease:
@@ -57,8 +54,6 @@ class Budget:
                 retry_after_s=1,
             )
         self.held += n_bytes
-        if self._report:
-            self._report(self.held)
 
 
 class Lease:

@@ -35,6 +35,18 @@ def check_media(request: Request) -> None:
         )
 
 
+def _announced(request: Request) -> int | None:
+    """The Content-Length of a request; None if the length is not known yet."""
+    text = request.headers.get("content-length", "")
+    return int(text[:20]) if text.isdecimal() else None
+
+
+def is_short(request: Request, n_bytes: int) -> bool:
+    """Whether the body is known to have no more bytes than `n_bytes` before the body is read."""
+    length = _announced(request)
+    return length is not None and length <= n_bytes
+
+
 async def read_body(
     request: Request,
     limits: BodyLimits,
@@ -57,8 +69,7 @@ async def read_body(
         NotReady: the server stops.
         CallerGone: the caller disconnected.
     """
-    announced = request.headers.get("content-length", "")
-    n_held = int(announced[:20]) if announced.isdecimal() else 0
+    n_held = _announced(request) or 0
     if n_held > limits.max_bytes:
         raise BodyTooLarge(max_bytes=limits.max_bytes)
     lease.grow(n_held)

@@ -35,16 +35,21 @@ class Rate:
 
     Args:
         token_s: seconds a token, until a run was observed.
+
+    Attributes:
+        n_observed: number of runs that were observed.
     """
 
     def __init__(self, token_s: float = 0.001) -> None:
         self._default_s = token_s
         self._by_class: dict[int, float] = {}
+        self.n_observed = 0
 
     def observe(self, longest: int, n_tokens: int, seconds: float) -> None:
         """Learn from a run of `n_tokens` in all, the longest text having `longest`."""
         if not 0 < seconds < math.inf:
             return
+        self.n_observed += 1
         token_s, kind = seconds / n_tokens, length_class(longest)
         known = self._by_class.get(kind)
         if n_tokens < _MIN_TOKENS:
@@ -92,6 +97,9 @@ class Rates:
     def __init__(self, engines: Iterable[Engine], batch_s: float) -> None:
         self._batch_s = batch_s
         self._rates = {id(engine): Rate() for engine in engines}
+        # Each choice of a batch asks for several budgets: by engine and class of length, with the
+        # number of runs that had been observed.
+        self._budgets: dict[tuple[int, int], tuple[int, int]] = {}
 
     def of(self, engine: Engine) -> Rate:
         """The rate of one model."""
@@ -99,6 +107,13 @@ class Rates:
 
     def budget(self, engine: Engine, longest: int) -> int:
         """Tokens that take a batch's time, within the engine's limits; see `Budget`."""
-        n_tokens = int(self._batch_s / self._rates[id(engine)].token_s(longest))
+        rate, kind = self._rates[id(engine)], length_class(longest)
+        key = (id(engine), kind)
+        known = self._budgets.get(key)
+        if known and known[0] == rate.n_observed:
+            return known[1]
+        n_tokens = int(self._batch_s / rate.token_s(longest))
         limits = engine.limits
-        return min(max(n_tokens, limits.min_batch_tokens), limits.max_batch_tokens)
+        budget = min(max(n_tokens, limits.min_batch_tokens), limits.max_batch_tokens)
+        self._budgets[key] = rate.n_observed, budget
+        return budget

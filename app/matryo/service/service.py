@@ -82,9 +82,7 @@ class Service:
         self.decoder = decoder
         self._is_stopping = False
         self._watch: asyncio.Task[None] | None = None
-        self.budget = Budget(
-            config.memory_bytes, metrics.memory_held.set, metrics.rejections.labels("memory").inc
-        )
+        self.budget = Budget(config.memory_bytes, metrics.rejections.labels("memory").inc)
         self._metrics = metrics
         self._scheduler = Scheduler(engines, config.scheduler, metrics)
         self.pool = TextPool(config.scheduler.workers, metrics, config.max_wait_s)
@@ -98,7 +96,7 @@ class Service:
             EngineError: a model cannot run.
         """
         await self._scheduler.start()
-        self._watch = asyncio.create_task(watch_lag(self._metrics.loop_lag_seconds.observe))
+        self._watch = asyncio.create_task(watch_lag(self._observe))
         return self
 
     async def __aexit__(
@@ -112,6 +110,11 @@ class Service:
             self._watch.cancel()
         await self._scheduler.close()
         await self.pool.close()
+
+    def _observe(self, lag_s: float) -> None:
+        self._metrics.loop_lag_seconds.observe(lag_s)
+        # Here and not at every change, of which a request has several.
+        self._metrics.memory_held.set(self.budget.held)
 
     def announce_stop(self) -> None:
         """Say that the service stops soon, and go on as before."""

@@ -18,7 +18,7 @@ from matryo.catalog.manifest import Manifest
 from matryo.core.budget import Lease
 from matryo.core.errors import CallerGone, MatryoError
 from matryo.http.authentication import caller_of
-from matryo.http.body import announced_deadline_s, check_media, hang_up, read_body
+from matryo.http.body import announced_deadline_s, check_media, hang_up, is_short, read_body
 from matryo.http.context import Context, context_of
 from matryo.http.openai.encoding import MOST_PIECE_BYTES, PIECE_NUMBERS, Encoding
 from matryo.http.openai.parsing import options_of, parse_request
@@ -87,10 +87,10 @@ async def _parsed(
 ) -> tuple[EmbeddingRequest, Texts, tuple[str, ...]]:
     """What `parse_request` makes of a request's body; the lease then holds the texts."""
     service = context.service
-    tally = Tally(service.limits)
-    body = await read_body(request, context.body, lease, tally.feed)
+    tally = None if is_short(request, SMALL_BYTES) else Tally(service.limits)
+    body = await read_body(request, context.body, lease, tally and tally.feed)
     n_bytes = len(body)
-    if n_bytes <= SMALL_BYTES:
+    if tally is None or n_bytes <= SMALL_BYTES:
         return parse_request(body, service.limits, context.unknown_fields)
     # Of a large body, no name here may keep what threads have read.
     tally.finish()
