@@ -132,12 +132,12 @@ def read_files(
     """
     weights = weights_file(checkpoint)
     suffix = _format(checkpoint, weights)
+    # No library parses a file that the manifest's hash refuses.
+    sources = [_hashed(weights, reporter)]
+    pinned = [_pin(manifest, WEIGHTS_FILE, suffix, sources[0].sha256, weights, allow_unverified)]
     stored = store.checkpoint(manifest.id, manifest.checkpoint_key)
     tokenizer = find_tokenizer(weights, suffix, stored, into, reporter)
     ready = read_ready_graph(weights) if suffix == ".onnx" else None
-
-    sources = [_hashed(weights, reporter)]
-    pinned = [_pin(manifest, WEIGHTS_FILE, suffix, sources[0].sha256, weights, allow_unverified)]
     for path in ready.data if ready else ():
         source = _hashed(path, reporter)
         sources.append(source)

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
 import onnx
-from google.protobuf.message import DecodeError
 
 from matryo.build.limits import ONNX_MAX_BYTES
 from matryo.core.errors import CheckpointMismatch
+from matryo.core.untrusted import refusing
 from matryo.engine.onnx.interface import hidden_states_output
 
 
@@ -49,11 +50,17 @@ def read_ready_graph(path: Path) -> ReadyGraph:
     n_bytes = path.stat().st_size
     if n_bytes > ONNX_MAX_BYTES:
         raise CheckpointMismatch(f"{path} has {n_bytes:,} bytes; ONNX allows {ONNX_MAX_BYTES:,}")
-    try:
+    with refusing(partial(_damaged, path)):
         model = cast("Any", onnx).load(str(path), load_external_data=False)
-    except (DecodeError, ValueError, OSError) as exc:
-        raise CheckpointMismatch(f"{path} is not a whole ONNX file: {exc}") from exc
-    graph = model.graph
+        return _read(path, model.graph)
+
+
+def _damaged(path: Path, reason: str) -> CheckpointMismatch:
+    return CheckpointMismatch(f"{path} is not a whole ONNX file: {reason}. Fetch it again.")
+
+
+def _read(path: Path, graph: Any) -> ReadyGraph:  # noqa: ANN401
+    """What a graph names and needs; see `read_ready_graph`."""
     weights = {tensor.name for tensor in graph.initializer}  # old exports list them as inputs
     inputs = [value.name for value in graph.input if value.name not in weights]
     outputs = [value.name for value in graph.output]
