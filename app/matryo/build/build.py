@@ -34,8 +34,6 @@ from matryo.store.artifact import (
     GRAPH_FILE,
     TOKENIZER_FILE,
     Artifact,
-    ArtifactRecord,
-    FileRecord,
     artifact_key,
     make_current,
     read_artifact,
@@ -51,6 +49,7 @@ from matryo.store.files import (
     temporary_folder,
 )
 from matryo.store.layout import Store
+from matryo.store.records import ArtifactRecord, FileRecord
 
 
 @dataclass(frozen=True, slots=True)

@@ -72,7 +72,9 @@ def read_bytes(path: Path, max_bytes: int) -> bytes:
     with path.open("rb") as file:
         content = file.read(max_bytes + 1)
     if len(content) > max_bytes:
-        raise ValueError(f"it has more than {max_bytes:,} bytes, the most that such a file may have")
+        raise ValueError(
+            f"it has more than the {max_bytes:,} bytes of the largest file that is read"
+        )
     return content
 
 

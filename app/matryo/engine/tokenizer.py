@@ -78,7 +78,7 @@ class TextTokenizer:
     def __init__(self, path: Path, max_tokens: int, prefixes: Sequence[str] = ()) -> None:
         def damaged(reason: str) -> ArtifactDamaged:
             return ArtifactDamaged(
-                f"{path} is not a tokenizer.json: {reason}. Build the model again with matryo build."
+                f"{path} is not a tokenizer.json: {reason}. Build the model again: matryo build."
             )
 
         self._tokenizer = load_tokenizer(path, damaged)

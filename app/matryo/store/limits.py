@@ -24,8 +24,8 @@ TOKENIZER_MAX_BYTES = 1 << 26
 """Most bytes of a `tokenizer.json` or of another vocabulary: the largest public one has 33 MB."""
 
 WHEEL_DIRECTORY_BYTES = 1 << 24
-"""Most bytes that are read of a wheel at once. The list of files in the wheel is read at once; a real
-one has about 100 bytes for each file."""
+"""Most bytes that are read of a wheel at once, such as its list of files. A real list has about 100
+bytes for each file."""
 
 UNKNOWN_FILE_BYTES = 1 << 35
 """Most bytes of a file whose size the manifest does not say: 32 GiB."""

@@ -249,7 +249,7 @@ class TestDamage:
             (
                 '{"builder_version": VERSION, "output_key": "KEY", "files": 3}',
                 ArtifactDamaged,
-                "'int' object",
+                "is int, but must be dict",
             ),
         ],
     )

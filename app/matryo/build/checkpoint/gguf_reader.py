@@ -9,6 +9,7 @@ Source: ggml, docs/gguf.md.
 
 from __future__ import annotations
 
+import itertools
 import math
 import struct
 from typing import Any, cast
@@ -109,16 +110,18 @@ class BoundedReader(gguf.GGUFReader):
             shape = [int(size) for size in dims]
             block, n_bytes = gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType(int(kind[0]))]
             if shape[0] % block:
-                raise ValueError(f"tensor '{field.name}' has rows of {shape[0]:,} in blocks of {block}")
+                raise ValueError(
+                    f"rows of tensor '{field.name}' have {shape[0]:,} values in blocks of {block}"
+                )
             begin = int(start_offs) + int(offset[0])
             end = begin + math.prod(shape) // block * n_bytes
             if end > len(self.data):
                 raise ValueError(
-                    f"tensor '{field.name}' ends at {end:,}, but the file has {len(self.data):,} bytes"
+                    f"tensor '{field.name}' ends at {end:,}, but the file at {len(self.data):,}"
                 )
             spans.append((begin, end, field.name))
         spans.sort()
-        for (_, end, one), (begin, _, other) in zip(spans, spans[1:], strict=False):
+        for (_, end, one), (begin, _, other) in itertools.pairwise(spans):
             if begin < end:
                 raise ValueError(f"tensors '{one}' and '{other}' overlap")
         super()._build_tensors(start_offs, fields)

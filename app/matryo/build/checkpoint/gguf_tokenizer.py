@@ -103,7 +103,8 @@ def _unigram(checkpoint: GgufCheckpoint, tokens: list[str]) -> Tokenizer:
     bos = _special(checkpoint, tokens, "bos_token_id", "<s>")
     eos = _special(checkpoint, tokens, "eos_token_id", "</s>")
     vocab = [
-        (token, max(float(score), _PENALTY)) for token, score in zip(tokens, scores.tolist(), strict=False)
+        (token, float(score))
+        for token, score in zip(tokens, np.maximum(scores, _PENALTY), strict=False)
     ]
     tokenizer: Any = Tokenizer(models.Unigram(vocab, unk_id=unk, byte_fallback=False))
     charsmap = checkpoint.integers(f"{_KEY}precompiled_charsmap", most=GGUF_MAX_CHARSMAP_BYTES)
