@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
+from matryo.build.charsmap import check_charsmaps
 from matryo.core.errors import CheckpointMismatch
-from matryo.core.untrusted import refusing
+from matryo.core.untrusted import refusing, silent
 from matryo.engine.tokenizer import load_tokenizer
 
 
@@ -28,8 +29,11 @@ class TokenizerFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._tokenizer: Any = load_tokenizer(path, self._odd)
+        with silent():
+            self._tokenizer: Any = load_tokenizer(path, self._odd)
         with refusing(self._odd):
+            if self._tokenizer.normalizer is not None:
+                check_charsmaps(self._tokenizer.normalizer.__getstate__())
             self.vocabulary = cast("dict[str, int]", self._tokenizer.get_vocab())
             padding = cast("dict[str, Any]", self._tokenizer.padding or {})
             self.pad_token = cast("str | None", padding.get("pad_token"))
@@ -43,7 +47,7 @@ class TokenizerFile:
         Raises:
             CheckpointMismatch: the tokenizer cannot encode a text.
         """
-        with refusing(self._odd):
+        with refusing(self._odd), silent():
             if most is None:
                 self._tokenizer.no_truncation()
             else:

@@ -13,6 +13,8 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
+import sys
 from collections.abc import Callable, Generator
 from pathlib import Path
 
@@ -41,6 +43,28 @@ def refusing(error: Callable[[str], MatryoError]) -> Generator[None, None, None]
         if not isinstance(exc, Exception) and not is_panic(exc):
             raise
         raise error(reason_of(exc)) from exc
+
+
+@contextlib.contextmanager
+def silent() -> Generator[None, None, None]:
+    """Drop what libraries in C or Rust write to standard error during the block.
+
+    A failed check in Rust prints a text of its own, and possibly a trace, before it raises. The
+    raised error says the same. No other thread may write to standard error meanwhile.
+    """
+    sys.stderr.flush()
+    try:
+        kept = os.dup(2)
+    except OSError:  # standard error is closed
+        yield
+        return
+    with Path(os.devnull).open("wb") as nowhere:
+        os.dup2(nowhere.fileno(), 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
 
 
 def is_panic(exc: BaseException) -> bool:

@@ -19,6 +19,7 @@ from tokenizers import normalizers as _normalizers
 from tokenizers import pre_tokenizers as _pre_tokenizers
 from tokenizers import processors as _processors
 
+from matryo.build.charsmap import check_charsmap
 from matryo.build.checkpoint.gguf import GgufCheckpoint
 from matryo.build.limits import GGUF_MAX_CHARSMAP_BYTES
 from matryo.core.errors import CheckpointMismatch
@@ -110,7 +111,9 @@ def _unigram(checkpoint: GgufCheckpoint, tokens: list[str]) -> Tokenizer:
     charsmap = checkpoint.integers(f"{_KEY}precompiled_charsmap", most=GGUF_MAX_CHARSMAP_BYTES)
     steps = []
     if charsmap is not None and len(charsmap):
-        steps = [normalizers.Precompiled(charsmap.astype(np.uint8).tobytes())]
+        content = charsmap.astype(np.uint8).tobytes()
+        check_charsmap(content)
+        steps = [normalizers.Precompiled(content)]
     if checkpoint.flag(f"{_KEY}remove_extra_whitespaces") is not False:
         steps += [normalizers.Replace(Regex(" {2,}"), " ")]
     tokenizer.normalizer = normalizers.Sequence(steps)

@@ -13,7 +13,7 @@ from typing import Any, cast
 
 from matryo.core.errors import CheckpointMismatch
 from matryo.core.progress import Reporter
-from matryo.core.untrusted import refusing
+from matryo.core.untrusted import refusing, silent
 from matryo.store.limits import TOKENIZER_MAX_BYTES
 
 _FILE = "tokenizer.json"
@@ -99,8 +99,8 @@ def rebuild_from_gguf(weights: Path, into: Path, reporter: Reporter) -> FoundTok
         lambda reason: CheckpointMismatch(
             f"{weights}: no tokenizer can be made of its metadata: {reason}. Put the model's "
             f"{_FILE} beside it."
-        )
-    ):
+        ),
+    ), silent():
         cast("Any", rebuild_tokenizer(checkpoint)).save(str(into / _FILE))
     checkpoint.close()
     reporter.say(f"tokenizer: rebuilt from the metadata of {weights.name}")
