@@ -6,13 +6,17 @@ A mutation passes if the command succeeds or raises one `MatryoError`, within `S
 process never holds `MEMORY_BYTES` more than before. The mutations run in a process of their own. A
 mutation that ends that process is a fault; the next one runs in a new process. The same seed always
 gives the same files, and `--only INDEX` runs one of them and prints its error.
+
+A build tries a graph or a tokenizer of unknown hash in a process of its own, which takes as long as
+twenty mutations. Most mutations do here, in one process, what that trial does. If one of them ends the
+process, it runs again with the trial, and passes if the build then ends with one error.
 """
 
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
+import os
 import random
 import resource
 import select
@@ -30,15 +34,15 @@ from typing import IO, Any, cast
 
 import gguf
 
-from matryo.build.build import build
-from matryo.build.check import check_graph
-from matryo.build.checkpoint.onnx import read_ready_graph
+from matryo.build import build as builds
+from matryo.build import inputs
+from matryo.build.check import Agreement, check_graph
 from matryo.build.provision import build_model, pull_model
 from matryo.build.tokenizer import TokenizerFile
 from matryo.catalog.manifest import Manifest
 from matryo.catalog.reading import read_manifest
 from matryo.core.errors import MatryoError
-from matryo.core.progress import SILENT
+from matryo.core.progress import SILENT, TerminalReporter
 from matryo.engine.onnx.prepacked import find_prepacked, prepack
 from matryo.engine.tokenizer import TextTokenizer
 from matryo.store.artifact import find_artifact, unverified_origin
@@ -76,9 +80,11 @@ class Report:
     Attributes:
         refused: number of files with an error of ours.
         accepted: number of files that could be used.
+        contained: of these, the number of files that only a trial survives.
         faults: of each other file, its index and what went wrong.
     """
 
+    contained: int = 0
     refused: int = 0
     accepted: int = 0
     faults: dict[int, str] = field(default_factory=dict[int, str])
@@ -110,7 +116,9 @@ def _gguf(root: Path) -> Kind:
         folder = root / name / "own"
         folder.mkdir()
         path = save_gguf(model, folder / "tiny.gguf", *([q8] if changes else []))
-        seeds.append((path.read_bytes(), _builder(root / name, model, path, "q8" if changes else "fp32")))
+        seeds.append(
+            (path.read_bytes(), _builder(root / name, model, path, "q8" if changes else "fp32"))
+        )
     # Unigram, as XLM-R's.
     model = make_model(root / "c", "bert")
     folder = root / "c/own"
@@ -138,29 +146,15 @@ def _onnx(root: Path) -> Kind:
     from tests.unit.build.test_onnx import export
 
     model = make_model(root, "bert")
-    manifest = read_manifest(model.models / model.id)
     artifact = build_tiny(root, model)
-    (root / "whole").mkdir()
     folder = root / "own"
     folder.mkdir()
     shutil.copy(model.checkpoint / "tokenizer.json", folder)
     shutil.copy(artifact.folder / "model.onnx.data", folder)
-    path = folder / "model.onnx"
-    through_the_trial = _builder(root, model, path)
-    n_seen = 0
-
-    def check(content: bytes) -> None:
-        nonlocal n_seen
-        n_seen += 1
-        if n_seen % 20 == 0:
-            through_the_trial(content)
-            return
-        path.write_bytes(content)
-        ready = read_ready_graph(path)
-        check_graph(ready.path, TokenizerFile(folder / "tokenizer.json"), None, manifest, "fp32")
-
+    whole = artifact.graph.read_bytes()
     plain = export(root / "plain.onnx").read_bytes()
-    return Kind([(plain, check), (artifact.graph.read_bytes(), check)], mutations.mutate_onnx)
+    check = _builder(root, model, folder / "model.onnx")
+    return Kind([(plain, check), (whole, check)], mutations.mutate_onnx)
 
 
 def _tokenizer(root: Path) -> Kind:
@@ -293,7 +287,18 @@ def _manifest(root: Path) -> Kind:
 
 
 TOML_VALUES = (
-    *("0", "-1", "1", "64", "1_000_000_000_000", "9" * 5000, "0x" + "f" * 9000, "inf", "nan", "1e308"),
+    *(
+        "0",
+        "-1",
+        "1",
+        "64",
+        "1_000_000_000_000",
+        "9" * 5000,
+        "0x" + "f" * 9000,
+        "inf",
+        "nan",
+        "1e308",
+    ),
     *('""', '"a"', '"\\u0000"', '"../x"', "true", "[]", "[[]]", "[1]", '["a"]', "{}", "{a = 1}"),
     *("[" * 3000, "1979-05-27", "9999-99-99", "{a.b.c = 1}", '"' + "x" * 100_000 + '"'),
 )
@@ -313,9 +318,26 @@ KINDS: dict[str, Callable[[Path], Kind]] = {
 # --- the worker
 
 
-def work(kind: str, seed: int, first: int, count: int, *, verbose: bool = False) -> None:
-    """Run mutations `first` to `count`, and print a line of JSON for each."""
+def work(
+    kind: str, seed: int, first: int, count: int, *, trial: bool = False, verbose: bool = False
+) -> None:
+    """Run mutations `first` to `count`, and write a line of JSON for each.
+
+    Args:
+        kind: a name of `KINDS`.
+        seed: another seed gives other files.
+        first: index of the first mutation.
+        count: index after the last mutation.
+        trial: leave a build's trials in processes of their own, as every command has them.
+        verbose: print errors with their origin.
+    """
+    if not trial:
+        inputs.try_tokenizer = lambda path: None
+        builds.try_graph = _try_graph_here
     warnings.simplefilter("error")
+    # ONNX Runtime prints some faults on standard output.
+    answer = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
     resource.setrlimit(resource.RLIMIT_DATA, (_LIMIT_BYTES, resource.RLIM_INFINITY))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     root = Path(tempfile.mkdtemp(prefix="matryo-fuzz-"))
@@ -325,14 +347,19 @@ def work(kind: str, seed: int, first: int, count: int, *, verbose: bool = False)
             check(content)
         before = _peak()
         for index in range(first, count):
-            print(json.dumps({"begin": index}), flush=True)
+            print(json.dumps({"begin": index}), file=answer, flush=True)
             result = _one(made, f"{kind}/{seed}/{index}", verbose=verbose)
             if (grown := _peak() - before) > MEMORY_BYTES:
                 result = {"fault": f"{grown >> 20} MiB more memory than before"}
                 before = _peak()
-            print(json.dumps({"end": index, **result}), flush=True)
+            print(json.dumps({"end": index, **result}), file=answer, flush=True)
     finally:
         shutil.rmtree(root, ignore_errors=True)
+
+
+def _try_graph_here(graph: Path, n_bytes: int, tokenizer: Path, manifest: Manifest) -> Agreement:
+    """What a trial does, in this process."""
+    return check_graph(graph, TokenizerFile(tokenizer), None, manifest, "fp32")
 
 
 def _one(made: Kind, name: str, *, verbose: bool) -> dict[str, object]:
@@ -364,42 +391,48 @@ def _peak() -> int:
 # --- the parent
 
 
-def fuzz(kind: str, count: int, seed: int = 0, *, contained: bool = False) -> Report:
-    """Run `count` mutations of one kind.
-
-    Args:
-        kind: a name of `KINDS`.
-        count: number of mutations.
-        seed: another seed gives other files.
-        contained: a crash of the worker is no fault: the command has a process for this check.
-    """
+def fuzz(kind: str, count: int, seed: int = 0) -> Report:
+    """Run `count` mutations of one kind; see the top of this file."""
     report, first = Report(), 0
     while first < count:
-        first = _watch(kind, count, seed, first, report, contained=contained)
+        first = _watch(kind, seed, first, count, report)
+    for index in list(report.faults):
+        again = Report()
+        _watch(kind, seed, index, index + 1, again, trial=True)
+        if again.faults:
+            report.faults[index] = again.faults[index]
+            continue
+        del report.faults[index]
+        report.refused += again.refused
+        report.accepted += again.accepted
+        report.contained += 1
     return report
 
 
 def _watch(
-    kind: str, count: int, seed: int, first: int, report: Report, *, contained: bool
+    kind: str, seed: int, first: int, count: int, report: Report, *, trial: bool = False
 ) -> int:
     """Run a worker until its end; returns the index of the mutation that comes next."""
     flags = ["--kind", kind, "--seed", f"{seed}", "--first", f"{first}", "--count", f"{count}"]
     with (
         tempfile.TemporaryDirectory(prefix="matryo-fuzz-") as folder,
+        (Path(folder) / "stderr").open("wb") as errors,
         subprocess.Popen(
-            [sys.executable, "-m", "tests.fuzz_files", "--worker", *flags],
+            [sys.executable, "-m", "tests.fuzz_files", "--worker", *flags]
+            + (["--trial"] if trial else []),
             stdout=subprocess.PIPE,
-            stderr=(Path(folder) / "stderr").open("wb"),
+            stderr=errors,
             text=True,
-            env=_environment(folder),
+            env={**os.environ, "TMPDIR": folder},
         ) as worker,
     ):
         lines = cast("IO[str]", worker.stdout)
         running: int | None = None
         end = time.monotonic() + 4 * SECONDS
+        late = False
         while True:
-            ready, _, _ = select.select([lines], [], [], max(0.0, end - time.monotonic()))
-            line = lines.readline() if ready else ""
+            late = not select.select([lines], [], [], max(0.0, end - time.monotonic()))[0]
+            line = "" if late else lines.readline()
             if not line:
                 break
             said = json.loads(line)
@@ -407,64 +440,61 @@ def _watch(
             if "begin" in said:
                 running = said["begin"]
                 continue
-            running = None
-            first = said["end"] + 1
+            running, first = None, said["end"] + 1
             if "fault" in said:
                 report.faults[said["end"]] = said["fault"]
             elif "refused" in said:
                 report.refused += 1
             else:
                 report.accepted += 1
-        late = worker.poll() is None and first < count
         if late:
             worker.kill()
-        worker.wait()
+        status = worker.wait()
         if first >= count:
             return first
         if running is None:
             said = (Path(folder) / "stderr").read_text(errors="replace")
-            raise SystemExit(f"the worker for {kind} ended with {worker.returncode}: {said[-3000:]}")
-        if late or not contained:
-            how = f"over {SECONDS:g} s" if late else f"ended with {worker.returncode}"
-            report.faults[running] = how
-        else:
-            report.refused += 1
+            raise SystemExit(f"the worker for {kind} ended with {status}: {said[-3000:]}")
+        report.faults[running] = f"over {SECONDS:g} s" if late else f"ended with {status}"
         return running + 1
-
-
-def _environment(folder: str) -> dict[str, str]:
-    import os
-
-    return {**os.environ, "TMPDIR": folder}
 
 
 def main() -> None:
     """Run the mutations of one kind or of all, and print what went wrong."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
     parser.add_argument("--kind", choices=KINDS)
     parser.add_argument("--count", type=int, default=2000)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--first", type=int, default=0, help="index of the first mutation")
+    parser.add_argument("--first", type=int, default=0, help=argparse.SUPPRESS)
     parser.add_argument("--only", type=int, help="run this mutation alone, and print its error")
+    parser.add_argument("--trial", action="store_true", help="with --only: leave trials apart")
     parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.worker or given.only is not None:
         first = given.first if given.only is None else given.only
         count = given.count if given.only is None else given.only + 1
-        work(given.kind, given.seed, first, count, verbose=given.only is not None)
+        work(
+            given.kind,
+            given.seed,
+            first,
+            count,
+            trial=given.trial,
+            verbose=given.only is not None,
+        )
         return
-    failed = False
+    failed, say = False, TerminalReporter().say
     for kind in [given.kind] if given.kind else KINDS:
         started = time.monotonic()
-        report = fuzz(kind, given.count, given.seed, contained=kind == "onnx")
+        report = fuzz(kind, given.count, given.seed)
         spent = time.monotonic() - started
-        print(
+        say(
             f"{kind}: {report.refused} refused, {report.accepted} accepted, "
-            f"{len(report.faults)} faults, {spent:.0f} s",
-            flush=True,
+            f"{report.contained} contained by a trial, {len(report.faults)} faults, {spent:.0f} s"
         )
         for index, fault in report.faults.items():
-            print(f"  --kind {kind} --seed {given.seed} --only {index}: {fault}", flush=True)
+            say(f"  --kind {kind} --seed {given.seed} --only {index}: {fault}")
         failed = failed or bool(report.faults)
     if failed:
         sys.exit(1)

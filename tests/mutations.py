@@ -6,7 +6,6 @@ import copy
 import json
 import random
 import struct
-from collections.abc import Callable
 from typing import Any, cast
 
 import onnx
@@ -34,7 +33,9 @@ def mutate_bytes(content: bytes, rng: random.Random, head: int | None = None) ->
         at = rng.randrange(max(1, span))
         match rng.randrange(8):
             case 0:
-                data[at : at + 1] = bytes([(data[at] if at < len(data) else 0) ^ 1 << rng.randrange(8)])
+                data[at : at + 1] = bytes(
+                    [(data[at] if at < len(data) else 0) ^ 1 << rng.randrange(8)]
+                )
             case 1:
                 data[at : at + 1] = bytes([rng.randrange(256)])
             case 2:
@@ -144,30 +145,42 @@ def mutate_onnx(content: bytes, rng: random.Random) -> bytes:
         return mutate_bytes(content, rng)
     model = cast("Any", onnx).load_from_string(content)
     for _ in range(rng.randint(1, 3)):
-        graph = model.graph
-        node, tensor = rng.choice(list(graph.node)), rng.choice(list(graph.initializer))
-        number = rng.choice((*EXTREMES[:9], (1 << 62), -1, -5, -(1 << 62)))
-        changes: list[Callable[[], object]] = [
-            lambda node=node: setattr(node, "op_type", rng.choice(OPERATORS)),
-            lambda node=node: node.input and node.input.__setitem__(
-                rng.randrange(len(node.input)), rng.choice(list(node.input) + ["", "input_ids"])
-            ),
-            lambda node=node: _change_attribute(node, number, rng),
-            lambda tensor=tensor: tensor.dims.append(number),
-            lambda tensor=tensor: tensor.dims and tensor.dims.__setitem__(0, number),
-            lambda tensor=tensor: setattr(tensor, "data_type", rng.randrange(24)),
-            lambda tensor=tensor: setattr(tensor, "raw_data", tensor.raw_data[: rng.randrange(64)]),
-            lambda tensor=tensor, number=number: _move_outside(tensor, number),
-            lambda graph=graph: graph.node.append(copy.deepcopy(rng.choice(list(graph.node)))),
-            lambda graph=graph: graph.node.__delitem__(rng.randrange(len(graph.node))),
-            lambda graph=graph: graph.output[0].type.tensor_type.ClearField("shape"),
-            lambda model=model: setattr(model.opset_import[0], "version", abs(number) % 30),
-            lambda node=node: setattr(node, "domain", rng.choice(("com.microsoft", "x", ""))),
-        ]
-        rng.choice(changes)()
-        if not graph.node or not graph.initializer:
+        _change_graph(model, rng)
+        if not model.graph.node or not model.graph.initializer:
             break
     return bytes(model.SerializeToString())
+
+
+def _change_graph(model: Any, rng: random.Random) -> None:
+    """Change one field of a model."""
+    graph = model.graph
+    nodes = list(graph.node)
+    node, tensor = rng.choice(nodes), rng.choice(list(graph.initializer))
+    number = rng.choice((*EXTREMES[:9], 1 << 62, -1, -5, -(1 << 62)))
+    match rng.randrange(12):
+        case 0:
+            node.op_type = rng.choice(OPERATORS)
+        case 1 if node.input:
+            names = [*node.input, "", "input_ids"]
+            node.input[rng.randrange(len(node.input))] = rng.choice(names)
+        case 2 | 3:
+            _change_attribute(node, number, rng)
+        case 4:
+            tensor.dims.append(number)
+        case 5 if tensor.dims:
+            tensor.dims[0] = number
+        case 6:
+            tensor.data_type = rng.randrange(24)
+        case 7:
+            tensor.raw_data = tensor.raw_data[: rng.randrange(64)]
+        case 8:
+            _move_outside(tensor, number)
+        case 9:
+            graph.node.append(copy.deepcopy(rng.choice(nodes)))
+        case 10:
+            del graph.node[rng.randrange(len(nodes))]
+        case _:
+            model.opset_import[0].version = abs(number) % 30
 
 
 OPERATORS = (

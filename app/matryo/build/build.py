@@ -26,7 +26,7 @@ from matryo.build.trial import try_graph
 from matryo.build.vocabulary import check_rows
 from matryo.catalog.manifest import Manifest
 from matryo.core.choices import Precision
-from matryo.core.errors import BuildFailed
+from matryo.core.errors import BuildFailed, CheckpointMismatch
 from matryo.core.progress import Reporter
 from matryo.store.artifact import (
     BUILDER_VERSION,
@@ -201,6 +201,12 @@ def _adopt(
             copy_file(path, aside / path.name)
     if ready.n_rows is not None:
         check_rows(TokenizerFile(files.tokenizer), ready.n_rows, ready.path.name)
+    limit = manifest.tokenizer.max_tokens
+    if ready.n_positions is not None and limit > ready.n_positions:
+        raise CheckpointMismatch(
+            f"model.toml says tokenizer.max_tokens = {limit}, but {ready.path} has positions for "
+            f"{ready.n_positions} tokens. Lower max_tokens to {ready.n_positions} or less."
+        )
     agreement = try_graph(aside / GRAPH_FILE, ready.n_bytes, files.tokenizer, manifest)
     return _Written((GRAPH_FILE, *(path.name for path in ready.data)), (), agreement)
 

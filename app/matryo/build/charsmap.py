@@ -19,6 +19,8 @@ from numpy.typing import NDArray
 
 _BYTES = np.arange(1, 256, dtype=np.int64)
 _STEP = 4096
+# A byte 10xxxxxx is within a character of UTF-8.
+_WITHIN = 0x80
 
 
 def check_charsmaps(normalizer: bytes) -> None:
@@ -80,8 +82,8 @@ def _children(
     nodes = _inside(steps ^ _offset(after), units)
     ends = units[nodes[(after >> 8 & 1) == 1]] & ((1 << 31) - 1)
     for end in cast("list[int]", np.unique(ends).tolist()):
-        # A byte 10xxxxxx is within a character of UTF-8.
-        if end > len(replacements) or replacements[end : end + 1] and replacements[end] >> 6 == 2:
+        within = replacements[end : end + 1] and replacements[end] & 0xC0 == _WITHIN
+        if end > len(replacements) or within:
             raise ValueError(f"its table of characters leads to {end:,} of {len(replacements):,}")
     return nodes
 

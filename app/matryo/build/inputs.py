@@ -11,6 +11,7 @@ from pathlib import Path
 from matryo.build.checkpoint import Checkpoint
 from matryo.build.checkpoint.onnx import ReadyGraph, read_ready_graph
 from matryo.build.checkpoint.tokenizer import FoundTokenizer, find_tokenizer, rebuild_from_gguf
+from matryo.build.trial import try_tokenizer
 from matryo.build.vocabulary import find_contradiction
 from matryo.catalog.manifest import Manifest
 from matryo.core.errors import CheckpointMismatch
@@ -245,6 +246,7 @@ def _agreeing(
     Raises:
         CheckpointMismatch: it cannot, and the user put it there or the file has none of its own.
     """
+    try_tokenizer(tokenizer.path)
     reason = find_contradiction(tokenizer.path, weights, suffix, ready)
     if reason is None:
         return tokenizer

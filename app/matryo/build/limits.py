@@ -47,10 +47,15 @@ MAX_SPARE_ROWS = 512
 and a tokenizer of another model lacks thousands."""
 
 PROBE_TOKENS = 2048
-"""Most tokens of the text that proves `max_tokens` at the end of a build."""
+"""Tokens of the text that proves `max_tokens` at the end of a build, if the model allows more.
+
+nomic-embed-text-v1.5 runs that many tokens in some seconds, and its 8192 in a minute."""
+
+PROBE_SECONDS = 10.0
+"""Longest estimated time of a run of more than `PROBE_TOKENS` at the end of a build."""
 
 TRIAL_SECONDS = 600.0
-"""Longest time of the trial of a ready graph."""
+"""Longest time of the trial of a graph or a tokenizer."""
 
 TRIAL_MEMORY_BYTES = 1 << 32
-"""Most memory of the trial of a ready graph, in addition to three times the graph's own bytes."""
+"""Most memory of a trial, in addition to three times the bytes of a graph."""

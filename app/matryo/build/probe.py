@@ -6,11 +6,12 @@ the end.
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import numpy as np
 
-from matryo.build.limits import PROBE_TOKENS
+from matryo.build.limits import PROBE_SECONDS, PROBE_TOKENS
 from matryo.build.tokenizer import TokenizerFile
 from matryo.catalog.manifest import Manifest
 from matryo.core.errors import CheckpointMismatch
@@ -24,7 +25,9 @@ def probe_limits(
 ) -> None:
     """Run the tokenizer's last id alone, and then a text of `max_tokens` that ends with it.
 
-    The text has at most `PROBE_TOKENS` tokens: a longer run would take longer than the build.
+    The text has at most `PROBE_TOKENS` tokens, unless a longer one takes little time. The tables of
+    positions themselves are compared with `max_tokens` before, where they can be seen: by
+    `arch.load` for the graphs that are built here, and in `build` for others.
 
     Args:
         session: the graph in a session.
@@ -44,6 +47,15 @@ def probe_limits(
     )
     limit = manifest.tokenizer.max_tokens
     n_tokens = min(limit, PROBE_TOKENS)
+    spent_s = _run_longest(session, last, n_tokens, limit, graph)
+    # Attention costs four times as much for twice the tokens, and everything else twice.
+    if n_tokens < limit and spent_s * (limit / n_tokens) ** 2 < PROBE_SECONDS:
+        _run_longest(session, last, limit, limit, graph)
+
+
+def _run_longest(session: GraphSession, last: int, n_tokens: int, limit: int, graph: Path) -> float:
+    """Run a text of `n_tokens`; returns the seconds that it took."""
+    started = time.perf_counter()
     _run(
         session,
         [0] * (n_tokens - 1) + [last],
@@ -51,6 +63,7 @@ def probe_limits(
         f"{n_tokens} tokens",
         "Lower max_tokens to the number of the model's positions.",
     )
+    return time.perf_counter() - started
 
 
 def _run(session: GraphSession, ids: list[int], fault: str, remedy: str) -> None:

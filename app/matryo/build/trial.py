@@ -1,7 +1,8 @@
-"""The trial of a ready graph in a process of its own: `python -m matryo.build.trial`.
+"""Trials of files from elsewhere in a process of their own: `python -m matryo.build.trial`.
 
-A graph of another tool may ask for any amount of memory, never end, or crash ONNX Runtime. The
-process has a limit of memory and of time, and a crash ends that process alone.
+A graph or a tokenizer of another tool may ask for any amount of memory, never end, or crash the
+library that reads it. The process has a limit of memory and of time, and a crash ends that process
+alone.
 
 The job is one line of JSON on standard input. The result is one line on standard output. Standard
 input stays open while the job runs: the process ends if the parent does.
@@ -16,17 +17,22 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import IO, cast
+from typing import IO, Any, cast
 
 from matryo.build import limits
-from matryo.build.check import Agreement, check_graph
+from matryo.build.check import TEXTS, Agreement, check_graph
 from matryo.build.tokenizer import TokenizerFile
 from matryo.catalog.manifest import Manifest
 from matryo.core.errors import BuildFailed, CheckpointMismatch, MatryoError
 
 _ERRORS = {error.__name__: error for error in (BuildFailed, CheckpointMismatch)}
+
+
+class _Failed(Exception):
+    """A trial without a result; the text says why."""
 
 
 def try_graph(graph: Path, n_bytes: int, tokenizer: Path, manifest: Manifest) -> Agreement:
@@ -43,11 +49,41 @@ def try_graph(graph: Path, n_bytes: int, tokenizer: Path, manifest: Manifest) ->
         CheckpointMismatch: as `check_graph`.
     """
     job = {
-        "graph": str(graph),
         "memory_bytes": limits.TRIAL_MEMORY_BYTES + 3 * n_bytes,
         "tokenizer": str(tokenizer),
+        "graph": str(graph),
         "manifest": manifest.model_dump_json(),
     }
+    try:
+        return Agreement(**_run(job))
+    except _Failed as exc:
+        raise BuildFailed(
+            f"ONNX Runtime cannot run the graph: it {exc}. Give another --checkpoint."
+        ) from exc
+
+
+def try_tokenizer(path: Path) -> None:
+    """Read a `tokenizer.json` and encode a few texts in a process of its own.
+
+    Raises:
+        CheckpointMismatch: the file is no tokenizer; or the trial crashed, or took too long.
+    """
+    try:
+        _run({"memory_bytes": limits.TRIAL_MEMORY_BYTES, "tokenizer": str(path)})
+    except _Failed as exc:
+        raise CheckpointMismatch(
+            f"{path} is not a tokenizer: the library that reads it {exc}. Put the tokenizer.json "
+            "of the model beside the weights."
+        ) from exc
+
+
+def _run(job: Mapping[str, object]) -> dict[str, Any]:
+    """The result of a job.
+
+    Raises:
+        BuildFailed, CheckpointMismatch: the file was refused.
+        _Failed: there is no result.
+    """
     with subprocess.Popen(
         [sys.executable, "-m", "matryo.build.trial"],
         stdin=subprocess.PIPE,
@@ -55,7 +91,8 @@ def try_graph(graph: Path, n_bytes: int, tokenizer: Path, manifest: Manifest) ->
         stderr=subprocess.DEVNULL,  # what a crashing library prints is no message
         text=True,
     ) as child:
-        timer = threading.Timer(limits.TRIAL_SECONDS, child.kill)
+        late = threading.Event()
+        timer = threading.Timer(limits.TRIAL_SECONDS, _end_late, (child, late))
         timer.start()
         try:
             to_child, from_child = cast("IO[str]", child.stdin), cast("IO[str]", child.stdout)
@@ -63,58 +100,57 @@ def try_graph(graph: Path, n_bytes: int, tokenizer: Path, manifest: Manifest) ->
                 to_child.write(json.dumps(job) + "\n")
                 to_child.flush()
             answer = from_child.read()
-            timed_out = not timer.is_alive()
         except BaseException:
             child.kill()
             raise
         finally:
             timer.cancel()
             with contextlib.suppress(BrokenPipeError):
-                child.stdin.close() if child.stdin else None
-    return _result(answer, child.returncode, timed_out=timed_out)
-
-
-def _result(answer: str, status: int, *, timed_out: bool) -> Agreement:
-    """The result of a trial.
-
-    Raises:
-        BuildFailed, CheckpointMismatch: the trial failed.
-    """
-    if timed_out:
-        raise BuildFailed(
-            f"ONNX Runtime did not run the graph on a few short texts within "
-            f"{limits.TRIAL_SECONDS:g} s. Give another --checkpoint."
-        )
+                cast("IO[str]", child.stdin).close()
+    if late.is_set():
+        raise _Failed(f"took more than {limits.TRIAL_SECONDS:g} s for a few short texts")
+    status = child.returncode
     if status or not answer:
         how = f"signal {signal.Signals(-status).name}" if status < 0 else f"exit status {status}"
-        raise BuildFailed(
-            f"ONNX Runtime crashed on the graph, or needs too much memory ({how}). Give another "
-            "--checkpoint."
-        )
-    found = json.loads(answer)
+        raise _Failed(f"crashed, or needed too much memory ({how})")
+    found = cast("dict[str, Any]", json.loads(answer))
     if "error" in found:
         raise _ERRORS[found["error"]](found["message"])
-    return Agreement(**found)
+    return found
+
+
+def _end_late(child: subprocess.Popen[str], late: threading.Event) -> None:
+    late.set()
+    child.kill()
+
+
+# --- the process of a trial
 
 
 def main() -> None:
-    """Run the job on standard input, and print its result."""
+    """Run the job on standard input, and write its result."""
     job = json.loads(sys.stdin.readline())
+    # A library that prints something must not spoil the result.
+    answer = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
     threading.Thread(target=_end_with_the_parent, daemon=True).start()
     _limit_memory(job["memory_bytes"])
     try:
-        agreement = check_graph(
-            Path(job["graph"]),
-            TokenizerFile(Path(job["tokenizer"])),
-            None,
-            Manifest.model_validate_json(job["manifest"]),
-            "fp32",
-        )
-        result = asdict(agreement)
+        result = _do(job)
     except MatryoError as exc:
         result = {"error": type(exc).__name__, "message": exc.message}
-    print(json.dumps(result), flush=True)  # noqa: T201 - the parent reads it
-    os._exit(0)  # the thread below still waits, and a library may crash while it is unloaded
+    answer.write(json.dumps(result))
+    answer.flush()
+    os._exit(0)  # a thread still waits for the parent, and a library may crash while it is unloaded
+
+
+def _do(job: dict[str, Any]) -> dict[str, Any]:
+    tokenizer = TokenizerFile(Path(job["tokenizer"]))
+    if "graph" not in job:
+        tokenizer.encode(TEXTS)
+        return {}
+    manifest = Manifest.model_validate_json(job["manifest"])
+    return asdict(check_graph(Path(job["graph"]), tokenizer, None, manifest, "fp32"))
 
 
 def _end_with_the_parent() -> None:
@@ -130,6 +166,7 @@ def _limit_memory(n_bytes: int) -> None:
     limit = n_bytes if hard == resource.RLIM_INFINITY else min(n_bytes, hard)
     with contextlib.suppress(OSError, ValueError):  # not on macOS
         resource.setrlimit(resource.RLIMIT_DATA, (limit, hard))
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
 if __name__ == "__main__":

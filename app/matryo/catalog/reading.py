@@ -33,16 +33,26 @@ def read_manifest(folder: Path) -> Manifest:
         content = read_bytes(path, MANIFEST_MAX_BYTES).decode()
     except (OSError, ValueError) as exc:
         raise ManifestInvalid(f"{path}: cannot be read: {exc}") from exc
-    with refusing(lambda reason: ManifestInvalid(f"{path}: is not TOML: {reason}")):
-        data = _tuples(tomllib.loads(content))
-        try:
-            manifest = Manifest.model_validate(data)
-        except ValidationError as exc:
-            raise ManifestInvalid(_explain(path, exc)) from exc
+    with refusing(lambda reason: ManifestInvalid(f"{path}: cannot be read: {reason}")):
+        manifest = _parse(path, content)
     if manifest.id != folder.name:
         raise ManifestInvalid(
             f"{path}: id is '{manifest.id}' but the folder is '{folder.name}'; give both one name"
         )
+    return manifest
+
+
+def _parse(path: Path, content: str) -> Manifest:
+    """The manifest that a text of TOML describes; see `read_manifest`."""
+    try:
+        data = tomllib.loads(content)
+    except tomllib.TOMLDecodeError as exc:
+        raise ManifestInvalid(f"{path}: is not TOML: {exc}") from exc
+    try:
+        manifest = Manifest.model_validate(_tuples(data))
+    except ValidationError as exc:
+        raise ManifestInvalid(_explain(path, exc)) from exc
+    _ = manifest.output_key  # `[architecture]` may hold any value; one that has no key is refused
     return manifest
 
 

@@ -95,12 +95,15 @@ def rebuild_from_gguf(weights: Path, into: Path, reporter: Reporter) -> FoundTok
     from matryo.build.checkpoint.gguf_tokenizer import rebuild_tokenizer
 
     checkpoint = GgufCheckpoint(weights)
-    with refusing(
-        lambda reason: CheckpointMismatch(
-            f"{weights}: no tokenizer can be made of its metadata: {reason}. Put the model's "
-            f"{_FILE} beside it."
+    with (
+        refusing(
+            lambda reason: CheckpointMismatch(
+                f"{weights}: no tokenizer can be made of its metadata: {reason}. Put the model's "
+                f"{_FILE} beside it."
+            ),
         ),
-    ), silent():
+        silent(),
+    ):
         cast("Any", rebuild_tokenizer(checkpoint)).save(str(into / _FILE))
     checkpoint.close()
     reporter.say(f"tokenizer: rebuilt from the metadata of {weights.name}")

