@@ -332,7 +332,7 @@ def work(
         verbose: print errors with their origin.
     """
     if not trial:
-        inputs.try_tokenizer = lambda path: None
+        inputs.try_tokenizer = _no_trial
         builds.try_graph = _try_graph_here
     warnings.simplefilter("error")
     # ONNX Runtime prints some faults on standard output.
@@ -355,6 +355,10 @@ def work(
             print(json.dumps({"end": index, **result}), file=answer, flush=True)
     finally:
         shutil.rmtree(root, ignore_errors=True)
+
+
+def _no_trial(_: Path) -> None:
+    """Leave a tokenizer to the build, which reads it in this process."""
 
 
 def _try_graph_here(graph: Path, n_bytes: int, tokenizer: Path, manifest: Manifest) -> Agreement:

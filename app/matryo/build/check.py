@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from matryo.build.checkpoint import FloatArray
 from matryo.build.probe import probe_limits
+from matryo.build.texts import TEXTS
 from matryo.build.tokenizer import TokenizerFile
 from matryo.catalog.manifest import Manifest
 from matryo.core.choices import Precision
@@ -24,17 +25,6 @@ from matryo.engine.onnx.runtime import GraphSession, session_options
 
 MAX_ABS_ERROR = 1e-4
 """Largest allowed difference of a hidden state in fp32; hidden states are of the order of 1."""
-
-TEXTS = (
-    "search_query: who wrote the first compiler?",
-    "search_document: A compiler translates source code into machine code, and reports errors.",
-    "The quick brown fox jumps over the lazy dog; 42 times, in 3.14 seconds.",
-    "Der Fluss entspringt in den Bergen und mündet nach 865 km ins Meer.",
-    "ベクトル検索は意味の近い文書を見つけます。",
-    "def mean(xs): return sum(xs) / len(xs)",
-    "a",
-)
-"""Texts of several kinds that every build is checked with."""
 
 _MAX_TOKENS = 32
 

@@ -152,6 +152,8 @@ def read_files(
     pinned.append(_pin(manifest, TOKENIZER_FILE, ".json", found, tokenizer.path, allow_unverified))
     verified = all(pinned)
     if not verified and tokenizer.given:
+        if not pinned[-1]:
+            try_tokenizer(tokenizer.path)
         tokenizer = _agreeing(tokenizer, weights, suffix, ready, into, reporter)
         found = sha256_file(tokenizer.path)
     hashes = [source.sha256 for source in sources]
@@ -246,7 +248,6 @@ def _agreeing(
     Raises:
         CheckpointMismatch: it cannot, and the user put it there or the file has none of its own.
     """
-    try_tokenizer(tokenizer.path)
     reason = find_contradiction(tokenizer.path, weights, suffix, ready)
     if reason is None:
         return tokenizer

@@ -20,13 +20,16 @@ import threading
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import IO, TYPE_CHECKING, Any, cast
 
 from matryo.build import limits
-from matryo.build.check import TEXTS, Agreement, check_graph
+from matryo.build.texts import TEXTS
 from matryo.build.tokenizer import TokenizerFile
 from matryo.catalog.manifest import Manifest
 from matryo.core.errors import BuildFailed, CheckpointMismatch, MatryoError
+
+if TYPE_CHECKING:
+    from matryo.build.check import Agreement
 
 _ERRORS = {error.__name__: error for error in (BuildFailed, CheckpointMismatch)}
 
@@ -48,6 +51,8 @@ def try_graph(graph: Path, n_bytes: int, tokenizer: Path, manifest: Manifest) ->
         BuildFailed: as `check_graph`; or the trial crashed, or took too long.
         CheckpointMismatch: as `check_graph`.
     """
+    from matryo.build.check import Agreement
+
     job = {
         "memory_bytes": limits.TRIAL_MEMORY_BYTES + 3 * n_bytes,
         "tokenizer": str(tokenizer),
@@ -149,6 +154,8 @@ def _do(job: dict[str, Any]) -> dict[str, Any]:
     if "graph" not in job:
         tokenizer.encode(TEXTS)
         return {}
+    from matryo.build.check import check_graph  # ONNX Runtime, which a tokenizer does not need
+
     manifest = Manifest.model_validate_json(job["manifest"])
     return asdict(check_graph(Path(job["graph"]), tokenizer, None, manifest, "fp32"))
 

@@ -22,8 +22,9 @@ import numpy as np
 import matryo
 from matryo.assembly import build_local_service
 from matryo.build import arch
-from matryo.build.check import MAX_ABS_ERROR, TEXTS, compare
+from matryo.build.check import MAX_ABS_ERROR, compare
 from matryo.build.inputs import format_of, open_checkpoint, weights_file
+from matryo.build.texts import TEXTS
 from matryo.catalog.catalog import open_catalog
 from matryo.catalog.golden import (
     Check,

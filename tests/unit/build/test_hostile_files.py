@@ -235,6 +235,7 @@ def test_padding_and_truncation_of_the_file(
 def test_too_large(tmp_path: Path, model: TinyModel, monkeypatch: pytest.MonkeyPatch) -> None:
     """A tokenizer.json that is larger than any real one is not parsed."""
     monkeypatch.setattr("matryo.engine.tokenizer.TOKENIZER_MAX_BYTES", 100)
+    monkeypatch.setattr("matryo.build.inputs.try_tokenizer", lambda path: None)
     (model.checkpoint / "tokenizer.json").write_text(" " * 101)
     with pytest.raises(CheckpointMismatch, match="more than the 100 bytes"):
         build(tmp_path, model, model.checkpoint)

@@ -172,8 +172,11 @@ class TestTrial:
     """A ready graph or a tokenizer from elsewhere is tried in a process of its own."""
 
     @pytest.mark.parametrize("kind", ["allocates", "grows"])
-    def test_tokenizer(self, tmp_path: Path, model: TinyModel, kind: str) -> None:
+    def test_tokenizer(
+        self, tmp_path: Path, model: TinyModel, monkeypatch: pytest.MonkeyPatch, kind: str
+    ) -> None:
         """A tokenizer that asks for gigabytes as it is read, or at a text, is one error."""
+        monkeypatch.setattr(limits, "TRIAL_MEMORY_BYTES", 1 << 29)
         path = model.checkpoint / "tokenizer.json"
         data = json.loads(path.read_text())
         if kind == "allocates":  # the size of a table that is not there
