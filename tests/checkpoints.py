@@ -6,6 +6,7 @@ Weights are drawn wide enough that a wrong name, layout or activation moves the 
 from __future__ import annotations
 
 import json
+import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -153,8 +154,17 @@ def save_gguf(
     qtype: gguf.GGMLQuantizationType = gguf.GGMLQuantizationType.F32,
     *,
     tokenizer: bool = True,
+    unigram: bool = False,
 ) -> Path:
-    """The checkpoint as llama.cpp's conversion writes it, matrices in `qtype` where they fit."""
+    """The checkpoint as llama.cpp's conversion writes it, matrices in `qtype` where they fit.
+
+    Args:
+        model: the model.
+        path: of the new file.
+        qtype: type of the matrices.
+        tokenizer: write the vocabulary too.
+        unigram: write it as that of XLM-R, with a score for each token.
+    """
     writer = gguf.GGUFWriter(path, "nomic-bert-moe")
     for name, tensor in gguf_tensors(model.config, model.tensors).items():
         block, _ = gguf.GGML_QUANT_SIZES[qtype]
@@ -162,7 +172,16 @@ def save_gguf(
         kind = qtype if fits else gguf.GGMLQuantizationType.F32
         data = gguf.quantize(np.ascontiguousarray(tensor), kind)
         writer.add_tensor(name, data, raw_dtype=kind)
-    if tokenizer:
+    if unigram:
+        pieces = ["<s>", "<pad>", "</s>", "<unk>", *(f"\u2581{word}" for word in vocabulary()[4:])]
+        writer.add_tokenizer_model("t5")
+        writer.add_token_list(pieces)
+        writer.add_token_scores([0.0] * 4 + [-1.0 - i / 8 for i in range(len(pieces) - 4)])
+        writer.add_token_types([3, 3, 3, 2, *([1] * (len(pieces) - 4))])
+        writer.add_add_space_prefix(True)
+        writer.add_remove_extra_whitespaces(True)
+        writer.add_precompiled_charsmap(_charsmap())
+    elif tokenizer:
         spelled = [_phantom(word) for word in vocabulary()]
         writer.add_tokenizer_model("bert")
         writer.add_token_list(spelled)
@@ -176,6 +195,14 @@ def save_gguf(
     writer.write_tensors_to_file()
     writer.close()
     return path
+
+
+def _charsmap() -> bytes:
+    """A table of characters that replaces `~` by `a`, as sentencepiece writes it."""
+    units = [0] * 256
+    end = 200
+    units[ord("~")] = (ord("~") ^ end) << 10 | 1 << 8 | ord("~")
+    return struct.pack("<I256I", 1024, *units) + b"a\0"
 
 
 def _phantom(word: str) -> str:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import resource
 from pathlib import Path
 
 import pytest
 
-from bench import serving
+from bench import abuse, serving
+from bench.shapes import SHAPES
 from tests.checkpoints import make_model
 from tests.conftest import build_tiny
 
@@ -35,3 +37,37 @@ def test_smoke(
     assert facts["server"]["bulk_tokens_per_s"] > 0
     assert len(facts["server"]["latency_by_load"]) == 5
     assert (tmp_path / "out/tiny-fp32.svg").stat().st_size > 1000
+
+
+def test_abuse(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One scenario runs against a new server, and gives a row of what its callers and others saw."""
+    model = make_model(tmp_path, "bert", max_tokens=200)
+    build_tiny(tmp_path, model)
+    monkeypatch.setenv("MATRYO_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("MATRYO_MODELS", str(model.models))
+    monkeypatch.setattr(abuse, "_STREAM_BYTES", 1 << 20)
+    output = tmp_path / "table.md"
+    flags = ["--model", model.id, "--seconds", "0.5", "--settle", "0", "--output", str(output)]
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        abuse.main([*flags, "--only", "45 MB of headers"])
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    heads, _, row = output.read_text().splitlines()
+    cells = dict(zip(heads.split(" | "), row.split(" | "), strict=True))
+    assert cells["| scenario"] == "| 45 MB of headers"
+    assert "431" in cells["statuses"]
+    assert cells["query p99 / alone, ms"] != "0 / 0"
+    assert row in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_shapes(name: str) -> None:
+    """Each shape is about as large as it was asked for, and JSON with an input but for the nested."""
+    body = SHAPES[name](1 << 20)
+    assert 0.9 < len(body) / (1 << 20) < 1.1
+    assert body.startswith(b'{"input": ')
+    if name != "nested":
+        assert json.loads(body)["input"]

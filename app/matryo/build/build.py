@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from matryo.build import arch
 from matryo.build.check import Agreement, check_graph, tokenize_texts
 from matryo.build.emit import GraphBuilder
@@ -19,9 +21,12 @@ from matryo.build.inputs import (
     open_checkpoint,
     read_files,
 )
+from matryo.build.tokenizer import TokenizerFile
+from matryo.build.trial import try_graph
+from matryo.build.vocabulary import check_rows
 from matryo.catalog.manifest import Manifest
 from matryo.core.choices import Precision
-from matryo.core.errors import BuildFailed
+from matryo.core.errors import BuildFailed, CheckpointMismatch
 from matryo.core.progress import Reporter
 from matryo.store.artifact import (
     BUILDER_VERSION,
@@ -29,8 +34,6 @@ from matryo.store.artifact import (
     GRAPH_FILE,
     TOKENIZER_FILE,
     Artifact,
-    ArtifactRecord,
-    FileRecord,
     artifact_key,
     make_current,
     read_artifact,
@@ -46,6 +49,7 @@ from matryo.store.files import (
     temporary_folder,
 )
 from matryo.store.layout import Store
+from matryo.store.records import ArtifactRecord, FileRecord
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,17 +167,20 @@ def _emit(
     checkpoint = open_checkpoint(files.weights)
     try:
         weights = architecture.bind(checkpoint, config)
-        texts = tokenize_texts(files.tokenizer, weights.shape("word_embeddings")[0])
+        tokenizer = TokenizerFile(files.tokenizer)
+        check_rows(tokenizer, weights.shape("word_embeddings")[0], files.weights.name)
+        texts = tokenize_texts(tokenizer)
         with (
             room_for(store.home, files.weights.stat().st_size),
             GraphBuilder(aside / GRAPH_FILE, aside / DATA_FILE) as graph,
         ):
             architecture.emit(graph, weights, config, precision)
             graph.save(manifest.id)
-        expected = architecture.forward(weights, config, texts)
+        with np.errstate(all="ignore"):  # the check refuses what is not finite
+            expected = architecture.forward(weights, config, texts)
     finally:
         checkpoint.close()  # before ORT maps the artefact: never both at once
-    agreement = check_graph(aside / GRAPH_FILE, texts, expected, manifest, precision)
+    agreement = check_graph(aside / GRAPH_FILE, tokenizer, expected, manifest, precision)
     return _Written((GRAPH_FILE, DATA_FILE), weights.lacks, agreement)
 
 
@@ -192,8 +199,15 @@ def _adopt(
         copy_file(ready.path, aside / GRAPH_FILE)
         for path in ready.data:
             copy_file(path, aside / path.name)
-    texts = tokenize_texts(files.tokenizer, ready.n_rows)
-    agreement = check_graph(aside / GRAPH_FILE, texts, None, manifest, precision)
+    if ready.n_rows is not None:
+        check_rows(TokenizerFile(files.tokenizer), ready.n_rows, ready.path.name)
+    limit = manifest.tokenizer.max_tokens
+    if ready.n_positions is not None and limit > ready.n_positions:
+        raise CheckpointMismatch(
+            f"model.toml says tokenizer.max_tokens = {limit}, but {ready.path} has positions for "
+            f"{ready.n_positions} tokens. Lower max_tokens to {ready.n_positions} or less."
+        )
+    agreement = try_graph(aside / GRAPH_FILE, ready.n_bytes, files.tokenizer, manifest)
     return _Written((GRAPH_FILE, *(path.name for path in ready.data)), (), agreement)
 
 

@@ -14,25 +14,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from matryo.build.checkpoint import FloatArray
-from matryo.build.vocabulary import check_rows, read_tokenizer
+from matryo.build.probe import probe_limits
+from matryo.build.texts import TEXTS
+from matryo.build.tokenizer import TokenizerFile
 from matryo.catalog.manifest import Manifest
 from matryo.core.choices import Precision
 from matryo.core.errors import BuildFailed
+from matryo.core.untrusted import refusing
 from matryo.engine.onnx.runtime import GraphSession, session_options
 
 MAX_ABS_ERROR = 1e-4
 """Largest allowed difference of a hidden state in fp32; hidden states are of the order of 1."""
-
-TEXTS = (
-    "search_query: who wrote the first compiler?",
-    "search_document: A compiler translates source code into machine code, and reports errors.",
-    "The quick brown fox jumps over the lazy dog; 42 times, in 3.14 seconds.",
-    "Der Fluss entspringt in den Bergen und mündet nach 865 km ins Meer.",
-    "ベクトル検索は意味の近い文書を見つけます。",
-    "def mean(xs): return sum(xs) / len(xs)",
-    "a",
-)
-"""Texts of several kinds that every build is checked with."""
 
 _MAX_TOKENS = 32
 
@@ -50,36 +42,29 @@ class Agreement:
     min_cosine: float
 
 
-def tokenize_texts(tokenizer_path: Path, n_rows: int | None) -> list[NDArray[np.int64]]:
+def tokenize_texts(tokenizer: TokenizerFile) -> list[NDArray[np.int64]]:
     """Token ids of each text of `TEXTS`, cut to 32 tokens.
 
-    Args:
-        tokenizer_path: `tokenizer.json`.
-        n_rows: number of rows of the word table; None if it is not known.
-
     Raises:
-        CheckpointMismatch: not a tokenizer, or not one of a table with so many rows.
+        CheckpointMismatch: the tokenizer cannot encode a text.
     """
-    tokenizer = read_tokenizer(tokenizer_path)
-    if n_rows is not None:
-        check_rows(tokenizer_path, tokenizer, n_rows)
-    tokenizer.no_padding()
-    tokenizer.enable_truncation(_MAX_TOKENS)
-    return [np.array(e.ids or [0], np.int64) for e in tokenizer.encode_batch(list(TEXTS))]
+    return [np.array(ids or [0], np.int64) for ids in tokenizer.encode(TEXTS, _MAX_TOKENS)]
 
 
 def check_graph(
     graph_path: Path,
-    texts: Sequence[NDArray[np.int64]],
+    tokenizer: TokenizerFile,
     expected: Sequence[FloatArray] | None,
     manifest: Manifest,
     precision: Precision,
 ) -> Agreement:
-    """Run each text alone and unmasked, then all in one padded and masked batch.
+    """Run each text alone and unmasked, then all in one batch; then probe the model's limits.
+
+    The batch is padded and masked.
 
     Args:
         graph_path: the graph.
-        texts: token ids of each text.
+        tokenizer: the tokenizer of the graph.
         expected: hidden states of each text, `(T, H)`; None compares the batch with the runs of
             single texts.
         manifest: the model, which says the width of a hidden state and the accuracy that each
@@ -89,43 +74,52 @@ def check_graph(
     Raises:
         BuildFailed: the graph differs by more than its precision may, gives values that are not
             finite or hidden states of another width, or ORT cannot run the graph.
+        CheckpointMismatch: the graph cannot run an id of the tokenizer, or a text as long as
+            model.toml says.
     """
+    texts = tokenize_texts(tokenizer)
     width = max(map(len, texts))
     batch = np.stack([np.pad(ids, (0, width - len(ids))) for ids in texts])
     mask = (np.arange(width) < np.array([len(ids) for ids in texts])[:, None]).astype(np.int64)
-    try:
+    with refusing(lambda reason: BuildFailed(f"ONNX Runtime cannot run the graph: {reason}")):
         options = session_options(threads=0)
         if precision == "fp32":
             # ORT copies the weights that it prepacks. A check reads each weight only a few times,
             # so the copy would cost memory and save no time. q8 and q4 need the prepacking: ORT
             # computes MatMulNBits on another path without it.
             options.add_session_config_entry("session.disable_prepacking", "1")
-        run = GraphSession(graph_path, options).run
+        session = GraphSession(graph_path, options)
+        run = session.run
         alone = [
             run(ids[None], np.ones((1, len(ids)), np.int64), apply_mask=False) for ids in texts
         ]
         together = run(batch, mask, apply_mask=True)
-    except Exception as exc:
-        raise BuildFailed(f"ONNX Runtime cannot run the graph: {exc}") from exc
     native = manifest.output.dimensions.native
-    if together.shape != (*batch.shape, native):
-        raise BuildFailed(
-            f"the graph's hidden states have the shape {together.shape} for {batch.shape} tokens, "
-            f"but model.toml says output.dimensions.native = {native}"
-        )
+    for found, shape in (
+        (together, batch.shape),
+        *((one, (1, len(ids))) for one, ids in zip(alone, texts, strict=True)),
+    ):
+        if found.shape != (*shape, native) or found.dtype != np.float32:
+            raise BuildFailed(
+                f"the graph's hidden states are {found.dtype} of the shape {found.shape} for "
+                f"{shape} tokens, but must be float32 of {native} components, which model.toml "
+                "says in output.dimensions.native"
+            )
     lone = [hidden[0] for hidden in alone]
     padded = [hidden[: len(ids)] for hidden, ids in zip(together, texts, strict=True)]
     agreement = compare([*lone, *padded], [*(expected or lone), *(expected or lone)])
     _judge(agreement, manifest, precision)
+    probe_limits(session, tokenizer, manifest, graph_path)
     return agreement
 
 
 def compare(found: Sequence[FloatArray], expected: Sequence[FloatArray]) -> Agreement:
     """How near hidden states are to the expected ones; one array `(T, H)` for each text."""
     pairs = list(zip(found, expected, strict=True))
-    error = max(float(np.abs(one - other).max()) for one, other in pairs)
-    cosines = [_cosine(one.mean(0), other.mean(0)) for one, other in pairs]
-    return Agreement(error, min(cosines))
+    with np.errstate(all="ignore"):  # the results say it: NaN is no agreement
+        errors = [float(np.abs(one - other).max()) for one, other in pairs]
+        cosines = [_cosine(one.mean(0), other.mean(0)) for one, other in pairs]
+    return Agreement(float(np.max(errors)), float(np.min(cosines)))
 
 
 def _cosine(one: FloatArray, other: FloatArray) -> float:

@@ -11,6 +11,7 @@ from pathlib import Path
 from matryo.build.checkpoint import Checkpoint
 from matryo.build.checkpoint.onnx import ReadyGraph, read_ready_graph
 from matryo.build.checkpoint.tokenizer import FoundTokenizer, find_tokenizer, rebuild_from_gguf
+from matryo.build.trial import try_tokenizer
 from matryo.build.vocabulary import find_contradiction
 from matryo.catalog.manifest import Manifest
 from matryo.core.errors import CheckpointMismatch
@@ -132,12 +133,12 @@ def read_files(
     """
     weights = weights_file(checkpoint)
     suffix = _format(checkpoint, weights)
+    # No library parses a file that the manifest's hash refuses.
+    sources = [_hashed(weights, reporter)]
+    pinned = [_pin(manifest, WEIGHTS_FILE, suffix, sources[0].sha256, weights, allow_unverified)]
     stored = store.checkpoint(manifest.id, manifest.checkpoint_key)
     tokenizer = find_tokenizer(weights, suffix, stored, into, reporter)
     ready = read_ready_graph(weights) if suffix == ".onnx" else None
-
-    sources = [_hashed(weights, reporter)]
-    pinned = [_pin(manifest, WEIGHTS_FILE, suffix, sources[0].sha256, weights, allow_unverified)]
     for path in ready.data if ready else ():
         source = _hashed(path, reporter)
         sources.append(source)
@@ -151,6 +152,8 @@ def read_files(
     pinned.append(_pin(manifest, TOKENIZER_FILE, ".json", found, tokenizer.path, allow_unverified))
     verified = all(pinned)
     if not verified and tokenizer.given:
+        if not pinned[-1]:
+            try_tokenizer(tokenizer.path)
         tokenizer = _agreeing(tokenizer, weights, suffix, ready, into, reporter)
         found = sha256_file(tokenizer.path)
     hashes = [source.sha256 for source in sources]

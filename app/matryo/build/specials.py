@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
+from matryo.build.limits import FACTS_MAX_BYTES
+from matryo.build.tokenizer import TokenizerFile
+from matryo.core.untrusted import read_json
+
+_ID_DIGITS = 20
 USUAL_NAMES: Mapping[str, tuple[str, ...]] = {
     "pad": ("[PAD]", "<pad>"),
     "unk": ("[UNK]", "<unk>"),
@@ -19,16 +23,14 @@ USUAL_NAMES: Mapping[str, tuple[str, ...]] = {
 """The names that special tokens usually have, by role."""
 
 
-def against_specials(path: Path, tokenizer: Any, folders: Sequence[Path]) -> str | None:  # noqa: ANN401
+def against_specials(tokenizer: TokenizerFile, folders: Sequence[Path]) -> str | None:
     """The contradiction between a tokenizer and the JSON files in `folders`; None if there is none.
 
     Args:
-        path: of the tokenizer, for the message.
-        tokenizer: of the library `tokenizers`.
+        tokenizer: the tokenizer.
         folders: of the weights.
     """
-    vocabulary = cast("dict[str, int]", tokenizer.get_vocab())
-    padding = cast("dict[str, Any]", tokenizer.padding or {})
+    path, vocabulary = tokenizer.path, tokenizer.vocabulary
     for folder in folders:
         named: dict[str, str] = {}
         for file in (folder / "special_tokens_map.json", folder / "tokenizer_config.json"):
@@ -39,8 +41,8 @@ def against_specials(path: Path, tokenizer: Any, folders: Sequence[Path]) -> str
             if lacking := [role for role, name in named.items() if name not in vocabulary]:
                 role = lacking[0]
                 return f"{path} has no token '{named[role]}', but {file} has it as {role}_token"
-        if "pad_token" in padding:
-            named.setdefault("pad", padding["pad_token"])
+        if tokenizer.pad_token is not None:
+            named.setdefault("pad", tokenizer.pad_token)
         if reason := _other_ids(path, vocabulary, folder / "config.json", named):
             return reason
     return None
@@ -102,7 +104,7 @@ def _added(facts: Mapping[str, Any]) -> Iterator[tuple[int, str]]:
         return
     for index, token in cast("dict[str, object]", table).items():
         content = _content(token)
-        if index.isdecimal() and content is not None:
+        if index.isdecimal() and len(index) <= _ID_DIGITS and content is not None:
             yield int(index), content
 
 
@@ -118,7 +120,7 @@ def read_object(path: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
-        found = json.loads(path.read_text("utf-8-sig"))
+        found = read_json(path, FACTS_MAX_BYTES)
     except ValueError:
         return {}
     return cast("dict[str, Any]", found) if isinstance(found, dict) else {}

@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
-from typing import Any, cast
-
-from tokenizers import Tokenizer
+from typing import cast
 
 from matryo.build.checkpoint.onnx import ReadyGraph
 from matryo.build.limits import MAX_SPARE_ROWS
 from matryo.build.specials import USUAL_NAMES, against_specials, read_object
+from matryo.build.tokenizer import TokenizerFile
 from matryo.core.errors import CheckpointMismatch
+from matryo.core.untrusted import read_bytes, refusing
+from matryo.store.limits import TOKENIZER_MAX_BYTES
 
 _SPACE = "\u2581"  # llama.cpp marks the beginning of a word, BERT its continuation
 _NORMAL = 1  # gguf.TokenType
@@ -34,35 +36,29 @@ _GGUF_ROLES = {
 }
 
 
-def read_tokenizer(path: Path) -> Any:  # noqa: ANN401 - the package's stubs lack most methods
-    """The tokenizer in a `tokenizer.json`.
-
-    Raises:
-        CheckpointMismatch: the file is no tokenizer.
-    """
-    try:
-        return cast("Any", Tokenizer).from_file(str(path))
-    except Exception as exc:
-        raise CheckpointMismatch(f"{path} is not a tokenizer: {exc}") from exc
-
-
-def check_rows(path: Path, tokenizer: Any, n_rows: int) -> None:  # noqa: ANN401
+def check_rows(tokenizer: TokenizerFile, n_rows: int, weights: str) -> None:
     """Hold the ids of a tokenizer against the rows of a word table.
+
+    Args:
+        tokenizer: the tokenizer.
+        n_rows: rows of the table.
+        weights: name of the file that holds the table.
 
     Raises:
         CheckpointMismatch: an id has no row, or far more rows than padding have no id.
     """
-    n_ids = max(tokenizer.get_vocab().values(), default=-1) + 1
+    n_ids = tokenizer.last_id + 1
     if n_ids > n_rows:
         raise CheckpointMismatch(
-            f"{path} has ids up to {n_ids - 1}, but the checkpoint's word table has {n_rows} rows: "
-            "they are of two models. Put the tokenizer.json of the model beside the weights."
+            f"{tokenizer.path} has ids up to {n_ids - 1}, but the checkpoint's word table, in "
+            f"{weights}, has {n_rows} rows: they are of two models. Put the tokenizer.json of the "
+            "model beside the weights."
         )
     if n_rows - n_ids > MAX_SPARE_ROWS:
         raise CheckpointMismatch(
-            f"{path} has {n_ids} tokens, but the checkpoint's word table has {n_rows} rows, more "
-            f"than {MAX_SPARE_ROWS} too many for padding: they are of two models. Put the "
-            "tokenizer.json of the model beside the weights."
+            f"{tokenizer.path} has {n_ids} tokens, but the checkpoint's word table, in {weights}, "
+            f"has {n_rows} rows, more than {MAX_SPARE_ROWS} too many for padding: they are of two "
+            "models. Put the tokenizer.json of the model beside the weights."
         )
 
 
@@ -80,49 +76,49 @@ def find_contradiction(
     Raises:
         CheckpointMismatch: a file is no tokenizer, or no whole checkpoint.
     """
-    tokenizer = read_tokenizer(path)
-    vocabulary = cast("dict[str, int]", tokenizer.get_vocab())
-    if suffix == ".gguf" and (reason := _against_gguf(path, tokenizer, weights)):
+    tokenizer = TokenizerFile(path)
+    if suffix == ".gguf" and (reason := _against_gguf(tokenizer, weights)):
         return reason
     if ready and ready.n_rows is not None:
-        check_rows(path, tokenizer, ready.n_rows)
+        check_rows(tokenizer, ready.n_rows, ready.path.name)
     folders = [weights.parent, weights.parent.parent] if suffix == ".onnx" else [weights.parent]
-    return _against_words(path, vocabulary, folders) or against_specials(path, tokenizer, folders)
+    return _against_words(path, tokenizer.vocabulary, folders) or against_specials(
+        tokenizer, folders
+    )
 
 
-def _against_gguf(path: Path, tokenizer: Any, weights: Path) -> str | None:  # noqa: ANN401
+def _against_gguf(tokenizer: TokenizerFile, weights: Path) -> str | None:
     """The contradiction between a tokenizer and the vocabulary in a GGUF file."""
     from matryo.build.checkpoint.gguf import GgufCheckpoint
 
     checkpoint = GgufCheckpoint(weights)
     try:
         key = "tokenizer.ggml."
-        tokens = cast("list[str] | None", checkpoint.metadata(f"{key}tokens"))
-        kinds = cast("list[int] | None", checkpoint.metadata(f"{key}token_type"))
+        tokens = checkpoint.texts(f"{key}tokens")
+        stated_kinds = checkpoint.integers(f"{key}token_type")
         roles = {
             role: index
             for role, name in _GGUF_ROLES.items()
-            if isinstance(index := checkpoint.metadata(f"{key}{name}_token_id"), int)
+            if (index := checkpoint.integer(f"{key}{name}_token_id")) is not None
         }
     finally:
         checkpoint.close()
-    if not isinstance(tokens, list) or not tokens:
+    if not tokens:
         return None
-    if not isinstance(kinds, list) or len(kinds) != len(tokens):
-        kinds = [_NORMAL] * len(tokens)
+    kinds = [_NORMAL] * len(tokens)
+    if stated_kinds is not None and len(stated_kinds) == len(tokens):
+        kinds = cast("list[int]", stated_kinds.tolist())
     words = {
         index: token
         for index, (token, kind) in enumerate(zip(tokens, kinds, strict=True))
         if kind == _NORMAL and not _FILLER.fullmatch(token)
     }
-    vocabulary = cast("dict[str, int]", tokenizer.get_vocab())
+    path, vocabulary = tokenizer.path, tokenizer.vocabulary
     if reason := _compare(path, vocabulary, words, weights.name, _phantom):
         return reason
     if (n_ids := max(vocabulary.values(), default=-1) + 1) > len(tokens):
         return f"{path} has {n_ids} tokens, but {weights.name} has {len(tokens)}"
-    bare = read_tokenizer(path)
-    bare.no_padding()
-    ends = cast("list[int]", bare.encode("").ids)
+    (ends,) = tokenizer.encode([""])
     for index, one, other in ((0, "cls", "bos"), (-1, "sep", "eos")):
         stated = [roles[role] for role in (one, other) if role in roles]
         stated = [index for index in stated if index < len(tokens)]
@@ -155,7 +151,9 @@ def _against_words(path: Path, vocabulary: dict[str, int], folders: list[Path]) 
     for folder in folders:
         lines = folder / "vocab.txt"
         if lines.is_file():
-            words = dict(enumerate(lines.read_text("utf-8", errors="replace").split("\n")))
+            with refusing(partial(_unreadable, lines)):
+                text = read_bytes(lines, TOKENIZER_MAX_BYTES).decode("utf-8", errors="replace")
+            words = dict(enumerate(text.split("\n")))
             words = {index: word.removesuffix("\r") for index, word in words.items()}
             words = {index: word for index, word in words.items() if word}
             if reason := _compare(path, vocabulary, words, str(lines)):
@@ -165,6 +163,10 @@ def _against_words(path: Path, vocabulary: dict[str, int], folders: list[Path]) 
         if words and (reason := _compare(path, vocabulary, words, str(folder / "vocab.json"))):
             return reason
     return None
+
+
+def _unreadable(path: Path, reason: str) -> CheckpointMismatch:
+    return CheckpointMismatch(f"{path} is not a vocabulary: {reason}. Remove the file.")
 
 
 def _compare(

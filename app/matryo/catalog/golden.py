@@ -12,6 +12,10 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from matryo.core.errors import ManifestInvalid
+from matryo.core.untrusted import read_bytes
+
+GOLDEN_MAX_BYTES = 1 << 24
+"""Most bytes of a `golden.json`; those that are shipped have up to some 100 kB."""
 
 
 class _Record(BaseModel):
@@ -116,9 +120,11 @@ def read_golden(folder: Path) -> Golden:
     """
     path = folder / "golden.json"
     try:
-        return Golden.model_validate_json(path.read_bytes())
-    except OSError as exc:
+        content = read_bytes(path, GOLDEN_MAX_BYTES)
+    except (OSError, ValueError) as exc:
         raise ManifestInvalid(f"{path}: cannot be read: {exc}") from exc
+    try:
+        return Golden.model_validate_json(content)
     except ValidationError as exc:
         error = exc.errors()[0]
         where = ".".join(map(str, error["loc"]))

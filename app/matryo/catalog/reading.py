@@ -13,6 +13,12 @@ from pydantic import BaseModel, ValidationError
 
 from matryo.catalog.manifest import Manifest
 from matryo.core.errors import ManifestInvalid
+from matryo.core.untrusted import read_bytes, refusing
+
+_SHOWN_CHARS = 200
+
+MANIFEST_MAX_BYTES = 1 << 20
+"""Most bytes of a `model.toml`; those that are shipped have about 2 kB."""
 
 
 def read_manifest(folder: Path) -> Manifest:
@@ -24,19 +30,29 @@ def read_manifest(folder: Path) -> Manifest:
     """
     path = folder / "model.toml"
     try:
-        data = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as exc:
+        content = read_bytes(path, MANIFEST_MAX_BYTES).decode()
+    except (OSError, ValueError) as exc:
         raise ManifestInvalid(f"{path}: cannot be read: {exc}") from exc
+    with refusing(lambda reason: ManifestInvalid(f"{path}: cannot be read: {reason}")):
+        manifest = _parse(path, content)
+    if manifest.id != folder.name:
+        raise ManifestInvalid(
+            f"{path}: id is '{manifest.id}' but the folder is '{folder.name}'; give both one name"
+        )
+    return manifest
+
+
+def _parse(path: Path, content: str) -> Manifest:
+    """The manifest that a text of TOML describes; see `read_manifest`."""
+    try:
+        data = tomllib.loads(content)
     except tomllib.TOMLDecodeError as exc:
         raise ManifestInvalid(f"{path}: is not TOML: {exc}") from exc
     try:
         manifest = Manifest.model_validate(_tuples(data))
     except ValidationError as exc:
         raise ManifestInvalid(_explain(path, exc)) from exc
-    if manifest.id != folder.name:
-        raise ManifestInvalid(
-            f"{path}: id is '{manifest.id}' but the folder is '{folder.name}'; give both one name"
-        )
+    _ = manifest.output_key  # `[architecture]` may hold any value; one that has no key is refused
     return manifest
 
 
@@ -68,9 +84,15 @@ def _explain(path: Path, exc: ValidationError) -> str:
                 lines.append(f"{path}: key '{key}' is missing; add it")
             case _:
                 reason = error["msg"].removeprefix("Value error, ")
-                got = "" if isinstance(error["input"], dict) else f", got {error['input']!r}"
+                got = "" if isinstance(error["input"], dict) else f", got {_short(error['input'])}"
                 lines.append(f"{path}: key '{key}': {reason}{got}")
     return "\n".join(lines)
+
+
+def _short(value: object) -> str:
+    """A value for a message; a file may hold one of any length."""
+    shown = repr(value)
+    return shown if len(shown) <= _SHOWN_CHARS else f"{shown[:_SHOWN_CHARS]}..."
 
 
 def _known_keys(loc: Sequence[str]) -> list[str]:

@@ -12,6 +12,7 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,9 @@ import numpy as np
 import matryo
 from matryo.assembly import build_local_service
 from matryo.build import arch
-from matryo.build.check import MAX_ABS_ERROR, TEXTS, compare
+from matryo.build.check import MAX_ABS_ERROR, compare
 from matryo.build.inputs import format_of, open_checkpoint, weights_file
+from matryo.build.texts import TEXTS
 from matryo.catalog.catalog import open_catalog
 from matryo.catalog.golden import (
     Check,
@@ -33,8 +35,9 @@ from matryo.catalog.golden import (
     read_golden,
 )
 from matryo.commands.vectors import check_output
-from matryo.core.errors import MatryoError
+from matryo.core.errors import ManifestInvalid, MatryoError
 from matryo.core.settings import Settings
+from matryo.core.untrusted import refusing
 from matryo.engine import Engine, TokenIds
 from matryo.engine.postprocess import FloatArray, pool
 from matryo.service import LocalService, Options, Texts
@@ -84,7 +87,8 @@ def run(settings: Settings, *, as_json: bool) -> bool:
     with LocalService(lambda: build_local_service(settings)) as local:
         engine = local.service.directory.engines[0]
         artifact = find_artifact(Store(settings.home), engine.manifest, engine.precision)
-        published = [_published(local, engine, check) for check in golden.checks]
+        with refusing(partial(_odd_golden, model_id)):
+            published = [_published(local, engine, check) for check in golden.checks]
         results = [*published, *_consistency(local, engine, artifact)]
     passed = all(result.passed is not False for result in results)
 
@@ -107,6 +111,13 @@ def run(settings: Settings, *, as_json: bool) -> bool:
     else:
         note.unlink(missing_ok=True)
     return passed
+
+
+def _odd_golden(model_id: str, reason: str) -> ManifestInvalid:
+    return ManifestInvalid(
+        f"golden.json of {model_id} has a check that does not fit the model: {reason}. Correct the "
+        "numbers of rows and of components there."
+    )
 
 
 def _print(engine: Engine, artifact: Artifact, results: Sequence[Result], *, passed: bool) -> None:

@@ -308,7 +308,18 @@ class InferenceFailed(EngineError):
 
 
 class SetupError(MatryoError):
-    """A fault of a setting, a file or the disk, found before the service starts."""
+    """A fault of a setting, a file or the disk, found before the service starts.
+
+    A message may quote names from a file. Characters that could change a terminal are escaped.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(_printable(message))
+
+
+def _printable(message: str) -> str:
+    """The message with every character escaped that is neither printable nor a line's end."""
+    return "".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in message)
 
 
 class SettingsInvalid(SetupError):

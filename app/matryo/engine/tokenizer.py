@@ -6,7 +6,7 @@ refuses texts over the limit; this module puts the prefix before a text that has
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
@@ -15,8 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
-from matryo.core.errors import ArtifactDamaged
+from matryo.core.errors import ArtifactDamaged, MatryoError
+from matryo.core.untrusted import read_bytes, refusing
 from matryo.engine.prefixes import Prefixes
+from matryo.store.limits import TOKENIZER_MAX_BYTES
 
 TokenIds = NDArray[np.int64]
 
@@ -65,6 +67,20 @@ class Encoded:
         return len(self.ids)
 
 
+def load_tokenizer(path: Path, error: Callable[[str], MatryoError]) -> Tokenizer:
+    """The tokenizer in a `tokenizer.json`, with the truncation and padding of the file.
+
+    Args:
+        path: the file.
+        error: makes the error for a file that is too large or no tokenizer, from a reason.
+
+    Raises:
+        MatryoError: the error that `error` makes.
+    """
+    with refusing(error):
+        return Tokenizer.from_buffer(read_bytes(path, TOKENIZER_MAX_BYTES))
+
+
 class TextTokenizer:
     """A model's tokenizer, without truncation and padding.
 
@@ -78,17 +94,20 @@ class TextTokenizer:
     """
 
     def __init__(self, path: Path, max_tokens: int, prefixes: Sequence[str] = ()) -> None:
-        try:
-            self._tokenizer = Tokenizer.from_file(str(path))
-        except Exception as exc:
-            raise ArtifactDamaged(f"{path} is not a tokenizer.json: {exc}") from exc
+        def damaged(reason: str) -> ArtifactDamaged:
+            return ArtifactDamaged(
+                f"{path} is not a tokenizer.json: {reason}. Build the model again: matryo build."
+            )
+
+        self._tokenizer = load_tokenizer(path, damaged)
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
         self.max_tokens = max_tokens
         self._head_chars = _CHARS_PER_TOKEN * (max_tokens + _HEAD_MARGIN)
         self._most_chars = most_chars(max_tokens)
         # The special tokens before and after every text, such as [CLS] and [SEP].
-        probe = self._tokenizer.encode("a")
+        with refusing(damaged):
+            probe = self._tokenizer.encode("a")
         inside = [i for i, special in enumerate(probe.special_tokens_mask) if not special]
         first, last = (inside[0], inside[-1]) if inside else (0, len(probe.ids))
         self._head, self._tail = probe.ids[:first], probe.ids[last + 1 :]

@@ -16,16 +16,20 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Collection
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, cast
 
 from matryo.catalog.manifest import Manifest
 from matryo.core.choices import Precision
 from matryo.core.errors import ArtifactDamaged, ArtifactMissing
+from matryo.core.untrusted import read_bytes, refusing
 from matryo.store.files import find_folder, naming_the_store, sha256_file, write_atomically
 from matryo.store.layout import Store
+from matryo.store.limits import RECORD_MAX_BYTES
+from matryo.store.records import ArtifactRecord, artifact_record, read_record, text
 from matryo.store.sources import SourceFile, find_change
 
 BUILDER_VERSION = 6
@@ -38,47 +42,6 @@ RECORD_FILE = "artifact.json"
 CURRENT_FILE = "current"
 VERIFIED_FILE = "verified.json"
 """A file beside the record once `matryo verify` has passed: the date and Matryo's version."""
-
-
-@dataclass(frozen=True, slots=True)
-class FileRecord:
-    """Size and hash of one file as it was written."""
-
-    bytes: int
-    sha256: str
-
-
-@dataclass(frozen=True, slots=True)
-class ArtifactRecord:
-    """The content of `artifact.json`.
-
-    Attributes:
-        key: 16 hex digits of everything below that shapes a vector.
-        checkpoint_sha256: hash of the weights the graph was built from.
-        tokenizer_sha256: hash of the tokenizer beside them.
-        verified: whether both are the manifest's.
-        checkpoint_path: the checkpoint's absolute path, links kept as they were given.
-        output_key: `Manifest.output_key` at build time.
-        lacks: tensors that the model has and the checkpoint did not.
-        max_abs_error: graph against the plain numpy forward, on hidden states.
-        min_cosine: likewise, the least cosine of a built-in text.
-        sources: the files that the build read, the weights first; empty in earlier builds.
-    """
-
-    model_id: str
-    precision: Precision
-    key: str
-    builder_version: int
-    output_key: str
-    checkpoint_sha256: str
-    tokenizer_sha256: str
-    verified: bool
-    checkpoint_path: str
-    lacks: tuple[str, ...]
-    max_abs_error: float
-    min_cosine: float
-    files: dict[str, FileRecord]
-    sources: tuple[SourceFile, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -264,38 +227,48 @@ def _read_current(store: Store, model_id: str, precision: Precision) -> _Current
     """What `current` says; None if nothing was built."""
     path = store.artifacts(model_id, precision) / CURRENT_FILE
     try:
-        text = path.read_text(encoding="utf-8").strip()
+        content = read_bytes(path, RECORD_MAX_BYTES).decode().strip()
     except FileNotFoundError:
         return None
-    if not text.startswith("{"):  # the key alone, as stores of earlier builds have it
-        folder = find_folder(path.parent / text)
-        if not text or not (folder / RECORD_FILE).is_file():
-            # The record alone said whose weights these were: nothing may be built in their place.
-            raise _unreadable(path, f"the artefact '{text}' that it names is gone")
-        data = _read_json(folder / RECORD_FILE)
-        origin = None if data.get("verified", True) else Path(str(data["checkpoint_path"]))
-        return _Current(folder, origin)
-    data = _read_json(path)
-    try:
-        key, origin = str(data["key"]), data["origin"]
-    except KeyError as exc:
+    except ValueError as exc:
         raise _unreadable(path, exc) from exc
-    return _Current(find_folder(path.parent / key), Path(origin) if origin else None)
+    if not content.startswith("{"):  # the key alone, as stores of earlier builds have it
+        folder = _folder_of(path, content)
+        if not (folder / RECORD_FILE).is_file():
+            # The record alone said whose weights these were: nothing may be built in their place.
+            raise _unreadable(path, f"the artefact '{content}' that it names is gone")
+        data = _read_json(folder / RECORD_FILE)
+        with refusing(partial(_unreadable, folder / RECORD_FILE)):
+            known = data.get("verified", True)
+            return _Current(folder, None if known else Path(text(data["checkpoint_path"])))
+    data = _read_json(path)
+    with refusing(partial(_unreadable, path)):
+        folder = _folder_of(path, text(data["key"]))
+        origin = data["origin"]
+        return _Current(folder, None if origin is None else Path(text(origin)))
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def _folder_of(path: Path, key: str) -> Path:
+    """The folder of the artefact that `path`, a file `current`, names.
+
+    Raises:
+        ArtifactDamaged: the key cannot be that of an artefact.
+    """
+    if not re.fullmatch(r"[0-9a-f]{16}", key):
+        raise _unreadable(path, f"{key[:64]!r} is not the key of an artefact")
+    return find_folder(path.parent / key)
+
+
+def _read_json(path: Path) -> dict[str, object]:
     """The object in a JSON file.
 
     Raises:
         ArtifactDamaged: the file cannot be read, or holds anything else.
     """
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        return read_record(path)
     except (OSError, ValueError) as exc:
         raise _unreadable(path, exc) from exc
-    if not isinstance(data, dict):
-        raise _unreadable(path, "not an object")
-    return cast("dict[str, Any]", data)
 
 
 def _unreadable(path: Path, reason: object) -> ArtifactDamaged:
@@ -312,17 +285,8 @@ def read_artifact(folder: Path) -> Artifact:
     """
     path = folder / RECORD_FILE
     data = _read_json(path)
-    try:
-        files = {name: FileRecord(**file) for name, file in data.pop("files").items()}
-        lacks = tuple(data.pop("lacks"))
-        sources = tuple(
-            SourceFile(source["path"], source["sha256"], tuple(source["stamp"]))
-            for source in data.pop("sources", ())
-        )
-        record = ArtifactRecord(**data, lacks=lacks, files=files, sources=sources)
-        return Artifact(folder, record)
-    except (TypeError, KeyError, AttributeError) as exc:
-        raise _unreadable(path, exc) from exc
+    with refusing(partial(_unreadable, path)):
+        return Artifact(folder, artifact_record(data))
 
 
 def _damaged(artifact: Artifact, what: str) -> ArtifactDamaged:

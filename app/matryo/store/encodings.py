@@ -27,6 +27,9 @@ TABLE_FILE = "9b5ad71b2ce5302211f9c61530b329a4922fc6a4"
 # tiktoken_ext/openai_public.py, `expected_hash` of cl100k_base.
 TABLE_SHA256 = "223921b76ee99bde995b7ff738513eef100fb51d18c93597a113bcffe865b2a7"
 
+TABLE_BYTES = 1_681_126
+"""The table's size."""
+
 PACKAGE_FOLDER = "llama_index/core/_static/tiktoken_cache"
 """Folder of the table in the package llama-index-core."""
 

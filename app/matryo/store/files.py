@@ -19,7 +19,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Generator
 from pathlib import Path
-from typing import IO
+from typing import Protocol
 
 from matryo.core.errors import SettingsInvalid, StoreFull, StoreUnwritable
 
@@ -202,8 +202,16 @@ def copy_file(source: Path, target: Path, progress: Callable[[int], None] | None
         copy_stream(reader, target, progress)
 
 
+class Reader(Protocol):
+    """A stream of bytes."""
+
+    def read(self, n_bytes: int, /) -> bytes:
+        """At most `n_bytes` of the rest; empty at the end."""
+        ...
+
+
 def copy_stream(
-    reader: IO[bytes], target: Path, progress: Callable[[int], None] | None = None
+    reader: Reader, target: Path, progress: Callable[[int], None] | None = None
 ) -> None:
     """Write the rest of a stream to `target`; see `copy_file`."""
     make_folder(target.parent)

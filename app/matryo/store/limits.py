@@ -1,4 +1,4 @@
-"""Limits on what other machines and their answers may cost the store."""
+"""Limits on what other machines, their answers and their files may cost the store."""
 
 from __future__ import annotations
 
@@ -16,3 +16,16 @@ PIP_RETRIES = 2
 
 PIP_TIMEOUT_S = 15
 """Longest silence of a package index before one of pip's tries fails."""
+
+RECORD_MAX_BYTES = 1 << 20
+"""Most bytes of a file of the store that says what an artefact is; a real one has about 2 kB."""
+
+TOKENIZER_MAX_BYTES = 1 << 26
+"""Most bytes of a `tokenizer.json` or of another vocabulary: the largest public one has 33 MB."""
+
+WHEEL_DIRECTORY_BYTES = 1 << 24
+"""Most bytes that are read of a wheel at once, such as its list of files. A real list has about 100
+bytes for each file."""
+
+UNKNOWN_FILE_BYTES = 1 << 35
+"""Most bytes of a file whose size the manifest does not say: 32 GiB."""

@@ -48,12 +48,19 @@ def test_pull_from_a_path(tmp_path: Path, kind: str) -> None:
     assert find_table(Store(tmp_path / "home")) == encodings / TABLE_FILE
 
 
-def test_another_content_is_not_kept(tmp_path: Path) -> None:
-    """Wrong hash: told, and removed."""
-    origin = wheel(tmp_path / "x.whl", b"SGVsbG8= 0\n")
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"SGVsbG8= 0\n", "has 11 bytes, but the pinned file has 1,681,126"),
+        (bytes(1_681_126), "it is known by 223921b7"),
+    ],
+)
+def test_another_content_is_not_kept(tmp_path: Path, content: bytes, message: str) -> None:
+    """A table of another size or hash is refused, and nothing is kept."""
+    origin = wheel(tmp_path / "x.whl", content)
     done = pull(tmp_path / "home", "--from", str(origin))
     assert done.exit_code == 1
-    assert "it is known by 223921b7" in done.stderr
+    assert message in done.stderr
     assert list(Store(tmp_path / "home").encodings.iterdir()) == []
 
 

@@ -49,7 +49,7 @@ def fetch(tmp_path: Path) -> tuple[str, list[float]]:
     """The message of a pull from the hub that fails, and the waits before that."""
     waits: list[float] = []
     with pytest.raises(PullFailed) as caught:
-        from_hub(SOURCE, "tiny", tmp_path, NAMES, SILENT, sleep=waits.append)
+        from_hub(SOURCE, "tiny", tmp_path, dict.fromkeys(NAMES), SILENT, sleep=waits.append)
     return caught.value.message, waits
 
 
@@ -95,7 +95,7 @@ def test_tried_again(tmp_path: Path, hub: StandIn, model: TinyModel, status: int
         hub.status = None
 
     hub.requests.clear()
-    from_hub(SOURCE, "tiny", tmp_path, NAMES, SILENT, sleep=recover)
+    from_hub(SOURCE, "tiny", tmp_path, dict.fromkeys(NAMES), SILENT, sleep=recover)
     assert (tmp_path / NAMES[0]).read_bytes() == (model.checkpoint / NAMES[0]).read_bytes()
     assert len(hub.requests) == 3
 

@@ -20,7 +20,7 @@ from matryo.build.checkpoint import Checkpoint, FloatArray, Weights
 from matryo.build.emit import GraphBuilder
 from matryo.catalog.manifest import Manifest
 from matryo.core.choices import Precision
-from matryo.core.errors import UnsupportedArchitecture
+from matryo.core.errors import ManifestInvalid, UnsupportedArchitecture
 
 
 class ArchitectureModule(Protocol):
@@ -58,6 +58,7 @@ def load(manifest: Manifest) -> tuple[ArchitectureModule, BaseModel]:
     Raises:
         UnsupportedArchitecture: no module has the name `model_type`, or the module's `Config`
             refuses the manifest's values.
+        ManifestInvalid: the manifest allows longer texts than the model has positions.
     """
     model_type = manifest.architecture.model_type
     known = sorted(info.name for info in pkgutil.iter_modules(__path__) if info.name[0] != "_")
@@ -67,7 +68,7 @@ def load(manifest: Manifest) -> tuple[ArchitectureModule, BaseModel]:
         )
     module = cast("ArchitectureModule", importlib.import_module(f"{__name__}.{model_type}"))
     try:
-        return module, module.Config.model_validate(manifest.architecture.config)
+        config = module.Config.model_validate(manifest.architecture.config)
     except ValidationError as exc:
         faults = "; ".join(
             ".".join(["architecture", *map(str, error["loc"])])
@@ -76,3 +77,11 @@ def load(manifest: Manifest) -> tuple[ArchitectureModule, BaseModel]:
             for error in exc.errors()
         )
         raise UnsupportedArchitecture(f"{manifest.id}: model.toml: {faults}") from exc
+    positions = cast("int", cast("Any", config).max_position_embeddings)
+    if manifest.tokenizer.max_tokens > positions:
+        raise ManifestInvalid(
+            f"{manifest.id}: model.toml says tokenizer.max_tokens = "
+            f"{manifest.tokenizer.max_tokens}, but architecture.max_position_embeddings = "
+            f"{positions}. Lower max_tokens to {positions} or less."
+        )
+    return module, config

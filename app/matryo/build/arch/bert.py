@@ -9,20 +9,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from matryo.build.arch import _layers as layers
+from matryo.build.arch._counts import Blocks, Count
 from matryo.build.arch._layers import Layers
 from matryo.build.checkpoint import Checkpoint, FloatArray, Part, Spelling, Weights
 from matryo.build.emit import GraphBuilder
 from matryo.core.choices import Precision
 from matryo.engine.onnx.interface import INPUT_IDS, LAST_HIDDEN_STATE
-
-_Count = Annotated[int, Field(ge=1)]
 
 
 class Config(BaseModel):
@@ -30,15 +29,25 @@ class Config(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
-    hidden_size: _Count
-    num_hidden_layers: _Count
-    num_attention_heads: _Count
-    intermediate_size: _Count
+    hidden_size: Count
+    num_hidden_layers: Blocks
+    num_attention_heads: Count
+    intermediate_size: Count
     hidden_act: Literal["gelu"]
-    layer_norm_eps: Annotated[float, Field(gt=0)]
-    max_position_embeddings: _Count
-    type_vocab_size: _Count
-    vocab_size: _Count
+    layer_norm_eps: Annotated[float, Field(gt=0, le=1)]
+    max_position_embeddings: Count
+    type_vocab_size: Count
+    vocab_size: Count
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.hidden_size % self.num_attention_heads:
+            msg = (
+                f"hidden_size is {self.hidden_size}, but must be a multiple of "
+                f"num_attention_heads = {self.num_attention_heads}"
+            )
+            raise ValueError(msg)
+        return self
 
 
 def _spellings(config: Config) -> tuple[Spelling, ...]:

@@ -1,8 +1,7 @@
 """Checkpoints in GGUF, llama.cpp's format: weights in floats or in blocks, mapped.
 
-Tensors are dequantised as they are read, a few thousand rows at a time. The package `gguf`
-knows the container and every block type; what is added here is a bound on everything a
-damaged or hostile header may ask for.
+Tensors are dequantised as they are read, a few thousand rows at a time. `gguf_reader` bounds what a
+file may ask for.
 
 Source: ggml, docs/gguf.md.
 """
@@ -11,6 +10,7 @@ from __future__ import annotations
 
 import math
 import struct
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -19,62 +19,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from matryo.build.checkpoint.base import BLOCK_SIZE, Blocks, FloatArray
-from matryo.build.limits import GGUF_MAX_ENTRIES, GGUF_MAX_STRINGS
+from matryo.build.checkpoint.gguf_reader import BoundedReader
+from matryo.build.limits import GGUF_MAX_ITEMS, GGUF_MAX_TEXT_BYTES
 from matryo.core.errors import CheckpointMismatch
-
-_FAULTS = (
-    ValueError,
-    KeyError,
-    IndexError,
-    OverflowError,
-    TypeError,
-    AttributeError,
-    MemoryError,
-    RecursionError,
-    NotImplementedError,
-    OSError,
-    struct.error,
-)
+from matryo.core.untrusted import refusing
 
 _Q8_0, _Q4_0 = gguf.GGMLQuantizationType.Q8_0, gguf.GGMLQuantizationType.Q4_0
 _SCALE_BYTES = 2  # a block begins with its scale, float16
 
 
-class _BoundedReader(gguf.GGUFReader):
-    """The library's reader; nothing is read past the file's end, arrays of numbers in one piece."""
-
-    def _get(self, offset: int, dtype: Any, count: Any = 1, override_order: Any = None) -> Any:  # noqa: ANN401
-        n_bytes = np.dtype(dtype).itemsize * int(count)
-        if offset < 0 or offset + n_bytes > len(self.data):
-            raise ValueError(
-                f"it asks for {n_bytes:,} bytes at {offset:,}, but has {len(self.data):,}"
-            )
-        return super()._get(offset, dtype, int(count), override_order)
-
-    def _build_fields(self, offs: int, count: Any) -> int:  # noqa: ANN401
-        if int(count) > GGUF_MAX_ENTRIES:
-            raise ValueError(f"{int(count):,} keys; at most {GGUF_MAX_ENTRIES:,} make sense")
-        return super()._build_fields(offs, int(count))
-
-    def _build_tensor_info(self, offs: int, count: Any) -> Any:  # noqa: ANN401
-        if int(count) > GGUF_MAX_ENTRIES:
-            raise ValueError(f"{int(count):,} tensors; at most {GGUF_MAX_ENTRIES:,} make sense")
-        return super()._build_tensor_info(offs, int(count))
-
-    def _get_field_parts(self, orig_offs: int, raw_type: Any) -> Any:  # noqa: ANN401
-        if int(raw_type) != gguf.GGUFValueType.ARRAY:
-            return super()._get_field_parts(orig_offs, int(raw_type))
-        of = self._get(orig_offs, np.uint32)
-        length = self._get(orig_offs + 4, np.uint64)
-        n_items, kind = int(length[0]), gguf.GGUFValueType(int(of[0]))
-        if kind == gguf.GGUFValueType.STRING and n_items <= GGUF_MAX_STRINGS:
-            return super()._get_field_parts(orig_offs, int(raw_type))
-        dtype = self.gguf_scalar_to_np.get(kind)
-        if dtype is None:
-            raise ValueError(f"an array of {n_items:,} {kind.name}, which no model has")
-        values = self._get(orig_offs + 12, dtype, n_items)
-        types = [gguf.GGUFValueType.ARRAY, kind]
-        return 12 + int(values.nbytes), [of, length, values], [2], types
+_KIND = gguf.GGUFValueType
+_INTEGERS = (
+    *(_KIND.UINT8, _KIND.INT8, _KIND.UINT16, _KIND.INT16),
+    *(_KIND.UINT32, _KIND.INT32, _KIND.UINT64, _KIND.INT64),
+)
+_FLOATS = (_KIND.FLOAT32, _KIND.FLOAT64)
 
 
 class GgufCheckpoint:
@@ -89,33 +48,119 @@ class GgufCheckpoint:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        try:
-            self._reader: _BoundedReader | None = _BoundedReader(path)
-        except _FAULTS as exc:
-            reason = f"{exc}" or type(exc).__name__
-            raise CheckpointMismatch(
-                f"{path} is not a whole GGUF file: {reason}. Fetch it again."
-            ) from exc
-        self._tensors = {tensor.name: tensor for tensor in self._reader.tensors}
-        if scalars := [name for name, tensor in self._tensors.items() if not len(tensor.shape)]:
-            raise CheckpointMismatch(
-                f"{path} is not a whole GGUF file: tensor '{scalars[0]}' has no axes. "
-                "Fetch it again."
-            )
+        with refusing(self._damaged):
+            self._reader: BoundedReader | None = BoundedReader(path)
+            self._tensors = {tensor.name: tensor for tensor in self._reader.tensors}
         self.names = frozenset(self._tensors)
 
-    def metadata(self, key: str) -> Any:  # noqa: ANN401
-        """The value of a metadata key: a number, a string or a list; None if it is not there.
+    def _damaged(self, reason: str) -> CheckpointMismatch:
+        return CheckpointMismatch(
+            f"{self.path} is not a whole GGUF file: {reason}. Fetch it again."
+        )
+
+    # --- metadata
+
+    def text(self, key: str) -> str | None:
+        """The string of a metadata key; None if there is no such key.
 
         Raises:
-            CheckpointMismatch: a string is not UTF-8.
+            CheckpointMismatch: the value is no string, too long, or not UTF-8.
         """
+        content = self._value(key, "a string", (_KIND.STRING,))
+        if content is None:
+            return None
+        if len(content) > GGUF_MAX_TEXT_BYTES:
+            raise self._odd(key, f"has {len(content):,} bytes, more than {GGUF_MAX_TEXT_BYTES:,}")
+        with refusing(lambda reason: self._odd(key, f"is not UTF-8: {reason}")):
+            return bytes(content).decode()
+
+    def integer(self, key: str) -> int | None:
+        """The integer of a metadata key; None if there is no such key.
+
+        Raises:
+            CheckpointMismatch: the value is no integer.
+        """
+        found = self._value(key, "an integer", _INTEGERS)
+        return None if found is None else int(found[0])
+
+    def flag(self, key: str) -> bool | None:
+        """The boolean of a metadata key; None if there is no such key.
+
+        Raises:
+            CheckpointMismatch: the value is no boolean.
+        """
+        found = self._value(key, "a boolean", (_KIND.BOOL,))
+        return None if found is None else bool(found[0])
+
+    def texts(self, key: str) -> list[str] | None:
+        """The strings of a metadata key; None if there is no such key.
+
+        Raises:
+            CheckpointMismatch: the value is no array of strings, or a string is not UTF-8.
+        """
+        content = self._value(key, "an array of strings", (_KIND.STRING,), array=True)
+        if content is None:
+            return None
+        assert self._reader, "closed"
+        form, view, at = self._reader.length_format, memoryview(content), 0
+        strings: list[str] = []
+        with refusing(lambda reason: self._odd(key, f"is not UTF-8: {reason}")):
+            while at < len(view):
+                end = at + 8 + int(struct.unpack_from(form, view, at)[0])
+                strings.append(str(view[at + 8 : end], "utf-8"))
+                at = end
+        return strings
+
+    def integers(self, key: str, *, most: int = GGUF_MAX_ITEMS) -> NDArray[np.int64] | None:
+        """The integers of a metadata key, at most `most`; None if there is no such key.
+
+        Raises:
+            CheckpointMismatch: the value is no array of integers, or has too many.
+        """
+        found = self._value(key, "an array of integers", _INTEGERS, array=True, most=most)
+        return None if found is None else found.astype(np.int64)
+
+    def floats(self, key: str) -> NDArray[np.float64] | None:
+        """The numbers of a metadata key, all finite; None if there is no such key.
+
+        Raises:
+            CheckpointMismatch: the value is no array of floats, has too many, or one that is not
+                finite.
+        """
+        found = self._value(key, "an array of floats", _FLOATS, array=True)
+        if found is None:
+            return None
+        if not np.isfinite(found).all():
+            raise self._odd(key, "holds NaN or infinity")
+        return found.astype(np.float64)
+
+    def _value(
+        self,
+        key: str,
+        expected: str,
+        kinds: Sequence[gguf.GGUFValueType],
+        *,
+        array: bool = False,
+        most: int = GGUF_MAX_ITEMS,
+    ) -> Any:  # noqa: ANN401
+        """The view of a value, of one of these kinds or an array of them; None if there is none."""
         assert self._reader, "closed"
         field = self._reader.get_field(key)
-        try:
-            return field.contents() if field else None
-        except _FAULTS as exc:
-            raise CheckpointMismatch(f"{self.path}: metadata '{key}': {exc}") from exc
+        if field is None:
+            return None
+        *outer, kind = field.types
+        if kind not in kinds or outer != ([_KIND.ARRAY] if array else []):
+            found = "an array of " * len(outer) + kind.name
+            raise self._odd(key, f"is {found}, but must be {expected}")
+        view = field.parts[field.data[0]]
+        if array and kind != _KIND.STRING and len(view) > most:
+            raise self._odd(key, f"has {len(view):,} items; at most {most:,} make sense")
+        return view
+
+    def _odd(self, key: str, what: str) -> CheckpointMismatch:
+        return CheckpointMismatch(f"{self.path}: metadata '{key}' {what}.")
+
+    # --- tensors
 
     def shape(self, name: str) -> tuple[int, ...]:
         """Shape of one tensor, outermost axis first, without reading it."""
@@ -129,13 +174,13 @@ class GgufCheckpoint:
         """
         tensor = self._tensors[name]
         data = np.ascontiguousarray(cast("Any", tensor.data)[rows or slice(None)])
-        try:
-            floats = gguf.dequantize(data, tensor.tensor_type)
-        except _FAULTS as exc:
-            raise CheckpointMismatch(
+        with refusing(
+            lambda reason: CheckpointMismatch(
                 f"{self.path}: tensor '{name}' is {tensor.tensor_type.name}, which cannot be "
-                f"read as numbers: {exc}"
-            ) from exc
+                f"read as numbers: {reason}"
+            )
+        ):
+            floats = gguf.dequantize(data, tensor.tensor_type)
         array = np.array(floats, np.float32, order="C")
         # A damaged scale of a block is more likely than not infinite or NaN, or silently huge.
         if not math.isfinite(float(np.abs(array).max(initial=0))):

@@ -12,14 +12,18 @@ from __future__ import annotations
 
 from typing import Any, cast
 
+import numpy as np
 from tokenizers import AddedToken, Regex, Tokenizer
 from tokenizers import models as _models
 from tokenizers import normalizers as _normalizers
 from tokenizers import pre_tokenizers as _pre_tokenizers
 from tokenizers import processors as _processors
 
+from matryo.build.charsmap import check_charsmap
 from matryo.build.checkpoint.gguf import GgufCheckpoint
+from matryo.build.limits import GGUF_MAX_CHARSMAP_BYTES
 from matryo.core.errors import CheckpointMismatch
+from matryo.core.untrusted import refusing
 
 # The package's stubs lack most constructors.
 models, normalizers = cast("Any", _models), cast("Any", _normalizers)
@@ -37,35 +41,34 @@ def rebuild_tokenizer(checkpoint: GgufCheckpoint) -> Tokenizer:
     Raises:
         CheckpointMismatch: it describes none, or one of another family.
     """
-    family = checkpoint.metadata(f"{_KEY}model")
-    tokens = checkpoint.metadata(f"{_KEY}tokens")
+    family = checkpoint.text(f"{_KEY}model")
+    tokens = checkpoint.texts(f"{_KEY}tokens")
     families = ("bert", "t5")
-    if family not in families or not isinstance(tokens, list) or not tokens:
+    if family not in families or not tokens:
         raise CheckpointMismatch(
             f"{checkpoint.path} has a tokenizer of kind {family!r}; known are "
             f"{', '.join(map(repr, families))}. Put the model's tokenizer.json beside it."
         )
-    names = cast("list[str]", tokens)
-    kinds = cast("list[int]", checkpoint.metadata(f"{_KEY}token_type") or [_NORMAL] * len(names))
-    if len(kinds) != len(names):
+    found = checkpoint.integers(f"{_KEY}token_type")
+    kinds = [_NORMAL] * len(tokens) if found is None else cast("list[int]", found.tolist())
+    if len(kinds) != len(tokens):
         raise CheckpointMismatch(
-            f"{checkpoint.path} has {len(names)} tokens, but types for {len(kinds)}"
+            f"{checkpoint.path} has {len(tokens)} tokens, but types for {len(kinds)}"
         )
-    n_used = len(names)
+    n_used = len(tokens)
     while n_used > 1 and kinds[n_used - 1] == _UNUSED:  # padding of the embedding table
         n_used -= 1
-    names, kinds = names[:n_used], kinds[:n_used]
-    try:
-        if family == "bert":
-            return _word_piece(checkpoint, names, kinds)
-        return _unigram(checkpoint, names)
-    except CheckpointMismatch:
-        raise
-    except Exception as exc:  # the library's own: a bad charsmap, a vocabulary it refuses
-        raise CheckpointMismatch(
-            f"{checkpoint.path}: no tokenizer can be made of its metadata: {exc}. Put the "
+    tokens, kinds = tokens[:n_used], kinds[:n_used]
+    # The library refuses a bad charsmap or vocabulary in ways of its own.
+    with refusing(
+        lambda reason: CheckpointMismatch(
+            f"{checkpoint.path}: no tokenizer can be made of its metadata: {reason}. Put the "
             "model's tokenizer.json beside it."
-        ) from exc
+        )
+    ):
+        if family == "bert":
+            return _word_piece(checkpoint, tokens, kinds)
+        return _unigram(checkpoint, tokens)
 
 
 def _word_piece(checkpoint: GgufCheckpoint, tokens: list[str], kinds: list[int]) -> Tokenizer:
@@ -81,8 +84,8 @@ def _word_piece(checkpoint: GgufCheckpoint, tokens: list[str], kinds: list[int])
     cls = _special(checkpoint, names, "cls_token_id", "[CLS]")
     sep = _special(checkpoint, names, "seperator_token_id", "[SEP]")  # GGUF spells it so
     tokenizer: Any = Tokenizer(models.WordPiece(vocab, unk_token=names[unk]))
-    lowercase = checkpoint.metadata(f"{_KEY}normalizer.lowercase") is not False
-    accents = checkpoint.metadata(f"{_KEY}normalizer.strip_accents")  # None: as lowercase
+    lowercase = checkpoint.flag(f"{_KEY}normalizer.lowercase") is not False
+    accents = checkpoint.flag(f"{_KEY}normalizer.strip_accents")  # None: as lowercase
     tokenizer.normalizer = normalizers.BertNormalizer(lowercase=lowercase, strip_accents=accents)
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     tokenizer.post_processor = _template(names, cls, sep)
@@ -92,8 +95,8 @@ def _word_piece(checkpoint: GgufCheckpoint, tokens: list[str], kinds: list[int])
 
 
 def _unigram(checkpoint: GgufCheckpoint, tokens: list[str]) -> Tokenizer:
-    scores = cast("list[float]", checkpoint.metadata(f"{_KEY}scores") or [])
-    if not isinstance(scores, list) or len(scores) < len(tokens):  # pyright: ignore[reportUnnecessaryIsInstance]
+    scores = checkpoint.floats(f"{_KEY}scores")
+    if scores is None or len(scores) < len(tokens):
         raise CheckpointMismatch(
             f"{checkpoint.path} has no score for each of its {len(tokens)} tokens"
         )
@@ -101,15 +104,20 @@ def _unigram(checkpoint: GgufCheckpoint, tokens: list[str]) -> Tokenizer:
     bos = _special(checkpoint, tokens, "bos_token_id", "<s>")
     eos = _special(checkpoint, tokens, "eos_token_id", "</s>")
     vocab = [
-        (token, max(float(score), _PENALTY)) for token, score in zip(tokens, scores, strict=False)
+        (token, float(score))
+        for token, score in zip(tokens, np.maximum(scores, _PENALTY), strict=False)
     ]
     tokenizer: Any = Tokenizer(models.Unigram(vocab, unk_id=unk, byte_fallback=False))
-    charsmap = checkpoint.metadata(f"{_KEY}precompiled_charsmap")
-    steps = [normalizers.Precompiled(bytes(charsmap))] if charsmap else []
-    if checkpoint.metadata(f"{_KEY}remove_extra_whitespaces") is not False:
+    charsmap = checkpoint.integers(f"{_KEY}precompiled_charsmap", most=GGUF_MAX_CHARSMAP_BYTES)
+    steps = []
+    if charsmap is not None and len(charsmap):
+        content = charsmap.astype(np.uint8).tobytes()
+        check_charsmap(content)
+        steps = [normalizers.Precompiled(content)]
+    if checkpoint.flag(f"{_KEY}remove_extra_whitespaces") is not False:
         steps += [normalizers.Replace(Regex(" {2,}"), " ")]
     tokenizer.normalizer = normalizers.Sequence(steps)
-    scheme = "never" if checkpoint.metadata(f"{_KEY}add_space_prefix") is False else "always"
+    scheme = "never" if checkpoint.flag(f"{_KEY}add_space_prefix") is False else "always"
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
             pre_tokenizers.WhitespaceSplit(),
@@ -127,10 +135,10 @@ def _unigram(checkpoint: GgufCheckpoint, tokens: list[str]) -> Tokenizer:
 
 def _special(checkpoint: GgufCheckpoint, names: list[str], key: str, usual: str) -> int:
     """Id of a special token: by its key, or by its usual name."""
-    found = checkpoint.metadata(_KEY + key)
+    found = checkpoint.integer(_KEY + key)
     if found is None and usual in names:
         return names.index(usual)
-    if not isinstance(found, int) or not 0 <= found < len(names):
+    if found is None or not 0 <= found < len(names):
         raise CheckpointMismatch(
             f"{checkpoint.path}: {_KEY}{key} is {found}, but there are {len(names)} tokens"
         )

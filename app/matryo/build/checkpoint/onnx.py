@@ -8,14 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
 import onnx
-from google.protobuf.message import DecodeError
 
 from matryo.build.limits import ONNX_MAX_BYTES
 from matryo.core.errors import CheckpointMismatch
+from matryo.core.untrusted import refusing
 from matryo.engine.onnx.interface import hidden_states_output
 
 
@@ -27,11 +28,13 @@ class ReadyGraph:
         path: the graph.
         data: its data files, all in the same folder.
         n_rows: rows of the word table; None if that was not found.
+        n_positions: rows of the smallest table of positions; None if none was found.
     """
 
     path: Path
     data: tuple[Path, ...]
     n_rows: int | None = field(default=None, compare=False)
+    n_positions: int | None = field(default=None, compare=False)
 
     @property
     def n_bytes(self) -> int:
@@ -49,11 +52,17 @@ def read_ready_graph(path: Path) -> ReadyGraph:
     n_bytes = path.stat().st_size
     if n_bytes > ONNX_MAX_BYTES:
         raise CheckpointMismatch(f"{path} has {n_bytes:,} bytes; ONNX allows {ONNX_MAX_BYTES:,}")
-    try:
+    with refusing(partial(_damaged, path)):
         model = cast("Any", onnx).load(str(path), load_external_data=False)
-    except (DecodeError, ValueError, OSError) as exc:
-        raise CheckpointMismatch(f"{path} is not a whole ONNX file: {exc}") from exc
-    graph = model.graph
+        return _read(path, model.graph)
+
+
+def _damaged(path: Path, reason: str) -> CheckpointMismatch:
+    return CheckpointMismatch(f"{path} is not a whole ONNX file: {reason}. Fetch it again.")
+
+
+def _read(path: Path, graph: Any) -> ReadyGraph:  # noqa: ANN401
+    """What a graph names and needs; see `read_ready_graph`."""
     weights = {tensor.name for tensor in graph.initializer}  # old exports list them as inputs
     inputs = [value.name for value in graph.input if value.name not in weights]
     outputs = [value.name for value in graph.output]
@@ -75,7 +84,8 @@ def read_ready_graph(path: Path) -> ReadyGraph:
             raise CheckpointMismatch(
                 f"{file} has {found:,} bytes, but {path.name} needs {end:,}: it is cut off"
             )
-    return ReadyGraph(path, tuple(sorted(sizes)), _word_rows(graph))
+    n_rows, n_positions = _table_rows(graph)
+    return ReadyGraph(path, tuple(sorted(sizes)), n_rows, n_positions)
 
 
 def _check_text(path: Path, *strings: str | bytes) -> None:
@@ -108,13 +118,22 @@ _LOOKUPS = {
 }
 
 
-def _word_rows(graph: Any) -> int | None:  # noqa: ANN401
-    """Rows of the table that `input_ids` are looked up in; None if that cannot be seen."""
+# A table with fewer rows is one of token types.
+_MIN_POSITIONS = 16
+
+
+def _table_rows(graph: Any) -> tuple[int | None, int | None]:  # noqa: ANN401
+    """Rows of the tables that tokens and positions are looked up in; None for one not seen.
+
+    A table of positions is as wide as that of the words, and no input of the graph is its index.
+    """
     shapes = {tensor.name: tuple(tensor.dims) for tensor in graph.initializer}
     made_of: dict[str, str] = {}
-    ids, rows = {"input_ids"}, list[int]()
+    ids, types = {"input_ids"}, {"token_type_ids"}
+    words, others = list[tuple[int, ...]](), list[tuple[int, ...]]()
     for node in graph.node:
-        inputs, outputs = list(node.input), list(node.output)
+        inputs = cast("list[str]", list(node.input))
+        outputs = cast("list[str]", list(node.output))
         if node.op_type == "Constant" and outputs:
             for attribute in node.attribute:
                 if attribute.name == "value":
@@ -122,17 +141,20 @@ def _word_rows(graph: Any) -> int | None:  # noqa: ANN401
         if not inputs or not outputs:
             continue
         if node.op_type in _SAME_ROWS:
-            made_of[outputs[0]] = inputs[0]
-        if node.op_type in _SAME_IDS and inputs[0] in ids:
-            ids.add(outputs[0])
+            made_of[outputs[0]] = made_of.get(inputs[0], inputs[0])
+        for known in (ids, types):
+            if node.op_type in _SAME_IDS and inputs[0] in known:
+                known.add(outputs[0])
         of_ids, of_table = _LOOKUPS.get(node.op_type, (0, len(inputs)))
-        if max(of_ids, of_table) < len(inputs) and inputs[of_ids] in ids:
-            table = inputs[of_table]
-            for _ in range(len(made_of)):
-                table = made_of.get(table, table)
-            rows += shapes.get(table, ())[:1]
-    found = min(rows, default=0)
-    return found if found > 0 else None
+        if max(of_ids, of_table) < len(inputs) and inputs[of_ids] not in types:
+            shape = shapes.get(made_of.get(inputs[of_table], inputs[of_table]), ())
+            (words if inputs[of_ids] in ids else others).append(shape)
+    widths = {shape[1:] for shape in words if len(shape) > 1}
+    positions = [shape[0] for shape in others if len(shape) > 1 and shape[1:] in widths]
+    return (
+        min((shape[0] for shape in words if shape and shape[0] > 0), default=None),
+        min((rows for rows in positions if rows > _MIN_POSITIONS), default=None),
+    )
 
 
 def _data_file(path: Path, name: str, facts: dict[str, str]) -> tuple[Path, int]:

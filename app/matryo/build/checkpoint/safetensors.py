@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 
 from matryo.build.checkpoint.base import Blocks, FloatArray
+from matryo.build.limits import SAFETENSORS_MAX_HEADER
 from matryo.core.errors import CheckpointMismatch
+from matryo.core.untrusted import refusing
 
 _DTYPES = ("F32", "F16", "BF16")
 
@@ -30,13 +32,15 @@ class SafetensorsCheckpoint:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        try:
+        with refusing(self._damaged):
+            _check_header(path)
             self._file: Any = cast("Any", safe_open(str(path), framework="numpy"))
             self.names = frozenset(cast("list[str]", self._file.keys()))
-        except (SafetensorError, OSError) as exc:
-            raise CheckpointMismatch(
-                f"{path} is not a whole safetensors file: {exc}. Fetch it again."
-            ) from exc
+
+    def _damaged(self, reason: str) -> CheckpointMismatch:
+        return CheckpointMismatch(
+            f"{self.path} is not a whole safetensors file: {reason}. Fetch it again."
+        )
 
     def shape(self, name: str) -> tuple[int, ...]:
         """Shape of one tensor, without reading it."""
@@ -46,15 +50,19 @@ class SafetensorsCheckpoint:
         """One tensor, or some rows of its first axis, as float32.
 
         Raises:
-            CheckpointMismatch: the tensor's dtype is none of F32, F16, BF16.
+            CheckpointMismatch: the tensor's dtype is none of F32, F16, BF16, or a value is not
+                finite.
         """
         view = self._file.get_slice(name)
         if (dtype := view.get_dtype()) not in _DTYPES:
             raise CheckpointMismatch(
                 f"{self.path}: tensor '{name}' is {dtype}; weights must be one of {_DTYPES}"
             )
-        array = view[rows] if rows else view[:]
-        return np.ascontiguousarray(array, dtype=np.float32)
+        with refusing(self._damaged):
+            array = np.ascontiguousarray(view[rows] if rows else view[:], dtype=np.float32)
+        if not np.isfinite(array).all():
+            raise CheckpointMismatch(f"{self.path}: tensor '{name}' holds NaN or infinity")
+        return array
 
     def blocks(self, name: str, rows: slice, bits: int) -> Blocks | None:  # noqa: ARG002
         """None: these files hold plain floats."""
@@ -63,3 +71,16 @@ class SafetensorsCheckpoint:
     def close(self) -> None:
         """Give the mapping back."""
         self._file = None
+
+
+def _check_header(path: Path) -> None:
+    """Refuse a header that is larger than the file, or than any real one.
+
+    Raises:
+        ValueError: it is.
+    """
+    with path.open("rb") as file:
+        n_bytes = int.from_bytes(file.read(8), "little")
+    most = min(SAFETENSORS_MAX_HEADER, max(path.stat().st_size - 8, 0))
+    if n_bytes > most:
+        raise ValueError(f"its header has {n_bytes:,} bytes; at most {most:,} are possible")

@@ -13,6 +13,8 @@ from typing import Any, cast
 
 from matryo.core.errors import CheckpointMismatch
 from matryo.core.progress import Reporter
+from matryo.core.untrusted import refusing, silent
+from matryo.store.limits import TOKENIZER_MAX_BYTES
 
 _FILE = "tokenizer.json"
 
@@ -93,7 +95,16 @@ def rebuild_from_gguf(weights: Path, into: Path, reporter: Reporter) -> FoundTok
     from matryo.build.checkpoint.gguf_tokenizer import rebuild_tokenizer
 
     checkpoint = GgufCheckpoint(weights)
-    cast("Any", rebuild_tokenizer(checkpoint)).save(str(into / _FILE))
+    with (
+        refusing(
+            lambda reason: CheckpointMismatch(
+                f"{weights}: no tokenizer can be made of its metadata: {reason}. Put the model's "
+                f"{_FILE} beside it."
+            ),
+        ),
+        silent(),
+    ):
+        cast("Any", rebuild_tokenizer(checkpoint)).save(str(into / _FILE))
     checkpoint.close()
     reporter.say(f"tokenizer: rebuilt from the metadata of {weights.name}")
     return FoundTokenizer(into / _FILE)
@@ -121,12 +132,18 @@ def tokenizer_json(folder: Path, into: Path) -> FoundTokenizer:
             "install it, or put the model's tokenizer.json there"
         ) from exc
 
-    try:
+    made_of = [path for name in (*_VOCABULARIES, *_SETTINGS) if (path := folder / name).is_file()]
+    with refusing(
+        lambda reason: CheckpointMismatch(
+            f"{folder}: transformers cannot make a {_FILE} of this vocabulary: {reason}. Put the "
+            f"model's {_FILE} there."
+        )
+    ):
+        for path in made_of:
+            if (n_bytes := path.stat().st_size) > TOKENIZER_MAX_BYTES:
+                raise ValueError(
+                    f"{path.name} has {n_bytes:,} bytes, more than {TOKENIZER_MAX_BYTES:,}"
+                )
         tokenizer = cast("Any", AutoTokenizer).from_pretrained(folder, local_files_only=True)
         tokenizer.backend_tokenizer.save(str(into / _FILE))
-    except Exception as exc:
-        raise CheckpointMismatch(
-            f"{folder}: transformers cannot make a {_FILE} of this vocabulary: {exc}"
-        ) from exc
-    made_of = (folder / name for name in (*_VOCABULARIES, *_SETTINGS))
-    return FoundTokenizer(into / _FILE, tuple(path for path in made_of if path.is_file()))
+    return FoundTokenizer(into / _FILE, tuple(made_of))

@@ -21,7 +21,7 @@ from matryo.engine.onnx.sessions import SessionPool
 from matryo.engine.postprocess import FloatArray, postprocess
 from matryo.engine.protocol import BatchResult
 from matryo.engine.tokenizer import Encoded, TextTokenizer, TokenIds
-from matryo.store.artifact import DATA_FILE, GRAPH_FILE, Artifact
+from matryo.store.artifact import DATA_FILE, GRAPH_FILE, TOKENIZER_FILE, Artifact
 
 
 class OnnxEngine:
@@ -51,7 +51,9 @@ class OnnxEngine:
             # lowers the rate of concurrent runs by a tenth.
             use = replace(use, threads=use.lone_threads)
         self.limits = cpu_limits(use)
-        skip = (GRAPH_FILE, DATA_FILE) if prepacked else ()
+        # The library may crash on a damaged tokenizer, which is therefore checked before.
+        artifact.check_files(skip=artifact.record.files.keys() - {TOKENIZER_FILE})
+        skip = {TOKENIZER_FILE, *((GRAPH_FILE, DATA_FILE) if prepacked else ())}
         with ThreadPoolExecutor(1) as pool:
             check = pool.submit(artifact.check_files, skip=skip)
             try:

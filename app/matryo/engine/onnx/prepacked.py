@@ -33,13 +33,12 @@ import time
 import weakref
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from matryo.core.errors import BuildFailed
 from matryo.engine.onnx.runtime import ORT_VERSION, GraphSession, session_options
-from matryo.store.artifact import DATA_FILE, GRAPH_FILE, Artifact, FileRecord
+from matryo.store.artifact import DATA_FILE, GRAPH_FILE, Artifact
 from matryo.store.files import (
     remove_file,
     remove_tree,
@@ -49,6 +48,7 @@ from matryo.store.files import (
     temporary_folder,
     write_atomically,
 )
+from matryo.store.records import FileRecord, file_records, read_record
 
 _RECORD_FILE = "packed.json"
 _MACHINE_FILE = "machine.json"
@@ -114,10 +114,8 @@ def _recorded(artifact: Artifact) -> dict[str, FileRecord] | None:
 def _read_record(folder: Path) -> dict[str, FileRecord] | None:
     """The files that a folder records; None if it has no record."""
     try:
-        text = (folder / _RECORD_FILE).read_text(encoding="utf-8")
-        record: dict[str, Any] = json.loads(text)
-        return {name: FileRecord(**facts) for name, facts in record.items()}
-    except (OSError, ValueError, TypeError, AttributeError):
+        return file_records(read_record(folder / _RECORD_FILE))
+    except (OSError, ValueError, KeyError):
         return None
 
 
@@ -190,9 +188,9 @@ def _is_useless(folder: Path) -> bool:
 def _is_outdated(folder: Path) -> bool:
     """Whether prepacked weights are of this CPU and another version of ORT."""
     try:
-        machine = json.loads((folder / _MACHINE_FILE).read_text(encoding="utf-8"))
+        machine = read_record(folder / _MACHINE_FILE)
         return bool(machine["cpu"] == cpu_key() and machine["onnxruntime"] != ORT_VERSION)
-    except (OSError, ValueError, TypeError, KeyError):  # earlier builds did not say
+    except (OSError, ValueError, KeyError):  # earlier builds did not say
         return False
 
 

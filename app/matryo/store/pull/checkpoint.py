@@ -70,7 +70,7 @@ def pull(store: Store, manifest: Manifest, origin: str | None, reporter: Reporte
     if missing:
         fetch = fetch or _fetcher(manifest, None)
         with room_for(store.home, _needed(manifest, origin, missing)):
-            fetch(part, missing, reporter)
+            fetch(part, {name: manifest.files[name].bytes for name in missing}, reporter)
         _verify(part, manifest, missing, reporter)
     with room_for(store.home):
         remove_tree(part / WHEEL_FOLDER)

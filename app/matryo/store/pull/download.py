@@ -14,7 +14,12 @@ import httpx2
 from matryo.core.errors import PullFailed
 from matryo.core.progress import Reporter
 from matryo.store.files import PART, publish_file, remove_file
-from matryo.store.limits import DOWNLOAD_ATTEMPTS, DOWNLOAD_TIMEOUT_S, LONGEST_WAIT_S
+from matryo.store.limits import (
+    DOWNLOAD_ATTEMPTS,
+    DOWNLOAD_TIMEOUT_S,
+    LONGEST_WAIT_S,
+    UNKNOWN_FILE_BYTES,
+)
 
 _PARTIAL, _RANGE_NOT_SATISFIABLE = 206, 416
 _PASSING = frozenset({408, 425, 429, 500, 502, 503, 504})
@@ -62,7 +67,7 @@ def download(
     Args:
         url: the file's address; redirects are followed.
         path: the file's path here; its folder exists.
-        n_bytes: the file's size, if known.
+        n_bytes: the file's size, if known. A server that sends more is not read on.
         reporter: takes the progress, and a sentence before a wait.
         headers: further headers of the request, for instance authorisation.
         sleep: waits for a number of seconds.
@@ -135,12 +140,17 @@ def _fetch(
         response.raise_for_status()
         if response.status_code != _PARTIAL:
             have = 0  # the server ignored the range and sends the whole file
-        rest = int(response.headers.get("content-length", 0))
+        length = response.headers.get("content-length", "")
+        rest = int(length) if re.fullmatch(r"\d{1,18}", length, re.ASCII) else 0
         with (
             reporter.bar(f"fetching {part.stem}", n_bytes or have + rest) as advance,
             part.open("ab" if have else "wb") as file,
         ):
             advance(have)
+            most = UNKNOWN_FILE_BYTES if n_bytes is None else n_bytes
             for piece in response.iter_raw():
+                have += len(piece)
+                if have > most:
+                    raise DownloadFailed(f"the server sends more than the {most:,} bytes of {url}")
                 file.write(piece)
                 advance(len(piece))

