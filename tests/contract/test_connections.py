@@ -218,7 +218,9 @@ FULL = "nomic-embed-text-v1.5"
 class TestNumber:
     """Connections are bounded, and idle ones make room for new ones."""
 
-    def test_the_longest_idle_makes_room(self, engine: FakeEngine) -> None:
+    def test_the_longest_idle_makes_room(
+        self, engine: FakeEngine, caplog: pytest.LogCaptureFixture
+    ) -> None:
         """With every place taken by silent peers, a new one is served, and the oldest closed."""
         with live_server(engine, max_connections=3) as live:
             silent = [connect(live) for _ in range(3)]
@@ -227,6 +229,7 @@ class TestNumber:
             assert read_all(silent[0]) == b""
             assert sample(live, "matryo_dropped_connections_total", reason="displaced") == 1
             assert sample(live, "matryo_connections") <= 3
+            assert "all 3 connections are in use; 1 were closed" in caplog.text
             for one in silent:
                 one.close()
 

@@ -20,6 +20,7 @@ from matryo.http.exchange import Exchange
 log = logging.getLogger("matryo.http")
 
 _SWEEP_S = 0.5
+_WARNING_S = 10.0  # between two log lines about the same
 # Files beside connections: the model's, the log's, the loop's own, and those that libraries open.
 _RESERVED_FILES = 64
 
@@ -90,6 +91,7 @@ class Connections:
         self._idle: dict[Member, None] = {}  # the one that was idle longest comes first
         self._tasks: set[asyncio.Task[None]] = set()
         self._timer: asyncio.TimerHandle | None = None
+        self._n_crowded, self._next_warning = 0, 0.0
         self.is_draining = False
         self.date = b""
         self.empty = asyncio.Event()
@@ -192,8 +194,20 @@ class Connections:
         log.info("refused: %s", message, extra={"status": status})
 
     def count_drop(self, reason: str) -> None:
-        """Count a connection that the server ended."""
+        """Count a connection that the server ended, and log now and then that there is no room."""
         self._metrics.dropped_connections.labels(reason).inc()
+        if reason in ("displaced", "full"):
+            self._n_crowded += 1
+            now = self.loop.time()
+            if now >= self._next_warning:
+                self._next_warning = now + _WARNING_S
+                log.warning(
+                    "all %d connections are in use; %d were closed or refused since the last such "
+                    "line (MATRYO_MAX_CONNECTIONS)",
+                    self.limits.max_connections,
+                    self._n_crowded,
+                )
+                self._n_crowded = 0
 
 
 def allow_open_files(max_connections: int) -> int:
