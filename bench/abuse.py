@@ -40,6 +40,7 @@ QUERY = json.dumps({"input": "who wrote the first compiler?"}).encode()
 WORK = json.dumps({"input": ["the sky is blue and the grass is green " * 8] * 8}).encode()
 MANY = json.dumps({"input": ["t"] * 2048}).encode()
 _PIECE = 1 << 16
+_LAST_CHUNK = b"\r\n0\r\n\r\n"
 _STREAM_BYTES = 45_000_000
 _ANSWER_S = 120.0
 _FILES = 1024  # the soft limit of most systems
@@ -116,6 +117,8 @@ async def receive(reader: asyncio.StreamReader, seen: Seen) -> None:
             head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").lower()
             length = re.search(r"\r\ncontent-length: (\d+)", head)
             body = await reader.readexactly(int(length[1]) if length else 0)
+            while "\r\ntransfer-encoding: chunked" in head and not body.endswith(_LAST_CHUNK):
+                body = body[-len(_LAST_CHUNK) :] + await _some(reader)
     except TimeoutError:
         seen.statuses["no answer"] += 1
         return
@@ -127,6 +130,15 @@ async def receive(reader: asyncio.StreamReader, seen: Seen) -> None:
         seen.raw["without x-request-id"] += 1
     if body and "application/json" not in head:
         seen.raw["not JSON"] += 1
+
+
+async def _some(reader: asyncio.StreamReader) -> bytes:
+    """Some bytes, at least one.
+
+    Raises:
+        IncompleteReadError: the stream has ended.
+    """
+    return await reader.readexactly(1) + await reader.read(_PIECE)
 
 
 async def ask(port: int, content: bytes, seen: Seen) -> None:
