@@ -42,6 +42,7 @@ MANY = json.dumps({"input": ["t"] * 2048}).encode()
 _PIECE = 1 << 16
 _STREAM_BYTES = 45_000_000
 _ANSWER_S = 120.0
+_WATCH_S = 1.0  # what a short scenario did to others may show after its end
 _FILES = 1024  # the soft limit of most systems
 
 
@@ -362,7 +363,9 @@ def measure(
                 time.sleep(min(3.0, seconds))
             before, seen = service.rss_mb, Seen()
             with Watcher(service.pid, service.port, QUERY) as beside:
+                started = time.monotonic()
                 asyncio.run(scenario(service.port, seconds, seen))
+                time.sleep(max(0.0, started + _WATCH_S - time.monotonic()))
             time.sleep(settle_s)
             after = rss_mb(service.pid)
             if service.ended is not None:
