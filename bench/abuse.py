@@ -43,6 +43,7 @@ _PIECE = 1 << 16
 _LAST_CHUNK = b"\r\n0\r\n\r\n"
 _STREAM_BYTES = 45_000_000
 _ANSWER_S = 120.0
+_WATCH_S = 1.0  # what a short scenario did to others may show after its end
 _FILES = 1024  # the soft limit of most systems
 
 
@@ -193,8 +194,8 @@ async def slow_writers(port: int, seconds: float, seen: Seen) -> None:
     await asyncio.gather(*(writer_of_bytes() for _ in range(60)))
 
 
-async def never_read(port: int, seconds: float, seen: Seen) -> None:
-    """60 callers with 2,048 short texts each, who never read the answer."""
+async def never_read(port: int, seconds: float, seen: Seen, *, count: int = 60) -> None:
+    """Callers with 2,048 short texts each, who never read the answer."""
 
     async def caller() -> None:
         async with connected(port, receive_bytes=4096) as (_, writer):
@@ -203,11 +204,11 @@ async def never_read(port: int, seconds: float, seen: Seen) -> None:
             await asyncio.sleep(seconds)
             seen.statuses["unread"] += 1
 
-    await asyncio.gather(*(caller() for _ in range(60)))
+    await asyncio.gather(*(caller() for _ in range(count)))
 
 
-async def idle(port: int, seconds: float, seen: Seen) -> None:
-    """1,000 connections on which nothing is sent."""
+async def idle(count: int, port: int, seconds: float, seen: Seen) -> None:
+    """Connections on which nothing is sent."""
 
     async def caller() -> None:
         try:
@@ -221,7 +222,7 @@ async def idle(port: int, seconds: float, seen: Seen) -> None:
         except OSError:
             seen.statuses["reset"] += 1
 
-    await asyncio.gather(*(caller() for _ in range(1000)))
+    await asyncio.gather(*(caller() for _ in range(count)))
 
 
 async def reset(port: int, _seconds: float, seen: Seen) -> None:
@@ -280,7 +281,8 @@ SCENARIOS: dict[str, Scenario] = {
     "500 clients, a third hangs up": crowd,
     "60 slow writers": slow_writers,
     "60 that never read": never_read,
-    "1,000 idle connections": idle,
+    "1,000 idle connections": partial(idle, 1000),
+    "1,100 idle connections": partial(idle, 1100),  # more than a process may open at first
     "4,000 GETs closed by RST": reset,
     "45 MB of trailers": partial(endless, CHUNKED + b"2\r\n{}\r\n0\r\n", b"x-trailer: value\r\n"),
     "45 MB of a chunk's extension": partial(endless, CHUNKED + b"2;", b"extension=value;"),
@@ -374,7 +376,9 @@ def measure(
                 time.sleep(min(3.0, seconds))
             before, seen = service.rss_mb, Seen()
             with Watcher(service.pid, service.port, QUERY) as beside:
+                started = time.monotonic()
                 asyncio.run(scenario(service.port, seconds, seen))
+                time.sleep(max(0.0, started + _WATCH_S - time.monotonic()))
             time.sleep(settle_s)
             after = rss_mb(service.pid)
             if service.ended is not None:
@@ -384,10 +388,9 @@ def measure(
 
 
 def measure_stop(flags: Sequence[str], seconds: float) -> Row:
-    """Stop a server while 32 clients wait for answers.
+    """Stop a server while 128 clients wait for answers, 4 send half a body, and 4 do not read.
 
-    A request counts as lost if it was sent before the signal and its connection was closed without
-    an answer.
+    Every client has sent a whole request before the signal. One without an answer counts as closed.
     """
     seen = Seen()
 
@@ -398,11 +401,15 @@ def measure_stop(flags: Sequence[str], seconds: float) -> Row:
             while not stopping.is_set():
                 await ask(service.port, request(WORK), seen)
 
-        clients = [asyncio.create_task(client()) for _ in range(32)]
+        clients = [asyncio.create_task(client()) for _ in range(128)]
+        half = request(b"{", length=1000)
+        others = [asyncio.create_task(ask(service.port, half, seen)) for _ in range(4)]
+        deaf = asyncio.create_task(never_read(service.port, 60.0, Seen(), count=4))
         await asyncio.sleep(min(3.0, seconds))
         stopping.set()
         spent_s, status = await asyncio.to_thread(service.stop, 60)
-        await asyncio.gather(*clients)
+        await asyncio.gather(*clients, *others)
+        deaf.cancel()
         seen.note = f"ended with {status} after {spent_s:.1f} s"
 
     with log_file() as log:

@@ -42,11 +42,18 @@ def _texts(n_bytes: int) -> bytes:
     return b'{"input": [' + b",".join([text] * 2048) + b"]}"
 
 
+def _ids(n_bytes: int) -> bytes:
+    """As many arrays of ids as a request may have, each of a blank again and again."""
+    ids = b"[" + b",".join([b"220"] * (n_bytes // 2048 // 4)) + b"]"
+    return b'{"input": [' + b",".join([ids] * 2048) + b"]}"
+
+
 SHAPES: Mapping[str, Callable[[int], bytes]] = {
     "blanks": _text(" "),
     "word": _text("a"),
     "numbers": _list("1"),
-    "ids": _list("[220]"),
+    "ids": _ids,
+    "lists": _list("[220]"),
     "keys": _keys,
     "nested": _nested,
     "escapes": _text("\\u00e9"),

@@ -92,6 +92,7 @@ def _watch(pid: int, port: int, query: bytes, stop: Any, pipe: Any) -> None:  # 
         connection = http.client.HTTPConnection("127.0.0.1", port, timeout=_TIMEOUT_S)
         while not stop.wait(0.05):
             _ask(connection, "/livez", None, seen.livez_s, seen.failures)
+            connection.close()  # a probe has a connection of its own
 
     def work() -> None:
         connection = http.client.HTTPConnection("127.0.0.1", port, timeout=_TIMEOUT_S)

@@ -46,10 +46,10 @@ MAX_SPARE_ROWS = 512
 """Most rows of a word table without a token of the tokenizer: real tables are padded by up to 300,
 and a tokenizer of another model lacks thousands."""
 
-PROBE_TOKENS = 2048
+PROBE_TOKENS = 1024
 """Tokens of the text that proves `max_tokens` at the end of a build, if the model allows more.
 
-nomic-embed-text-v1.5 runs that many tokens in some seconds, and its 8192 in a minute."""
+nomic-embed-text-v1.5 runs that many tokens in about two seconds, and its 8192 in a minute."""
 
 PROBE_SECONDS = 10.0
 """Longest estimated time of a run of more than `PROBE_TOKENS` at the end of a build."""
