@@ -80,8 +80,9 @@ def create_app(
     body_limits = BodyLimits(settings.max_body_bytes, settings.body_timeout_s)
     application.state.context = Context(service, body_limits, settings.unknown_fields, metrics)
     document.install(application)
-    application.include_router(routes.build_router())
-    application.include_router(operations.build_router())
+    # Not included as routers: FastAPI would match each request to an included route twice.
+    for router in (routes.build_router(), operations.build_router()):
+        application.router.routes.extend(router.routes)
     for kind in (MatryoError, HTTPException):
         application.add_exception_handler(kind, _answer)
     if settings.cors_origins:

@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
-from matryo.core.errors import ArtifactDamaged, MatryoError
-from matryo.core.untrusted import read_bytes, refusing
+from matryo.core.errors import ArtifactDamaged, InferenceFailed, MatryoError
+from matryo.core.untrusted import is_panic, read_bytes, reason_of, refusing
 from matryo.engine.prefixes import Prefixes
 from matryo.store.limits import TOKENIZER_MAX_BYTES
 
@@ -125,9 +125,17 @@ class TextTokenizer:
         Args:
             texts: the texts; of each, at most `most_chars(max_tokens)` characters are read.
             prefix: put before each text that does not begin with one of the model's prefixes.
+
+        Raises:
+            InferenceFailed: the library failed; its panics are no `Exception`.
         """
         read = [text[: self._most_chars] for text in texts]
-        encoded = self._encode_prefixed(read, prefix) if prefix else self._encode_all(read)
+        try:
+            encoded = self._encode_prefixed(read, prefix) if prefix else self._encode_all(read)
+        except BaseException as exc:
+            if not isinstance(exc, Exception) and not is_panic(exc):
+                raise
+            raise InferenceFailed(f"the tokenizer failed: {reason_of(exc)}") from exc
         return [
             replace(one, unread=one.unread + n) if (n := len(text) - len(part)) else one
             for one, text, part in zip(encoded, texts, read, strict=True)

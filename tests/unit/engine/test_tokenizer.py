@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, pre_tokenizers
 
-from matryo.core.errors import ArtifactDamaged
+from matryo.core.errors import ArtifactDamaged, InferenceFailed
 from matryo.engine.tokenizer import TextTokenizer, most_chars
 from tests.checkpoints import make_tokenizer
 
@@ -213,3 +213,35 @@ class TestFromIds:
         """An array of them alone is an empty text."""
         assert tokenizer.from_ids([CLS, SEP]).tolist() == [CLS, SEP]
         assert tokenizer.from_ids([SEP]).tolist() == [CLS, SEP]
+
+
+class PanicException(BaseException):
+    """What a library in Rust raises; its real class cannot be imported."""
+
+
+@pytest.mark.parametrize("fault", [PanicException("boom"), ValueError("boom"), MemoryError()])
+def test_a_library_that_fails(
+    tokenizer: TextTokenizer, monkeypatch: pytest.MonkeyPatch, fault: BaseException
+) -> None:
+    """A text that the library fails at ends in one error of ours, a panic included."""
+
+    def fail(_: object) -> None:
+        raise fault
+
+    monkeypatch.setattr(tokenizer, "_heads", fail)
+    for prefix in ("", "the sky: "):
+        with pytest.raises(InferenceFailed, match="the tokenizer failed"):
+            tokenizer.encode(["a"], prefix)
+
+
+def test_an_interrupt_is_no_fault(
+    tokenizer: TextTokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ctrl-C passes through."""
+
+    def interrupt(_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(tokenizer, "_heads", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        tokenizer.encode(["a"])

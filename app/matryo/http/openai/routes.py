@@ -13,6 +13,7 @@ from fastapi import APIRouter, Request
 from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
+from starlette.routing import request_response
 
 from matryo.catalog.manifest import Manifest
 from matryo.core.budget import Lease
@@ -179,9 +180,13 @@ class _Keyed(APIRoute):
 class _Direct(APIRoute):
     """A route with a key whose endpoint reads the request and writes the answer itself.
 
-    FastAPI still describes the route, but has no parameters to solve and nothing to serialise:
-    its handling of both takes a quarter of a short request's time.
+    FastAPI still describes the route, but has no parameters to solve, nothing to serialise and no
+    dependencies to leave: its handling of these takes a quarter of a short request's time.
     """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.app = request_response(self.get_route_handler())
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         """The endpoint behind the check of the key."""
