@@ -30,7 +30,8 @@ _CHARS_PER_TOKEN = 32
 # many characters for each token of the limit.
 _MOST_CHARS_PER_TOKEN = 128
 # The whole text may give other tokens than its head where the head ends. This many tokens at the
-# end of a head are therefore never used.
+# end of a head are therefore never used. (A word longer than the head may have equal readings in a
+# unigram model. The cut decides between them, always in the same way.)
 _HEAD_MARGIN = 256
 
 # The library gives a batch of several texts to threads of its own, behind the batches of all other

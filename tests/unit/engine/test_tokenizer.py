@@ -110,9 +110,13 @@ def test_texts_within_the_bound_are_read_whole(tokenizer: TextTokenizer) -> None
 
 
 def unigram() -> Tokenizer:
-    """A small SentencePiece-like tokenizer."""
+    """A small SentencePiece-like tokenizer that reads each text in one way only.
+
+    With a piece `aa`, a word of many `a` would have equal readings, and where the word is cut
+    would decide between them.
+    """
     pieces = [("<unk>", 0.0), ("\u2581", -3.0), ("\u2581sky", -2.0), ("\u2581the", -2.0)]
-    pieces += [("sk", -2.5), ("y", -4.0), ("aa", -3.0), ("a", -4.0), ("b", -4.0), ("e", -4.0)]
+    pieces += [("sk", -2.5), ("y", -4.0), ("ab", -3.0), ("a", -4.0), ("b", -4.0), ("e", -4.0)]
     tokenizer = Tokenizer(models.Unigram(pieces, 0, False))
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()  # pyright: ignore[reportAttributeAccessIssue]
     return tokenizer
