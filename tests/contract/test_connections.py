@@ -233,6 +233,21 @@ class TestNumber:
             for one in silent:
                 one.close()
 
+    @pytest.mark.parametrize(
+        "part", [b"G", post()[:60], post()[:-3], CHUNKED + b"5\r\n{", b"\x00\r\n\r\n"]
+    )
+    def test_parts_of_requests_make_room(self, engine: FakeEngine, part: bytes) -> None:
+        """Peers that send a part of a request, or garbage, take no room from those with a whole."""
+        with live_server(engine, max_connections=3, body_timeout_s=600) as live:
+            partial = [connect(live) for _ in range(3)]
+            for one in partial:
+                one.sendall(part)
+            for _ in range(3):
+                answer = requests.post(f"{live.url}/v1/embeddings", json={"input": "a"}, timeout=10)
+                assert answer.status_code == 200
+            for one in partial:
+                one.close()
+
     def test_no_room_at_all(self, engine: FakeEngine) -> None:
         """If every connection has a request in work, a new one is told to come later."""
         with live_server(engine, max_connections=2) as live:

@@ -61,6 +61,11 @@ class Phase(enum.Enum):
     CLOSING = enum.auto()  # the last bytes of an answer to go out
 
 
+# Which connections make room for new ones, the lowest first. One that waits for the rest of a body
+# is busy, but no work of its request was admitted.
+_RANKS = {Phase.FRESH: 0, Phase.IDLE: 0, Phase.LINGER: 0, Phase.HEAD: 1, Phase.BUSY: 2}
+
+
 class _Refused(Exception):
     """Raised in the parser's callbacks: the request is refused for what its head says."""
 
@@ -296,6 +301,8 @@ class Connection(asyncio.Protocol):
         if self._arriving:
             self._arriving.end_body()
             self._arriving = None
+        if self._has_whole_request():
+            self._owner.note_idle(self, None)
 
     def _refusing(self, status: int, message: str) -> _Refused:
         self._refusal = _Refused(status, message)
@@ -349,6 +356,8 @@ class Connection(asyncio.Protocol):
     def _start(self, exchange: Exchange) -> None:
         self._exchange = exchange
         self._become(Phase.BUSY)
+        if not exchange.more_body:
+            self._owner.note_idle(self, None)
         self._owner.run(exchange)
 
     def on_answered(self, exchange: Exchange) -> None:
@@ -482,7 +491,7 @@ class Connection(asyncio.Protocol):
     def _become(self, phase: Phase, seconds: float = math.inf) -> None:
         self.phase = phase
         self._deadline = math.inf if seconds == math.inf else self._loop.time() + seconds
-        self._owner.note_phase(self, is_idle=phase in (Phase.FRESH, Phase.IDLE))
+        self._owner.note_idle(self, _RANKS.get(phase))
 
     def _expect_progress(self, now: float) -> None:
         patience = _STALLED_DRAINING_S if self._owner.is_draining else STALLED_S

@@ -88,7 +88,9 @@ class Connections:
         self._application = application
         self._metrics = metrics
         self._all: set[Member] = set()
-        self._idle: dict[Member, None] = {}  # the one that was idle longest comes first
+        # Connections without admitted work, the one that is so for longest first: those without a
+        # request, those with a part of a head, those with a part of a body.
+        self._idle: tuple[dict[Member, None], ...] = ({}, {}, {})
         self._tasks: set[asyncio.Task[None]] = set()
         self._timer: asyncio.TimerHandle | None = None
         self._n_crowded, self._next_warning = 0, 0.0
@@ -107,7 +109,7 @@ class Connections:
     def add(self, member: Member) -> bool:
         """Take a connection in; False if there is no room, and none can be made."""
         if len(self._all) >= self.limits.max_connections:
-            longest_idle = next(iter(self._idle), None)
+            longest_idle = next((member for some in self._idle for member in some), None)
             if longest_idle is None:
                 return False
             longest_idle.displace()
@@ -122,15 +124,21 @@ class Connections:
         """Forget a connection, if it is known."""
         if member in self._all:
             self._all.remove(member)
-            self._idle.pop(member, None)
+            self.note_idle(member, None)
             self._metrics.connections.dec()
             self._check_empty()
 
-    def note_phase(self, member: Member, *, is_idle: bool) -> None:
-        """Note whether a connection waits for a request."""
-        self._idle.pop(member, None)
-        if is_idle and member in self._all:
-            self._idle[member] = None
+    def note_idle(self, member: Member, rank: int | None) -> None:
+        """Note whether a connection may be closed for a new one.
+
+        Args:
+            member: the connection.
+            rank: 0 to 2, the lowest goes first; None if a request of the connection is in work.
+        """
+        for some in self._idle:
+            some.pop(member, None)
+        if rank is not None and member in self._all:
+            self._idle[rank][member] = None
 
     def drain(self) -> None:
         """Let every connection end after the request that it has."""
