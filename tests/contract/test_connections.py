@@ -80,7 +80,7 @@ class TestFraming:
         """Chunks that frame a body with far more than its bytes are refused early."""
         with connect(live) as connection:
             connection.sendall(CHUNKED)
-            assert flood(connection, piece * 100, 40_000_000) < 8_000_000
+            assert flood(connection, piece * 100, 80_000_000) < 40_000_000
         wait_until(lambda: not n_connections(live))
         assert sample(live, "matryo_requests_total", route="none", status="400", model="") == 1
 
@@ -99,7 +99,7 @@ class TestFraming:
         for start in starts:
             with connect(live) as connection:
                 connection.sendall(start)
-                assert flood(connection, b"a" * 65536, 40_000_000) < 8_000_000
+                assert flood(connection, b"a" * 65536, 80_000_000) < 40_000_000
 
     def test_small_chunks_of_an_honest_client(self, live: Live) -> None:
         """A body in chunks of a few bytes is taken: a client may write its JSON bit by bit."""
@@ -390,3 +390,40 @@ def test_refusals_are_logged_without_their_bytes(
     assert [line.status for line in lines] == [400]
     assert not re.search("EVIL|\x1b", lines[0].getMessage())
     assert sample(live, "matryo_requests_total", route="none", status="400", model="") == 1
+
+
+def lines_of(caplog: pytest.LogCaptureFixture, n: int) -> list[Any]:
+    """The log lines of `n` requests, once they are there."""
+
+    def found() -> list[Any]:
+        return [one for one in caplog.records if one.name == "matryo.request"]
+
+    wait_until(lambda: len(found()) >= n)
+    return found()
+
+
+def test_log_lines_of_requests(engine: FakeEngine, caplog: pytest.LogCaptureFixture) -> None:
+    """A line has the path as it came, cut; the peer's address and a failed request's model."""
+    with (
+        caplog.at_level("INFO", logger="matryo.request"),
+        live_server(engine, log_client=True) as live,
+    ):
+        requests.get(f"{live.url}/a%0Ab%20200%1b[2J" + "x" * 3000, timeout=10)
+        body = {"input": "a " * 20_000, "model": "nomic-embed-text"}
+        requests.post(f"{live.url}/v1/embeddings", json=body, timeout=10)
+        path, failed = lines_of(caplog, 2)
+        labels = {"route": "/v1/embeddings", "status": "400", "model": FULL}
+        assert sample(live, "matryo_requests_total", **labels) == 1
+    message = path.getMessage()
+    assert message.startswith("GET /a%0Ab%20200%1B%5B2Jxxx")
+    assert len(message) < 300
+    assert path.client == "127.0.0.1"
+    assert failed.model == FULL
+
+
+def test_the_peers_address_is_private(live: Live, caplog: pytest.LogCaptureFixture) -> None:
+    """By default no line has the address of a peer."""
+    with caplog.at_level("INFO", logger="matryo.request"):
+        requests.get(f"{live.url}/v1/models", timeout=10)
+        (line,) = lines_of(caplog, 1)
+    assert not hasattr(line, "client")

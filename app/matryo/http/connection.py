@@ -47,7 +47,7 @@ _MIN_READ_RATE = 64 * 1024
 # clients would lose the answer; so the rest of the body is dropped unparsed for this long.
 LINGER_S, _LINGER_DRAINING_S = 30.0, 1.0
 _LINGER_BYTES = 256 * 1024 * 1024
-_LINGER_BYTES_GARBAGE = 1024 * 1024  # what is no HTTP has no end that is worth to wait for
+_LINGER_BYTES_GARBAGE = 16 * 1024 * 1024  # what is no HTTP has no end that is worth to wait for
 
 
 class Phase(enum.Enum):
