@@ -19,6 +19,7 @@ from matryo.http import connection as wire
 from matryo.http import server
 from matryo.http.connection import Phase
 from matryo.http.connections import allow_open_files
+from matryo.http.reader import MAX_HEADERS
 from tests.contract.conftest import Live, is_refused, live_server, wait_until
 from tests.contract.test_server import (
     BODY,
@@ -118,7 +119,7 @@ class TestFraming:
             connection.sendall(b"GET / HTTP/1.1\r\n" + b"a: b\r\n" * 300 + b"\r\n")
             raw = read_all(connection)
         assert_error(raw, 431)
-        assert str(wire.MAX_HEADERS).encode() in raw
+        assert str(MAX_HEADERS).encode() in raw
 
 
 class TestPipelining:
@@ -155,7 +156,7 @@ class TestPipelining:
         with connect(live) as connection:
             connection.sendall(post())
             here = server_end(live)
-            wait_until(here._has_whole_request)
+            wait_until(lambda: here.has_whole_request)
             connection.setblocking(False)
             with suppress(BlockingIOError):
                 while True:

@@ -23,6 +23,7 @@ import requests
 
 from matryo.http import connection as wire
 from matryo.http.connection import Connection, Phase
+from matryo.http.reader import MAX_HEAD_BYTES
 from tests.checkpoints import make_model
 from tests.contract.conftest import Live, is_refused, live_server, n_refused, wait_until
 from tests.fakes import FakeEngine, as_float32
@@ -275,8 +276,8 @@ class TestBadBytes:
         with connect(live) as connection:
             connection.sendall(b"GET / HTTP/1.1\r\nX: ")
             here = server_end(live)
-            connection.sendall(b"a" * (wire.MAX_HEAD_BYTES - 20))
-            wait_until(lambda: here._framing > wire.MAX_HEAD_BYTES - 20)
+            connection.sendall(b"a" * (MAX_HEAD_BYTES - 20))
+            wait_until(lambda: here._reader and here._reader.framing > MAX_HEAD_BYTES - 20)
             assert here.phase is Phase.HEAD
             connection.sendall(b"a" * 20 + b"\r\n\r\n")
             assert_error(read_all(connection), 431)

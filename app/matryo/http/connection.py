@@ -11,12 +11,10 @@ import asyncio
 import enum
 import http
 import math
-import urllib.parse
 import uuid
 from collections import deque
 from typing import Any, cast
 
-import httptools
 import orjson
 from starlette.types import Scope
 
@@ -25,17 +23,10 @@ from matryo.core.errors import Overloaded
 from matryo.http.connections import Connections
 from matryo.http.errors import INVALID
 from matryo.http.exchange import Exchange
+from matryo.http.reader import Refusal, RequestReader
 
-MAX_HEAD_BYTES = 64 * 1024
-MAX_HEADERS = 256
-# Bytes that frame a body: one for each byte of the body, beside this many.
-_FRAMING_BYTES = 64 * 1024
-# The parser gets so many bytes at a time, so that a bound is found out soon after it is passed.
-_HEAD_SLICE, _BODY_SLICE = 4096, 64 * 1024
 _MAX_PIPELINED = 16
 _MAX_HELD_BYTES = 64 * 1024
-# A head over this many bytes is taken from the memory budget.
-_FREE_HEAD_BYTES = 8 * 1024
 
 FIRST_BYTE_S = 20.0
 HEAD_S = 20.0
@@ -66,15 +57,6 @@ class Phase(enum.Enum):
 _RANKS = {Phase.FRESH: 0, Phase.IDLE: 0, Phase.LINGER: 0, Phase.HEAD: 1, Phase.BUSY: 2}
 
 
-class _Refused(Exception):
-    """Raised in the parser's callbacks: the request is refused for what its head says."""
-
-    def __init__(self, status: int, message: str) -> None:
-        super().__init__(message)
-        self.status = status
-        self.message = message
-
-
 class Connection(asyncio.Protocol):
     """A connection of the server.
 
@@ -102,15 +84,8 @@ class Connection(asyncio.Protocol):
         self._queue: deque[Exchange] = deque()
         self._overrun = False
         self._lease = Lease(owner.budget)
-        self._parser: Any = httptools.HttpRequestParser(self)
-        self._url = b""
-        self._headers: list[tuple[bytes, bytes]] = []
-        self._refusal: _Refused | None = None
-        self._in_head = False
-        self._declining = False
         self._arriving: Exchange | None = None
         self._linger_bytes = 0
-        self._framing = self._body_bytes = self._all_body_bytes = 0
 
     # --- asyncio's side
 
@@ -118,8 +93,8 @@ class Connection(asyncio.Protocol):
         self._transport = cast("asyncio.Transport", transport)
         # Paused whenever the socket did not take everything at once.
         self._transport.set_write_buffer_limits(high=0)
-        self._server = _address(transport.get_extra_info("sockname"))
-        self._client = _address(transport.get_extra_info("peername"))
+        ends = (_address(transport.get_extra_info(name)) for name in ("sockname", "peername"))
+        self._reader: RequestReader | None = RequestReader(self, self._lease, *ends)
         if not self._owner.add(self):
             self.phase = Phase.CLOSING
             self._owner.count_drop("full")
@@ -134,13 +109,12 @@ class Connection(asyncio.Protocol):
         self._lease.end()
         self._deadline = self._write_deadline = math.inf
         self._held.clear()
-        self._headers = []
         for exchange in (self._exchange, self._arriving, *self._queue):
             if exchange:
                 exchange.hang_up()
         self._queue.clear()
         self._exchange = self._arriving = None
-        self._parser = None
+        self._reader = None
         self.resume_writing()
 
     def data_received(self, data: bytes) -> None:  # noqa: D102
@@ -148,7 +122,7 @@ class Connection(asyncio.Protocol):
             self._linger_bytes -= len(data)
             if self._linger_bytes < 0:
                 self.abort()
-        elif self._held or self._has_whole_request():
+        elif self._held or self.has_whole_request:
             self._hold(data)
         else:
             self._parse(data)
@@ -167,9 +141,23 @@ class Connection(asyncio.Protocol):
 
     # --- bytes to requests
 
-    def _has_whole_request(self) -> bool:
-        """Whether a request is in work whose body is complete."""
+    @property
+    def has_whole_request(self) -> bool:
+        """Whether a request is in work whose body is complete: nothing behind it is parsed."""
         return self._exchange is not None and not self._exchange.more_body
+
+    def _parse(self, data: bytes | bytearray) -> None:
+        if self._reader is None:
+            return
+        try:
+            rest = self._reader.feed(data)
+        except Refusal as exc:
+            self._refuse(exc.status, exc.message, exc.headers)
+            return
+        if self._overrun:
+            self._end_after_last()
+        elif rest:
+            self._hold(rest)
 
     def _hold(self, data: bytes | memoryview) -> None:
         """Keep what a peer sends behind a request that is in work."""
@@ -184,172 +172,36 @@ class Connection(asyncio.Protocol):
         if len(self._held) > _MAX_HELD_BYTES:
             self.pause_reading()
 
-    def _parse(self, data: bytes | bytearray) -> None:
-        view = memoryview(data)
-        start = 0
-        while start < len(view):
-            if self._has_whole_request():
-                self._hold(view[start:])
-                return
-            size = _HEAD_SLICE if self._arriving is None else _BODY_SLICE
-            piece = view[start : start + size]
-            start += len(piece)
-            n_body_bytes = self._all_body_bytes
-            try:
-                self._parser.feed_data(piece)
-            except httptools.HttpParserUpgrade as exc:
-                rest = bytes(piece[exc.args[0] :]) + view[start:]
-                self._decline_upgrade(rest)
-                return
-            except httptools.HttpParserError:
-                self._on_bad_request()
-                return
-            if self._parser is None or self.phase in (Phase.LINGER, Phase.CLOSING):
-                return
-            self._framing += len(piece) - (self._all_body_bytes - n_body_bytes)
-            if not self._check_framing():
-                return
-        if self._overrun:
-            self._end_after_last()
-
-    def _check_framing(self) -> bool:
-        """Refuse a head, or what frames a body, that is too large; whether it is not."""
-        if self._in_head:
-            if self._framing > MAX_HEAD_BYTES + _HEAD_SLICE:
-                self._refuse(431, _too_large())
-                return False
-            if self._framing - self._lease.held > _FREE_HEAD_BYTES:
-                try:
-                    self._lease.grow(self._framing - self._lease.held)
-                except Overloaded as exc:
-                    self._refuse(429, exc.message, {"retry-after": str(exc.retry_after_s)})
-                    return False
-        elif self._framing > MAX_HEAD_BYTES + _FRAMING_BYTES + self._body_bytes:
-            self._refuse(
-                400,
-                "The body's chunk sizes, chunk extensions and trailers have more than "
-                f"{_FRAMING_BYTES} bytes beyond those of the body. Send larger chunks.",
-            )
-            return False
-        return True
-
-    def _on_bad_request(self) -> None:
-        if self._refusal:
-            self._refuse(self._refusal.status, self._refusal.message)
-        else:
-            self._refuse(
-                400,
-                "Invalid HTTP request received. (HINT: this is not well-formed HTTP/1.1.)",
-            )
-
-    # --- the parser's callbacks
-
-    def on_message_begin(self) -> None:  # noqa: D102
-        self._framing = self._body_bytes = 0
-        self._url, self._headers = b"", []
-        self._in_head = True
+    def on_head(self) -> None:
+        """Give the head its time."""
         if self._exchange is None:
             self._become(Phase.HEAD, HEAD_S)
 
-    def on_url(self, url: bytes) -> None:  # noqa: D102
-        self._url += url
-
-    def on_header(self, name: bytes, value: bytes) -> None:  # noqa: D102
-        if not self._in_head:
-            return  # a trailer
-        self._headers.append((name.lower(), value))
-        if len(self._headers) > MAX_HEADERS:
-            raise self._refusing(431, f"The request has more than {MAX_HEADERS} headers.")
-
-    def on_headers_complete(self) -> None:  # noqa: D102
-        self._in_head = False
-        # A head that came in one piece is complete before its bytes are counted.
-        n_bytes = len(self._url) + sum(len(name) + len(value) for name, value in self._headers)
-        if n_bytes > MAX_HEAD_BYTES:
-            raise self._refusing(431, _too_large())
+    def on_request(self, scope: Scope, *, keep_alive: bool, expects_continue: bool) -> None:
+        """Start a request, or queue it behind the one in work."""
         if self._overrun or len(self._queue) >= _MAX_PIPELINED:
             self._overrun = True
             return
-        if self._parser.should_upgrade():
-            if not any(name == b"upgrade" for name, _ in self._headers):  # CONNECT
-                raise self._refusing(400, "This server is no proxy. Send another method.")
-            self._declining = True
-            return
-        exchange = Exchange(
-            self,
-            self._scope(),
-            keep_alive=bool(self._parser.should_keep_alive()) and not self._owner.is_draining,
-            expects_continue=any(
-                name == b"expect" and value.lower() == b"100-continue"
-                for name, value in self._headers
-            ),
-        )
+        keep_alive = keep_alive and not self._owner.is_draining
+        exchange = Exchange(self, scope, keep_alive=keep_alive, expects_continue=expects_continue)
         self._arriving = exchange
         if self._exchange is None:
             self._start(exchange)
         else:
             self._queue.append(exchange)
 
-    def on_body(self, piece: bytes) -> None:  # noqa: D102
-        self._body_bytes += len(piece)
-        self._all_body_bytes += len(piece)
+    def on_body_piece(self, piece: bytes) -> None:
+        """Pass a piece of a body on."""
         if self._arriving:
             self._arriving.feed(piece)
 
-    def on_message_complete(self) -> None:  # noqa: D102
-        self._lease.end()
+    def on_body_end(self) -> None:
+        """Pass the end of a body on."""
         if self._arriving:
             self._arriving.end_body()
             self._arriving = None
-        if self._has_whole_request():
+        if self.has_whole_request:
             self._owner.note_idle(self, None)
-
-    def _refusing(self, status: int, message: str) -> _Refused:
-        self._refusal = _Refused(status, message)
-        return self._refusal
-
-    def _scope(self) -> Scope:
-        url = self._url
-        if not url.startswith(b"/"):  # the absolute form, an authority, or `*`
-            try:
-                parsed = httptools.parse_url(url)
-            except httptools.HttpParserInvalidURLError:
-                raise self._refusing(400, "The request's URL cannot be read.") from None
-            query = parsed.query or b""
-            url = (parsed.path or b"/") + (b"?" + query if query else b"")
-        raw_path, _, query = url.partition(b"#")[0].partition(b"?")
-        try:
-            path = raw_path.decode("ascii")
-        except UnicodeDecodeError:
-            raise self._refusing(400, "The request's URL is not ASCII. Encode it.") from None
-        return {
-            "type": "http",
-            "asgi": {"version": "3.0", "spec_version": "2.3"},
-            "http_version": self._parser.get_http_version(),
-            "method": self._parser.get_method().decode("ascii"),
-            "scheme": "http",
-            "path": urllib.parse.unquote(path) if "%" in path else path,
-            "raw_path": raw_path,
-            "query_string": query,
-            "root_path": "",
-            "headers": self._headers,
-            "client": self._client,
-            "server": self._server,
-            "state": {},
-        }
-
-    def _decline_upgrade(self, rest: bytes) -> None:
-        """Take a request that offered another protocol as the HTTP/1.1 that it is.
-
-        Java's client offers h2c with every request. The parser stops at the offer, before
-        the body, so the head is parsed again without it.
-        """
-        self._declining = False
-        dropped = (b"upgrade", b"http2-settings")
-        lines = [self._parser.get_method() + b" " + self._url + b" HTTP/1.1"]
-        lines += [name + b": " + value for name, value in self._headers if name not in dropped]
-        self._parser = httptools.HttpRequestParser(self)
-        self._parse(b"\r\n".join([*lines, b"", b""]) + rest)
 
     # --- requests to answers
 
@@ -378,11 +230,11 @@ class Connection(asyncio.Protocol):
         """Take the next request, as far as the peer has sent one."""
         if self._queue:
             self._start(self._queue.popleft())
-        elif self._in_head:
+        elif self._reader and self._reader.in_head:
             self._become(Phase.HEAD, HEAD_S)
         else:
             self._become(Phase.IDLE, self._owner.limits.keep_alive_s)
-        if self._held and not self._has_whole_request():
+        if self._held and not self.has_whole_request:
             held, self._held = self._held, bytearray()
             self._lease.end()
             self._parse(held)
@@ -407,7 +259,7 @@ class Connection(asyncio.Protocol):
     def _linger(self, max_bytes: int) -> None:
         """Let the peer read the answer before the connection closes."""
         self._linger_bytes = max_bytes
-        self._parser = None
+        self._reader = None
         self._held.clear()
         self._lease.end()
         self._become(Phase.LINGER, _LINGER_DRAINING_S if self._owner.is_draining else LINGER_S)
@@ -420,7 +272,7 @@ class Connection(asyncio.Protocol):
         if self.phase is Phase.CLOSING or self._transport.is_closing():
             return
         self._arriving = None
-        if self._has_whole_request():
+        if self.has_whole_request:
             # The answer of the request before this one comes first, and is the last.
             self._end_after_last()
             return
@@ -546,10 +398,6 @@ class Connection(asyncio.Protocol):
         """Close without writing what is left."""
         self.phase = Phase.CLOSING
         self._transport.abort()
-
-
-def _too_large() -> str:
-    return f"The request's headers are larger than {MAX_HEAD_BYTES} bytes."
 
 
 def _address(name: object) -> tuple[str, int] | None:
