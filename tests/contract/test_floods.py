@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import threading
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,7 +17,7 @@ import orjson
 import pytest
 
 from matryo.http.openai import routes
-from matryo.http.openai.encoding import PIECE_NUMBERS
+from matryo.http.openai.encoding import PIECE_NUMBERS, Encoding
 from matryo.http.openai.tally import SMALL_BYTES
 from matryo.service.limits import PIECE_CHARACTERS
 from tests.contract.conftest import client_of, entered_application
@@ -169,8 +170,28 @@ async def test_floods(name: str, client: httpx2.AsyncClient, watch: Watch) -> No
     assert turn_s < MOST_S
 
 
+@pytest.fixture
+def no_collector() -> Iterator[None]:
+    """Garbage that refers to itself stays, until the test is over."""
+    gc.collect()
+    gc.disable()
+    yield
+    gc.enable()
+
+
+@pytest.mark.usefixtures("no_collector")
+async def test_nothing_keeps_the_vectors(engine: FakeEngine) -> None:
+    """The vectors of a large answer are freed with it, and need no collector for that."""
+    async with client_of(engine) as client:
+        answer = await client.post("/v1/embeddings", content=texts([f"w{n}" for n in range(1000)]))
+        assert answer.status_code == 200
+        assert len(answer.json()["data"]) == 1000
+    assert [one for one in gc.get_objects() if isinstance(one, Encoding)] == []
+
+
+@pytest.mark.usefixtures("no_collector")
 async def test_nothing_keeps_the_body(engine: FakeEngine, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The bytes of a large body are freed before the model runs."""
+    """The bytes of a large body are freed before the model runs, and need no collector for that."""
     freed = threading.Event()
 
     class Body(bytes):

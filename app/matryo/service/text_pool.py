@@ -9,11 +9,12 @@ All state belongs to the event loop; a thread sees only the piece that it works 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import heapq
 import time
 from collections import OrderedDict
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from types import TracebackType
@@ -40,7 +41,8 @@ class _Piece:
         number: in order of arrival.
         arrived_s: the clock at arrival.
         is_long: see `Job.run`.
-        done: gets the thread's future when the thread is done.
+        done: gets the result, or the error as a value, when the thread is done: some errors, such
+            as StopIteration, cannot pass through a future.
     """
 
     work: Callable[[], Any]
@@ -48,7 +50,7 @@ class _Piece:
     number: int
     arrived_s: float
     is_long: bool
-    done: asyncio.Future[Future[Any]]
+    done: asyncio.Future[tuple[Any, BaseException | None]]
 
     def rank(self, now: float) -> tuple[int, float, int]:
         """The order of two pieces: the one with the smaller rank goes first."""
@@ -191,9 +193,15 @@ class TextPool:
         lane.add(piece)
         self._start()
         try:
-            return (await piece.done).result()
+            result, error = await piece.done
         finally:
             lane.remove(piece)
+        if error is None:
+            return result
+        try:
+            raise error
+        finally:
+            del error  # else the error and this frame would keep each other, and all they refer to
 
     def measure(self, n_chars: int, spent_s: float) -> None:
         """Learn from characters that were tokenised in so many seconds of a thread."""
@@ -215,16 +223,33 @@ class TextPool:
             (self._long if piece.is_long else self._short).remove(piece)
             self._n_running += 1
             self._n_long += piece.is_long
-            ended = partial(self._ended, piece)
-            job = self._executor.submit(piece.work)
-            job.add_done_callback(partial(loop.call_soon_threadsafe, ended))
+            self._executor.submit(_work_on, piece, partial(loop.call_soon_threadsafe, self._ended))
 
-    def _ended(self, piece: _Piece, job: Future[Any]) -> None:
+    def _ended(self, piece: _Piece, result: Any, error: BaseException | None) -> None:  # noqa: ANN401
         self._n_running -= 1
         self._n_long -= piece.is_long
         if not piece.done.done():  # else its caller is gone
-            piece.done.set_result(job)
+            piece.done.set_result((result, error))
         self._start()
+
+
+def _work_on(piece: _Piece, report: Callable[..., object]) -> None:
+    """Do a piece of work on a thread, and report how it ended.
+
+    Nothing keeps the work afterwards: it may refer to a whole body, or to all vectors of an answer.
+    """
+    work, piece.work = piece.work, _nothing
+    try:
+        result, error = work(), None
+    except BaseException as exc:
+        result, error = None, exc
+    del work
+    with contextlib.suppress(RuntimeError):  # the loop was closed
+        report(piece, result, error)
+
+
+def _nothing() -> None:
+    """Stand in for work that is done."""
 
 
 class Job:
