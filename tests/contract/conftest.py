@@ -117,6 +117,8 @@ def is_refused(port: int) -> bool:
     """Whether no process listens on `port`. A connection that hangs is not refused."""
     try:
         socket.create_connection(("127.0.0.1", port), timeout=5).close()
+    except ConnectionResetError:  # it closed between the knock and the answer
+        return False
     except ConnectionRefusedError:
         return True
     return False
