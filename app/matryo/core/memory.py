@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import functools
-import gc
 import os
 import sys
 from pathlib import Path
@@ -42,15 +41,12 @@ def tune_allocator() -> None:
 
 
 def release_free_memory() -> None:
-    """Give memory that nobody uses back to the operating system.
+    """Give the free pages of every heap back to the operating system.
 
-    Objects that refer to each other, such as an error and the frames it passed through, wait for a
-    collection, and an idle server makes too few objects for one to come by itself. The collection
-    takes milliseconds where a server froze what its start made; the rest does not hold the GIL.
+    The call takes milliseconds and does not hold the GIL.
 
     Source: malloc_trim(3).
     """
-    gc.collect()
     if libc := _libc():
         libc.malloc_trim(0)
 

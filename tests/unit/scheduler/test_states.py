@@ -180,8 +180,7 @@ class Machine(RuleBasedStateMachine):
         supervision.log.addHandler(self.deaths)
         self.patches.callback(supervision.log.removeHandler, self.deaths)
         self.patches.enter_context(self.faults.installed(self.stage))
-        # A collection would end what is left of other machines, whose last steps could take the
-        # fault that is armed in this one.
+        # It belongs to the process and not to the machine.
         self.patches.enter_context(patch.object(supervision, "release_free_memory"))
 
     # --- what happens
