@@ -101,11 +101,20 @@ class Faults:
             self.n_struck += 1
             raise BrokenError(point)
 
-    def before(self, point: str, real: Callable[..., Any]) -> Callable[..., Any]:
-        """`real`, which raises first where it is armed."""
+    def before(
+        self,
+        point: str,
+        real: Callable[..., Any],
+        is_mine: Callable[[Any], bool] = lambda _first: True,
+    ) -> Callable[..., Any]:
+        """`real`, which raises first where it is armed, and where its first argument is mine.
+
+        A service of another test may still beat on a thread of its own, and must not be struck.
+        """
 
         def call(*args: Any, **kwargs: Any) -> Any:
-            self.strike(point)
+            if is_mine(args[0] if args else None):
+                self.strike(point)
             return real(*args, **kwargs)
 
         return call
@@ -114,9 +123,11 @@ class Faults:
     def installed(self, stage: Stage) -> Generator[None]:
         """Put the points into the scheduler's way, from the choice of a batch to its end."""
         take, give_back, before = Queue.take, Queue.give_back, self.before
-        metrics, executor = stage.metrics, stage.executor
+        metrics, executor, queue = stage.metrics, stage.executor, stage.scheduler._queue
 
         def taking(*args: Any) -> Any:
+            if args[0] is not queue:
+                return take(*args)
             with (
                 patch.object(Waiting, "remove", before("leaving", Waiting.remove)),
                 patch.object(Ticket, "take", before("taking", Ticket.take)),
@@ -125,18 +136,29 @@ class Faults:
                 return take(*args)
 
         def giving_back(*args: Any) -> None:
+            if args[0] is not queue:
+                give_back(*args)
+                return
             gauge = metrics.queue_tokens
             with patch.object(gauge, "set", before("giving back", gauge.set)):
                 give_back(*args)
 
         waits, texts = metrics.queue_seconds, metrics.batch_texts
         with (
-            patch.object(workers, "next_batch", before("picking", workers.next_batch)),
+            patch.object(
+                workers,
+                "next_batch",
+                before("picking", workers.next_batch, lambda waiting: waiting is queue.waiting),
+            ),
             patch.object(Queue, "take", taking),
             patch.object(waits, "labels", before("observing", waits.labels)),
             patch.object(executor, "submit", before("submitting", executor.submit)),
             patch.object(texts, "labels", before("counting", texts.labels)),
-            patch.object(Ticket, "deliver", before("delivering", Ticket.deliver)),
+            patch.object(
+                Ticket,
+                "deliver",
+                before("delivering", Ticket.deliver, lambda ticket: ticket.engine in stage.engines),
+            ),
             patch.object(Queue, "give_back", giving_back),
         ):
             yield
