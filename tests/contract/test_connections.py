@@ -296,10 +296,10 @@ class TestBudget:
         with live_server(engine, memory_budget_bytes=most, max_body_bytes=1_000_000) as live:
             engine.gate.clear()
             budget = live.application.state.context.service.budget
-            body = json.dumps({"input": ["t"] * 1200}).encode()
+            body = json.dumps({"input": ["t"] * 1100}).encode()
             with connect(live) as first, connect(live) as second:
                 first.sendall(post(body, "Connection: close"))
-                wait_until(lambda: budget.held > 1200 * 768 * 4)
+                wait_until(lambda: budget.held > 1100 * 768 * 4)
                 head = post(b"x" * 900_000).partition(b"\r\n\r\n")[0]
                 second.sendall(head + b"\r\n\r\n")
                 raw = read_all(second)

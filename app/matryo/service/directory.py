@@ -25,6 +25,10 @@ class Directory:
 
     Raises:
         SettingsInvalid: an alias for a name that is not served, or a name of two models.
+
+    Attributes:
+        engines: what is served, the default first.
+        largest: the largest native size of their vectors.
     """
 
     def __init__(
@@ -34,6 +38,7 @@ class Directory:
         others: Mapping[str, str] | None = None,
     ) -> None:
         self.engines = tuple(engines)
+        self.largest = max(engine.manifest.output.dimensions.native for engine in engines)
         self._by_name: dict[str, Engine] = {}
         owners = {name.lower(): owner for name, owner in (others or {}).items()}
         for engine in engines:

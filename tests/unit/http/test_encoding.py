@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from matryo.core.errors import InvalidRequest
 from matryo.engine.postprocess import FloatArray, l2_normalize
-from matryo.http.openai.encoding import MOST_PIECE_BYTES, PIECE_NUMBERS, Encoding
+from matryo.http.openai.encoding import PIECE_NUMBERS, Encoding, most_piece_bytes
 from matryo.service.numbers import check_embedding_type, quantize
 from tests.fakes import as_float32
 
@@ -72,7 +72,11 @@ def test_the_widest_numbers() -> None:
     """The bound on a piece's bytes holds for the floats that take the most characters."""
     matrix: Any = np.full((300, 512), -1.1754944e-38, np.float32)
     encoding = encoding_of(matrix, "float")
-    assert max(2 * len(make()) for make in encoding.pieces()) <= MOST_PIECE_BYTES
+    bound = most_piece_bytes(matrix.size)
+    assert bound == most_piece_bytes(10 * matrix.size)
+    assert max(2 * len(make()) for make in encoding.pieces()) <= bound
+    few = encoding_of(matrix[:5], "float")
+    assert sum(2 * len(make()) for make in few.pieces()) <= most_piece_bytes(5 * 512)
 
 
 @given(st.integers(1, 5), st.integers(1, 70), st.integers(0, 2**32 - 1))

@@ -23,10 +23,15 @@ from matryo.service.request import EmbeddingType
 PIECE_NUMBERS = 1 << 15
 """Numbers that are encoded in one go, which takes about 2 ms."""
 
-MOST_PIECE_BYTES = 32 * PIECE_NUMBERS
-"""Bytes of a piece at most, while the piece is made: 17 of a number twice, less in base64."""
-
 _HEAD = b'{"object":"list","data":['
+
+
+def most_piece_bytes(n_numbers: int) -> int:
+    """Bytes of a piece at most, while the piece is made, of a response of so many numbers.
+
+    A number takes 17 at most, once in its items and once in the piece; less in base64.
+    """
+    return 36 * min(n_numbers, PIECE_NUMBERS)
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,7 +21,7 @@ from matryo.core.errors import CallerGone, MatryoError
 from matryo.http.authentication import caller_of
 from matryo.http.body import announced_deadline_s, check_media, hang_up, is_short, read_body
 from matryo.http.context import Context, context_of
-from matryo.http.openai.encoding import MOST_PIECE_BYTES, PIECE_NUMBERS, Encoding
+from matryo.http.openai.encoding import PIECE_NUMBERS, Encoding, most_piece_bytes
 from matryo.http.openai.parsing import options_of, parse_request
 from matryo.http.openai.tally import SMALL_BYTES, Tally
 from matryo.http.openai.wire import (
@@ -52,7 +52,8 @@ async def create_embeddings(request: Request) -> Response:
     if deployment := request.path_params.get("deployment"):  # Azure names the model in the path
         options = replace(options, model=deployment)
     if len(texts) > _FEW_TEXTS:
-        lease.grow(MOST_PIECE_BYTES)
+        size = options.dimensions or context.service.directory.largest
+        lease.grow(most_piece_bytes(len(texts) * size))
     try:
         answer = await context.service.embed(
             options,
