@@ -84,7 +84,7 @@ async def test_metrics_count_what_happened(engine: FakeEngine) -> None:
 async def test_counters_start_at_zero(client: httpx2.AsyncClient) -> None:
     """A counter exists before its first event, so that an alert sees the first event."""
     samples = await scrape(client)
-    for reason in ("queue_full", "requests", "wait", "draining"):
+    for reason in ("queue_full", "requests", "wait", "memory", "draining"):
         assert samples[key("matryo_rejections_total", reason=reason)] == 0
     for name in ("truncations", "cancellations", "failures"):
         assert samples[key(f"matryo_{name}_total", model=NOMIC.id)] == 0

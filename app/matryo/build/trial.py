@@ -27,6 +27,7 @@ from matryo.build.texts import TEXTS
 from matryo.build.tokenizer import TokenizerFile
 from matryo.catalog.manifest import Manifest
 from matryo.core.errors import BuildFailed, CheckpointMismatch, MatryoError
+from matryo.core.lifetime import end_with_parent
 
 if TYPE_CHECKING:
     from matryo.build.check import Agreement
@@ -138,7 +139,7 @@ def main() -> None:
     # A library that prints something must not spoil the result.
     answer = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
-    threading.Thread(target=_end_with_the_parent, daemon=True).start()
+    end_with_parent(lambda: os.read(sys.stdin.fileno(), 1), 0)
     _limit_memory(job["memory_bytes"])
     try:
         result = _do(job)
@@ -158,11 +159,6 @@ def _do(job: dict[str, Any]) -> dict[str, Any]:
 
     manifest = Manifest.model_validate_json(job["manifest"])
     return asdict(check_graph(Path(job["graph"]), tokenizer, None, manifest, "fp32"))
-
-
-def _end_with_the_parent() -> None:
-    sys.stdin.read()
-    os._exit(1)
 
 
 def _limit_memory(n_bytes: int) -> None:

@@ -17,6 +17,7 @@
     │   ├─ Overloaded          the queue has no room for the whole request
     │   │   └─ WaitTooLong        the answer would come too late
     │   └─ NotReady            the service is starting or draining, or has no live worker
+    │       └─ Stopping            the service is shutting down
     ├─ EngineError     a fault of the server
     │   └─ InferenceFailed     a run raised, or gave values that are not finite
     └─ SetupError      the operator must change a setting, a file or the disk
@@ -291,6 +292,13 @@ class WaitTooLong(Overloaded):
 
 class NotReady(CapacityError):
     """The service is starting, draining, or has no live worker."""
+
+
+class Stopping(NotReady):
+    """The service is shutting down, and admits nothing more."""
+
+    def __init__(self) -> None:
+        super().__init__("The server is shutting down. Please try again on another one.")
 
 
 # --- a fault of the server

@@ -216,7 +216,8 @@ class Settings(BaseModel):
         ge=1,
         le=1_000_000,
         description="Open connections of a server process, within its limit of open files. Past "
-        "it the connection that was idle longest is closed; if none is idle, the new one gets 503.",
+        "it the connection that was idle longest, or else one with a part of a request, is closed; "
+        "if every one has a whole request, the new one gets 503.",
     )
     cors_origins: _Words = Field(
         (),

@@ -9,20 +9,18 @@ from __future__ import annotations
 
 import asyncio
 import enum
-import http
 import math
-import uuid
 from collections import deque
 from typing import Any, cast
 
-import orjson
+from starlette.responses import Response
 from starlette.types import Scope
 
 from matryo.core.budget import Lease
-from matryo.core.errors import Overloaded
+from matryo.core.errors import NotReady, Overloaded, Stopping
 from matryo.http.connections import Connections
-from matryo.http.errors import INVALID
-from matryo.http.exchange import Exchange
+from matryo.http.errors import body, error_answer, new_request_id
+from matryo.http.exchange import Exchange, status_line
 from matryo.http.reader import Refusal, RequestReader
 
 _MAX_PIPELINED = 16
@@ -98,7 +96,7 @@ class Connection(asyncio.Protocol):
         if not self._owner.add(self):
             self.phase = Phase.CLOSING
             self._owner.count_drop("full")
-            self._write_error(503, "The server has no room for another connection. Try later.")
+            self._write_error(error_answer(NotReady("The server has no room for a connection.")))
             self._transport.close()
             return
         self._become(Phase.FRESH, FIRST_BYTE_S)
@@ -152,7 +150,10 @@ class Connection(asyncio.Protocol):
         try:
             rest = self._reader.feed(data)
         except Refusal as exc:
-            self._refuse(exc.status, exc.message, exc.headers)
+            self._refuse(exc.answer)
+            return
+        except Overloaded as exc:
+            self._refuse(error_answer(exc))
             return
         if self._overrun:
             self._end_after_last()
@@ -267,7 +268,7 @@ class Connection(asyncio.Protocol):
             self._transport.write_eof()
         self.resume_reading()
 
-    def _refuse(self, status: int, message: str, headers: dict[str, str] | None = None) -> None:
+    def _refuse(self, answer: Response) -> None:
         """Answer without the application, and close: the stream cannot be trusted any more."""
         if self.phase is Phase.CLOSING or self._transport.is_closing():
             return
@@ -283,24 +284,16 @@ class Connection(asyncio.Protocol):
             if begun:
                 self.abort()
                 return
-        self._write_error(status, message, headers)
+        self._write_error(answer)
         self._linger(_LINGER_BYTES_GARBAGE)
 
-    def _write_error(
-        self, status: int, message: str, headers: dict[str, str] | None = None
-    ) -> None:
-        error = {"message": message, "type": INVALID, "param": None, "code": None}
-        body = orjson.dumps({"error": error})
-        lines = [
-            f"HTTP/1.1 {status} {http.HTTPStatus(status).phrase}",
-            "content-type: application/json",
-            f"content-length: {len(body)}",
-            f"x-request-id: req_{uuid.uuid4().hex}",
-            *(f"{name}: {value}" for name, value in (headers or {}).items()),
-            "connection: close",
-        ]
-        self._owner.count_refusal(status, message)
-        self._transport.write("\r\n".join([*lines, "", ""]).encode("ascii", "replace") + body)
+    def _write_error(self, answer: Response) -> None:
+        answer.headers["x-request-id"] = new_request_id()
+        answer.headers["connection"] = "close"
+        self._owner.count_refusal(answer.status_code)
+        lines = [status_line(answer.status_code)]
+        lines += [b"%b: %b\r\n" % header for header in answer.raw_headers]
+        self._transport.write(b"".join((*lines, b"\r\n", bytes(answer.body))))
 
     def _close(self) -> None:
         self._become(Phase.CLOSING, STALLED_S)
@@ -365,7 +358,8 @@ class Connection(asyncio.Protocol):
     def _on_deadline(self) -> None:
         match self.phase:
             case Phase.HEAD:
-                self._refuse(408, f"The request's headers did not arrive within {HEAD_S:g} s.")
+                message = f"The request's headers did not arrive within {HEAD_S:g} s."
+                self._refuse(body(408, message))
             case Phase.FRESH | Phase.IDLE:
                 self._owner.count_drop("silent" if self.phase is Phase.FRESH else "idle")
                 self._close()
@@ -383,7 +377,7 @@ class Connection(asyncio.Protocol):
             case Phase.FRESH | Phase.IDLE:
                 self._close()
             case Phase.HEAD:
-                self._refuse(503, "The server is shutting down. Please try again on another one.")
+                self._refuse(error_answer(Stopping()))
             case Phase.LINGER:
                 self._become(Phase.LINGER, _LINGER_DRAINING_S)
             case _:

@@ -7,6 +7,7 @@ import email.utils
 import logging
 import resource
 from dataclasses import dataclass
+from http import HTTPStatus
 from pathlib import Path
 from typing import Protocol
 
@@ -196,10 +197,10 @@ class Connections:
 
     # --- what is counted
 
-    def count_refusal(self, status: int, message: str) -> None:
+    def count_refusal(self, status: int) -> None:
         """Count and log a request that was refused before it reached the application."""
         self._metrics.requests.labels("none", str(status), "").inc()
-        log.info("refused: %s", message, extra={"status": status})
+        log.info("refused unread: %s", HTTPStatus(status).phrase, extra={"status": status})
 
     def count_drop(self, reason: str) -> None:
         """Count a connection that the server ended, and log now and then that there is no room."""

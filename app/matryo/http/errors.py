@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import difflib
 import logging
+import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -59,14 +60,19 @@ def error_response(exc: BaseException, request_id: str, *, method: str, path: st
     """
     if isinstance(exc, HTTPException):  # raised by the router
         return _from_router(exc, method, path)
-    rule = next((_RULES[base] for base in type(exc).__mro__ if base in _RULES), None)
-    if rule is None or not isinstance(exc, errors.MatryoError):
-        return body(
-            500,
-            "The server had an error while processing your request. Please try again; if the error "
-            f"comes back, send this request id to the operator: {request_id}",
-            type_="server_error",
-        )
+    if isinstance(exc, errors.RequestError | errors.CapacityError):
+        return error_answer(exc)
+    return body(
+        500,
+        "The server had an error while processing your request. Please try again; if the error "
+        f"comes back, send this request id to the operator: {request_id}",
+        type_="server_error",
+    )
+
+
+def error_answer(exc: errors.RequestError | errors.CapacityError) -> Response:
+    """The answer to a request that is refused."""
+    rule = next(_RULES[base] for base in type(exc).__mro__ if base in _RULES)
     headers = dict(rule.headers)
     if isinstance(exc, errors.CapacityError):
         headers["retry-after"] = str(exc.retry_after_s)
@@ -75,14 +81,7 @@ def error_response(exc: BaseException, request_id: str, *, method: str, path: st
         param, code = exc.param, exc.code
     elif isinstance(exc, errors.Overloaded):
         code = "rate_limit_exceeded"
-    return body(
-        rule.status,
-        exc.message,
-        type_=rule.type,
-        param=param,
-        code=code,
-        headers=headers,
-    )
+    return body(rule.status, exc.message, type_=rule.type, param=param, code=code, headers=headers)
 
 
 def _from_router(exc: HTTPException, method: str, path: str) -> Response:
@@ -125,6 +124,11 @@ def _hint(path: str) -> str:
     if not near and "models" in parts:
         near = ["models"]
     return f". Did you mean {_ROUTES[near[0]]}?" if near else ""
+
+
+def new_request_id() -> str:
+    """An id for a request that came without one."""
+    return f"req_{uuid.uuid4().hex}"
 
 
 def shown_path(path: str) -> str:

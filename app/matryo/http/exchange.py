@@ -12,7 +12,7 @@ from typing import Protocol
 
 from starlette.types import Message, Scope
 
-from matryo.core.errors import CallerGone, NotReady
+from matryo.core.errors import CallerGone, Stopping
 
 # So much is handed to the transport at a time, which copies what the socket does not take.
 _SLICE_BYTES = 256 * 1024
@@ -25,6 +25,13 @@ _STATUS_LINES = {
     status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode()
     for status in http.HTTPStatus
 }
+
+
+def status_line(status: int) -> bytes:
+    """The first line of an answer."""
+    return _STATUS_LINES.get(status) or f"HTTP/1.1 {status} \r\n".encode()
+
+
 _NO_BODY = frozenset((204, 304))
 
 
@@ -155,7 +162,7 @@ class Exchange:
         """The next piece of the body; after the body, wait for the caller to hang up.
 
         Raises:
-            NotReady: the server stops before the body is complete.
+            Stopping: the server stops before the body is complete.
         """
         if self._expects_continue and not self._gone:
             self._expects_continue = False
@@ -167,7 +174,7 @@ class Exchange:
         if self._gone or self.is_answered:
             return {"type": "http.disconnect"}
         if self._interrupted:
-            raise NotReady("The server is shutting down. Please try again on another one.")
+            raise Stopping
         body, self._body = self._body, bytearray()
         return {"type": "http.request", "body": bytes(body), "more_body": self.more_body}
 
@@ -192,7 +199,7 @@ class Exchange:
         """Compose the head, which goes out with the first piece of the body."""
         self._started = True
         self._expects_continue = False
-        lines = [_STATUS_LINES.get(status) or f"HTTP/1.1 {status} \r\n".encode()]
+        lines = [status_line(status)]
         has_length = is_closing = False
         for name, value in headers:
             lines.append(b"%b: %b\r\n" % (name, value))

@@ -10,7 +10,6 @@ import http
 import logging
 import re
 import time
-import uuid
 from typing import Any
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -20,7 +19,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from matryo.core.errors import CallerGone
 from matryo.core.metrics import Metrics
-from matryo.http.errors import body, error_response, shown_path
+from matryo.http.errors import body, error_response, new_request_id, shown_path
 
 log = logging.getLogger("matryo.request")
 
@@ -122,7 +121,7 @@ def _request_id(given: str | None) -> str:
     """The id that a gateway gave, if it is short and has plain characters only; else a new id."""
     if given and _REQUEST_ID.fullmatch(given):
         return given
-    return f"req_{uuid.uuid4().hex}"
+    return new_request_id()
 
 
 class Cors(CORSMiddleware):

@@ -13,7 +13,7 @@ import httptools
 from starlette.types import Scope
 
 from matryo.core.budget import Lease
-from matryo.core.errors import Overloaded
+from matryo.http.errors import body
 
 MAX_HEAD_BYTES = 64 * 1024
 MAX_HEADERS = 256
@@ -31,16 +31,12 @@ class Refusal(Exception):
     """A request is refused for what its bytes say; the stream cannot be trusted any more.
 
     Attributes:
-        status: of the answer.
-        message: for the caller.
-        headers: of the answer.
+        answer: to the peer.
     """
 
-    def __init__(self, status: int, message: str, headers: dict[str, str] | None = None) -> None:
+    def __init__(self, status: int, message: str) -> None:
         super().__init__(message)
-        self.status = status
-        self.message = message
-        self.headers = headers or {}
+        self.answer = body(status, message)
 
 
 class Taker(Protocol):
@@ -102,6 +98,7 @@ class RequestReader:
 
         Raises:
             Refusal: the bytes are no HTTP, or pass a bound.
+            Overloaded: the memory budget has no room for the head.
         """
         rest = memoryview(data)
         while rest and not self._taker.has_whole_request:
@@ -126,11 +123,7 @@ class RequestReader:
             if self.framing > MAX_HEAD_BYTES + _HEAD_SLICE:
                 raise _too_large()
             if self.framing - self._lease.held > _FREE_HEAD_BYTES:
-                try:
-                    self._lease.grow(self.framing - self._lease.held)
-                except Overloaded as exc:
-                    headers = {"retry-after": str(exc.retry_after_s)}
-                    raise Refusal(429, exc.message, headers) from exc
+                self._lease.grow(self.framing - self._lease.held)
         elif self.framing > MAX_HEAD_BYTES + _FRAMING_BYTES + self._body_bytes:
             raise Refusal(
                 400,

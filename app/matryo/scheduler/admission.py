@@ -12,7 +12,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from matryo.core.errors import CapacityError, MatryoError, NotReady, Overloaded, WaitTooLong
+from matryo.core.errors import CapacityError, MatryoError, Overloaded, Stopping, WaitTooLong
 from matryo.core.metrics import Metrics
 from matryo.engine import Engine
 from matryo.scheduler.config import SchedulerConfig
@@ -97,7 +97,7 @@ class Queue:
         """Refuse a request whose texts are not known yet, if there is no room for the smallest.
 
         Raises:
-            NotReady: draining.
+            Stopping: draining.
             Overloaded: the queue is full, or the wait too long.
         """
         if not self._is_idle():
@@ -111,7 +111,7 @@ class Queue:
             patience_s: seconds that its caller still waits; None if the caller did not say.
 
         Raises:
-            NotReady: draining.
+            Stopping: draining.
             Overloaded: the queue is full, or the wait too long.
         """
         if self._is_idle():
@@ -128,11 +128,10 @@ class Queue:
         A wrong estimate of the wait therefore never refuses everybody, and each run corrects it.
 
         Raises:
-            NotReady: draining.
+            Stopping: draining.
         """
         if self.draining:
-            error = NotReady("The server is shutting down. Please try again on another one.")
-            raise self._refused("draining", error)
+            raise self._refused("draining", Stopping())
         return not self.n_tokens
 
     def _check(self, n_tokens: int, own_s: float, *, bulk: bool, patience_s: float | None) -> None:

@@ -140,7 +140,7 @@ class TextPool:
         limit = int(min(bounds) * chars_per_s) if bounds else 0
         used = sum(job.left for job in self._jobs if job.left <= n_chars)
         if bounds and used > limit:
-            self._metrics.rejections.labels("queue_full").inc()
+            self._metrics.rejections.labels("wait").inc()
             raise Overloaded(
                 resource="characters to tokenise",
                 requested=n_chars,

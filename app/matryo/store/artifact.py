@@ -29,7 +29,7 @@ from matryo.core.untrusted import read_bytes, refusing
 from matryo.store.files import find_folder, naming_the_store, sha256_file, write_atomically
 from matryo.store.layout import Store
 from matryo.store.limits import RECORD_MAX_BYTES
-from matryo.store.records import ArtifactRecord, artifact_record, read_record, text
+from matryo.store.records import ArtifactRecord, read_artifact_record, read_record, text
 from matryo.store.sources import SourceFile, find_change
 
 BUILDER_VERSION = 6
@@ -284,9 +284,8 @@ def read_artifact(folder: Path) -> Artifact:
         ArtifactDamaged: it is not a record.
     """
     path = folder / RECORD_FILE
-    data = _read_json(path)
     with refusing(partial(_unreadable, path)):
-        return Artifact(folder, artifact_record(data))
+        return Artifact(folder, read_artifact_record(path))
 
 
 def _damaged(artifact: Artifact, what: str) -> ArtifactDamaged:

@@ -1,22 +1,51 @@
 """`artifact.json` and other JSON files of the store as typed values, whatever the files hold.
 
-Each function raises a plain error for a value of another type. Callers turn the error into one that
-names the file.
+Every function raises a `ValueError` for a file that holds anything else. Callers turn the error
+into one that names the file.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar, cast, get_args
+from typing import Annotated, TypeVar, cast
+
+from pydantic import AfterValidator, Field, TypeAdapter, ValidationError
 
 from matryo.core.choices import Precision
-from matryo.core.untrusted import read_json
+from matryo.core.untrusted import read_bytes, read_json
 from matryo.store.limits import RECORD_MAX_BYTES
 from matryo.store.sources import SourceFile
 
 T = TypeVar("T")
+
+
+def text(value: object) -> str:
+    """A string that may be a path.
+
+    Raises:
+        ValueError: the value is no string, or holds a null.
+    """
+    if not isinstance(value, str) or "\0" in value:
+        raise ValueError("a value is not a text, or holds a null")
+    return value
+
+
+def _own_file(name: str) -> str:
+    if not name or name in (".", "..") or "/" in text(name):
+        raise ValueError(f"'{name}' is not the name of a file in the record's folder")
+    return name
+
+
+def _plain_source(source: SourceFile) -> SourceFile:
+    text(source.path)
+    return source
+
+
+_Text = Annotated[str, AfterValidator(text)]
+_FileName = Annotated[str, AfterValidator(_own_file)]
+_Source = Annotated[SourceFile, AfterValidator(_plain_source)]
+_Finite = Annotated[float, Field(allow_inf_nan=False)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +53,7 @@ class FileRecord:
     """Size and hash of one file as it was written."""
 
     bytes: int
-    sha256: str
+    sha256: _Text
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,20 +73,24 @@ class ArtifactRecord:
         sources: the files that the build read, the weights first; empty in earlier builds.
     """
 
-    model_id: str
+    model_id: _Text
     precision: Precision
-    key: str
+    key: _Text
     builder_version: int
-    output_key: str
-    checkpoint_sha256: str
-    tokenizer_sha256: str
+    output_key: _Text
+    checkpoint_sha256: _Text
+    tokenizer_sha256: _Text
     verified: bool
-    checkpoint_path: str
-    lacks: tuple[str, ...]
-    max_abs_error: float
-    min_cosine: float
-    files: dict[str, FileRecord]
-    sources: tuple[SourceFile, ...] = ()
+    checkpoint_path: _Text
+    lacks: tuple[_Text, ...]
+    max_abs_error: _Finite
+    min_cosine: _Finite
+    files: dict[_FileName, FileRecord]
+    sources: tuple[_Source, ...] = ()
+
+
+_ARTIFACT = TypeAdapter(ArtifactRecord)
+_FILES = TypeAdapter(dict[_FileName, FileRecord])
 
 
 def read_record(path: Path) -> dict[str, object]:
@@ -73,90 +106,31 @@ def read_record(path: Path) -> dict[str, object]:
     return cast("dict[str, object]", found)
 
 
-def artifact_record(data: Mapping[str, object]) -> ArtifactRecord:
-    """The record that an `artifact.json` holds.
+def read_artifact_record(path: Path) -> ArtifactRecord:
+    """The record in an `artifact.json`.
 
     Raises:
-        KeyError: a key is missing.
-        ValueError: a value is of another type.
-        OverflowError: a number is too large.
+        OSError: the file cannot be read.
+        ValueError: the file is too large, or holds anything else.
     """
-    files = file_records(data["files"])
-    precision = text(data["precision"])
-    if precision not in get_args(Precision):
-        raise ValueError(f"'{precision}' is not a precision")
-    return ArtifactRecord(
-        model_id=text(data["model_id"]),
-        precision=cast("Precision", precision),
-        key=text(data["key"]),
-        builder_version=_integer(data["builder_version"]),
-        output_key=text(data["output_key"]),
-        checkpoint_sha256=text(data["checkpoint_sha256"]),
-        tokenizer_sha256=text(data["tokenizer_sha256"]),
-        verified=_is(data["verified"], bool),
-        checkpoint_path=text(data["checkpoint_path"]),
-        lacks=tuple(text(name) for name in _list(data["lacks"])),
-        max_abs_error=_number(data["max_abs_error"]),
-        min_cosine=_number(data["min_cosine"]),
-        files=files,
-        sources=tuple(_source(item) for item in _list(data.get("sources", []))),
-    )
+    return _validated(_ARTIFACT, path)
 
 
-def file_records(data: object) -> dict[str, FileRecord]:
+def read_file_records(path: Path) -> dict[str, FileRecord]:
     """Size and hash of files by name; each name is that of a file in the record's own folder.
 
     Raises:
-        KeyError: a key is missing.
-        ValueError: a value is of another type, or a name leads elsewhere.
+        OSError: the file cannot be read.
+        ValueError: the file is too large, or holds anything else.
     """
-    found: dict[str, FileRecord] = {}
-    for name, facts in _table(data).items():
-        if not name or name in (".", "..") or "/" in text(name):
-            raise ValueError(f"'{name}' is not the name of a file")
-        table = _table(facts)
-        found[name] = FileRecord(_integer(table["bytes"]), text(table["sha256"]))
-    return found
+    return _validated(_FILES, path)
 
 
-def text(value: object) -> str:
-    """A string that may be a path.
-
-    Raises:
-        ValueError: the value is no string, or holds a null.
-    """
-    found = _is(value, str)
-    if "\0" in found:
-        raise ValueError("a text holds a null")
-    return found
-
-
-def _source(value: object) -> SourceFile:
-    table = _table(value)
-    stamp = tuple(_integer(number) for number in _list(table["stamp"]))
-    return SourceFile(text(table["path"]), text(table["sha256"]), stamp)
-
-
-def _table(value: object) -> dict[str, object]:
-    return cast("dict[str, object]", _is(value, dict))
-
-
-def _list(value: object) -> list[object]:
-    return cast("list[object]", _is(value, list))
-
-
-def _number(value: object) -> float:
-    return value if isinstance(value, float) else float(_integer(value))
-
-
-def _integer(value: object) -> int:
-    if isinstance(value, bool):
-        raise ValueError("true and false are no numbers")  # noqa: TRY004 - as in `read_record`
-    return _is(value, int)
-
-
-def _is(value: object, kind: type[T]) -> T:
-    """The value, which must be of this type."""
-    if not isinstance(value, kind):
-        raise ValueError(f"a value is {type(value).__name__}, but must be {kind.__name__}")  # noqa: TRY004 - as in `read_record`
-    return value
+def _validated(adapter: TypeAdapter[T], path: Path) -> T:
+    """The value in a file; its error names the first fault alone."""
+    try:
+        return adapter.validate_json(read_bytes(path, RECORD_MAX_BYTES), strict=True)
+    except ValidationError as exc:
+        fault = exc.errors(include_url=False)[0]
+        where = ".".join(map(str, fault["loc"]))
+        raise ValueError(f"{where}: {fault['msg']}" if where else fault["msg"]) from exc

@@ -245,11 +245,11 @@ class TestDamage:
             ("{", ArtifactDamaged, "Expecting property name"),
             ("[]", ArtifactDamaged, "not an object"),
             ('{"files": {}}', ArtifactMissing, "built by another version"),
-            ('{"builder_version": VERSION, "output_key": "KEY"}', ArtifactDamaged, "'files'"),
+            ('{"builder_version": VERSION, "output_key": "KEY"}', ArtifactDamaged, "model_id: "),
             (
-                '{"builder_version": VERSION, "output_key": "KEY", "files": 3}',
+                '{"builder_version": VERSION, "output_key": "KEY", "model_id": 3}',
                 ArtifactDamaged,
-                "is int, but must be dict",
+                "model_id: Input should be a valid string",
             ),
         ],
     )

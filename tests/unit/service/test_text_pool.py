@@ -172,9 +172,7 @@ async def test_admission(bench: Bench) -> None:
             pool.admit(int(12 * speed), patience_s=5)
     with pool.admit(int(12 * speed), patience_s=5):
         pass
-    refused = bench.metrics.registry.get_sample_value(
-        "matryo_rejections_total", {"reason": "queue_full"}
-    )
+    refused = bench.metrics.registry.get_sample_value("matryo_rejections_total", {"reason": "wait"})
     assert refused == 2
 
 

@@ -48,7 +48,7 @@ from matryo.store.files import (
     temporary_folder,
     write_atomically,
 )
-from matryo.store.records import FileRecord, file_records, read_record
+from matryo.store.records import FileRecord, read_file_records, read_record
 
 _RECORD_FILE = "packed.json"
 _MACHINE_FILE = "machine.json"
@@ -114,8 +114,8 @@ def _recorded(artifact: Artifact) -> dict[str, FileRecord] | None:
 def _read_record(folder: Path) -> dict[str, FileRecord] | None:
     """The files that a folder records; None if it has no record."""
     try:
-        return file_records(read_record(folder / _RECORD_FILE))
-    except (OSError, ValueError, KeyError):
+        return read_file_records(folder / _RECORD_FILE)
+    except (OSError, ValueError):
         return None
 
 
