@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
 from matryo.store.files import sha256_file
+from tests import arch
 
 Tensors = dict[str, NDArray[np.float32]]
 
@@ -68,6 +69,8 @@ EXPERTS: dict[str, Any] = {
 
 def architecture(model_type: str, **changes: object) -> dict[str, Any]:
     """The manifest's `[architecture]` of a tiny model."""
+    if model_type in arch.MODEL_TYPES:
+        return {"model_type": model_type, **arch.of(model_type).CONFIG, **changes}
     shared: dict[str, Any] = {
         "model_type": model_type,
         "hidden_size": HIDDEN,
@@ -93,6 +96,8 @@ def architecture(model_type: str, **changes: object) -> dict[str, Any]:
 
 def random_tensors(config: Mapping[str, Any], seed: int = 0) -> Tensors:
     """A checkpoint under the names of its files on the hub."""
+    if (model_type := config["model_type"]) in arch.MODEL_TYPES:
+        return arch.of(model_type).tensors(config, seed)
     rng = np.random.default_rng(seed)
 
     def draw(*shape: int, std: float = 0.3) -> NDArray[np.float32]:
@@ -214,6 +219,8 @@ def _phantom(word: str) -> str:
 
 def gguf_tensors(config: Mapping[str, Any], tensors: Tensors) -> Tensors:
     """Tensors under llama.cpp's names and in its layouts; `experts.bias` is dropped there."""
+    if (model_type := config["model_type"]) in arch.MODEL_TYPES:
+        return cast("Any", arch.of(model_type)).gguf_tensors(config, tensors)
     made: Tensors = {}
     words = {
         "embeddings.word_embeddings": "token_embd",

@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tests import arch
+
 Array = NDArray[np.float64]
 
 
@@ -21,7 +23,9 @@ def hidden_states(
 ) -> Array:
     """Last hidden states `(T, H)` of one text."""
     weights = {name: tensor.astype(np.float64) for name, tensor in tensors.items()}
-    forward = {"bert": _bert, "nomic_bert": _nomic_bert}[config["model_type"]]
+    if (model_type := config["model_type"]) in arch.MODEL_TYPES:
+        return arch.of(model_type).hidden_states(config, weights, ids)
+    forward = {"bert": _bert, "nomic_bert": _nomic_bert}[model_type]
     return forward(config, weights, ids)
 
 
@@ -38,12 +42,14 @@ def pooled(hidden: Array, *, layer_norm_eps: float | None, dimensions: int) -> A
     return np.array([value / norm for value in x])
 
 
-def _linear(weights: Mapping[str, Array], name: str, x: Array) -> Array:
+def linear(weights: Mapping[str, Array], name: str, x: Array) -> Array:
+    """`x @ weight.T`, plus the bias if there is one."""
     bias = weights.get(f"{name}.bias", 0.0)
     return np.stack([weights[f"{name}.weight"] @ row + bias for row in x])
 
 
-def _norm(weights: Mapping[str, Array], name: str, x: Array, eps: float) -> Array:
+def norm(weights: Mapping[str, Array], name: str, x: Array, eps: float) -> Array:
+    """Layer norm of each row, with scale and shift."""
     rows: list[Array] = []
     for row in x:
         scaled = (row - row.mean()) / math.sqrt(row.var() + eps)
@@ -51,17 +57,20 @@ def _norm(weights: Mapping[str, Array], name: str, x: Array, eps: float) -> Arra
     return np.stack(rows)
 
 
-def _gelu(x: Array) -> Array:
+def gelu(x: Array) -> Array:
+    """Exact GELU."""
     flat = [0.5 * v * (1 + math.erf(v / math.sqrt(2))) for v in x.ravel().tolist()]
     return np.array(flat).reshape(x.shape)
 
 
-def _silu(x: Array) -> Array:
+def silu(x: Array) -> Array:
+    """SiLU."""
     flat = [v / (1 + math.exp(-v)) for v in x.ravel().tolist()]
     return np.array(flat).reshape(x.shape)
 
 
-def _attention(q: Array, k: Array, v: Array, n_heads: int) -> Array:
+def attention(q: Array, k: Array, v: Array, n_heads: int) -> Array:
+    """Bidirectional attention of one text, one head and one token at a time."""
     size = q.shape[1] // n_heads
     out = np.zeros_like(v)
     for head in range(n_heads):
@@ -83,21 +92,20 @@ def _bert(config: Mapping[str, Any], w: Mapping[str, Array], ids: list[int]) -> 
             for place, token in enumerate(ids)
         ]
     )
-    x = _norm(w, "embeddings.LayerNorm", x, eps)
+    x = norm(w, "embeddings.LayerNorm", x, eps)
     for i in range(config["num_hidden_layers"]):
         at = f"encoder.layer.{i}."
-        q, k, v = (
-            _linear(w, f"{at}attention.self.{name}", x) for name in ("query", "key", "value")
-        )
-        y = _attention(q, k, v, config["num_attention_heads"])
-        y = _linear(w, at + "attention.output.dense", y)
-        x = _norm(w, at + "attention.output.LayerNorm", x + y, eps)
-        y = _gelu(_linear(w, at + "intermediate.dense", x))
-        x = _norm(w, at + "output.LayerNorm", x + _linear(w, at + "output.dense", y), eps)
+        q, k, v = (linear(w, f"{at}attention.self.{name}", x) for name in ("query", "key", "value"))
+        y = attention(q, k, v, config["num_attention_heads"])
+        y = linear(w, at + "attention.output.dense", y)
+        x = norm(w, at + "attention.output.LayerNorm", x + y, eps)
+        y = gelu(linear(w, at + "intermediate.dense", x))
+        x = norm(w, at + "output.LayerNorm", x + linear(w, at + "output.dense", y), eps)
     return x
 
 
-def _rotate(x: Array, n_heads: int, theta: float) -> Array:
+def rotate(x: Array, n_heads: int, theta: float) -> Array:
+    """Queries or keys with rotary positions."""
     size = x.shape[1] // n_heads
     out = x.copy()
     for place in range(len(x)):
@@ -124,22 +132,22 @@ def _nomic_bert(config: Mapping[str, Any], w: Mapping[str, Array], ids: list[int
     theta = config["rope_theta"] * _stretch(config, len(ids))
     token_type = w["embeddings.token_type_embeddings.weight"][0]
     x = np.stack([w["embeddings.word_embeddings.weight"][token] + token_type for token in ids])
-    x = _norm(w, "emb_ln", x, eps)
+    x = norm(w, "emb_ln", x, eps)
     for i in range(config["num_hidden_layers"]):
         at = f"encoder.layers.{i}."
-        q, k, v = np.split(_linear(w, at + "attn.Wqkv", x), 3, axis=1)
-        y = _attention(_rotate(q, heads, theta), _rotate(k, heads, theta), v, heads)
-        x = _norm(w, at + "norm1", x + _linear(w, at + "attn.out_proj", y), eps)
+        q, k, v = np.split(linear(w, at + "attn.Wqkv", x), 3, axis=1)
+        y = attention(rotate(q, heads, theta), rotate(k, heads, theta), v, heads)
+        x = norm(w, at + "norm1", x + linear(w, at + "attn.out_proj", y), eps)
         every = config.get("moe_every_n_layers", 0)
         if every and i % every == 1:
             y = np.stack([_experts(config, w, at, row) for row in x])
         else:
             if config["hidden_act"] == "swiglu":
-                y = _linear(w, at + "mlp.fc11", x) * _silu(_linear(w, at + "mlp.fc12", x))
+                y = linear(w, at + "mlp.fc11", x) * silu(linear(w, at + "mlp.fc12", x))
             else:
-                y = _gelu(_linear(w, at + "mlp.fc1", x))
-            y = _linear(w, at + "mlp.fc2", y)
-        x = _norm(w, at + "norm2", x + y, eps)
+                y = gelu(linear(w, at + "mlp.fc1", x))
+            y = linear(w, at + "mlp.fc2", y)
+        x = norm(w, at + "norm2", x + y, eps)
     return x
 
 
@@ -152,6 +160,6 @@ def _experts(config: Mapping[str, Any], w: Mapping[str, Array], at: str, x: Arra
     y = w.get(at + "mlp.experts.bias", np.zeros_like(x)).copy()  # once, not weighted
     for expert in sorted(range(count), key=lambda e: -share[e])[: config["moe_top_k"]]:
         rows = slice(expert * inner, (expert + 1) * inner)
-        up = _gelu(w[at + "mlp.experts.mlp.w1"][rows] @ x)
+        up = gelu(w[at + "mlp.experts.mlp.w1"][rows] @ x)
         y += share[expert] * (up @ w[at + "mlp.experts.mlp.w2"][rows])
     return y

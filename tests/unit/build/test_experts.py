@@ -92,7 +92,7 @@ EXPERTS_OF: Callable[..., Array] = reference._experts
         ("_experts", renormalised),
         ("_experts", bias_per_expert),
         ("_experts", transposed),
-        ("_gelu", tanh_gelu),
+        ("gelu", tanh_gelu),
     ],
 )
 def test_each_known_mistake_would_be_seen(

@@ -25,6 +25,7 @@ from matryo.core.errors import CheckpointMismatch
 from matryo.core.progress import SILENT
 from matryo.store.artifact import Artifact, find_artifact
 from matryo.store.layout import Store
+from tests import arch as tiny
 from tests.checkpoints import EXPERTS, TinyModel, make_model, make_tokenizer, save_gguf
 from tests.conftest import load_tiny
 from tests.recorder import Recorder
@@ -40,6 +41,10 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "bert": ("bert", {}),
     "nomic-v1.5": ("nomic_bert", {}),
     "nomic-v2-moe": ("nomic_bert", EXPERTS),
+} | {
+    name: (model_type, changes)
+    for name, (model_type, changes) in tiny.variants().items()
+    if hasattr(tiny.of(model_type), "gguf_tensors")
 }
 
 

@@ -19,6 +19,7 @@ from matryo.build.emit import GraphBuilder
 from matryo.build.precision import Products, quantize_blocks, quantize_rows
 from matryo.core.choices import Precision
 from matryo.core.errors import BuildFailed
+from tests import arch as tiny
 from tests.checkpoints import EXPERTS, make_model, save_tensors
 from tests.conftest import build_tiny, load_tiny
 
@@ -26,7 +27,7 @@ KINDS: dict[str, tuple[str, dict[str, Any]]] = {
     "bert": ("bert", {}),
     "nomic-v1.5": ("nomic_bert", {}),
     "nomic-v2-moe": ("nomic_bert", EXPERTS),
-}
+} | tiny.variants()
 
 
 @given(

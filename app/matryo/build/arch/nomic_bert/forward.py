@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from matryo.build.arch import _layers as layers
+from matryo.build.arch._rotary import np_rotate
 from matryo.build.arch.nomic_bert.config import Config
 from matryo.build.arch.nomic_bert.rotary import rotary_tables
 from matryo.build.checkpoint import FloatArray, Weights
@@ -24,18 +25,13 @@ def forward(
         config.layer_norm_eps,
     )
     tables = [rotary_tables(config, length) for length in lengths]
-    cos, sin = (
-        np.concatenate(part)[:, None, :] for part in zip(*tables, strict=True)
-    )  # (N, 1, D/2)
+    cos, sin = (np.concatenate(part) for part in zip(*tables, strict=True))  # (N, D/2)
 
     def linear(x: FloatArray, name: str, shape: tuple[int, int], *, bias: bool) -> FloatArray:
         return layers.np_linear(weights, x, name, shape, bias=bias)
 
     def rotate(x: FloatArray) -> FloatArray:
-        heads = x.reshape(len(x), config.num_attention_heads, config.head_size)
-        a, b = np.split(heads, 2, axis=-1)
-        rotated = [a * cos - b * sin, b * cos + a * sin]
-        return np.concatenate(rotated, axis=-1, dtype=np.float32).reshape(x.shape)
+        return np_rotate(x, cos, sin, config.num_attention_heads)
 
     table = (config.vocab_size, hidden)
     x = layers.np_embed_tokens(weights, table, config.type_vocab_size, np.concatenate(texts))

@@ -6,10 +6,11 @@ import numpy as np
 from onnx import TensorProto
 
 from matryo.build.arch._layers import Layers
+from matryo.build.arch._rotary import emit_rotate
 from matryo.build.arch.nomic_bert.config import Config
 from matryo.build.arch.nomic_bert.rotary import rotary_tables
 from matryo.build.checkpoint import FloatArray, Weights
-from matryo.build.emit import CONTRIB, GraphBuilder
+from matryo.build.emit import GraphBuilder
 from matryo.core.choices import Precision
 from matryo.engine.onnx.interface import INPUT_IDS, LAST_HIDDEN_STATE
 
@@ -18,24 +19,14 @@ def emit(graph: GraphBuilder, weights: Weights, config: Config, precision: Preci
     """Write the nodes of the graph, from `input_ids` to `last_hidden_state`."""
     net = Layers(graph, weights, config.hidden_size, precision)
     hidden, heads = config.hidden_size, config.num_attention_heads
-    cos, sin = _emit_rotary_tables(graph, config)
+    tables = _emit_rotary_tables(graph, config)
     first = graph.constant("first_position", np.zeros(1, np.int64))
 
     def norm(x: str, name: str) -> str:
         return net.layer_norm(x, name, width=hidden, eps=config.layer_norm_eps)
 
     def rotate(x: str) -> str:
-        # interleaved=0 pairs the first half of each head with the second half, as GPT-NeoX does.
-        return graph.op(
-            "RotaryEmbedding",
-            x,
-            first,
-            cos,
-            sin,
-            domain=CONTRIB,
-            num_heads=heads,
-            interleaved=0,
-        )
+        return emit_rotate(graph, x, first, tables, heads)
 
     x = net.embed_tokens((config.vocab_size, hidden), config.type_vocab_size)
     x = norm(x, "embedding_norm")

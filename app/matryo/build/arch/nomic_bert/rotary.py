@@ -1,12 +1,8 @@
-"""Rotary positions, with dynamic NTK for long texts.
-
-Source: Su et al. 2021, RoFormer, arXiv:2104.09864, section 3.4.
-"""
+"""Dynamic NTK: the rotary base of a text that is longer than the texts of the training."""
 
 from __future__ import annotations
 
-import numpy as np
-
+from matryo.build.arch import _rotary
 from matryo.build.arch.nomic_bert.config import Config
 from matryo.build.checkpoint import FloatArray
 
@@ -18,13 +14,8 @@ def rotary_tables(config: Config, n_tokens: int) -> tuple[FloatArray, FloatArray
         config: the model's config.
         n_tokens: length of the text. With dynamic NTK the frequencies depend on it.
     """
-    # Angles are float32, as in the reference. Exact angles would differ from the reference's by
-    # 5e-4 at position 8000.
-    exponents = np.arange(0, config.head_size, 2, dtype=np.float32) / np.float32(config.head_size)
     theta = config.rope_theta * _stretch(config, n_tokens)
-    frequencies = np.float32(1) / np.power(np.float32(theta), exponents)
-    angles = np.outer(np.arange(n_tokens, dtype=np.float32), frequencies)
-    return np.cos(angles), np.sin(angles)
+    return _rotary.rotary_tables(config.head_size, theta, n_tokens)
 
 
 def _stretch(config: Config, n_tokens: int) -> float:
