@@ -20,9 +20,10 @@ from prometheus_client import CollectorRegistry
 
 from matryo.catalog.catalog import Catalog, open_catalog
 from matryo.catalog.manifest import Manifest
+from matryo.catalog.names import look_up
 from matryo.core import logging as logs
 from matryo.core.cores import available_cores
-from matryo.core.errors import ArtifactDamaged, ArtifactMissing, SettingsInvalid
+from matryo.core.errors import ArtifactDamaged, ArtifactMissing, ModelNotFound, SettingsInvalid
 from matryo.core.logging import ERROR_PREFIX
 from matryo.core.memory import available_memory
 from matryo.core.metrics import Metrics
@@ -36,8 +37,10 @@ from matryo.service.choices import Defaults
 from matryo.service.limits import RequestLimits
 from matryo.service.token_arrays import TokenDecoder
 from matryo.store.artifact import find_artifact
+from matryo.store.derived import find_derived
 from matryo.store.encodings import find_table
 from matryo.store.layout import Store
+from matryo.store.references import Reference, is_path, parse_reference
 
 log = logging.getLogger("matryo")
 
@@ -129,6 +132,53 @@ def core_use(settings: Settings, cores: int | None = None) -> CoreUse:
     return plan_cores(cores, settings.workers, settings.threads)
 
 
+# --- models
+
+
+def resolve_models(settings: Settings) -> Settings:
+    """The settings with the id of a model in place of each path and repository.
+
+    What was not derived before is derived in a process of its own.
+
+    Raises:
+        ModelNotFound: a name is neither a model, nor a path, nor a repository.
+        SetupError: a checkpoint cannot be read.
+        SystemExit: a derivation failed, and has said why.
+    """
+    ids = dict.fromkeys(_resolve(settings, name) for name in settings.model)
+    return settings.model_copy(update={"model": tuple(ids)})
+
+
+def _resolve(settings: Settings, name: str) -> str:
+    reference = referred(open_catalog(settings), name)
+    if reference is None:
+        return name
+    known = find_derived(settings.home, reference.text)
+    if known is None:
+        _prepare_apart(settings, name)
+        known = find_derived(settings.home, reference.text)
+    if known is None:  # the files change while they are read
+        raise ModelNotFound(
+            f"{name} was changed while it was read. Run the command again once its files are "
+            "complete."
+        )
+    return known
+
+
+def referred(catalog: Catalog, name: str) -> Reference | None:
+    """The path or the repository that a name means; None if the name is that of a model.
+
+    Raises:
+        ModelNotFound: the name is none of these.
+    """
+    if not is_path(name) and look_up(name, catalog.names) is not None:
+        return None
+    reference = parse_reference(name)
+    if reference is None:
+        catalog.folder(name)  # says what models there are
+    return reference
+
+
 # --- engines
 
 
@@ -143,7 +193,7 @@ def ready_engines(settings: Settings, use: CoreUse | None = None) -> tuple[Engin
         SetupError: anything that keeps a model from being served.
         SystemExit: a build failed, and has said why.
     """
-    make_ready(settings)
+    settings = make_ready(settings)
     try:
         return load_engines(settings, use)
     except ArtifactDamaged as exc:
@@ -171,19 +221,24 @@ def load_engines(settings: Settings, use: CoreUse | None = None) -> tuple[Engine
     return tuple(engines)
 
 
-def make_ready(settings: Settings) -> None:
-    """Pull, build and lay out what is missing of the models of `settings`.
+def make_ready(settings: Settings) -> Settings:
+    """Derive, pull, build and lay out what is missing of the models of `settings`.
+
+    Returns:
+        The settings with the id of a model in place of each path and repository.
 
     Raises:
         SetupError: an unknown model, a bad manifest, or a precision that a model does not offer.
         SystemExit: a build failed, and has said why.
     """
+    settings = resolve_models(settings)
     manifests = _manifests(settings, open_catalog(settings))
     for manifest in manifests:  # a refusal of the last comes before a build of the first
         manifest.precision_for(settings.precision)
     for manifest in manifests:
         if not _is_ready(settings, manifest):
             _prepare_apart(settings, manifest.id)
+    return settings
 
 
 def _manifests(settings: Settings, catalog: Catalog) -> list[Manifest]:

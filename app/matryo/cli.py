@@ -19,6 +19,7 @@ from matryo.core.errors import MatryoError, SettingsInvalid
 # Until `main` runs, a process with the id 1 is deaf to signals: nothing slow is imported here.
 if TYPE_CHECKING:
     from matryo.catalog.catalog import Catalog
+    from matryo.catalog.manifest import Manifest
     from matryo.commands.texts import Format
     from matryo.core.settings import Settings
 
@@ -147,6 +148,28 @@ def _open_catalog(settings: Settings) -> Catalog:
 _precision = click.option("--precision", help="Numbers of the model: fp32, int8, q8, q4 or auto.")
 
 
+_trust = click.option(
+    "--trust-manifest",
+    is_flag=True,
+    default=None,
+    help="Build although the checkpoint's own files contradict model.toml.",
+)
+
+
+def _manifest(settings: Settings, name: str) -> Manifest:
+    """The manifest of a model, of a path, or of a repository; the latter two are derived."""
+    from matryo.assembly import referred
+    from matryo.build.provision import derive_model
+    from matryo.core.progress import TerminalReporter
+    from matryo.store.layout import Store
+
+    catalog = _open_catalog(settings)
+    if reference := referred(catalog, name):
+        folder = derive_model(Store(settings.home), catalog, reference, TerminalReporter())
+        return _open_catalog(settings).manifest(folder.name)
+    return catalog.manifest(name)
+
+
 class _SettingOption(click.Option):
     """An option of the setting of the same name; its help names the setting's default."""
 
@@ -170,6 +193,7 @@ def _flag(flag: str, text: str, **more: Any) -> Callable[[Callback], Callback]:
 @main.command(cls=_Serve)
 @_flag("--model", "Model; give it again for more, the first is the default.", multiple=True)
 @_flag("--precision", "Numbers of the models: fp32, int8, q8, q4 or auto.")
+@_trust
 @_flag("--host", "Address to listen on; 0.0.0.0 for every one.")
 @_flag("--port", "Port to listen on; 0 for any free one.")
 @_flag("--uds", "Unix socket to listen on, in place of host and port.", metavar="PATH")
@@ -177,7 +201,7 @@ def _flag(flag: str, text: str, **more: Any) -> Callable[[Callback], Callback]:
 @_flag("--log-format", "Log lines: text, json, or auto, which is text on a terminal.")
 def serve(
     model: tuple[str, ...],
-    **flags: str | None,
+    **flags: str | bool | None,
 ) -> None:
     """Serve one model or several; pull and build them first if need be."""
     settings = _settings(model=model or None, **flags)
@@ -203,7 +227,7 @@ def pull(model_id: str, origin: str | None) -> None:
     if model_id == ENCODING:
         pull_encoding(Store(settings.home), origin, TerminalReporter())
         return
-    manifest = _open_catalog(settings).manifest(model_id)
+    manifest = _manifest(settings, model_id)
     pull_model(Store(settings.home), manifest, origin, TerminalReporter())
 
 
@@ -215,15 +239,22 @@ def pull(model_id: str, origin: str | None) -> None:
     help="Folder, or .safetensors, .gguf or .onnx file.",
 )
 @click.option("--unverified", is_flag=True, help="Allow hashes that are not the manifest's.")
+@_trust
 @_precision
-def build(model_id: str, checkpoint: Path | None, unverified: bool, precision: str | None) -> None:
+def build(
+    model_id: str,
+    checkpoint: Path | None,
+    unverified: bool,
+    trust_manifest: bool | None,
+    precision: str | None,
+) -> None:
     """Build a model's artefact from its checkpoint; pull that first if need be."""
     from matryo.build.provision import build_model
     from matryo.core.progress import TerminalReporter
     from matryo.store.layout import Store
 
-    settings = _settings(precision=precision)
-    manifest = _open_catalog(settings).manifest(model_id)
+    settings = _settings(precision=precision, trust_manifest=trust_manifest)
+    manifest = _manifest(settings, model_id)
     reporter = TerminalReporter()
     artifact = build_model(
         Store(settings.home),
@@ -231,9 +262,10 @@ def build(model_id: str, checkpoint: Path | None, unverified: bool, precision: s
         manifest.precision_for(settings.precision),
         checkpoint,
         allow_unverified=unverified,
+        trust_manifest=settings.trust_manifest,
         reporter=reporter,
     )
-    reporter.say(f"{model_id}: {artifact.folder} ({artifact.n_bytes / 1e6:.0f} MB)")
+    reporter.say(f"{manifest.id}: {artifact.folder} ({artifact.n_bytes / 1e6:.0f} MB)")
 
 
 @main.command()
@@ -311,6 +343,34 @@ def embed(
         settings, file, compare, options, model=compare_model, as_json=as_json, form=form
     ):
         sys.exit(1)
+
+
+@main.command()
+@click.argument("reference", metavar="FOLDER|FILE|REPO[@REVISION]")
+@click.option("--id", "model_id", help="Id of the model. Default: the checkpoint's own name.")
+@click.option(
+    "--dimensions",
+    metavar="N,N,...",
+    help="Sizes that the model was trained to be cut to, where no file of the checkpoint says so.",
+)
+def add(reference: str, model_id: str | None, dimensions: str | None) -> None:
+    """Write a model folder for a checkpoint from the checkpoint's own files.
+
+    The folder goes to the first folder of MATRYO_MODELS, or into the store. Its model.toml is yours
+    to edit. Prints the path.
+    """
+    from matryo.commands.add import run
+
+    run(_settings(), reference, model_id, dimensions)
+
+
+@main.command()
+@click.argument("model_id", metavar="ID")
+def remove(model_id: str) -> None:
+    """Remove what the store has of a model: checkpoint, artefacts, and a derived model.toml."""
+    from matryo.commands.remove import run
+
+    run(_settings(), model_id)
 
 
 @main.command()

@@ -6,6 +6,7 @@ build that fails or is killed leaves the artefact that was there before.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +14,8 @@ import numpy as np
 
 from matryo.build import arch
 from matryo.build.check import Agreement, check_graph, tokenize_texts
+from matryo.build.derive.contradictions import contradictions
+from matryo.build.derive.files import read_layout
 from matryo.build.emit import GraphBuilder
 from matryo.build.inputs import (
     CheckpointFiles,
@@ -26,7 +29,7 @@ from matryo.build.trial import try_graph
 from matryo.build.vocabulary import check_rows
 from matryo.catalog.manifest import Manifest
 from matryo.core.choices import Precision
-from matryo.core.errors import BuildFailed, CheckpointMismatch
+from matryo.core.errors import BuildFailed, CheckpointMismatch, ManifestInvalid
 from matryo.core.progress import Reporter
 from matryo.store.artifact import (
     BUILDER_VERSION,
@@ -73,6 +76,7 @@ def build(
     checkpoint: Path,
     *,
     allow_unverified: bool,
+    trust_manifest: bool,
     reporter: Reporter,
 ) -> Artifact:
     """Build the artefact of `manifest` from `checkpoint` and make it the current one.
@@ -86,9 +90,11 @@ def build(
         checkpoint: absolute path of a folder with `model.safetensors` and `tokenizer.json`, or
             of a `.safetensors`, `.gguf` or `.onnx` file. Links are kept as they are.
         allow_unverified: accept files whose hash is not the manifest's.
+        trust_manifest: build although the checkpoint's files contradict the manifest.
         reporter: takes a sentence for each step, and the progress of the long ones.
 
     Raises:
+        ManifestInvalid: the checkpoint's files contradict the manifest.
         CheckpointMismatch: files are missing, damaged, or not the manifest's.
         UnsupportedArchitecture: there is no graph for what the manifest describes.
         StoreFull: the disk has not enough room.
@@ -108,6 +114,8 @@ def build(
                 allow_unverified=allow_unverified,
                 reporter=reporter,
             )
+            against = contradictions(manifest, read_layout(files.weights))
+            _check_agreement(manifest, against, reporter, trust_manifest=trust_manifest)
             write = _adopt if files.ready else _emit
             reporter.say(f"building {manifest.id} in {precision} from {files.weights.name}")
             written = write(store, manifest, precision, files, aside)
@@ -116,7 +124,7 @@ def build(
         with room_for(store.home):
             if files.tokenizer.parent != aside:
                 copy_file(files.tokenizer, aside / TOKENIZER_FILE)
-            record = _record(manifest, precision, checkpoint, files, written, aside)
+            record = _record(manifest, precision, checkpoint, files, written, aside, against)
             write_record(aside, record)
             replace_folder(aside, folder / record.key)
             make_current(store, record)
@@ -126,6 +134,23 @@ def build(
     return read_artifact(folder / record.key)
 
 
+def _check_agreement(
+    manifest: Manifest, against: Sequence[str], reporter: Reporter, *, trust_manifest: bool
+) -> None:
+    """Refuse a manifest that the checkpoint's own files contradict, unless the operator trusts it.
+
+    Raises:
+        ManifestInvalid: they contradict, and the manifest is not trusted.
+    """
+    if against and not trust_manifest:
+        raise ManifestInvalid(
+            f"{manifest.id}: {'; '.join(against)}. Correct model.toml, or give --trust-manifest to "
+            "build all the same, which the fingerprint then says."
+        )
+    for sentence in against:
+        reporter.say(f"warning: {sentence}; the model.toml is trusted")
+
+
 def _record(
     manifest: Manifest,
     precision: Precision,
@@ -133,10 +158,15 @@ def _record(
     files: CheckpointFiles,
     written: _Written,
     folder: Path,
+    against: list[str],
 ) -> ArtifactRecord:
     """The record of the artefact whose files are in `folder`."""
     key = artifact_key(
-        manifest, precision, files.weights_sha256, files.tokenizer_sha256, written.lacks
+        manifest,
+        precision,
+        files.weights_sha256,
+        files.tokenizer_sha256,
+        (*written.lacks, *against),
     )
     return ArtifactRecord(
         model_id=manifest.id,
@@ -149,6 +179,7 @@ def _record(
         verified=files.verified,
         checkpoint_path=str(checkpoint),
         lacks=written.lacks,
+        against=tuple(against),
         max_abs_error=written.agreement.max_abs_error,
         min_cosine=written.agreement.min_cosine,
         files={

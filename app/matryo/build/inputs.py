@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import os
 from collections.abc import Generator
 from dataclasses import dataclass
 from pathlib import Path
 
 from matryo.build.checkpoint import Checkpoint
 from matryo.build.checkpoint.onnx import ReadyGraph, read_ready_graph
+from matryo.build.checkpoint.shards import ShardedCheckpoint, shard_files
 from matryo.build.checkpoint.tokenizer import FoundTokenizer, find_tokenizer, rebuild_from_gguf
 from matryo.build.trial import try_tokenizer
 from matryo.build.vocabulary import find_contradiction
@@ -20,7 +22,7 @@ from matryo.store.artifact import TOKENIZER_FILE
 from matryo.store.files import sha256_file
 from matryo.store.layout import Store
 from matryo.store.sources import SourceFile, stamp_of
-from matryo.store.unread import WEIGHTS_FILE, explain_file, explain_folder
+from matryo.store.unread import INDEX_FILE, WEIGHTS_FILE, explain_file, explain_folder
 
 _FORMATS = (".safetensors", ".gguf", ".onnx")
 # ONNX begins with its version (field 1), and the next field of a model.
@@ -51,9 +53,19 @@ class CheckpointFiles:
     sources: tuple[SourceFile, ...]
 
 
-def weights_file(checkpoint: Path) -> Path:
-    """Path of the weights: `checkpoint` itself, or `model.safetensors` in that folder."""
-    return checkpoint / WEIGHTS_FILE if checkpoint.is_dir() else checkpoint
+def weights_file(checkpoint: Path, name: str = WEIGHTS_FILE) -> Path:
+    """Path of the weights: `checkpoint` itself, or the file of the weights in that folder.
+
+    Args:
+        checkpoint: a folder or a file.
+        name: of the weights in the folder, as the manifest says. A folder without that file may
+            have an index of shards in its place.
+    """
+    if not checkpoint.is_dir():
+        return checkpoint
+    weights = checkpoint / name
+    index = checkpoint / INDEX_FILE
+    return index if not os.path.lexists(weights) and index.is_file() else weights
 
 
 def format_of(path: Path) -> str | None:
@@ -61,6 +73,8 @@ def format_of(path: Path) -> str | None:
 
     A hub cache keeps its files under their hashes, so that a name may have no suffix.
     """
+    if path.name == INDEX_FILE:
+        return ".safetensors"
     if (suffix := path.suffix.lower()) in _FORMATS:
         return suffix
     with path.open("rb") as file:
@@ -75,7 +89,7 @@ def format_of(path: Path) -> str | None:
 
 
 def open_checkpoint(path: Path) -> Checkpoint:
-    """The weights in `path`, a safetensors or GGUF file.
+    """The weights in `path`, a safetensors or GGUF file, or an index of shards.
 
     Raises:
         CheckpointMismatch: the file is not of that format, or damaged.
@@ -84,6 +98,8 @@ def open_checkpoint(path: Path) -> Checkpoint:
         from matryo.build.checkpoint.gguf import GgufCheckpoint
 
         return GgufCheckpoint(path)
+    if path.name == INDEX_FILE:
+        return ShardedCheckpoint(path)
     from matryo.build.checkpoint.safetensors import SafetensorsCheckpoint
 
     return SafetensorsCheckpoint(path)
@@ -131,28 +147,46 @@ def read_files(
         CheckpointMismatch: a file is missing, cannot be read, or is not the manifest's; or
             weights and tokenizer are of two models.
     """
-    weights = weights_file(checkpoint)
+    weights = weights_file(checkpoint, manifest.weights)
     suffix = _format(checkpoint, weights)
     # No library parses a file that the manifest's hash refuses.
     sources = [_hashed(weights, reporter)]
-    pinned = [_pin(manifest, WEIGHTS_FILE, suffix, sources[0].sha256, weights, allow_unverified)]
+    kind = ".json" if weights.name == INDEX_FILE else suffix
+    pinned = [_pin(manifest, manifest.weights, kind, sources[0].sha256, weights, allow_unverified)]
+    for path in shard_files(weights):
+        sources.append(_hashed(path, reporter))
+        name = path.relative_to(checkpoint if checkpoint.is_dir() else path.parent).as_posix()
+        pinned.append(
+            _pin(manifest, name, ".safetensors", sources[-1].sha256, path, allow_unverified)
+        )
     stored = store.checkpoint(manifest.id, manifest.checkpoint_key)
     tokenizer = find_tokenizer(weights, suffix, stored, into, reporter)
     ready = read_ready_graph(weights) if suffix == ".onnx" else None
     for path in ready.data if ready else ():
         source = _hashed(path, reporter)
         sources.append(source)
-        pinned.append(source.sha256 in manifest.pinned_sha256(WEIGHTS_FILE))
+        pinned.append(source.sha256 in manifest.every_sha256)
         if not pinned[-1] and not allow_unverified:
             raise CheckpointMismatch(
                 f"{path} has sha256 {source.sha256}, which {manifest.id} does not pin. "
                 "Give --unverified to build from it all the same."
             )
     found = _hashed(tokenizer.path, reporter).sha256
-    pinned.append(_pin(manifest, TOKENIZER_FILE, ".json", found, tokenizer.path, allow_unverified))
+    if tokenizer.given:
+        name = _tokenizer_name(manifest)
+        pinned.append(_pin(manifest, name, ".json", found, tokenizer.path, allow_unverified))
+    else:  # made of the weights' file, or of files that count as the tokenizer does
+        pinned += [sha256_file(path) in manifest.every_sha256 for path in tokenizer.made_of]
+        if not all(pinned) and not allow_unverified:
+            raise CheckpointMismatch(
+                f"{manifest.id} does not pin {', '.join(path.name for path in tokenizer.made_of)}, "
+                "which its tokenizer is made of. Give --unverified to build from them all the same."
+            )
     verified = all(pinned)
-    if not verified and tokenizer.given:
-        if not pinned[-1]:
+    # A hash that a derivation took from the file itself says nothing of the file.
+    trusted = verified and manifest.folder is None
+    if not trusted and tokenizer.given:
+        if not pinned[-1] or manifest.folder:
             try_tokenizer(tokenizer.path)
         tokenizer = _agreeing(tokenizer, weights, suffix, ready, into, reporter)
         found = sha256_file(tokenizer.path)
@@ -203,6 +237,12 @@ def _format(checkpoint: Path, weights: Path) -> str:
             f"{hint}".rstrip()
         )
     return suffix
+
+
+def _tokenizer_name(manifest: Manifest) -> str:
+    """The name of the tokenizer among the manifest's files: it lies with the weights."""
+    beside = [name for name in manifest.files if name.rpartition("/")[2] == TOKENIZER_FILE]
+    return beside[0] if beside else TOKENIZER_FILE
 
 
 def _hashed(path: Path, reporter: Reporter) -> SourceFile:

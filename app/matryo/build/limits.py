@@ -59,3 +59,6 @@ TRIAL_SECONDS = 600.0
 
 TRIAL_MEMORY_BYTES = 1 << 32
 """Most memory of a trial, in addition to three times the bytes of a graph."""
+
+MAX_SHARDS = 256
+"""Most files that one checkpoint is split over."""

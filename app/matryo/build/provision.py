@@ -10,7 +10,19 @@ from pathlib import Path
 
 from matryo.build import arch
 from matryo.build.build import build
+from matryo.build.derive.files import read_layout
+from matryo.build.derive.repository import Fetched, fetch_repository, publish
+from matryo.build.derive.write import (
+    Target,
+    choose_id,
+    folder_origin,
+    hub_origin,
+    reference_name,
+    write_derived_model,
+)
+from matryo.catalog.catalog import Catalog
 from matryo.catalog.manifest import Manifest
+from matryo.catalog.pins import pinned, pins_path
 from matryo.core.choices import Precision
 from matryo.core.errors import (
     ArtifactDamaged,
@@ -23,11 +35,13 @@ from matryo.core.errors import (
 from matryo.core.progress import Reporter
 from matryo.engine.onnx.prepacked import prepack
 from matryo.store.artifact import Artifact, find_artifact, unverified_origin
+from matryo.store.derived import find_derived, models_folder
 from matryo.store.encodings import ENCODING
-from matryo.store.files import given_path
-from matryo.store.layout import Store
+from matryo.store.files import given_path, remove_file, remove_tree, room_for
+from matryo.store.layout import MODELS_LOCK, Store
 from matryo.store.pull.checkpoint import pull
 from matryo.store.pull.encoding import pull_table
+from matryo.store.references import Reference
 
 
 def build_model(
@@ -38,6 +52,7 @@ def build_model(
     *,
     allow_unverified: bool,
     reporter: Reporter,
+    trust_manifest: bool = False,
 ) -> Artifact:
     """What `matryo build` does: build from `checkpoint`, or from the manifest's own.
 
@@ -59,13 +74,19 @@ def build_model(
                 precision,
                 checkpoint,
                 allow_unverified=allow_unverified,
+                trust_manifest=trust_manifest,
                 reporter=reporter,
             )
-        return _build_published(store, manifest, precision, reporter)
+        return _build_published(store, manifest, precision, reporter, trust=trust_manifest)
 
 
 def ensure_model(
-    store: Store, manifest: Manifest, precision: Precision, reporter: Reporter
+    store: Store,
+    manifest: Manifest,
+    precision: Precision,
+    reporter: Reporter,
+    *,
+    trust_manifest: bool = False,
 ) -> Artifact:
     """What `matryo serve` needs: the artefact last built, or one built now.
 
@@ -82,14 +103,22 @@ def ensure_model(
             return artifact
         origin = unverified_origin(store, manifest.id, precision)
         if origin is None:
-            return _build_published(store, manifest, precision, reporter)
+            return _build_published(store, manifest, precision, reporter, trust=trust_manifest)
         if not origin.exists():
             raise ArtifactMissing(
                 f"{manifest.id} was last built from {origin}, which is gone, and that artefact "
                 "cannot be used any more. Build it again with --checkpoint PATH --unverified, or "
                 f"from the published weights with: matryo build {manifest.id}"
             )
-        return build(store, manifest, precision, origin, allow_unverified=True, reporter=reporter)
+        return build(
+            store,
+            manifest,
+            precision,
+            origin,
+            allow_unverified=True,
+            trust_manifest=trust_manifest,
+            reporter=reporter,
+        )
 
 
 def pack_model(store: Store, manifest: Manifest, precision: Precision, reporter: Reporter) -> None:
@@ -120,6 +149,68 @@ def pull_model(store: Store, manifest: Manifest, origin: str | None, reporter: R
         return pull(store, manifest, origin, reporter)
 
 
+def derive_model(
+    store: Store,
+    catalog: Catalog,
+    reference: Reference,
+    reporter: Reporter,
+    *,
+    target: Target | None = None,
+) -> Path:
+    """The folder of the model of a path or a repository, derived if that was not done before.
+
+    Args:
+        store: the store.
+        catalog: every model that there is.
+        reference: what the operator named.
+        reporter: takes what was derived, line by line.
+        target: where the model goes; None for the store, where a known model is not derived again.
+
+    Raises:
+        SetupError: the checkpoint cannot be read, fetched or computed; says what to do.
+    """
+    with _lock(store, MODELS_LOCK, reporter):
+        known = find_derived(store.home, reference.text)
+        if target is None and known is not None:
+            return models_folder(store.home) / known
+        fetched: Fetched | None = None
+        if reference.path is not None:
+            layout = read_layout(reference.path)
+            origin = folder_origin(layout.root)
+        else:
+            fetched = fetch_repository(store, reference, reporter)
+            layout = read_layout(fetched.folder)
+            origin = hub_origin(catalog, fetched.source)
+        if target is None:
+            model_id = choose_id(store, catalog, reference_name(layout, reference), reference)
+            target = Target(models_folder(store.home), model_id)
+        manifest = write_derived_model(layout, origin, reference, target, reporter)
+        if fetched:
+            publish(store, fetched, manifest)
+        return target.parent / manifest.id
+
+
+def remove_model(store: Store, model_id: str, reporter: Reporter) -> int | None:
+    """Remove a model's checkpoints, artefacts, pins and derived manifest from the store.
+
+    Returns:
+        The bytes that were given back; None if the store had nothing of the model.
+    """
+    if Path(model_id).name != model_id or model_id.startswith("."):
+        return None
+    folders = [store.home / kind / model_id for kind in ("checkpoints", "artifacts", "models")]
+    pins = pins_path(store.home, model_id)
+    if not any(path.exists() for path in (*folders, pins)):
+        return None
+    with _lock(store, model_id, reporter), room_for(store.home):
+        files = [path for folder in folders for path in folder.rglob("*") if path.is_file()]
+        n_bytes = sum(path.lstat().st_size for path in files)
+        for folder in reversed(folders):  # what names the model first
+            remove_tree(folder)
+        remove_file(pins)
+    return n_bytes
+
+
 def pull_encoding(store: Store, origin: str | None, reporter: Reporter) -> Path:
     """What `matryo pull cl100k_base` does: `pull_table` under a lock of the store.
 
@@ -137,7 +228,7 @@ def _lock(store: Store, name: str, reporter: Reporter) -> AbstractContextManager
 
 
 def _build_published(
-    store: Store, manifest: Manifest, precision: Precision, reporter: Reporter
+    store: Store, manifest: Manifest, precision: Precision, reporter: Reporter, *, trust: bool
 ) -> Artifact:
     """The artefact of the manifest's own checkpoint: an intact one, or one built now."""
     artifact = _intact(store, manifest, precision, reporter)
@@ -145,16 +236,27 @@ def _build_published(
         reporter.say(f"{manifest.id}: already built in {precision} in {artifact.folder}")
         return artifact
 
-    def build_from(source: Path) -> Artifact:
-        return build(store, manifest, precision, source, allow_unverified=False, reporter=reporter)
+    def build_from(manifest: Manifest, source: Path) -> Artifact:
+        return build(
+            store,
+            manifest,
+            precision,
+            source,
+            allow_unverified=False,
+            trust_manifest=trust,
+            reporter=reporter,
+        )
 
+    if manifest.folder:
+        return build_from(manifest, manifest.folder)
     folder = store.checkpoint(manifest.id, manifest.checkpoint_key)
-    if folder.is_dir():
+    if manifest.is_pinned and folder.is_dir():
         try:
-            return build_from(folder)
+            return build_from(manifest, folder)
         except CheckpointMismatch as exc:
             reporter.say(f"{exc.message} Fetching it again.")
-    return build_from(pull(store, manifest, None, reporter))
+    folder = pull(store, manifest, None, reporter)
+    return build_from(pinned(manifest, store.home), folder)
 
 
 def _intact(

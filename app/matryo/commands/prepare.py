@@ -48,7 +48,8 @@ def _run() -> int:
 
 
 def _prepare(settings: Settings) -> None:
-    from matryo.build.provision import ensure_model, pack_model
+    from matryo.assembly import referred
+    from matryo.build.provision import derive_model, ensure_model, pack_model
     from matryo.catalog.catalog import open_catalog
     from matryo.core.errors import ArtifactDamaged, ArtifactMissing
     from matryo.core.progress import TerminalReporter
@@ -56,12 +57,17 @@ def _prepare(settings: Settings) -> None:
     from matryo.store.layout import Store
 
     reporter = TerminalReporter()
-    store, manifest = Store(settings.home), open_catalog(settings).manifest(settings.model[0])
+    store, catalog, name = Store(settings.home), open_catalog(settings), settings.model[0]
+    if reference := referred(catalog, name):
+        name = derive_model(store, catalog, reference, reporter).name
+        catalog = open_catalog(settings)
+    manifest = catalog.manifest(name)
     precision = manifest.precision_for(settings.precision)
     try:
         find_artifact(store, manifest, precision).check_files()
     except (ArtifactMissing, ArtifactDamaged):
-        ensure_model(store, manifest, precision, reporter=reporter)
+        trust = settings.trust_manifest
+        ensure_model(store, manifest, precision, reporter, trust_manifest=trust)
     pack_model(store, manifest, precision, reporter=reporter)
 
 

@@ -9,7 +9,7 @@ import signal
 from collections.abc import Callable
 from contextlib import ExitStack
 
-from matryo.assembly import make_ready, ready_engines
+from matryo.assembly import make_ready, ready_engines, resolve_models
 from matryo.catalog.catalog import open_catalog
 from matryo.commands.processes import run_processes
 from matryo.core import logging as logs
@@ -43,7 +43,7 @@ def run(settings: Settings) -> None:
             _announce(settings, listener)
 
         if settings.processes > 1:
-            make_ready(settings)
+            settings = make_ready(settings)
             run_processes(settings, listener, serve_on, on_ready)
         else:
             serve_on(settings, listener, on_ready)
@@ -78,7 +78,7 @@ def _reload() -> None:
 
 def _announce(settings: Settings, listener: Listener) -> None:
     catalog = open_catalog(settings)
-    models = [catalog.manifest(model_id) for model_id in settings.model]
+    models = [catalog.manifest(model_id) for model_id in resolve_models(settings).model]
     served = ", ".join(
         f"{model.id} ({model.precision_for(settings.precision)})" for model in models
     )

@@ -20,7 +20,7 @@ import click
 import numpy as np
 
 import matryo
-from matryo.assembly import build_local_service
+from matryo.assembly import build_local_service, resolve_models
 from matryo.build import arch
 from matryo.build.check import MAX_ABS_ERROR, compare
 from matryo.build.inputs import format_of, open_checkpoint, weights_file
@@ -82,6 +82,7 @@ def run(settings: Settings, *, as_json: bool) -> bool:
         SetupError: the model cannot be made ready.
     """
     check_output(None, None)
+    settings = resolve_models(settings)
     model_id = settings.model[0]
     golden = read_golden(open_catalog(settings).folder(model_id))
     with LocalService(lambda: build_local_service(settings)) as local:
@@ -239,7 +240,7 @@ def _numpy_forward(engine: Engine, artifact: Artifact, texts: Sequence[TokenIds]
     name, exact = "graph = numpy forward", engine.precision == "fp32"
     least = engine.manifest.precisions[engine.precision].min_cosine
     allowed = f"{MAX_ABS_ERROR:g}" if exact else f"at least {least:g}"
-    path = weights_file(Path(artifact.record.checkpoint_path))
+    path = weights_file(Path(artifact.record.checkpoint_path), engine.manifest.weights)
     if not path.is_file():
         return Result(name, _OURS, f"the checkpoint {path} is gone", allowed, None)
     if format_of(path) == ".onnx":

@@ -58,6 +58,11 @@ class Settings(BaseModel):
     home: Path = Field(
         Path("~/.cache/matryo"), description="The store of checkpoints and artefacts."
     )
+    trust_manifest: bool = Field(
+        default=False,
+        description="Build a model although its checkpoint's own files contradict its model.toml; "
+        "the fingerprint then ends in +trusted.",
+    )
     models: _Words = Field(
         (),
         description="More folders of model folders, separated by commas; later ones win.",

@@ -65,7 +65,9 @@ def choose(options: Options, directory: Directory, defaults: Defaults) -> Choice
     if input_type is None:
         # The operator's default may be meant for another model served beside this one.
         names = manifest.input_type_names
-        input_type = names.get(defaults.input_type) or names.get("document") or "none"
+        own = manifest.default_input_type
+        wanted = own if own and defaults.input_type == "document" else defaults.input_type
+        input_type = names.get(wanted) or names.get("document") or "none"
     dimensions, warnings = _dimensions(options.dimensions, manifest, defaults)
     return Choices(engine, input_type, dimensions, options.embedding_type, warnings)
 
@@ -87,7 +89,7 @@ def _dimensions(
     asked: int | None, manifest: Manifest, defaults: Defaults
 ) -> tuple[int, tuple[str, ...]]:
     sizes = manifest.output.dimensions
-    wanted = asked or defaults.dimensions or sizes.native
+    wanted = asked or defaults.dimensions or sizes.default or sizes.native
     if wanted == sizes.native:
         return wanted, ()
     if not sizes.cut:

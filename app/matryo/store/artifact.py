@@ -165,12 +165,22 @@ def find_artifact(store: Store, manifest: Manifest, precision: Precision) -> Art
 
 def _other_pins(manifest: Manifest, record: ArtifactRecord) -> str | None:
     """Which of the hashes of a verified artefact the manifest pins no longer; None if none."""
+    if len(record.sources) > 1:
+        known = manifest.every_sha256
+        for source in record.sources:
+            if source.sha256 not in known:
+                name = Path(source.path).name
+                return (
+                    f"was built from a file {name} with sha256 {source.sha256}, which "
+                    f"{manifest.id} does not pin any more"
+                )
+        return None
     for name, found in (
-        ("model.safetensors", record.checkpoint_sha256),
+        (manifest.weights, record.checkpoint_sha256),
         (TOKENIZER_FILE, record.tokenizer_sha256),
     ):
         pinned = manifest.pinned_sha256(name)
-        if found not in pinned:
+        if pinned and found not in pinned:
             return (
                 f"was built from a file with sha256 {found}, but {manifest.id} now pins "
                 f"{name} to {pinned[0]}"

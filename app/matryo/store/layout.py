@@ -4,6 +4,9 @@
     <home>/checkpoints/<id>/<checkpoint key>.part/    one being fetched; resumed by the next pull
     <home>/artifacts/<id>/<precision>/<key>/          a complete artefact
     <home>/artifacts/<id>/<precision>/current         the key to serve, and what it came from
+    <home>/models/<id>/                               a model that was derived from a checkpoint
+    <home>/fetched/                                   files of repositories before they get an id
+    <home>/pins/<id>.json                             hashes that a first pull found
     <home>/encodings/                                 vocabularies of token arrays
     <home>/locks/                                     one lock for each id
 
@@ -18,6 +21,9 @@ from collections.abc import Callable, Generator
 from pathlib import Path
 
 from matryo.store.files import check_home, make_folder, room_for, tidy_folder
+
+MODELS_LOCK = "derive"
+"""The lock of whoever derives a model, and so chooses an id."""
 
 
 class Store:

@@ -71,6 +71,8 @@ class ArtifactRecord:
         max_abs_error: graph against the plain numpy forward, on hidden states.
         min_cosine: likewise, the least cosine of a built-in text.
         sources: the files that the build read, the weights first; empty in earlier builds.
+        against: what the checkpoint's own files say otherwise than the manifest, which the
+            operator trusted.
     """
 
     model_id: _Text
@@ -87,6 +89,7 @@ class ArtifactRecord:
     min_cosine: _Finite
     files: dict[_FileName, FileRecord]
     sources: tuple[_Source, ...] = ()
+    against: tuple[_Text, ...] = ()
 
 
 _ARTIFACT = TypeAdapter(ArtifactRecord)

@@ -6,8 +6,16 @@ import re
 from pathlib import Path
 
 WEIGHTS_FILE = "model.safetensors"
+INDEX_FILE = "model.safetensors.index.json"
+"""The file that says which shard holds each tensor."""
 
 _SAVE = "load it with transformers and call save_pretrained(FOLDER), which writes model.safetensors"
+# A pickle may run any code when it is loaded, so Matryo never loads one.
+_CONVERT = (
+    "convert it with these two lines of Python: "
+    "from transformers import AutoModel; "
+    "AutoModel.from_pretrained(FOLDER).save_pretrained(FOLDER)"
+)
 
 # The pattern of a name, what such a file is, and the remedy. The first pattern that fits counts.
 _KINDS: tuple[tuple[str, str, str], ...] = (
@@ -17,9 +25,9 @@ _KINDS: tuple[tuple[str, str, str], ...] = (
         "merge it into its base model with peft: merge_and_unload(), then save_pretrained(FOLDER)",
     ),
     (
-        r".*\.safetensors\.index\.json|.*-\d+-of-\d+\.safetensors",
+        r".*-\d+-of-\d+\.safetensors",
         "one of several files of weights",
-        'load it with transformers and call save_pretrained(FOLDER, max_shard_size="1TB")',
+        f"give the folder, which must hold {INDEX_FILE} and every shard",
     ),
     (
         r".*\.(zip|tar|tgz|tbz2?|txz|gz|bz2|xz|zst|7z|rar)",
@@ -29,7 +37,7 @@ _KINDS: tuple[tuple[str, str, str], ...] = (
     (
         r".*\.(bin|pt|pth|ckpt|pkl)|.*\.bin\.index\.json",
         "weights as PyTorch pickles them",
-        _SAVE,
+        _CONVERT,
     ),
     (r".*\.(h5|keras)", "weights of TensorFlow", _SAVE),
     (r".*\.msgpack", "weights of Flax", _SAVE),

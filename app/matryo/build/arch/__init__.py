@@ -1,21 +1,23 @@
 """One module or package for each architecture, named after its `model_type`.
 
-Each module defines four names. `Config` validates the manifest's `[architecture]` table. `bind`
-gives a checkpoint's tensors the architecture's names. `emit` writes the ONNX graph. `forward`
-computes the same hidden states in plain numpy; a build checks the graph against them.
+`Config` validates the manifest's `[architecture]` table. `bind` gives a checkpoint's tensors the
+architecture's names. `emit` writes the ONNX graph. `forward` computes the same hidden states in
+plain numpy; a build checks the graph against them. Tables say where `config.json` and the metadata
+of a GGUF file have each key of the config.
 """
 
 from __future__ import annotations
 
 import importlib
 import pkgutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, cast
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ValidationError
 
+from matryo.build.arch._keys import Key
 from matryo.build.checkpoint import Checkpoint, FloatArray, Weights
 from matryo.build.emit import GraphBuilder
 from matryo.catalog.manifest import Manifest
@@ -24,9 +26,27 @@ from matryo.core.errors import ManifestInvalid, UnsupportedArchitecture
 
 
 class ArchitectureModule(Protocol):
-    """The names that every architecture module defines."""
+    """The names that every architecture module defines.
+
+    Attributes:
+        Config: validates the manifest's `[architecture]` table.
+        HUB_KEYS: where `config.json` has each key of the config.
+        HUB_FIXED: keys of `config.json` that change the result, and the values that the graph
+            computes.
+        GGUF_ARCHITECTURES: values of `general.architecture` in GGUF files; may be empty.
+        GGUF_KEYS: where the metadata of a GGUF file have each key of the config; `{arch}` stands
+            for the value of `general.architecture`.
+    """
 
     Config: type[BaseModel]
+    HUB_KEYS: Mapping[str, Key]
+    HUB_FIXED: Mapping[str, tuple[object, ...]]
+    GGUF_ARCHITECTURES: Sequence[str]
+    GGUF_KEYS: Mapping[str, Key]
+
+    def from_gguf(self, checkpoint: Checkpoint) -> dict[str, object]:
+        """Values of the config that the tensors of a GGUF file show."""
+        ...
 
     def bind(self, checkpoint: Checkpoint, config: Any) -> Weights:  # noqa: ANN401
         """The tensors of `checkpoint`, under the architecture's names."""
@@ -52,6 +72,32 @@ class ArchitectureModule(Protocol):
         ...
 
 
+MODEL_TYPES: Mapping[str, str] = {
+    "bert": "bert",
+    "nomic_bert": "nomic_bert",
+}
+"""The module of each `model_type` in a `config.json`."""
+
+CAUSAL: frozenset[str] = frozenset()
+"""The modules of decoders, whose vector is the last token's state unless a file says otherwise."""
+
+MAX_PADDING_ROWS = 512
+"""Most rows by which a file's `vocab_size` may differ from the manifest's: padding of the table."""
+
+STATIC: frozenset[str] = frozenset()
+"""The modules of tables without a transformer, whose texts have no special tokens."""
+
+
+def known() -> list[str]:
+    """The names of the modules, sorted."""
+    return sorted(info.name for info in pkgutil.iter_modules(__path__) if info.name[0] != "_")
+
+
+def module(model_type: str) -> ArchitectureModule:
+    """The module of this name, one of `known()`."""
+    return cast("ArchitectureModule", importlib.import_module(f"{__name__}.{model_type}"))
+
+
 def load(manifest: Manifest) -> tuple[ArchitectureModule, BaseModel]:
     """The module of the manifest's `model_type`, and the manifest's config, validated.
 
@@ -61,14 +107,32 @@ def load(manifest: Manifest) -> tuple[ArchitectureModule, BaseModel]:
         ManifestInvalid: the manifest allows longer texts than the model has positions.
     """
     model_type = manifest.architecture.model_type
-    known = sorted(info.name for info in pkgutil.iter_modules(__path__) if info.name[0] != "_")
-    if model_type not in known:
+    if model_type not in known():
         raise UnsupportedArchitecture(
-            f"{manifest.id}: no graph for model_type '{model_type}'; known: {', '.join(known)}"
+            f"{manifest.id}: no graph for model_type '{model_type}'; known: {', '.join(known())}"
         )
-    module = cast("ArchitectureModule", importlib.import_module(f"{__name__}.{model_type}"))
     try:
-        config = module.Config.model_validate(manifest.architecture.config)
+        config = validated(model_type, manifest.architecture.config)
+    except UnsupportedArchitecture as exc:
+        raise UnsupportedArchitecture(f"{manifest.id}: model.toml: {exc.message}") from exc
+    most = max_tokens(config)
+    if most is not None and manifest.tokenizer.max_tokens > most:
+        raise ManifestInvalid(
+            f"{manifest.id}: model.toml says tokenizer.max_tokens = "
+            f"{manifest.tokenizer.max_tokens}, but architecture.max_position_embeddings = "
+            f"{cast('Any', config).max_position_embeddings}. Lower max_tokens to {most} or less."
+        )
+    return module(model_type), config
+
+
+def validated(model_type: str, values: Mapping[str, Any]) -> BaseModel:
+    """The config of an architecture.
+
+    Raises:
+        UnsupportedArchitecture: the module's `Config` refuses a value; the message names each.
+    """
+    try:
+        return module(model_type).Config.model_validate(dict(values))
     except ValidationError as exc:
         faults = "; ".join(
             ".".join(["architecture", *map(str, error["loc"])])
@@ -76,12 +140,12 @@ def load(manifest: Manifest) -> tuple[ArchitectureModule, BaseModel]:
             + error["msg"].removeprefix("Value error, ")
             for error in exc.errors()
         )
-        raise UnsupportedArchitecture(f"{manifest.id}: model.toml: {faults}") from exc
-    positions = cast("int", cast("Any", config).max_position_embeddings)
-    if manifest.tokenizer.max_tokens > positions:
-        raise ManifestInvalid(
-            f"{manifest.id}: model.toml says tokenizer.max_tokens = "
-            f"{manifest.tokenizer.max_tokens}, but architecture.max_position_embeddings = "
-            f"{positions}. Lower max_tokens to {positions} or less."
-        )
-    return module, config
+        raise UnsupportedArchitecture(faults) from exc
+
+
+def max_tokens(config: BaseModel) -> int | None:
+    """Tokens of the longest text that a model has positions for; None for any number."""
+    open_config = cast("Any", config)
+    if hasattr(open_config, "max_tokens"):
+        return cast("int | None", open_config.max_tokens)
+    return cast("int", open_config.max_position_embeddings)

@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from matryo.build.arch import _layers as layers
 from matryo.build.arch._counts import Blocks, Count
+from matryo.build.arch._keys import Key, n_rows
 from matryo.build.arch._layers import Layers
 from matryo.build.checkpoint import Checkpoint, FloatArray, Part, Spelling, Weights
 from matryo.build.emit import GraphBuilder
@@ -48,6 +49,49 @@ class Config(BaseModel):
             )
             raise ValueError(msg)
         return self
+
+
+HUB_KEYS: Mapping[str, Key] = {
+    "hidden_size": Key(("hidden_size",), 768),
+    "num_hidden_layers": Key(("num_hidden_layers",), 12),
+    "num_attention_heads": Key(("num_attention_heads",), 12),
+    "intermediate_size": Key(("intermediate_size",), 3072),
+    "hidden_act": Key(("hidden_act",), "gelu"),
+    "layer_norm_eps": Key(("layer_norm_eps",), 1e-12),
+    "max_position_embeddings": Key(("max_position_embeddings",), 512),
+    "type_vocab_size": Key(("type_vocab_size",), 2),
+    "vocab_size": Key(("vocab_size",), 30522),
+}
+"""Where `config.json` has each key, and the defaults of transformers' `BertConfig`."""
+
+HUB_FIXED: Mapping[str, tuple[object, ...]] = {
+    "position_embedding_type": ("absolute",),
+    "is_decoder": (False,),
+    "add_cross_attention": (False,),
+}
+"""Keys of `config.json` that change the result, and the values that the graph computes."""
+
+GGUF_ARCHITECTURES = ("bert",)
+"""What llama.cpp's conversion calls the architecture."""
+
+GGUF_KEYS: Mapping[str, Key] = {
+    "hidden_size": Key(("{arch}.embedding_length",)),
+    "num_hidden_layers": Key(("{arch}.block_count",)),
+    "num_attention_heads": Key(("{arch}.attention.head_count",)),
+    "intermediate_size": Key(("{arch}.feed_forward_length",)),
+    "layer_norm_eps": Key(("{arch}.attention.layer_norm_epsilon",)),
+    "max_position_embeddings": Key(("{arch}.context_length",)),
+}
+"""Where the metadata of a GGUF file have each key."""
+
+
+def from_gguf(checkpoint: Checkpoint) -> dict[str, object]:
+    """The values that the tensors of a GGUF file show, and those of every such file."""
+    return {
+        "hidden_act": "gelu",
+        "type_vocab_size": n_rows(checkpoint, "token_types.weight"),
+        "vocab_size": n_rows(checkpoint, "token_embd.weight"),
+    }
 
 
 def _spellings(config: Config) -> tuple[Spelling, ...]:

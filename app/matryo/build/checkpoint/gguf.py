@@ -83,6 +83,15 @@ class GgufCheckpoint:
         found = self._value(key, "an integer", _INTEGERS)
         return None if found is None else int(found[0])
 
+    def number(self, key: str) -> float | None:
+        """The float of a metadata key; None if there is no such key.
+
+        Raises:
+            CheckpointMismatch: the value is no float.
+        """
+        found = self._value(key, "a float", _FLOATS)
+        return None if found is None else float(found[0])
+
     def flag(self, key: str) -> bool | None:
         """The boolean of a metadata key; None if there is no such key.
 

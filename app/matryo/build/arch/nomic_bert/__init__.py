@@ -10,6 +10,23 @@ from __future__ import annotations
 from matryo.build.arch.nomic_bert.config import Config
 from matryo.build.arch.nomic_bert.forward import forward
 from matryo.build.arch.nomic_bert.graph import emit
+from matryo.build.arch.nomic_bert.keys import (
+    GGUF_ARCHITECTURES,
+    GGUF_KEYS,
+    HUB_FIXED,
+    HUB_KEYS,
+    from_gguf,
+)
 from matryo.build.arch.nomic_bert.names import bind
 
-__all__ = ["Config", "bind", "emit", "forward"]
+__all__ = [
+    "GGUF_ARCHITECTURES",
+    "GGUF_KEYS",
+    "HUB_FIXED",
+    "HUB_KEYS",
+    "Config",
+    "bind",
+    "emit",
+    "forward",
+    "from_gguf",
+]

@@ -1,0 +1,356 @@
+"""A manifest derived from a checkpoint's own files."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, date, datetime
+from pathlib import Path
+from typing import Any, cast
+
+from matryo.build import arch
+from matryo.build.checkpoint.gguf import GgufCheckpoint
+from matryo.build.checkpoint.onnx import read_ready_graph
+from matryo.build.derive.config import gguf_facts, gguf_module, hub_facts, model_type_of
+from matryo.build.derive.files import CheckpointLayout
+from matryo.build.derive.modules import (
+    OutputFacts,
+    PromptFacts,
+    output_facts,
+    prompt_facts,
+    trained_sizes,
+)
+from matryo.build.derive.said import Said
+from matryo.build.derive.tokens import lowercases, token_limit
+from matryo.core.errors import CheckpointMismatch
+
+READY = "onnx"
+"""`model_type` of a ready graph, which computes by itself."""
+
+GGUF_POOLS = {1: "mean_pool", 2: "cls_pool", 3: "last_token_pool"}
+"""The step of each `pooling_type` in a GGUF file that gives one vector for a text.
+
+Source: llama.cpp, `enum llama_pooling_type`."""
+
+# Bounds against gross faults only: nobody has measured what rounding costs these weights.
+PRECISIONS = {"fp32": 0.99999, "int8": 0.98, "q8": 0.998, "q4": 0.9}
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """Everything that a checkpoint says of itself.
+
+    Attributes:
+        layout: the files.
+        model_type: the architecture.
+        architecture: values of the architecture's config, by key.
+        output: the steps after the transformer.
+        prompts: prompts, and the default size.
+        max_tokens: most tokens of a text.
+        lowercase: who says that a text is put in lower case first; None if nobody does.
+        sizes: sizes that the model was trained to be cut to; None if no file says.
+        special_tokens: False for a static table, whose texts have no special tokens.
+        languages: of the texts, and `license`, `created`: what the model's card says.
+    """
+
+    layout: CheckpointLayout
+    model_type: Said
+    architecture: Mapping[str, Said]
+    output: OutputFacts
+    prompts: PromptFacts
+    max_tokens: Said
+    lowercase: Said | None = None
+    sizes: Said | None = None
+    special_tokens: bool = True
+    license: str = "unknown"
+    warnings: tuple[str, ...] = field(default=())
+
+
+def read_facts(layout: CheckpointLayout) -> Facts:
+    """Read every file of a checkpoint that says something of the model.
+
+    Raises:
+        CheckpointMismatch: a fact is missing, cannot be read, or is one that Matryo does not
+            compute.
+        UnsupportedArchitecture: there is no graph for the model.
+    """
+    if layout.suffix == ".gguf":
+        return _from_gguf(layout)
+    if layout.suffix == ".onnx":
+        return _from_onnx(layout)
+    return _from_folder(layout)
+
+
+def _from_folder(layout: CheckpointLayout) -> Facts:
+    config = layout.inner_json("config.json")
+    if not config.exists and layout.modules and layout.modules[0].kind == "StaticEmbedding":
+        model_type, facts = _static(layout)
+    elif not config.exists:
+        raise CheckpointMismatch(
+            f"{config.path} is missing, and nothing else tells how the weights compute. Put the "
+            "model's own config.json beside the weights."
+        )
+    else:
+        model_type = model_type_of(config)
+        facts = hub_facts(arch.module(model_type.value), config)
+    output = output_facts(layout, causal=model_type.value in arch.CAUSAL)
+    prompts = prompt_facts(layout)
+    limit = token_limit(layout, _positions(model_type.value, facts))
+    return Facts(
+        layout,
+        model_type,
+        facts,
+        output,
+        prompts,
+        limit,
+        lowercases(layout),
+        trained_sizes(layout),
+        model_type.value not in arch.STATIC,
+        license=_license(layout),
+        warnings=tuple(_warnings(output, prompts)),
+    )
+
+
+def _warnings(output: OutputFacts, prompts: PromptFacts) -> Iterator[str]:
+    similarity = prompts.similarity
+    if not output.normalized:
+        yield (
+            "the checkpoint has no Normalize; vectors have unit length all the same, as OpenAI's do"
+        )
+        if similarity and similarity.value not in ("cosine", None):
+            yield (
+                f"{similarity.where} is {similarity.value!r}: vectors of unit length may rank "
+                "otherwise than the model's own"
+            )
+    for theirs, ours in prompts.renamed.items():
+        yield f"the prompt {theirs!r} is called {ours!r} here"
+
+
+def _static(layout: CheckpointLayout) -> tuple[Said, dict[str, Said]]:
+    """The architecture of sentence-transformers' StaticEmbedding, which has no `config.json`."""
+    from matryo.build.checkpoint.safetensors import SafetensorsCheckpoint
+
+    checkpoint = SafetensorsCheckpoint(layout.root / layout.weights)
+    try:
+        name = next(iter(sorted(checkpoint.names)), "")
+        shape = checkpoint.shape(name) if name else ()
+    finally:
+        checkpoint.close()
+    if len(shape) != 2:  # noqa: PLR2004 - a table
+        raise CheckpointMismatch(
+            f"{layout.root / layout.weights} must hold one table of vectors, for a StaticEmbedding."
+        )
+    said = {
+        "vocab_size": Said(shape[0], layout.weights, name),
+        "hidden_size": Said(shape[1], layout.weights, name),
+    }
+    return Said("model2vec", "modules.json", "StaticEmbedding"), said
+
+
+def _positions(model_type: str, facts: Mapping[str, Said]) -> Said | None:
+    """How many tokens the model has positions for; None for any number.
+
+    Raises:
+        UnsupportedArchitecture: the graph cannot compute such a model.
+    """
+    config = arch.validated(model_type, {key: said.value for key, said in facts.items()})
+    most = arch.max_tokens(config)
+    if most is None:
+        return None
+    said = next(
+        (facts[key] for key in ("max_position_embeddings",) if key in facts),
+        Said(most, "config.json", "max_position_embeddings"),
+    )
+    return Said(most, said.file, said.key)
+
+
+def _from_gguf(layout: CheckpointLayout) -> Facts:
+    checkpoint = GgufCheckpoint(layout.root / layout.weights)
+    try:
+        model_type = gguf_module(checkpoint)
+        module = arch.module(model_type.value)
+        facts = gguf_facts(module, checkpoint)
+        name = checkpoint.text("general.architecture") or ""
+        pool = checkpoint.integer(f"{name}.pooling_type")
+        license_name = checkpoint.text("general.license") or "unknown"
+    finally:
+        checkpoint.close()
+    key = f"{name}.pooling_type"
+    if pool not in GGUF_POOLS:
+        raise CheckpointMismatch(
+            f"{checkpoint.path}: {key} is {pool}, but must be 1 (mean), 2 (the first token) or 3 "
+            "(the last token). Convert the model again with its sentence-transformers files."
+        )
+    output = OutputFacts(Said((GGUF_POOLS[pool],), layout.weights, key))
+    positions = _positions(model_type.value, facts)
+    context = Said(
+        next((facts[k].value for k in ("max_position_embeddings",) if k in facts), 0),
+        layout.weights,
+        f"{name}.context_length",
+    )
+    found = [said for said in (positions, context) if said is not None and said.value]
+    if not found:
+        raise CheckpointMismatch(f"{checkpoint.path} has no {context.key} in its metadata.")
+    limit = min(found, key=lambda said: said.value)
+    return Facts(layout, model_type, facts, output, PromptFacts(), limit, license=license_name)
+
+
+def _from_onnx(layout: CheckpointLayout) -> Facts:
+    ready = read_ready_graph(layout.root / layout.weights)
+    config = layout.inner_json("config.json")
+    width = config.said("hidden_size", "dim", "d_model", "n_embd")
+    if width is None or type(width.value) is not int:
+        raise CheckpointMismatch(
+            f"{config.path} has no hidden_size, so that nothing tells the width of a vector. Put "
+            "the model's own config.json beside the graph or above its folder."
+        )
+    positions = None
+    said = config.said("max_position_embeddings", "n_positions")
+    if said is not None and type(said.value) is int:
+        pads = config.said("pad_token_id")
+        shifted = config.said("model_type")
+        after = 0
+        if shifted and shifted.value in ("roberta", "xlm-roberta", "camembert", "mpnet"):
+            after = 1 + (pads.value if pads and type(pads.value) is int else 1)
+        positions = Said(said.value - after, said.file, said.key)
+    if ready.n_positions is not None and positions and positions.value > ready.n_positions:
+        positions = Said(ready.n_positions, layout.weights, "table of positions")
+    output = output_facts(layout, causal=False)
+    prompts = prompt_facts(layout)
+    return Facts(
+        layout,
+        Said(READY, layout.weights, "a ready graph"),
+        {"hidden_size": width},
+        output,
+        prompts,
+        token_limit(layout, positions),
+        lowercases(layout),
+        trained_sizes(layout),
+        license=_license(layout),
+        warnings=tuple(_warnings(output, prompts)),
+    )
+
+
+def _license(layout: CheckpointLayout) -> str:
+    """The licence in the front matter of the model's card; `unknown` if there is none."""
+    try:
+        with (layout.root / "README.md").open(encoding="utf-8", errors="replace") as card:
+            lines = [card.readline(4096) for _ in range(200)]
+    except OSError:
+        return "unknown"
+    if lines[0].strip() != "---":
+        return "unknown"
+    for line in lines[1:]:
+        if line.strip() == "---":
+            break
+        name, _, value = line.partition(":")
+        if name == "license" and value.strip():
+            return value.strip().strip("'\"")[:64]
+    return "unknown"
+
+
+def native_size(facts: Facts) -> int:
+    """Components of a vector before any cut."""
+    if facts.output.dense:
+        return facts.output.dense[-1].out_features
+    values = {key: said.value for key, said in facts.architecture.items()}
+    width = cast("int", cast("Any", arch.validated(facts.model_type.value, values)).hidden_size)
+    return width * len(cast("tuple[str, ...]", facts.output.pools.value))
+
+
+def manifest_tables(
+    facts: Facts,
+    model_id: str,
+    *,
+    aliases: tuple[str, ...],
+    owned_by: str,
+    files: Mapping[str, Mapping[str, Any]],
+    sources: list[dict[str, Any]],
+) -> dict[str, Any]:
+    """The tables of the `model.toml` that the facts make, as `Manifest` validates them.
+
+    Args:
+        facts: of the checkpoint.
+        model_id: of the new model.
+        aliases: other names of the model.
+        owned_by: who made the model.
+        files: size and hash of each file, by name.
+        sources: where the files are from.
+    """
+    native = native_size(facts)
+    declared = facts.sizes.value if facts.sizes else ()
+    default = facts.prompts.dimensions.value if facts.prompts.dimensions else None
+    trained = {native, *(size for size in (*declared, default or native) if size <= native)}
+    dimensions: dict[str, Any] = {
+        "native": native,
+        "trained": sorted(trained, reverse=True),
+        "cut": True,
+    }
+    if default is not None and default < native:
+        dimensions["default"] = default
+    pools = cast("tuple[str, ...]", facts.output.pools.value)
+    output: dict[str, Any] = {
+        "steps": [*pools, *facts.output.later, "truncate", "l2_normalize"],
+        "dimensions": dimensions,
+    }
+    if facts.output.dense:
+        output["dense"] = [layer.table for layer in facts.output.dense]
+    tokenizer: dict[str, Any] = {"max_tokens": facts.max_tokens.value}
+    if facts.lowercase:
+        tokenizer["lowercase"] = True
+    if not facts.special_tokens:
+        tokenizer["add_special_tokens"] = False
+    tables: dict[str, Any] = {
+        "id": model_id,
+        "aliases": list(aliases),
+        "owned_by": owned_by,
+        "created": _created(facts.layout.root / facts.layout.weights),
+        "license": facts.license,
+        "weights": facts.layout.weights,
+        "files": {name: dict(file) for name, file in files.items()},
+        "sources": sources,
+        "architecture": {
+            "model_type": facts.model_type.value,
+            **{key: said.value for key, said in facts.architecture.items()},
+        },
+        "tokenizer": tokenizer,
+        "prompts": {name: said.value for name, said in facts.prompts.prompts.items()},
+        "output": output,
+        "precisions": {
+            name: {"min_cosine": cosine}
+            for name, cosine in PRECISIONS.items()
+            if name == "fp32" or facts.model_type.value != READY
+        },
+    }
+    if facts.prompts.default:
+        tables["default_input_type"] = facts.prompts.default.value
+    return tables
+
+
+def _created(weights: Path) -> date:
+    """The day of the weights, which is the nearest that a folder tells to a model's date."""
+    return datetime.fromtimestamp(weights.stat().st_mtime, UTC).date()
+
+
+def summary(facts: Facts) -> list[str]:
+    """What was derived, in a few lines, with the file that says so."""
+    sizes = facts.sizes.where if facts.sizes else "no file says that it was trained to be cut"
+    native = native_size(facts)
+    declared = facts.sizes.value if facts.sizes else (native,)
+    pools = cast("tuple[str, ...]", facts.output.pools.value)
+    steps = [*pools, *facts.output.later, "truncate", "l2_normalize"]
+    named = [f"{name} {said.value!r}" for name, said in facts.prompts.prompts.items()]
+    lines = [
+        f"architecture: {facts.model_type.value} ({facts.model_type.where})",
+        f"steps: {', '.join(steps)} ({facts.output.pools.where})",
+        f"limit: {facts.max_tokens.value} tokens ({facts.max_tokens.where})",
+        f"sizes: {', '.join(map(str, declared))} ({sizes})",
+        f"prompts: {', '.join(named) or 'none'}"
+        + (" (config_sentence_transformers.json)" if named else ""),
+    ]
+    if facts.prompts.default:
+        lines.append(f"default prompt: {facts.prompts.default.value}")
+    if facts.prompts.dimensions:
+        size = facts.prompts.dimensions
+        lines.append(f"default size: {size.value} ({size.where})")
+    return [*lines, *(f"note: {warning}" for warning in facts.warnings)]

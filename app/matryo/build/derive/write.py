@@ -1,0 +1,244 @@
+"""Writes the model folder of a checkpoint: `matryo add`, and `serve` of a path or a repository."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from matryo.build.checkpoint.shards import shard_files
+from matryo.build.derive.derive import Facts, manifest_tables, read_facts, summary
+from matryo.build.derive.files import CheckpointLayout
+from matryo.build.derive.said import Said, shown
+from matryo.build.derive.toml import model_toml
+from matryo.catalog.catalog import Catalog
+from matryo.catalog.manifest import HubSource, Manifest
+from matryo.catalog.names import look_up
+from matryo.catalog.reading import read_manifest
+from matryo.core.errors import SettingsInvalid
+from matryo.core.progress import Reporter
+from matryo.store.derived import (
+    DERIVED_FILE,
+    DERIVER_VERSION,
+    DerivedRecord,
+    models_folder,
+    read_derived,
+    write_derived,
+)
+from matryo.store.files import make_folder, remove_file, sha256_file, write_atomically
+from matryo.store.layout import Store
+from matryo.store.references import Reference
+from matryo.store.sources import SourceFile, stamp_of
+
+# Files whose content, or whose absence, shapes what is derived; the modules' own come with these.
+_CONSIDERED = (
+    "modules.json",
+    "config_sentence_transformers.json",
+    "README.md",
+)
+_CONSIDERED_INNER = (
+    "config.json",
+    "tokenizer_config.json",
+    "sentence_bert_config.json",
+    "special_tokens_map.json",
+    "tokenizer.json",
+    "vocab.txt",
+    "vocab.json",
+    "merges.txt",
+    "sentencepiece.bpe.model",
+    "spiece.model",
+)
+_TOKENIZER_FILES = _CONSIDERED_INNER[4:]
+_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where a checkpoint is from, for its manifest.
+
+    Attributes:
+        owner: who made the model, as far as the reference says.
+        aliases: other names of the model.
+        source: the table of `[[sources]]`.
+    """
+
+    owner: str
+    aliases: tuple[str, ...]
+    source: dict[str, Any]
+
+
+def folder_origin(root: Path) -> Origin:
+    """The origin of a checkpoint that stays where it lies."""
+    return Origin("local", (), {"kind": "folder", "path": str(root)})
+
+
+def hub_origin(catalog: Catalog, source: HubSource) -> Origin:
+    """The origin of a checkpoint from a hub; the repository's name is an alias if it is free."""
+    owner = source.repo.partition("/")[0]
+    is_free = look_up(source.repo, catalog.names) is None
+    return Origin(owner, (source.repo,) if is_free else (), source.model_dump())
+
+
+def derive_from(
+    layout: CheckpointLayout, origin: Origin, target: Target, reporter: Reporter
+) -> tuple[Facts, str]:
+    """What a checkpoint says of itself, and the text of its `model.toml`.
+
+    Raises:
+        CheckpointMismatch: a fact is missing, cannot be read, or contradicts another.
+        UnsupportedArchitecture: there is no graph for the model.
+    """
+    facts = read_facts(layout)
+    if target.sizes:
+        facts = replace(facts, sizes=Said(target.sizes, "--dimensions", ""))
+    files: dict[str, dict[str, Any]] = {}
+    for path in model_files(layout, facts):
+        n_bytes = path.stat().st_size
+        with reporter.bar(f"hashing {path.name}", n_bytes) as advance:
+            sha256 = sha256_file(path, advance)
+        name = path.relative_to(layout.root).as_posix()
+        files[name] = {"bytes": n_bytes, "sha256": sha256}
+    tables = manifest_tables(
+        facts,
+        target.model_id,
+        aliases=origin.aliases,
+        owned_by=origin.owner,
+        files=files,
+        sources=[origin.source],
+    )
+    return facts, model_toml(tables, facts)
+
+
+def model_files(layout: CheckpointLayout, facts: Facts) -> list[Path]:
+    """The files that a build reads, the weights first."""
+    weights = layout.root / layout.weights
+    files = [weights, *shard_files(weights)]
+    files += [layout.root / layer.file for layer in facts.output.dense]
+    inner = layout.root / layout.inner
+    if layout.suffix == ".onnx":
+        files += _graph_data(weights)
+    if layout.suffix != ".gguf" or (inner / "tokenizer.json").is_file():
+        files += [path for name in _TOKENIZER_FILES[:1] if (path := inner / name).is_file()]
+    if layout.suffix == ".safetensors" and not (inner / "tokenizer.json").is_file():
+        files += [path for name in _TOKENIZER_FILES if (path := inner / name).is_file()]
+        files += [path for name in ("tokenizer_config.json",) if (path := inner / name).is_file()]
+    return files
+
+
+def _graph_data(graph: Path) -> tuple[Path, ...]:
+    from matryo.build.checkpoint.onnx import read_ready_graph
+
+    return read_ready_graph(graph).data
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Where a derived model goes.
+
+    Attributes:
+        parent: folder of model folders.
+        model_id: of the new model.
+        sizes: sizes that the model was trained to be cut to, as the operator says; empty for
+            those that the checkpoint's files say.
+        is_own: whether the operator owns the model.toml from now on. The model is otherwise
+            derived anew when a file of the checkpoint has changed.
+    """
+
+    parent: Path
+    model_id: str
+    sizes: tuple[int, ...] = ()
+    is_own: bool = False
+
+
+def write_derived_model(
+    layout: CheckpointLayout,
+    origin: Origin,
+    reference: Reference,
+    target: Target,
+    reporter: Reporter,
+) -> Manifest:
+    """Derive a model and write its folder.
+
+    Raises:
+        CheckpointMismatch, UnsupportedArchitecture: see `derive_from`.
+        ManifestInvalid: the derived values make no manifest.
+    """
+    facts, text = derive_from(layout, origin, target, reporter)
+    lines = summary(facts)
+    reporter.say(f"{target.model_id}: derived from {reference.text}")
+    for line in lines:
+        reporter.say(f"  {line}")
+    folder = target.parent / target.model_id
+    make_folder(folder)
+    remove_file(folder / DERIVED_FILE)
+    write_atomically(folder / "model.toml", text)
+    manifest = read_manifest(folder)
+    if target.is_own:
+        return manifest
+    sources: tuple[SourceFile, ...] = ()
+    absent: list[str] = []
+    if reference.path:
+        considered = list(_considered(layout))
+        absent = [str(path) for path in considered if not path.exists()]
+        present = [*model_files(layout, facts), *(p for p in considered if p.is_file())]
+        sources = tuple(
+            SourceFile(str(path), sha256_file(path), stamp_of(path))
+            for path in dict.fromkeys(present)
+        )
+    record = DerivedRecord(DERIVER_VERSION, reference.text, sources, tuple(absent), tuple(lines))
+    write_derived(folder, record)
+    return manifest
+
+
+def reference_name(layout: CheckpointLayout, reference: Reference) -> str:
+    """The name of a repository, of a folder, or of a single file without its suffix."""
+    if reference.repo:
+        return reference.repo.rpartition("/")[2]
+    path = reference.path or layout.root
+    if path.is_dir():
+        parts = path.parts  # a hub's cache: models--org--name/snapshots/<commit>
+        if "snapshots" in parts[-2:-1] and parts[-3].startswith("models--"):
+            return parts[-3].rpartition("--")[2]
+        return path.name
+    if path.stem in ("model", "model.safetensors"):
+        return layout.root.name
+    return path.stem
+
+
+def choose_id(store: Store, catalog: Catalog, name: str, reference: Reference) -> str:
+    """An id for a new model: its own name, with a number if another model has that name."""
+    base = re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-._")[:100] or "model"
+    for number in range(1, 1000):
+        model_id = base if number == 1 else f"{base}-{number}"
+        folder = models_folder(store.home) / model_id
+        record = read_derived(folder)
+        if record and record.reference == reference.text:
+            return model_id
+        if look_up(model_id, catalog.names) is None and not (folder / "model.toml").is_file():
+            return model_id
+    raise SettingsInvalid(f"1,000 models are called {shown(base)}. Give another id with --id.")
+
+
+def check_id(model_id: str) -> str:
+    """The id itself, if a model may have it.
+
+    Raises:
+        SettingsInvalid: it is no id.
+    """
+    if not _ID.fullmatch(model_id):
+        raise SettingsInvalid(
+            f"--id is {shown(model_id)}, but must be 1 to 128 letters, digits, dots, hyphens and "
+            "underscores, the first a letter or digit."
+        )
+    return model_id
+
+
+def _considered(layout: CheckpointLayout) -> Iterable[Path]:
+    """Files whose content, or whose absence, shapes what is derived."""
+    yield from (layout.root / name for name in _CONSIDERED)
+    yield from (layout.root / layout.inner / name for name in _CONSIDERED_INNER)
+    for module in layout.modules or ():
+        if module.path and module.path != layout.inner:
+            yield layout.root / module.path / "config.json"
