@@ -7,7 +7,7 @@ build that fails or is killed leaves the artefact that was there before.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +24,7 @@ from matryo.build.inputs import (
     open_checkpoint,
     read_files,
 )
-from matryo.build.tokenizer import TokenizerFile
+from matryo.build.tokenizer import TokenizerFile, write_lowercasing
 from matryo.build.trial import try_graph
 from matryo.build.vocabulary import check_rows
 from matryo.catalog.manifest import Manifest
@@ -114,6 +114,8 @@ def build(
                 allow_unverified=allow_unverified,
                 reporter=reporter,
             )
+            if manifest.tokenizer.lowercase:
+                files = replace(files, tokenizer=write_lowercasing(files.tokenizer, aside))
             against = contradictions(manifest, read_layout(files.weights))
             _check_agreement(manifest, against, reporter, trust_manifest=trust_manifest)
             write = _adopt if files.ready else _emit

@@ -7,10 +7,43 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
+from tokenizers import normalizers as _normalizers
+
 from matryo.build.charsmap import check_charsmaps
 from matryo.core.errors import CheckpointMismatch
 from matryo.core.untrusted import refusing, silent
 from matryo.engine.tokenizer import load_tokenizer
+
+normalizers = cast("Any", _normalizers)  # the package's stubs lack most constructors
+
+
+def write_lowercasing(path: Path, into: Path) -> Path:
+    """Write a tokenizer that puts a text in lower case before it does all that another one does.
+
+    Args:
+        path: `tokenizer.json` of the other one.
+        into: folder of the new `tokenizer.json`.
+
+    Raises:
+        CheckpointMismatch: the file is no tokenizer.
+
+    Source: sentence-transformers, `base/modules/transformer.py`, `do_lower_case`.
+    """
+
+    def odd(reason: str) -> CheckpointMismatch:
+        return CheckpointMismatch(
+            f"{path}: no step that puts texts in lower case can be put before it: {reason}. Take "
+            "tokenizer.lowercase out of model.toml."
+        )
+
+    tokenizer: Any = load_tokenizer(path, odd)
+    with refusing(odd), silent():
+        steps = [normalizers.Lowercase()]
+        if tokenizer.normalizer is not None:
+            steps.append(tokenizer.normalizer)
+        tokenizer.normalizer = normalizers.Sequence(steps)
+        tokenizer.save(str(into / path.name))
+    return into / path.name
 
 
 class TokenizerFile:
