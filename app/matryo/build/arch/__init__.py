@@ -1,6 +1,7 @@
 """One module or package for each architecture, named after its `model_type`.
 
-Each module defines four names. `Config` validates the manifest's `[architecture]` table. `bind`
+Each module defines four names. `Config` validates the manifest's `[architecture]` table; it has a
+property `max_tokens` if the longest text is shorter than `max_position_embeddings`. `bind`
 gives a checkpoint's tensors the architecture's names. `emit` writes the ONNX graph. `forward`
 computes the same hidden states in plain numpy; a build checks the graph against them.
 """
@@ -78,10 +79,14 @@ def load(manifest: Manifest) -> tuple[ArchitectureModule, BaseModel]:
         )
         raise UnsupportedArchitecture(f"{manifest.id}: model.toml: {faults}") from exc
     positions = cast("int", cast("Any", config).max_position_embeddings)
-    if manifest.tokenizer.max_tokens > positions:
+    # An architecture that does not use every row of its table of positions defines max_tokens.
+    most = cast("int", getattr(config, "max_tokens", positions))
+    if manifest.tokenizer.max_tokens > most:
+        reason = f"architecture.max_position_embeddings = {positions}"
+        if most < positions:
+            reason += f" leaves positions for {most} tokens"
         raise ManifestInvalid(
             f"{manifest.id}: model.toml says tokenizer.max_tokens = "
-            f"{manifest.tokenizer.max_tokens}, but architecture.max_position_embeddings = "
-            f"{positions}. Lower max_tokens to {positions} or less."
+            f"{manifest.tokenizer.max_tokens}, but {reason}. Lower max_tokens to {most} or less."
         )
     return module, config
