@@ -1,6 +1,7 @@
 """One module or package for each architecture, named after its `model_type`.
 
-`Config` validates the manifest's `[architecture]` table. `bind` gives a checkpoint's tensors the
+`Config` validates the manifest's `[architecture]` table; it has a property `max_tokens` if the
+longest text is not `max_position_embeddings` tokens long. `bind` gives a checkpoint's tensors the
 architecture's names. `emit` writes the ONNX graph. `forward` computes the same hidden states in
 plain numpy; a build checks the graph against them. Tables say where `config.json` and the metadata
 of a GGUF file have each key of the config.
@@ -74,9 +75,17 @@ class ArchitectureModule(Protocol):
 
 MODEL_TYPES: Mapping[str, str] = {
     "bert": "bert",
+    "camembert": "xlm_roberta",
+    "distilbert": "distilbert",
+    "mpnet": "mpnet",
     "nomic_bert": "nomic_bert",
+    "roberta": "xlm_roberta",
+    "xlm-roberta": "xlm_roberta",
 }
 """The module of each `model_type` in a `config.json`."""
+
+SAME_GRAPH: Mapping[str, str] = {"roberta": "xlm_roberta"}
+"""Modules that are other names of one module."""
 
 CAUSAL: frozenset[str] = frozenset()
 """The modules of decoders, whose vector is the last token's state unless a file says otherwise."""
@@ -117,10 +126,13 @@ def load(manifest: Manifest) -> tuple[ArchitectureModule, BaseModel]:
         raise UnsupportedArchitecture(f"{manifest.id}: model.toml: {exc.message}") from exc
     most = max_tokens(config)
     if most is not None and manifest.tokenizer.max_tokens > most:
+        positions = cast("Any", config).max_position_embeddings
+        reason = f"architecture.max_position_embeddings = {positions}"
+        if most < positions:
+            reason += f" leaves positions for {most} tokens"
         raise ManifestInvalid(
             f"{manifest.id}: model.toml says tokenizer.max_tokens = "
-            f"{manifest.tokenizer.max_tokens}, but architecture.max_position_embeddings = "
-            f"{cast('Any', config).max_position_embeddings}. Lower max_tokens to {most} or less."
+            f"{manifest.tokenizer.max_tokens}, but {reason}. Lower max_tokens to {most} or less."
         )
     return module(model_type), config
 

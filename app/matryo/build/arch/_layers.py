@@ -80,7 +80,7 @@ class Layers:
 
         Args:
             table: shape of the word table, `(vocab, H)`.
-            type_vocab_size: number of token types.
+            type_vocab_size: number of token types; 0 for a model without token types.
         """
         token_type = _token_type(self.weights, (type_vocab_size, table[1]))
         table = (word_rows(self.weights, table), table[1])
@@ -142,6 +142,7 @@ class Layers:
         *,
         num_heads: int,
         rotate: Callable[[str], str] = lambda x: x,
+        bias: str = "",
     ) -> str:
         """Bidirectional multi-head attention within each text; `(N, H)`.
 
@@ -151,20 +152,24 @@ class Layers:
             v: values, `(N, H)`.
             num_heads: number of heads.
             rotate: applies rotary positions to queries or keys, `(B, T, H)`.
+            bias: what is added to the scaled scores, `(1, A, T, T)`; empty for nothing. With a bias
+                ORT has no flash path, so a long text needs memory for `(A, T, T)` scores.
 
         Source: Vaswani et al. 2017, Attention Is All You Need, arXiv:1706.03762, section 3.2.
         """
         graph, op = self.graph, "MultiHeadAttention"
+        added = (bias,) if bias else ()
 
         def masked() -> str:
             x, y, z = (self.restore_padding(part) for part in (q, k, v))
-            call = (rotate(x), rotate(y), z, "", self._mask)
+            call = (rotate(x), rotate(y), z, "", self._mask, *added)
             out = graph.op(op, *call, domain=CONTRIB, num_heads=num_heads)
             return graph.op("Gather", graph.op("Reshape", out, self._flat), self.token_indices)
 
         def plain() -> str:
             x, y, z = (self._batch(part) for part in (q, k, v))
-            out = graph.op(op, rotate(x), rotate(y), z, domain=CONTRIB, num_heads=num_heads)
+            call = (rotate(x), rotate(y), z, *(("", "", *added) if bias else ()))
+            out = graph.op(op, *call, domain=CONTRIB, num_heads=num_heads)
             return graph.op("Reshape", out, self._flat)
 
         return graph.when(APPLY_MASK, masked, plain)
@@ -216,7 +221,7 @@ def np_embed_tokens(
     Args:
         weights: the weights, under the architecture's names.
         table: shape of the word table by the config, `(vocab, H)`.
-        type_vocab_size: number of token types.
+        type_vocab_size: number of token types; 0 for a model without token types.
         input_ids: `(N,)`.
     """
     table = (word_rows(weights, table), table[1])
@@ -225,6 +230,8 @@ def np_embed_tokens(
 
 
 def _token_type(weights: Weights, shape: tuple[int, int]) -> FloatArray:
+    if not shape[0]:
+        return np.zeros((1, shape[1]), np.float32)
     # A model that embeds single texts gives type 0 to every token.
     return weights.read("token_type_embeddings", shape, slice(0, 1))
 
@@ -250,7 +257,13 @@ def np_layer_norm(weights: Weights, x: FloatArray, name: str, eps: float) -> Flo
 
 
 def np_attention(
-    q: FloatArray, k: FloatArray, v: FloatArray, num_heads: int, lengths: Sequence[int]
+    q: FloatArray,
+    k: FloatArray,
+    v: FloatArray,
+    num_heads: int,
+    lengths: Sequence[int],
+    *,
+    bias: FloatArray | None = None,
 ) -> FloatArray:
     """Bidirectional multi-head attention within each text; see `Layers.attention`.
 
@@ -260,6 +273,8 @@ def np_attention(
         v: values, likewise.
         num_heads: number of heads.
         lengths: number of tokens of each text.
+        bias: what is added to the scaled scores, `(A, T, T)` with the T of the longest text, and
+            the same for a shorter text; None for nothing.
 
     Returns:
         `(N, H)` float32.
@@ -270,6 +285,8 @@ def np_attention(
         heads = [x[rows].reshape(n_tokens, num_heads, -1).swapaxes(0, 1) for x in (q, k, v)]
         scores = heads[0] @ heads[1].swapaxes(1, 2)  # (A, T, T)
         scores /= np.float32(math.sqrt(q.shape[1] // num_heads))
+        if bias is not None:
+            scores += bias[:, :n_tokens, :n_tokens]
         scores = np.exp(scores - scores.max(-1, keepdims=True))
         scores /= scores.sum(-1, keepdims=True)
         out[rows] = (scores @ heads[2]).swapaxes(0, 1).reshape(n_tokens, -1)

@@ -82,7 +82,7 @@ def _differing(
 ) -> Iterator[str]:
     """The keys of the config that the manifest and a file have otherwise."""
     ours = manifest.architecture.model_type
-    if model_type.value != ours:
+    if model_type.value != arch.SAME_GRAPH.get(ours, ours):
         yield _sentence(model_type, "architecture.model_type", ours)
         return
     _, config = arch.load(manifest)
