@@ -100,6 +100,10 @@ class Layers:
         """`x`, `(B*T, H)`, reshaped to `(B, T, H)`."""
         return self.graph.op("Reshape", x, self._shape)
 
+    def flatten(self, x: str) -> str:
+        """`x`, `(..., H)`, reshaped to `(-1, H)`."""
+        return self.graph.op("Reshape", x, self._flat)
+
     def linear(
         self,
         x: str | Operand,
@@ -126,13 +130,16 @@ class Layers:
         """The weight `name`, `(width,)`, as an initializer of the graph."""
         return self.graph.constant(name, self.weights.read(name, (width,)))
 
-    def layer_norm(self, x: str, name: str, *, width: int, eps: float) -> str:
-        """Layer norm over the last axis of `x`, with scale and shift.
+    def layer_norm(
+        self, x: str, name: str, *, width: int, eps: float, bias: bool = True
+    ) -> str:
+        """Layer norm over the last axis of `x`, with scale, and with shift if `bias` says so.
 
         Source: Ba et al. 2016, Layer Normalization, arXiv:1607.06450.
         """
-        scale, shift = self.vector(f"{name}.weight", width), self.vector(f"{name}.bias", width)
-        return self.graph.op("LayerNormalization", x, scale, shift, axis=-1, epsilon=eps)
+        scale = self.vector(f"{name}.weight", width)
+        shift = (self.vector(f"{name}.bias", width),) if bias else ()
+        return self.graph.op("LayerNormalization", x, scale, *shift, axis=-1, epsilon=eps)
 
     def attention(
         self,
@@ -230,6 +237,7 @@ def np_embed_tokens(
 
 
 def _token_type(weights: Weights, shape: tuple[int, int]) -> FloatArray:
+    """The embedding of token type 0, `(1, H)`; zeros if `shape`, `(types, H)`, has no types."""
     if not shape[0]:
         return np.zeros((1, shape[1]), np.float32)
     # A model that embeds single texts gives type 0 to every token.
@@ -244,16 +252,16 @@ def np_linear(
     return y + weights.read(f"{name}.bias", (shape[0],)) if bias else y
 
 
-def np_layer_norm(weights: Weights, x: FloatArray, name: str, eps: float) -> FloatArray:
-    """Layer norm over the last axis, with scale and shift; see `Layers.layer_norm`."""
+def np_layer_norm(
+    weights: Weights, x: FloatArray, name: str, eps: float, *, bias: bool = True
+) -> FloatArray:
+    """Layer norm over the last axis, with scale, and with shift if `bias` says so."""
     shape = (x.shape[-1],)
-    scale, shift = (
-        weights.read(f"{name}.weight", shape),
-        weights.read(f"{name}.bias", shape),
-    )
+    scale = weights.read(f"{name}.weight", shape)
     centred = x - x.mean(-1, keepdims=True)
     variance = np.square(centred).mean(-1, keepdims=True)
-    return centred / np.sqrt(variance + np.float32(eps)) * scale + shift
+    y = centred / np.sqrt(variance + np.float32(eps)) * scale
+    return y + weights.read(f"{name}.bias", shape) if bias else y
 
 
 def np_attention(
