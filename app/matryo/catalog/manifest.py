@@ -85,9 +85,19 @@ class Architecture(BaseModel):
 
 
 class TokenizerSpec(_Table):
-    """What the tokenizer file does not say."""
+    """What the tokenizer file does not say.
+
+    Attributes:
+        max_tokens: the longest text, in tokens, special tokens included.
+        add_special_tokens: whether the tokenizer puts its special tokens around a text. Static
+            tables are used without them.
+        drop_unknown: whether tokens that stand for something unknown are left out of a text.
+            model2vec leaves them out, and sentence-transformers keeps them.
+    """
 
     max_tokens: _Positive
+    add_special_tokens: bool = True
+    drop_unknown: bool = False
 
 
 class Dimensions(_Table):
@@ -274,7 +284,9 @@ class Manifest(_Table):
     @functools.cached_property
     def output_key(self) -> str:
         """16 hex digits that change with anything here that shapes a vector, files apart."""
-        shape = self.model_dump(mode="json", include={"architecture", "tokenizer", "output"})
+        shape = self.model_dump(mode="json", include={"architecture", "output"})
+        # A key of [tokenizer] at its default is not hashed: older manifests had max_tokens alone.
+        shape["tokenizer"] = self.tokenizer.model_dump(mode="json", exclude_defaults=True)
         # Every standard name is hashed, as null where the model has no such prompt. Fingerprints
         # of existing indexes depend on this form.
         shape["prompts"] = dict.fromkeys(STANDARD) | dict(self.prompts)

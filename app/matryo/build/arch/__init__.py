@@ -77,8 +77,9 @@ def load(manifest: Manifest) -> tuple[ArchitectureModule, BaseModel]:
             for error in exc.errors()
         )
         raise UnsupportedArchitecture(f"{manifest.id}: model.toml: {faults}") from exc
-    positions = cast("int", cast("Any", config).max_position_embeddings)
-    if manifest.tokenizer.max_tokens > positions:
+    # A model without positions has no limit of its own.
+    positions = cast("int | None", cast("Any", config).max_position_embeddings)
+    if positions is not None and manifest.tokenizer.max_tokens > positions:
         raise ManifestInvalid(
             f"{manifest.id}: model.toml says tokenizer.max_tokens = "
             f"{manifest.tokenizer.max_tokens}, but architecture.max_position_embeddings = "
