@@ -35,7 +35,8 @@ VARIANTS: Mapping[str, Mapping[str, Any]] = {
         "global_attn_every_n_layers": 2,
     },
     "layer-types": {
-        "layer_types": ["sliding_attention", "full_attention", "sliding_attention"] + ["full_attention"],
+        "layer_types": ["sliding_attention", "full_attention", "sliding_attention"]
+        + ["full_attention"],
         "local_attention": 3,
     },
     "published-window": {"local_attention": 128},

@@ -200,7 +200,8 @@ def _emit(
     checkpoint = open_checkpoint(files.weights)
     try:
         weights = architecture.bind(checkpoint, config)
-        tokenizer = TokenizerFile(files.tokenizer)
+        special = manifest.tokenizer.add_special_tokens
+        tokenizer = TokenizerFile(files.tokenizer, add_special_tokens=special)
         check_rows(tokenizer, weights.shape("word_embeddings")[0], files.weights.name)
         texts = tokenize_texts(tokenizer)
         with (
@@ -233,7 +234,9 @@ def _adopt(
         for path in ready.data:
             copy_file(path, aside / path.name)
     if ready.n_rows is not None:
-        check_rows(TokenizerFile(files.tokenizer), ready.n_rows, ready.path.name)
+        special = manifest.tokenizer.add_special_tokens
+        tokenizer = TokenizerFile(files.tokenizer, add_special_tokens=special)
+        check_rows(tokenizer, ready.n_rows, ready.path.name)
     limit = manifest.tokenizer.max_tokens
     if ready.n_positions is not None and limit > ready.n_positions:
         raise CheckpointMismatch(

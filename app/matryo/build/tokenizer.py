@@ -12,7 +12,7 @@ from tokenizers import normalizers as _normalizers
 from matryo.build.charsmap import check_charsmaps
 from matryo.core.errors import CheckpointMismatch
 from matryo.core.untrusted import refusing, silent
-from matryo.engine.tokenizer import load_tokenizer
+from matryo.engine.tokenizer import load_tokenizer, remove_special_tokens
 
 normalizers = cast("Any", _normalizers)  # the package's stubs lack most constructors
 
@@ -51,6 +51,7 @@ class TokenizerFile:
 
     Args:
         path: `tokenizer.json`.
+        add_special_tokens: whether a text gets the special tokens of the file.
 
     Attributes:
         vocabulary: id of each token, added tokens included.
@@ -60,7 +61,7 @@ class TokenizerFile:
         CheckpointMismatch: the file is no tokenizer.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, add_special_tokens: bool = True) -> None:
         self.path = path
         with silent():
             self._tokenizer: Any = load_tokenizer(path, self._odd)
@@ -73,9 +74,11 @@ class TokenizerFile:
             # A file may ask for padding to any length, and for a stride that the library refuses.
             self._tokenizer.no_padding()
             self._tokenizer.no_truncation()
+            if not add_special_tokens:
+                remove_special_tokens(self._tokenizer)
 
     def encode(self, texts: Sequence[str], most: int | None = None) -> list[list[int]]:
-        """Token ids of each text, with special tokens, cut to `most` tokens.
+        """Token ids of each text, with the special tokens, cut to `most` tokens.
 
         Raises:
             CheckpointMismatch: the tokenizer cannot encode a text.

@@ -98,12 +98,18 @@ class TokenizerSpec(_Table):
     """What the tokenizer file does not say.
 
     Attributes:
-        max_tokens: most tokens of a text, special tokens included.
+        max_tokens: the longest text, in tokens, special tokens included.
         lowercase: whether a text is put in lower case before the tokenizer reads it.
+        add_special_tokens: whether the tokenizer puts its special tokens around a text. Static
+            tables are used without them.
+        drop_unknown: whether tokens that stand for something unknown are left out of a text.
+            model2vec leaves them out, and sentence-transformers keeps them.
     """
 
     max_tokens: _Positive
     lowercase: bool = False
+    add_special_tokens: bool = True
+    drop_unknown: bool = False
 
 
 class Dimensions(_Table):
@@ -343,7 +349,10 @@ class Manifest(_Table):
     @functools.cached_property
     def output_key(self) -> str:
         """16 hex digits that change with anything here that shapes a vector, files apart."""
-        shape = self.model_dump(mode="json", include={"architecture", "tokenizer", "output"})
+        shape = self.model_dump(mode="json", include={"architecture", "output"})
+        del shape["output"]["dimensions"]["default"]  # a request chooses its size
+        # A key of [tokenizer] at its default is not hashed: older manifests had max_tokens alone.
+        shape["tokenizer"] = self.tokenizer.model_dump(mode="json", exclude_defaults=True)
         # Every standard name is hashed, as null where the model has no such prompt. Fingerprints
         # of existing indexes depend on this form.
         shape["prompts"] = dict.fromkeys(STANDARD) | dict(self.prompts)

@@ -22,17 +22,18 @@ def mean_pool(hidden: FloatArray, mask: NDArray[np.int64]) -> FloatArray:
 
     Args:
         hidden: `(B, T, H)` float32, not modified; values at padding are ignored.
-        mask: `(B, T)`, 1 at a real token and 0 at padding; every row has at least one 1.
+        mask: `(B, T)`, 1 at a real token and 0 at padding.
 
     Returns:
-        `(B, H)` float32, not normalised.
+        `(B, H)` float32, not normalised; zeros for a text without tokens.
 
     Source: nomic-embed-text-v1.5's model card, "Usage"; sentence-transformers `Pooling`, mode mean.
     """
     counts = mask.sum(axis=1, dtype=np.float32)[:, None]  # (B, 1)
     if mask.all():
         return np.add.reduce(hidden, axis=1) / counts  # (B, H)
-    return np.add.reduce(hidden, axis=1, where=mask.astype(bool)[:, :, None]) / counts
+    sums = np.add.reduce(hidden, axis=1, where=mask.astype(bool)[:, :, None])
+    return sums / np.maximum(counts, 1)
 
 
 def cls_pool(hidden: FloatArray) -> FloatArray:
@@ -91,7 +92,8 @@ def postprocess(
         output: the manifest's steps and their constants.
 
     Returns:
-        A float32 unit vector `(dimensions[i],)` for each text, in order.
+        A float32 unit vector `(dimensions[i],)` for each text, in order; zeros for a text without
+        tokens.
     """
     x = pool(hidden, mask, output)
     if output.layer_norm_eps is not None:

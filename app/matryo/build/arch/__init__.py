@@ -77,8 +77,12 @@ MODEL_TYPES: Mapping[str, str] = {
     "bert": "bert",
     "camembert": "xlm_roberta",
     "distilbert": "distilbert",
+    "model2vec": "model2vec",
+    "modernbert": "modernbert",
     "mpnet": "mpnet",
+    "new": "new",
     "nomic_bert": "nomic_bert",
+    "qwen3": "qwen3",
     "roberta": "xlm_roberta",
     "xlm-roberta": "xlm_roberta",
 }
@@ -87,13 +91,13 @@ MODEL_TYPES: Mapping[str, str] = {
 SAME_GRAPH: Mapping[str, str] = {"roberta": "xlm_roberta"}
 """Modules that are other names of one module."""
 
-CAUSAL: frozenset[str] = frozenset()
+CAUSAL = frozenset({"qwen3"})
 """The modules of decoders, whose vector is the last token's state unless a file says otherwise."""
 
 MAX_PADDING_ROWS = 512
 """Most rows by which a file's `vocab_size` may differ from the manifest's: padding of the table."""
 
-STATIC: frozenset[str] = frozenset()
+STATIC = frozenset({"model2vec"})
 """The modules of tables without a transformer, whose texts have no special tokens."""
 
 
@@ -160,4 +164,4 @@ def max_tokens(config: BaseModel) -> int | None:
     open_config = cast("Any", config)
     if hasattr(open_config, "max_tokens"):
         return cast("int | None", open_config.max_tokens)
-    return cast("int", open_config.max_position_embeddings)
+    return cast("int | None", open_config.max_position_embeddings)

@@ -70,7 +70,9 @@ class LocalAttention:
         count = graph.op("Squeeze", graph.op("Mul", n_blocks, within))
         starts = graph.op("Range", zero, count, constant("step", size))
         starts = graph.op("Unsqueeze", starts, every)  # (n_blocks, 1)
-        first = graph.op("Mul", graph.op("Range", zero, graph.op("Squeeze", n_texts), one), n_tokens)
+        first = graph.op(
+            "Mul", graph.op("Range", zero, graph.op("Squeeze", n_texts), one), n_tokens
+        )
         first = graph.op("Unsqueeze", first, constant("after", [1, 2]))  # (B, 1, 1)
         last = graph.op("Sub", n_tokens, one)
 
@@ -87,7 +89,9 @@ class LocalAttention:
         before_end = graph.op("Less", positions, n_tokens)
         inside = graph.op("And", graph.op("GreaterOrEqual", positions, zero), before_end)
         inside = graph.op("Cast", inside, to=TensorProto.INT64)
-        inside = graph.op("Tile", inside, graph.op("Concat", n_texts, constant("once", [1]), axis=0))
+        inside = graph.op(
+            "Tile", inside, graph.op("Concat", n_texts, constant("once", [1]), axis=0)
+        )
         real = graph.op("Mul", graph.op("Gather", self._flat, self._key_rows), inside)
         self._key_mask = graph.op("Cast", real, to=TensorProto.INT32)  # (B * n_blocks, 4 window)
 

@@ -66,6 +66,8 @@ def _architecture(manifest: Manifest, layout: CheckpointLayout) -> Iterator[str]
             checkpoint.close()
         return
     config = layout.inner_json("config.json")
+    if ours in arch.STATIC and layout.modules and layout.modules[0].kind == "StaticEmbedding":
+        return
     if config.said("model_type") is None:
         return
     model_type = model_type_of(config)

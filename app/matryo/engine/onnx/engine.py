@@ -59,7 +59,11 @@ class OnnxEngine:
             check = pool.submit(artifact.check_files, skip=skip)
             try:
                 self._tokenizer = TextTokenizer(
-                    artifact.tokenizer, manifest.tokenizer.max_tokens, manifest.prefixes
+                    artifact.tokenizer,
+                    manifest.tokenizer.max_tokens,
+                    manifest.prefixes,
+                    add_special_tokens=manifest.tokenizer.add_special_tokens,
+                    drop_unknown=manifest.tokenizer.drop_unknown,
                 )
                 self._session = SessionPool(prepacked.graph if prepacked else artifact.graph, use)
             finally:
@@ -91,8 +95,9 @@ class OnnxEngine:
         """Vectors of a batch; see `Engine.embed`."""
         indexes = range(len(texts))
         long = [index for index in indexes if len(texts[index]) > SOLO_TOKENS]
-        short = [index for index in indexes if len(texts[index]) <= SOLO_TOKENS]
+        short = [index for index in indexes if 0 < len(texts[index]) <= SOLO_TOKENS]
         groups = ([short] if short else []) + [[index] for index in long]
+        empty = [index for index in indexes if not len(texts[index])]
 
         embeddings: list[FloatArray] = [np.empty(0, np.float32)] * len(texts)
         n_padding, inference_s, postprocess_s = 0, 0.0, 0.0
@@ -110,10 +115,24 @@ class OnnxEngine:
             n_padding += batch.n_padding if self._session.computes_padding else 0
             inference_s += ran - started
             postprocess_s += time.perf_counter() - ran
+        if empty:
+            started = time.perf_counter()
+            sizes = [dimensions[index] for index in empty]
+            for index, vector in zip(empty, self._without_tokens(sizes), strict=True):
+                embeddings[index] = vector
+            postprocess_s += time.perf_counter() - started
         return BatchResult(embeddings, n_padding, inference_s, postprocess_s)
+
+    def _without_tokens(self, dimensions: Sequence[int]) -> list[FloatArray]:
+        """Vectors of texts without a token: those of a hidden state of zeros."""
+        shape = len(dimensions), 1
+        hidden = np.zeros((*shape, self.manifest.output.dimensions.native), np.float32)
+        return postprocess(hidden, np.zeros(shape, np.int64), dimensions, self.manifest.output)
 
     def hidden_states(self, ids: TokenIds) -> FloatArray:
         """The last hidden states of one text, `(T, H)`; see `Engine.hidden_states`."""
+        if not len(ids):
+            return np.empty((0, self.manifest.output.dimensions.native), np.float32)
         return self._session.run(pad([ids]), apply_mask=len(ids) <= SOLO_TOKENS)[0]
 
     def close(self) -> None:
