@@ -13,6 +13,7 @@ import numpy as np
 
 from matryo.build import arch
 from matryo.build.check import Agreement, check_graph, tokenize_texts
+from matryo.build.dense import read_dense
 from matryo.build.emit import GraphBuilder
 from matryo.build.inputs import (
     CheckpointFiles,
@@ -28,9 +29,11 @@ from matryo.catalog.manifest import Manifest
 from matryo.core.choices import Precision
 from matryo.core.errors import BuildFailed, CheckpointMismatch
 from matryo.core.progress import Reporter
+from matryo.engine.dense import save_dense
 from matryo.store.artifact import (
     BUILDER_VERSION,
     DATA_FILE,
+    DENSE_FILE,
     GRAPH_FILE,
     TOKENIZER_FILE,
     Artifact,
@@ -108,6 +111,7 @@ def build(
                 allow_unverified=allow_unverified,
                 reporter=reporter,
             )
+            layers = read_dense(manifest.output.dense, [Path(file.path) for file in files.dense])
             write = _adopt if files.ready else _emit
             reporter.say(f"building {manifest.id} in {precision} from {files.weights.name}")
             written = write(store, manifest, precision, files, aside)
@@ -116,6 +120,8 @@ def build(
         with room_for(store.home):
             if files.tokenizer.parent != aside:
                 copy_file(files.tokenizer, aside / TOKENIZER_FILE)
+            if layers:
+                save_dense(layers, aside / DENSE_FILE)
             record = _record(manifest, precision, checkpoint, files, written, aside)
             write_record(aside, record)
             replace_folder(aside, folder / record.key)
@@ -135,9 +141,16 @@ def _record(
     folder: Path,
 ) -> ArtifactRecord:
     """The record of the artefact whose files are in `folder`."""
+    dense_sha256 = tuple(file.sha256 for file in files.dense)
     key = artifact_key(
-        manifest, precision, files.weights_sha256, files.tokenizer_sha256, written.lacks
+        manifest,
+        precision,
+        files.weights_sha256,
+        files.tokenizer_sha256,
+        written.lacks,
+        dense_sha256,
     )
+    names = (*written.files, TOKENIZER_FILE, *([DENSE_FILE] if dense_sha256 else []))
     return ArtifactRecord(
         model_id=manifest.id,
         precision=precision,
@@ -153,9 +166,10 @@ def _record(
         min_cosine=written.agreement.min_cosine,
         files={
             name: FileRecord((folder / name).stat().st_size, sha256_file(folder / name))
-            for name in (*written.files, TOKENIZER_FILE)
+            for name in names
         },
         sources=files.sources,
+        dense_sha256=dense_sha256,
     )
 
 
@@ -163,13 +177,22 @@ def _emit(
     store: Store, manifest: Manifest, precision: Precision, files: CheckpointFiles, aside: Path
 ) -> _Written:
     """Write the graph of the manifest's architecture with the checkpoint's weights."""
+    for key, value in (
+        ("output.steps", "given" if manifest.output.given else None),
+        ("output.graph_output", manifest.output.graph_output),
+    ):
+        if value is not None:
+            raise CheckpointMismatch(
+                f"model.toml says {value} in {key}, which is for a ready ONNX graph, but "
+                f"{files.weights} holds weights. Give the .onnx file, or change {key}."
+            )
     architecture, config = arch.load(manifest)
     checkpoint = open_checkpoint(files.weights)
     try:
         weights = architecture.bind(checkpoint, config)
         tokenizer = TokenizerFile(files.tokenizer)
         check_rows(tokenizer, weights.shape("word_embeddings")[0], files.weights.name)
-        texts = tokenize_texts(tokenizer)
+        texts = tokenize_texts(tokenizer, manifest)
         with (
             room_for(store.home, files.weights.stat().st_size),
             GraphBuilder(aside / GRAPH_FILE, aside / DATA_FILE) as graph,
@@ -206,6 +229,17 @@ def _adopt(
         raise CheckpointMismatch(
             f"model.toml says tokenizer.max_tokens = {limit}, but {ready.path} has positions for "
             f"{ready.n_positions} tokens. Lower max_tokens to {ready.n_positions} or less."
+        )
+    if ready.n_tokens is not None and limit > ready.n_tokens:
+        raise CheckpointMismatch(
+            f"model.toml says tokenizer.max_tokens = {limit}, but {ready.path} runs exactly "
+            f"{ready.n_tokens} tokens. Lower max_tokens to {ready.n_tokens} or less."
+        )
+    if ready.takes_positions and "pad_token_id" in manifest.architecture.config:
+        raise CheckpointMismatch(
+            f"{ready.path} has the input position_ids, and positions of a "
+            f"{manifest.architecture.model_type} do not begin at 0. Export the graph without that "
+            "input."
         )
     agreement = try_graph(aside / GRAPH_FILE, ready.n_bytes, files.tokenizer, manifest)
     return _Written((GRAPH_FILE, *(path.name for path in ready.data)), (), agreement)

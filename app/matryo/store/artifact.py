@@ -6,6 +6,7 @@ An artefact is a folder:
     model.onnx.data    large tensors, each from a page boundary on, mapped by ONNX Runtime
                        (a graph that came ready has data files of its own names, or none)
     tokenizer.json
+    dense.npy          weights of the output's dense steps, if the model has such steps
     artifact.json      what it was made of, and size and sha256 of the other files
 
 Beside the folders, `current` names the one to serve, and the checkpoint that it came from if
@@ -38,6 +39,7 @@ BUILDER_VERSION = 6
 GRAPH_FILE = "model.onnx"
 DATA_FILE = "model.onnx.data"
 TOKENIZER_FILE = "tokenizer.json"
+DENSE_FILE = "dense.npy"
 RECORD_FILE = "artifact.json"
 CURRENT_FILE = "current"
 VERIFIED_FILE = "verified.json"
@@ -60,6 +62,11 @@ class Artifact:
     def tokenizer(self) -> Path:
         """Path of `tokenizer.json`."""
         return self.folder / TOKENIZER_FILE
+
+    @property
+    def dense(self) -> Path:
+        """Path of `dense.npy`; a model without dense steps has no such file."""
+        return self.folder / DENSE_FILE
 
     @property
     def passed_verify(self) -> bool:
@@ -100,6 +107,7 @@ def artifact_key(
     checkpoint_sha256: str,
     tokenizer_sha256: str,
     lacks: tuple[str, ...],
+    dense_sha256: tuple[str, ...] = (),
 ) -> str:
     """16 hex digits over all that shapes a vector: manifest, weights, tokenizer, builder."""
     parts = [
@@ -110,6 +118,7 @@ def artifact_key(
         tokenizer_sha256,
         str(BUILDER_VERSION),
         *lacks,
+        *(f"dense {sha256}" for sha256 in dense_sha256),
     ]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
 
@@ -165,11 +174,18 @@ def find_artifact(store: Store, manifest: Manifest, precision: Precision) -> Art
 
 def _other_pins(manifest: Manifest, record: ArtifactRecord) -> str | None:
     """Which of the hashes of a verified artefact the manifest pins no longer; None if none."""
-    for name, found in (
-        ("model.safetensors", record.checkpoint_sha256),
-        (TOKENIZER_FILE, record.tokenizer_sha256),
-    ):
-        pinned = manifest.pinned_sha256(name)
+    built_from = [
+        (name, found, manifest.pinned_sha256(name))
+        for name, found in (
+            ("model.safetensors", record.checkpoint_sha256),
+            (TOKENIZER_FILE, record.tokenizer_sha256),
+        )
+    ]
+    built_from += [
+        (spec.file, found, manifest.pinned_dense(spec) or ("nothing",))
+        for spec, found in zip(manifest.output.dense, record.dense_sha256, strict=True)
+    ]
+    for name, found, pinned in built_from:
         if found not in pinned:
             return (
                 f"was built from a file with sha256 {found}, but {manifest.id} now pins "

@@ -71,6 +71,7 @@ class ArtifactRecord:
         max_abs_error: graph against the plain numpy forward, on hidden states.
         min_cosine: likewise, the least cosine of a built-in text.
         sources: the files that the build read, the weights first; empty in earlier builds.
+        dense_sha256: hash of the file of each dense step.
     """
 
     model_id: _Text
@@ -87,6 +88,7 @@ class ArtifactRecord:
     min_cosine: _Finite
     files: dict[_FileName, FileRecord]
     sources: tuple[_Source, ...] = ()
+    dense_sha256: tuple[_Text, ...] = ()
 
 
 _ARTIFACT = TypeAdapter(ArtifactRecord)

@@ -58,7 +58,8 @@ def load(manifest: Manifest) -> tuple[ArchitectureModule, BaseModel]:
     Raises:
         UnsupportedArchitecture: no module has the name `model_type`, or the module's `Config`
             refuses the manifest's values.
-        ManifestInvalid: the manifest allows longer texts than the model has positions.
+        ManifestInvalid: the manifest allows longer texts than the model has positions, or its
+            output steps are for hidden states of another width.
     """
     model_type = manifest.architecture.model_type
     known = sorted(info.name for info in pkgutil.iter_modules(__path__) if info.name[0] != "_")
@@ -83,5 +84,13 @@ def load(manifest: Manifest) -> tuple[ArchitectureModule, BaseModel]:
             f"{manifest.id}: model.toml says tokenizer.max_tokens = "
             f"{manifest.tokenizer.max_tokens}, but architecture.max_position_embeddings = "
             f"{positions}. Lower max_tokens to {positions} or less."
+        )
+    hidden_size = getattr(config, "hidden_size", None)
+    width = manifest.output.graph_width
+    if hidden_size not in (None, width) and not manifest.output.given:
+        key = "output.dense" if manifest.output.dense else "output.dimensions"
+        raise ManifestInvalid(
+            f"{manifest.id}: {key} in model.toml is for hidden states of {width} components, but "
+            f"architecture.hidden_size = {hidden_size}. Correct one of them."
         )
     return module, config

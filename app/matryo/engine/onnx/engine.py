@@ -11,8 +11,9 @@ import numpy as np
 
 from matryo.catalog.manifest import Manifest
 from matryo.core.choices import Precision
-from matryo.core.errors import InferenceFailed
+from matryo.core.errors import ArtifactDamaged, InferenceFailed
 from matryo.engine.cores import CoreUse
+from matryo.engine.dense import load_dense
 from matryo.engine.onnx.interface import SOLO_TOKENS
 from matryo.engine.onnx.limits import cpu_limits
 from matryo.engine.onnx.padding import pad
@@ -60,9 +61,14 @@ class OnnxEngine:
                 self._tokenizer = TextTokenizer(
                     artifact.tokenizer, manifest.tokenizer.max_tokens, manifest.prefixes
                 )
-                self._session = SessionPool(prepacked.graph if prepacked else artifact.graph, use)
+                graph = prepacked.graph if prepacked else artifact.graph
+                self._session = SessionPool(graph, use, manifest.output)
             finally:
                 check.result()  # a damaged file is the cause of any failure above
+        try:
+            self._layers = load_dense(artifact.dense, manifest.output.dense)
+        except (OSError, ValueError) as exc:
+            raise ArtifactDamaged(f"{exc}. Build the model again with matryo build.") from exc
 
     @property
     def vocab_size(self) -> int:
@@ -101,18 +107,20 @@ class OnnxEngine:
             hidden = self._session.run(batch, apply_mask=group is short)
             ran = time.perf_counter()
             sizes = [dimensions[index] for index in group]
-            vectors = postprocess(hidden, batch.attention_mask, sizes, self.manifest.output)
+            vectors = postprocess(
+                hidden, batch.attention_mask, sizes, self.manifest.output, self._layers
+            )
             for index, vector in zip(group, vectors, strict=True):
                 if not np.isfinite(vector).all():
                     raise InferenceFailed(f"{self.fingerprint}: the model gave NaN or infinity")
                 embeddings[index] = vector
-            n_padding += batch.n_padding if self._session.computes_padding else 0
+            n_padding += self._session.n_padding(batch)
             inference_s += ran - started
             postprocess_s += time.perf_counter() - ran
         return BatchResult(embeddings, n_padding, inference_s, postprocess_s)
 
     def hidden_states(self, ids: TokenIds) -> FloatArray:
-        """The last hidden states of one text, `(T, H)`; see `Engine.hidden_states`."""
+        """The graph's output for one text, `(T, H)` or `(H,)`; see `Engine.hidden_states`."""
         return self._session.run(pad([ids]), apply_mask=len(ids) <= SOLO_TOKENS)[0]
 
     def close(self) -> None:
