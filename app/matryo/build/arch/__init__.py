@@ -117,7 +117,8 @@ def load(manifest: Manifest) -> tuple[ArchitectureModule, BaseModel]:
     Raises:
         UnsupportedArchitecture: no module has the name `model_type`, or the module's `Config`
             refuses the manifest's values.
-        ManifestInvalid: the manifest allows longer texts than the model has positions.
+        ManifestInvalid: the manifest allows longer texts than the model has positions, or its
+            output steps are for hidden states of another width.
     """
     model_type = manifest.architecture.model_type
     if model_type not in known():
@@ -137,6 +138,14 @@ def load(manifest: Manifest) -> tuple[ArchitectureModule, BaseModel]:
         raise ManifestInvalid(
             f"{manifest.id}: model.toml says tokenizer.max_tokens = "
             f"{manifest.tokenizer.max_tokens}, but {reason}. Lower max_tokens to {most} or less."
+        )
+    hidden_size = cast("Any", config).hidden_size
+    width = manifest.output.graph_width
+    if hidden_size != width and not manifest.output.given:
+        key = "output.dense" if manifest.output.dense else "output.dimensions"
+        raise ManifestInvalid(
+            f"{manifest.id}: {key} in model.toml is for hidden states of {width} components, but "
+            f"architecture.hidden_size = {hidden_size}. Correct one of them."
         )
     return module(model_type), config
 

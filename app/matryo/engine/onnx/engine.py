@@ -11,8 +11,9 @@ import numpy as np
 
 from matryo.catalog.manifest import Manifest
 from matryo.core.choices import Precision
-from matryo.core.errors import InferenceFailed
+from matryo.core.errors import ArtifactDamaged, InferenceFailed
 from matryo.engine.cores import CoreUse
+from matryo.engine.dense import load_dense
 from matryo.engine.onnx.interface import SOLO_TOKENS
 from matryo.engine.onnx.limits import cpu_limits
 from matryo.engine.onnx.padding import pad
@@ -65,9 +66,14 @@ class OnnxEngine:
                     add_special_tokens=manifest.tokenizer.add_special_tokens,
                     drop_unknown=manifest.tokenizer.drop_unknown,
                 )
-                self._session = SessionPool(prepacked.graph if prepacked else artifact.graph, use)
+                graph = prepacked.graph if prepacked else artifact.graph
+                self._session = SessionPool(graph, use, manifest.output)
             finally:
                 check.result()  # a damaged file is the cause of any failure above
+        try:
+            self._layers = load_dense(artifact.dense, manifest.output.dense)
+        except (OSError, ValueError) as exc:
+            raise ArtifactDamaged(f"{exc}. Build the model again with matryo build.") from exc
 
     @property
     def vocab_size(self) -> int:
@@ -107,12 +113,14 @@ class OnnxEngine:
             hidden = self._session.run(batch, apply_mask=group is short)
             ran = time.perf_counter()
             sizes = [dimensions[index] for index in group]
-            vectors = postprocess(hidden, batch.attention_mask, sizes, self.manifest.output)
+            vectors = postprocess(
+                hidden, batch.attention_mask, sizes, self.manifest.output, self._layers
+            )
             for index, vector in zip(group, vectors, strict=True):
                 if not np.isfinite(vector).all():
                     raise InferenceFailed(f"{self.fingerprint}: the model gave NaN or infinity")
                 embeddings[index] = vector
-            n_padding += batch.n_padding if self._session.computes_padding else 0
+            n_padding += self._session.n_padding(batch)
             inference_s += ran - started
             postprocess_s += time.perf_counter() - ran
         if empty:
@@ -124,15 +132,16 @@ class OnnxEngine:
         return BatchResult(embeddings, n_padding, inference_s, postprocess_s)
 
     def _without_tokens(self, dimensions: Sequence[int]) -> list[FloatArray]:
-        """Vectors of texts without a token: those of a hidden state of zeros."""
+        """Vectors of texts without a token: those of one hidden state of zeros."""
         shape = len(dimensions), 1
-        hidden = np.zeros((*shape, self.manifest.output.dimensions.native), np.float32)
-        return postprocess(hidden, np.zeros(shape, np.int64), dimensions, self.manifest.output)
+        output = self.manifest.output
+        hidden = np.zeros((*shape, output.graph_width), np.float32)
+        return postprocess(hidden, np.ones(shape, np.int64), dimensions, output, self._layers)
 
     def hidden_states(self, ids: TokenIds) -> FloatArray:
-        """The last hidden states of one text, `(T, H)`; see `Engine.hidden_states`."""
+        """The graph's output for one text, `(T, H)` or `(H,)`; see `Engine.hidden_states`."""
         if not len(ids):
-            return np.empty((0, self.manifest.output.dimensions.native), np.float32)
+            return np.empty((0, self.manifest.output.graph_width), np.float32)
         return self._session.run(pad([ids]), apply_mask=len(ids) <= SOLO_TOKENS)[0]
 
     def close(self) -> None:
