@@ -151,6 +151,21 @@ def test_every_bucket_of_distances(tmp_path: Path, n_tokens: int) -> None:
     assert np.abs(found - expected).max() < 1e-5
 
 
+@pytest.mark.parametrize("model_type", ["bert", "xlm_roberta", "distilbert", "mpnet"])
+def test_epsilon_of_the_norms(tmp_path: Path, model_type: str) -> None:
+    """The norm after small embeddings agrees with the reference, for which epsilon decides."""
+    changes: dict[str, Any] = {} if model_type == "distilbert" else {"layer_norm_eps": 1e-5}
+    model = make_model(tmp_path, model_type, **changes)
+    tables = ("word_embeddings.weight", "position_embeddings.weight", "type_embeddings.weight")
+    for name in [name for name in model.tensors if name.endswith(tables)]:
+        model.tensors[name] = model.tensors[name] * np.float32(1e-3)
+    rewrite(model, model.tensors)
+    ids = np.random.default_rng(20).integers(4, 60, 20)
+    hidden = hidden_states(model.config, model.tensors, ids.tolist())
+    expected = pooled(hidden, layer_norm_eps=None, dimensions=32)
+    assert np.abs(vectors(tmp_path, model, 20)[0] - expected).max() < 1e-5
+
+
 HEADS = {
     "xlm_roberta": ("roberta.", ["lm_head.dense.weight", "classifier.out_proj.weight"]),
     "distilbert": ("distilbert.", ["vocab_projector.bias", "pre_classifier.weight"]),
