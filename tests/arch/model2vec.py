@@ -22,7 +22,7 @@ def tensors(config: Mapping[str, Any], seed: int) -> dict[str, NDArray[np.float3
 
 
 def hidden_states(
-    config: Mapping[str, Any],  # noqa: ARG001 - the table has everything
+    config: Mapping[str, Any],
     weights: Mapping[str, NDArray[np.float64]],
     ids: list[int],
 ) -> Array:

@@ -83,7 +83,7 @@ def tensors(config: Mapping[str, Any], seed: int) -> dict[str, NDArray[np.float3
 
 
 def gguf_tensors(
-    config: Mapping[str, Any],  # noqa: ARG001 - the names do not depend on it
+    config: Mapping[str, Any],
     tensors: Mapping[str, NDArray[np.float32]],
 ) -> dict[str, NDArray[np.float32]]:
     """Tensors under llama.cpp's names."""
