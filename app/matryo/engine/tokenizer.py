@@ -140,7 +140,8 @@ class TextTokenizer:
     def encode(self, texts: Sequence[str], prefix: str = "") -> list[Encoded]:
         """Token ids of each text, in order; an empty text gives its prefix and special tokens.
 
-        A text may have no ids, if the tokenizer adds no special tokens or leaves unknown tokens out.
+        If the tokenizer adds no special tokens, or leaves unknown tokens out, a text may have no
+        ids.
 
         Args:
             texts: the texts; of each, at most `most_chars(max_tokens)` characters are read.

@@ -171,6 +171,16 @@ def test_a_copy_has_its_own_keys() -> None:
     assert "clustering" not in copied.input_type_names
 
 
+@pytest.mark.parametrize("key", ["add_special_tokens = false", "drop_unknown = true"])
+def test_tokenizer_keys_shape_vectors(folder: Path, key: str) -> None:
+    """Leaving special or unknown tokens out changes the key; saying the default does not."""
+    edit(folder, "[tokenizer]\n", f"[tokenizer]\n{key}\n")
+    assert read_manifest(folder).output_key != NOMIC.output_key
+    name, value = key.split(" = ")
+    edit(folder, key, f"{name} = {'false' if value == 'true' else 'true'}")
+    assert read_manifest(folder).output_key == NOMIC.output_key
+
+
 def test_prompts_of_any_name(folder: Path) -> None:
     """A model may bring names of its own; they are input types, and shape its vectors."""
     edit(folder, "clustering = ", '"code.search" = "code: "\nclustering = ')

@@ -118,7 +118,7 @@ class CausalAttention:
         return self._graph.op("Reshape", self._graph.op("Gather", x, self._rows), self._shape)
 
     def _widen(self, x: str) -> str:
-        """`x`, `(B, T, heads * head_dim)`, with zeros at the end of each head, which add nothing."""
+        """`x`, `(B, T, heads * head_dim)`, with zeros at the end of each head."""
         if self._padded_dim == self._head_dim:
             return x
         graph = self._graph

@@ -17,7 +17,8 @@ HUB_SHAPES: Mapping[str, tuple[tuple[str, int], ...]] = {
     "hidden_size": (("embeddings", 1), ("embedding.weight", 1)),
     "vocab_size": (("mapping", 0), ("embeddings", 0), ("embedding.weight", 0)),
 }
-"""Tensors and their axes that have the length of each value; the first tensor that is there counts."""
+"""The tensors, and the axis of each, that have each value as their length; the first tensor that is
+there counts."""
 
 HUB_FIXED: Mapping[str, tuple[object, ...]] = {}
 

@@ -105,6 +105,6 @@ def _vector(name: str, array: NDArray[np.int64] | FloatArray) -> NDArray[np.int6
     """
     if array.ndim != 1:
         raise CheckpointMismatch(
-            f"tensor '{name}' has the shape {array.shape}, but must have one entry for each token id"
+            f"tensor '{name}' has the shape {array.shape}, but must have one axis"
         )
     return array
