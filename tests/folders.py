@@ -30,8 +30,8 @@ def hub_config(config: Mapping[str, Any]) -> dict[str, Any]:
         table, *names = found, *key.names[0].split(".")
         for name in names[:-1]:
             table = table.setdefault(name, {})
-        meanings = {meaning: value for value, meaning in key.meanings.items()}
-        table[names[-1]] = meanings.get(config[ours], config[ours])
+        meant = [value for value, meaning in key.meanings.items() if meaning == config[ours]]
+        table[names[-1]] = meant[0] if meant else config[ours]
     return found
 
 
@@ -82,6 +82,10 @@ def make_folder(
     shutil.copytree(model.checkpoint, folder / inner if inner else folder)
     base = folder / inner
     write_json(base / "config.json", hub_config(model.config))
+    if model.config.get("pad_token_id"):  # the tiny tokenizer has [PAD] as token 0
+        path = base / "tokenizer.json"
+        facts = json.loads(path.read_text().replace('"[PAD]"', '"[ZERO]"'))
+        write_json(path, facts | {"padding": None})
     write_json(base / "tokenizer_config.json", {"model_max_length": 64})
     if pooling is None:
         return model, folder

@@ -338,7 +338,7 @@ class Manifest(_Table):
         return tuple(
             file.sha256
             for path, file in {**own, **self.alternatives}.items()
-            if file.sha256 is not None and (suffix is None or Path(path).suffix == suffix)
+            if file.sha256 is not None and (suffix is None or Path(path).suffix.lower() == suffix)
         )
 
     def pinned_dense(self, spec: DenseSpec) -> tuple[str, ...]:

@@ -51,9 +51,10 @@ def weighted_mean_pool(hidden: FloatArray, mask: IntArray) -> FloatArray:
 
 def max_pool(hidden: FloatArray, mask: IntArray) -> FloatArray:
     """The largest value of each component over each text's tokens."""
-    real = mask.astype(bool)[:, :, None]
-    # Adding zero turns -0.0 into 0.0: which of two zeros is the larger depends on the loop.
-    return np.maximum.reduce(hidden, axis=1, where=real, initial=-np.inf) + np.float32(0)
+    counts = mask.sum(axis=1)
+    rows = [np.maximum.reduce(row[:n]) for row, n in zip(hidden, counts, strict=True)]
+    # Adding zero turns -0.0 into 0.0: which of two zeros is the larger depends on numpy's loop.
+    return np.stack(rows) + np.float32(0)
 
 
 def cls_pool(hidden: FloatArray, mask: IntArray) -> FloatArray:  # noqa: ARG001 - a pool like others

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -191,8 +192,9 @@ class TestModules:
         write_json(folder / "sentence_bert_config.json", {"do_lower_case": True})
         assert not derived(tmp_path, folder).tokenizer.lowercase  # the tokenizer does it already
         tokenizer = folder / "tokenizer.json"
-        cased = tokenizer.read_text().replace('"lowercase": true', '"lowercase": false')
-        tokenizer.write_text(cased)
+        facts = json.loads(tokenizer.read_text())
+        facts["normalizer"]["lowercase"] = False
+        write_json(tokenizer, facts)
         manifest = derived(tmp_path, folder)
         assert manifest.tokenizer.lowercase
         engine = engine_of(tmp_path, manifest)
@@ -429,12 +431,12 @@ class TestAgain:
             file("1_Pooling/config.json", pooling_mode="cls"),
             file("config_sentence_transformers.json", prompts={"query": "Q: "}),
             lambda folder: write_json(folder / "sentence_bert_config.json", {"max_seq_length": 9}),
-            gone("modules.json"),
+            gone("config_sentence_transformers.json"),
         ],
     )
     def test_after_a_change(self, tmp_path: Path, change: Callable[[Path], None]) -> None:
         """A file that changed, came, or went gives another manifest under the same id."""
-        _, folder = make_folder(tmp_path)
+        _, folder = make_folder(tmp_path, prompts={"query": "before: "})
         one = derived(tmp_path, folder)
         change(folder)
         other = derived(tmp_path, folder)

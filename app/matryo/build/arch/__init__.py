@@ -30,7 +30,7 @@ class ArchitectureModule(Protocol):
     """The names that every architecture module defines.
 
     Attributes:
-        Config: validates the manifest's `[architecture]` table.
+        Config: validates the manifest's `[architecture]` table; has a `hidden_size`.
         HUB_KEYS: where `config.json` has each key of the config.
         HUB_FIXED: keys of `config.json` that change the result, and the values that the graph
             computes.
@@ -157,7 +157,12 @@ def validated(model_type: str, values: Mapping[str, Any]) -> BaseModel:
         UnsupportedArchitecture: the module's `Config` refuses a value; the message names each.
     """
     try:
-        return module(model_type).Config.model_validate(dict(values))
+        # Strict models of frozen tables take no lists.
+        frozen = {
+            key: tuple(cast("list[object]", value)) if isinstance(value, list) else value
+            for key, value in values.items()
+        }
+        return module(model_type).Config.model_validate(frozen)
     except ValidationError as exc:
         faults = "; ".join(
             ".".join(["architecture", *map(str, error["loc"])])

@@ -112,6 +112,11 @@ class Config(BaseModel):
         return self
 
     @property
+    def hidden_size(self) -> int:
+        """Width of a hidden state, as other configs call it."""
+        return self.dim
+
+    @property
     def encoder(self) -> Encoder:
         """The counts and widths of the encoder."""
         return Encoder(self.n_layers, self.n_heads, self.dim, self.hidden_dim, _EPS)
