@@ -17,7 +17,8 @@ from matryo.build.checkpoint import FloatArray
 from matryo.build.probe import probe_limits
 from matryo.build.texts import TEXTS
 from matryo.build.tokenizer import TokenizerFile
-from matryo.catalog.manifest import Manifest, Output
+from matryo.catalog.manifest import Manifest
+from matryo.catalog.output import Output
 from matryo.core.choices import Precision
 from matryo.core.errors import BuildFailed
 from matryo.core.untrusted import refusing
