@@ -130,9 +130,7 @@ class Layers:
         """The weight `name`, `(width,)`, as an initializer of the graph."""
         return self.graph.constant(name, self.weights.read(name, (width,)))
 
-    def layer_norm(
-        self, x: str, name: str, *, width: int, eps: float, bias: bool = True
-    ) -> str:
+    def layer_norm(self, x: str, name: str, *, width: int, eps: float, bias: bool = True) -> str:
         """Layer norm over the last axis of `x`, with scale, and with shift if `bias` says so.
 
         Source: Ba et al. 2016, Layer Normalization, arXiv:1607.06450.

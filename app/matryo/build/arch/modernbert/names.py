@@ -82,9 +82,7 @@ def _spelling(config: Config, prefix: str, names: _Names) -> Spelling:
             table |= tensors(f"{at}attention_norm", modules["attention_norm"], bias=norm_bias)
         for index, name in enumerate(("query", "key", "value")):
             table |= tensors(at + name, modules["qkv"], index, 3, bias=attention_bias)
-        table |= tensors(
-            f"{at}attention_output", modules["attention_output"], bias=attention_bias
-        )
+        table |= tensors(f"{at}attention_output", modules["attention_output"], bias=attention_bias)
         table |= tensors(f"{at}mlp_norm", modules["mlp_norm"], bias=norm_bias)
         for index, name in enumerate(("gate", "up")):
             table |= tensors(at + name, modules["gate_up"], index, 2, bias=mlp_bias)
