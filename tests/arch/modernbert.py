@@ -35,13 +35,12 @@ VARIANTS: Mapping[str, Mapping[str, Any]] = {
         "global_attn_every_n_layers": 2,
     },
     "layer-types": {
-        "layer_types": ["sliding_attention", "full_attention", "sliding_attention"]
-        + ["full_attention"],
+        "layer_types": ["sliding_attention", "full_attention"] * 2,
         "local_attention": 3,
     },
     "published-window": {"local_attention": 128},
 }
-DIGEST = ""
+DIGEST = "610f2480b4a4"
 
 
 def _modules(config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
@@ -110,10 +109,8 @@ def _local(q: Array, k: Array, v: Array, window: int) -> Array:
     """Attention of each token to the tokens at most `window` positions away."""
     rows: list[Array] = []
     for t in range(len(q)):
-        first = max(t - window, 0)
-        near = slice(first, t + window + 1)
-        # The queries of the other tokens do not matter: only the row of t is kept.
-        rows.append(attention(q[near], k[near], v[near], HEADS)[t - first])
+        near = slice(max(t - window, 0), t + window + 1)
+        rows.append(attention(q[t : t + 1], k[near], v[near], HEADS)[0])
     return np.stack(rows)
 
 
@@ -131,10 +128,8 @@ def hidden_states(config: Mapping[str, Any], weights: Mapping[str, Array], ids: 
         q, k, v = np.split(linear(w, at + "attn.Wqkv", y), 3, axis=1)
         theta = config["local_rope_theta" if local else "global_rope_theta"]
         q, k = rotate(q, HEADS, theta), rotate(k, HEADS, theta)
-        if local:
-            y = _local(q, k, v, config["local_attention"] // 2)
-        else:
-            y = attention(q, k, v, HEADS)
+        # A window as wide as the text is global attention.
+        y = _local(q, k, v, config["local_attention"] // 2 if local else len(ids))
         x = x + linear(w, at + "attn.Wo", y)
         y = _norm(config, w, at + "mlp_norm", x)
         gate, up = np.split(linear(w, at + "mlp.Wi", y), 2, axis=1)

@@ -10,7 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tests.checkpoints import HEADS, HIDDEN, INNER, LAYERS, POSITIONS, Tensors, vocabulary
-from tests.reference import Array, attention, gelu, linear, norm
+from tests.reference import Array, attention, gelu
+from tests.reference import linear as apply_linear
+from tests.reference import norm as apply_norm
 
 CONFIG: Mapping[str, Any] = {
     "hidden_size": HIDDEN,
@@ -29,7 +31,7 @@ VARIANTS: Mapping[str, Mapping[str, Any]] = {
     "ntk": {"rope_scaling_factor": 8.0, "rope_theta": 20.0},
     "no-types": {"type_vocab_size": 0, "layer_norm_eps": 1e-5},
 }
-DIGEST = ""
+DIGEST = "66dc711c13ce"
 
 
 def tensors(config: Mapping[str, Any], seed: int) -> Tensors:
@@ -39,23 +41,25 @@ def tensors(config: Mapping[str, Any], seed: int) -> Tensors:
     def draw(*shape: int, std: float = 0.3) -> NDArray[np.float32]:
         return rng.standard_normal(shape).astype(np.float32) * np.float32(std)
 
-    def module(name: str, *shape: int) -> Tensors:
-        weight = draw(*shape) if len(shape) > 1 else 1 + draw(*shape, std=0.2)
-        return {f"{name}.weight": weight, f"{name}.bias": draw(shape[0])}
+    def linear(name: str, out: int, into: int) -> Tensors:
+        return {f"{name}.weight": draw(out, into), f"{name}.bias": draw(out)}
+
+    def norm(name: str) -> Tensors:
+        return {f"{name}.weight": 1 + draw(HIDDEN, std=0.2), f"{name}.bias": draw(HIDDEN)}
 
     made = {"embeddings.word_embeddings.weight": draw(config["vocab_size"], HIDDEN, std=1.0)}
     if types := config["type_vocab_size"]:
         made["embeddings.token_type_embeddings.weight"] = draw(types, HIDDEN)
-    made |= module("embeddings.LayerNorm", HIDDEN)
+    made |= norm("embeddings.LayerNorm")
     for i in range(LAYERS):
         at = f"encoder.layer.{i}."
-        made |= module(f"{at}attention.qkv_proj", 3 * HIDDEN, HIDDEN)
-        made |= module(f"{at}attention.o_proj", HIDDEN, HIDDEN)
-        made |= module(f"{at}attn_ln", HIDDEN)
+        made |= linear(f"{at}attention.qkv_proj", 3 * HIDDEN, HIDDEN)
+        made |= linear(f"{at}attention.o_proj", HIDDEN, HIDDEN)
+        made |= norm(f"{at}attn_ln")
         made[f"{at}mlp.up_gate_proj.weight"] = draw(2 * INNER, HIDDEN)
-        made |= module(f"{at}mlp.down_proj", HIDDEN, INNER)
-        made |= module(f"{at}mlp_ln", HIDDEN)
-    return made | module("pooler.dense", HIDDEN, HIDDEN)
+        made |= linear(f"{at}mlp.down_proj", HIDDEN, INNER)
+        made |= norm(f"{at}mlp_ln")
+    return made | linear("pooler.dense", HIDDEN, HIDDEN)
 
 
 def _rotate(config: Mapping[str, Any], x: Array) -> Array:
@@ -80,13 +84,13 @@ def hidden_states(config: Mapping[str, Any], weights: Mapping[str, Array], ids: 
     x = w["embeddings.word_embeddings.weight"][ids]
     if config["type_vocab_size"]:
         x = x + w["embeddings.token_type_embeddings.weight"][0]
-    x = norm(w, "embeddings.LayerNorm", x, eps)
+    x = apply_norm(w, "embeddings.LayerNorm", x, eps)
     for i in range(config["num_hidden_layers"]):
         at = f"encoder.layer.{i}."
-        q, k, v = np.split(linear(w, at + "attention.qkv_proj", x), 3, axis=1)
+        q, k, v = np.split(apply_linear(w, at + "attention.qkv_proj", x), 3, axis=1)
         y = attention(_rotate(config, q), _rotate(config, k), v, HEADS)
-        x = norm(w, at + "attn_ln", x + linear(w, at + "attention.o_proj", y), eps)
-        up, gate = np.split(linear(w, at + "mlp.up_gate_proj", x), 2, axis=1)
-        y = linear(w, at + "mlp.down_proj", gelu(gate) * up)
-        x = norm(w, at + "mlp_ln", x + y, eps)
+        x = apply_norm(w, at + "attn_ln", x + apply_linear(w, at + "attention.o_proj", y), eps)
+        up, gate = np.split(apply_linear(w, at + "mlp.up_gate_proj", x), 2, axis=1)
+        y = apply_linear(w, at + "mlp.down_proj", gelu(gate) * up)
+        x = apply_norm(w, at + "mlp_ln", x + y, eps)
     return x

@@ -36,6 +36,7 @@ def emit_gated_mlp(
         bias: whether `gate` and `up` have a bias.
         down_bias: whether `down` has a bias.
     """
+    inner, hidden = shape
     gate = activate(net.linear(x, f"{at}gate", shape, bias=bias))
     if bias:
         y, scales = net.linear(x, f"{at}up", shape, bias=True), ""
@@ -43,7 +44,7 @@ def emit_gated_mlp(
         y = net.products.product(x, f"{at}up.weight", shape, apply_scales=False)
         scales = x.scales
     inside = net.products.operand(net.graph.op("Mul", y, gate), pending_scales=scales)
-    return net.linear(inside, f"{at}down", shape[::-1], bias=down_bias)
+    return net.linear(inside, f"{at}down", (hidden, inner), bias=down_bias)
 
 
 def np_gated_mlp(
@@ -57,6 +58,7 @@ def np_gated_mlp(
     down_bias: bool,
 ) -> FloatArray:
     """The gated MLP on `x`, `(N, H)`; see `emit_gated_mlp`."""
+    inner, hidden = shape
     y = layers.np_linear(weights, x, f"{at}up", shape, bias=bias)
     y = y * activate(layers.np_linear(weights, x, f"{at}gate", shape, bias=bias))
-    return layers.np_linear(weights, y, f"{at}down", shape[::-1], bias=down_bias)
+    return layers.np_linear(weights, y, f"{at}down", (hidden, inner), bias=down_bias)

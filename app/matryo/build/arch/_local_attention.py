@@ -14,6 +14,7 @@ import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 from onnx import TensorProto
 
 from matryo.build.arch._layers import Layers
@@ -41,64 +42,70 @@ class LocalAttention:
     def __init__(self, net: Layers, window: int, num_heads: int) -> None:
         graph = self._graph = net.graph
         self._net, self._num_heads = net, num_heads
-        size = 2 * window
-
-        def constant(name: str, value: int | list[int]) -> str:
-            return graph.constant(f"local.{name}", np.array(value, np.int64))
-
-        zero, one, every = constant("zero", 0), constant("one", 1), constant("every", [-1])
-        n_texts = graph.op("Shape", INPUT_IDS, end=1)
-        n_tokens = graph.op("Shape", INPUT_IDS, start=1)  # T, with the padding of the run
-        self._flat = graph.op("Reshape", ATTENTION_MASK, every)
+        self._n_tokens = graph.op("Shape", INPUT_IDS, start=1)  # T, with the padding of the run
+        self._size = self._constant("size", [2 * window])
+        self._fits = graph.op("LessOrEqual", self._n_tokens, self._size)
         self._mask = graph.op("Cast", ATTENTION_MASK, to=TensorProto.INT32)
-        within = graph.constant("local.size", np.array([size], np.int64))
-        self._fits = graph.op("LessOrEqual", n_tokens, within)
 
-        queries, keys = np.arange(size), block_keys(window)
-        least = np.finfo(np.float32).min
-        band = np.where(np.abs(queries[:, None] - keys) <= window, np.float32(0), least)
+        queries, keys = np.arange(2 * window), block_keys(window)
+        far = np.abs(queries[:, None] - keys) > window
+        band = np.where(far, np.finfo(np.float32).min, np.float32(0)).astype(np.float32)
         # (1, 1, 2 window, 4 window): the same for every block and head
-        self._band = graph.constant("local.band", band[None, None].astype(np.float32))
-        rows = graph.op("Min", n_tokens, within)
+        self._band = graph.constant("local.band", band[None, None])
+        rows = graph.op("Min", self._n_tokens, self._size)
         corner = graph.op("Concat", rows, rows, axis=0)
-        start, axes = constant("start", [0, 0]), constant("axes", [2, 3])
+        start, axes = self._constant("start", [0, 0]), self._constant("axes", [2, 3])
         self._short_band = graph.op("Slice", self._band, start, corner, axes)
+        self._emit_rows(queries, keys)
 
-        # The blocks of a text in the run: `n_blocks` for each text, padding included.
-        span = graph.op("Add", n_tokens, constant("span", size - 1))
-        n_blocks = graph.op("Div", span, within)
-        count = graph.op("Squeeze", graph.op("Mul", n_blocks, within))
-        starts = graph.op("Range", zero, count, constant("step", size))
+    def _constant(self, name: str, value: int | list[int]) -> str:
+        return self._graph.constant(f"local.{name}", np.array(value, np.int64))
+
+    def _emit_rows(self, queries: NDArray[np.int64], keys: NDArray[np.int64]) -> None:
+        """Write where the tokens of the blocks are, and which keys are real.
+
+        Each text of the run has `n_blocks` blocks, padding included. Rows count in the flattened
+        `(B, T)`.
+
+        Args:
+            queries: positions of the queries of a block, from the block's first query on.
+            keys: likewise, of the keys.
+        """
+        graph, constant, n_tokens = self._graph, self._constant, self._n_tokens
+        zero, one, every = constant("zero", 0), constant("one", 1), constant("every", [-1])
+        span = graph.op("Add", n_tokens, constant("span", len(queries) - 1))
+        n_blocks = graph.op("Div", span, self._size)
+        width = graph.op("Squeeze", graph.op("Mul", n_blocks, self._size))  # of a text in blocks
+        starts = graph.op("Range", zero, width, constant("step", len(queries)))
         starts = graph.op("Unsqueeze", starts, every)  # (n_blocks, 1)
-        first = graph.op(
-            "Mul", graph.op("Range", zero, graph.op("Squeeze", n_texts), one), n_tokens
-        )
-        first = graph.op("Unsqueeze", first, constant("after", [1, 2]))  # (B, 1, 1)
+        n_texts = graph.op("Shape", INPUT_IDS, end=1)
+        texts = graph.op("Range", zero, graph.op("Squeeze", n_texts), one)
+        first = graph.op("Mul", texts, n_tokens)
+        first = graph.op("Unsqueeze", first, constant("last_axes", [1, 2]))  # (B, 1, 1)
         last = graph.op("Sub", n_tokens, one)
 
-        def flat_rows(positions: str, width: int) -> str:
-            """Rows of the flattened `(B, T)`, `(B * n_blocks, width)`, nearest to positions."""
+        def rows(positions: str, name: str, count: int) -> str:
+            """Rows of the tokens nearest to `positions`, `(B * n_blocks, count)`."""
             inside = graph.op("Min", graph.op("Max", positions, zero), last)
-            shape = constant(f"rows_of_{width}", [-1, width])
+            shape = constant(f"{name}_rows", [-1, count])
             return graph.op("Reshape", graph.op("Add", first, inside), shape)
 
         positions = graph.op("Add", starts, constant("queries", queries.tolist()))
-        self._query_rows = flat_rows(positions, size)
-        positions = graph.op("Add", starts, constant("keys", keys.tolist()))  # (n_blocks, 4 window)
-        self._key_rows = flat_rows(positions, 2 * size)
-        before_end = graph.op("Less", positions, n_tokens)
-        inside = graph.op("And", graph.op("GreaterOrEqual", positions, zero), before_end)
-        inside = graph.op("Cast", inside, to=TensorProto.INT64)
-        inside = graph.op(
-            "Tile", inside, graph.op("Concat", n_texts, constant("once", [1]), axis=0)
-        )
-        real = graph.op("Mul", graph.op("Gather", self._flat, self._key_rows), inside)
-        self._key_mask = graph.op("Cast", real, to=TensorProto.INT32)  # (B * n_blocks, 4 window)
+        self._query_rows = rows(positions, "query", len(queries))
+        positions = graph.op("Add", starts, constant("keys", keys.tolist()))
+        self._key_rows = rows(positions, "key", len(keys))
+        begun = graph.op("GreaterOrEqual", positions, zero)
+        inside = graph.op("And", begun, graph.op("Less", positions, n_tokens))
+        inside = graph.op("Cast", inside, to=TensorProto.INT32)  # (n_blocks, 4 window)
+        repeats = graph.op("Concat", n_texts, constant("once", [1]), axis=0)
+        flat_mask = graph.op("Reshape", self._mask, every)
+        real = graph.op("Gather", flat_mask, self._key_rows)
+        self._key_mask = graph.op("Mul", real, graph.op("Tile", inside, repeats))
 
-        # The row of each real token in the flattened blocks.
-        text = graph.op("Div", net.token_indices, n_tokens)
-        token = graph.op("Mod", net.token_indices, n_tokens)
-        self._block_rows = graph.op("Add", graph.op("Mul", text, count), token)
+        # The row of each real token in the flattened blocks, `(N,)`.
+        text = graph.op("Div", self._net.token_indices, n_tokens)
+        position = graph.op("Mod", self._net.token_indices, n_tokens)
+        self._block_rows = graph.op("Add", graph.op("Mul", text, width), position)
 
     def attention(self, q: str, k: str, v: str, rotate: Callable[[str], str]) -> str:
         """Local multi-head attention within each text; `(N, H)`.
@@ -113,18 +120,17 @@ class LocalAttention:
         x, y, z = (net.restore_padding(part) for part in (q, k, v))
         x, y = rotate(x), rotate(y)
 
-        def flatten(part: str) -> str:
-            return net.flatten(part)
-
         def short() -> str:
             out = self._attend(x, y, z, self._mask, self._short_band)
-            return graph.op("Gather", flatten(out), net.token_indices)
+            return graph.op("Gather", net.flatten(out), net.token_indices)
 
         def blocks() -> str:
-            queries = graph.op("Gather", flatten(x), self._query_rows)
-            keys, values = (graph.op("Gather", flatten(part), self._key_rows) for part in (y, z))
+            queries = graph.op("Gather", net.flatten(x), self._query_rows)
+            keys, values = (
+                graph.op("Gather", net.flatten(part), self._key_rows) for part in (y, z)
+            )
             out = self._attend(queries, keys, values, self._key_mask, self._band)
-            return graph.op("Gather", flatten(out), self._block_rows)
+            return graph.op("Gather", net.flatten(out), self._block_rows)
 
         return graph.when(self._fits, short, blocks)
 
@@ -135,7 +141,7 @@ class LocalAttention:
         )
 
 
-def block_keys(window: int) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
+def block_keys(window: int) -> NDArray[np.int64]:
     """Positions of the keys of a block, relative to the block's first query; `(4 * window,)`."""
     own_and_after = np.arange(3 * window)
     return np.concatenate([own_and_after, np.arange(-window, 0)])

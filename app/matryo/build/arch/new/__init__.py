@@ -1,4 +1,4 @@
-"""`model_type = "new"`: BERT with rotary positions and a gated MLP, as Alibaba's GTE models have it.
+"""`model_type = "new"`: BERT with rotary positions and a gated MLP, as in Alibaba's GTE models.
 
 The encoder has layer norms after each block, q, k and v with biases, and a gated MLP whose `down`
 alone has a bias. A factor of NTK scaling changes the rotary frequencies of every text alike.
