@@ -23,6 +23,11 @@ USUAL_NAMES: Mapping[str, tuple[str, ...]] = {
 """The names that special tokens usually have, by role."""
 
 
+# transformers gives these models pad_token_id 1 by itself, whatever their tokenizer has. The id
+# says where positions begin, and nothing of the vocabulary.
+_PAD_IS_1 = frozenset({"camembert", "mpnet", "roberta", "xlm-roberta"})
+
+
 def against_specials(tokenizer: TokenizerFile, folders: Sequence[Path]) -> str | None:
     """The contradiction between a tokenizer and the JSON files in `folders`; None if there is none.
 
@@ -82,6 +87,8 @@ def _other_ids(
         name = next((name for name in names if name in vocabulary), None)
         # Configs made from GPT-2's keep its ids, which are beyond the vocabulary.
         if name is None or not isinstance(index, int) or not 0 <= index < n_ids:
+            continue
+        if role == "pad" and index == 1 and config.get("model_type") in _PAD_IS_1:
             continue
         if vocabulary[name] != index:
             return (
