@@ -18,6 +18,7 @@ import safetensors.numpy
 from numpy.typing import NDArray
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
+from matryo.build import arch as build_arch
 from matryo.store.files import sha256_file
 from tests import arch
 
@@ -160,6 +161,8 @@ def save_gguf(
     *,
     tokenizer: bool = True,
     unigram: bool = False,
+    architecture: str | None = None,
+    metadata: Mapping[str, Any] | None = None,
 ) -> Path:
     """The checkpoint as llama.cpp's conversion writes it, matrices in `qtype` where they fit.
 
@@ -169,8 +172,20 @@ def save_gguf(
         qtype: type of the matrices.
         tokenizer: write the vocabulary too.
         unigram: write it as that of XLM-R, with a score for each token.
+        architecture: value of `general.architecture`; None for the model's own.
+        metadata: values in place of the model's own, by key without the architecture.
     """
-    writer = gguf.GGUFWriter(path, "nomic-bert-moe")
+    values = gguf_metadata(model.config) | {"pooling_type": 1} | dict(metadata or {})
+    own = _gguf_architecture(model.config)
+    writer = gguf.GGUFWriter(path, architecture or own)
+    for key, value in values.items():
+        name = f"{architecture or own}.{key}"
+        if isinstance(value, float):
+            writer.add_float32(name, value)
+        elif isinstance(value, bool):
+            writer.add_bool(name, value)
+        else:
+            writer.add_uint32(name, value)
     for name, tensor in gguf_tensors(model.config, model.tensors).items():
         block, _ = gguf.GGML_QUANT_SIZES[qtype]
         fits = tensor.ndim > 1 and tensor.shape[-1] % block == 0 and "inp" not in name
@@ -200,6 +215,23 @@ def save_gguf(
     writer.write_tensors_to_file()
     writer.close()
     return path
+
+
+def _gguf_architecture(config: Mapping[str, Any]) -> str:
+    """What llama.cpp calls the architecture."""
+    if config["model_type"] == "nomic_bert":
+        return "nomic-bert-moe" if config.get("moe_every_n_layers") else "nomic-bert"
+    return build_arch.module(config["model_type"]).GGUF_ARCHITECTURES[0]
+
+
+def gguf_metadata(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The metadata that llama.cpp's conversion writes of a config, without the architecture."""
+    keys = build_arch.module(config["model_type"]).GGUF_KEYS
+    return {
+        key.names[0].removeprefix("{arch}."): config[ours]
+        for ours, key in keys.items()
+        if config.get(ours) is not None
+    }
 
 
 def _charsmap() -> bytes:

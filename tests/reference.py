@@ -7,7 +7,7 @@ batching, one head and one token at a time where that makes the maths plain.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -29,17 +29,81 @@ def hidden_states(
     return forward(config, weights, ids)
 
 
-def pooled(hidden: Array, *, layer_norm_eps: float | None, dimensions: int) -> Array:
-    """Mean, layer norm if any, cut, L2; in this order."""
-    n_tokens, size = hidden.shape
-    x = [sum(float(hidden[t, h]) for t in range(n_tokens)) / n_tokens for h in range(size)]
-    if layer_norm_eps is not None:
-        mean = sum(x) / size
-        variance = sum((value - mean) ** 2 for value in x) / size
-        x = [(value - mean) / math.sqrt(variance + layer_norm_eps) for value in x]
-    x = x[:dimensions]
+Layer = tuple[NDArray[np.float32], NDArray[np.float32] | None, str]
+"""Weight `(out, in)`, bias and activation of a dense layer."""
+
+
+def pooled(
+    hidden: Array,
+    *,
+    layer_norm_eps: float | None,
+    dimensions: int,
+    pools: Sequence[str] = ("mean_pool",),
+    between: Sequence[str] | None = None,
+    layers: Sequence[Layer] = (),
+) -> Array:
+    """The pools joined, the steps `between` (a layer norm if there is an epsilon), cut, L2."""
+    x = [value for name in pools for value in _pool(hidden, name)]
+    dense = iter(layers)
+    for step in ["layer_norm"] * (layer_norm_eps is not None) if between is None else between:
+        if step == "dense":
+            x = _dense(x, *next(dense))
+        elif step == "layer_norm":
+            assert layer_norm_eps is not None
+            mean = sum(x) / len(x)
+            variance = sum((value - mean) ** 2 for value in x) / len(x)
+            x = [(value - mean) / math.sqrt(variance + layer_norm_eps) for value in x]
+        else:
+            x = _unit(x)
+    return np.array(_unit(x[:dimensions]))
+
+
+def _pool(hidden: Array, name: str) -> list[float]:
+    """One state of a text, component by component."""
+    n_tokens = len(hidden)
+    pooled: list[float] = []
+    for column in hidden.T.tolist():
+        total = math.fsum(column)
+        weighted = math.fsum(n * value for n, value in enumerate(column, 1))
+        pooled.append(
+            {
+                "mean_pool": total / n_tokens,
+                "mean_sqrt_len_pool": total / math.sqrt(n_tokens),
+                "weighted_mean_pool": weighted / sum(range(1, n_tokens + 1)),
+                "max_pool": max(column),
+                "cls_pool": column[0],
+                "last_token_pool": column[-1],
+            }[name]
+        )
+    return pooled
+
+
+def _dense(
+    x: list[float],
+    weight: NDArray[np.float32],
+    bias: NDArray[np.float32] | None,
+    activation: str,
+) -> list[float]:
+    """A linear layer and its activation, one component at a time."""
+    functions: dict[str, Callable[[float], float]] = {
+        "identity": lambda v: v,
+        "tanh": math.tanh,
+        "relu": lambda v: max(v, 0.0),
+        "gelu": lambda v: 0.5 * v * (1 + math.erf(v / math.sqrt(2))),
+        "sigmoid": lambda v: 1 / (1 + math.exp(-v)),
+        "silu": lambda v: v / (1 + math.exp(-v)),
+    }
+    y: list[float] = []
+    for index, row in enumerate(weight.tolist()):
+        product = math.fsum(w * value for w, value in zip(row, x, strict=True))
+        y.append(functions[activation](product + (0.0 if bias is None else float(bias[index]))))
+    return y
+
+
+def _unit(x: list[float]) -> list[float]:
+    """The vector at length 1; a vector of zeros stays zero."""
     norm = math.sqrt(sum(value * value for value in x))
-    return np.array([value / norm for value in x])
+    return [value / norm if norm else 0.0 for value in x]
 
 
 def linear(weights: Mapping[str, Array], name: str, x: Array) -> Array:

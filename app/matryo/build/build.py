@@ -7,13 +7,14 @@ build that fails or is killed leaves the artefact that was there before.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from matryo.build import arch
 from matryo.build.check import Agreement, check_graph, tokenize_texts
+from matryo.build.dense import read_dense
 from matryo.build.derive.contradictions import contradictions
 from matryo.build.derive.files import read_layout
 from matryo.build.emit import GraphBuilder
@@ -24,16 +25,18 @@ from matryo.build.inputs import (
     open_checkpoint,
     read_files,
 )
-from matryo.build.tokenizer import TokenizerFile
+from matryo.build.tokenizer import TokenizerFile, write_lowercasing
 from matryo.build.trial import try_graph
 from matryo.build.vocabulary import check_rows
 from matryo.catalog.manifest import Manifest
 from matryo.core.choices import Precision
 from matryo.core.errors import BuildFailed, CheckpointMismatch, ManifestInvalid
 from matryo.core.progress import Reporter
+from matryo.engine.dense import save_dense
 from matryo.store.artifact import (
     BUILDER_VERSION,
     DATA_FILE,
+    DENSE_FILE,
     GRAPH_FILE,
     TOKENIZER_FILE,
     Artifact,
@@ -114,8 +117,11 @@ def build(
                 allow_unverified=allow_unverified,
                 reporter=reporter,
             )
+            if manifest.tokenizer.lowercase:
+                files = replace(files, tokenizer=write_lowercasing(files.tokenizer, aside))
             against = contradictions(manifest, read_layout(files.weights))
             _check_agreement(manifest, against, reporter, trust_manifest=trust_manifest)
+            layers = read_dense(manifest.output.dense, [Path(file.path) for file in files.dense])
             write = _adopt if files.ready else _emit
             reporter.say(f"building {manifest.id} in {precision} from {files.weights.name}")
             written = write(store, manifest, precision, files, aside)
@@ -124,6 +130,8 @@ def build(
         with room_for(store.home):
             if files.tokenizer.parent != aside:
                 copy_file(files.tokenizer, aside / TOKENIZER_FILE)
+            if layers:
+                save_dense(layers, aside / DENSE_FILE)
             record = _record(manifest, precision, checkpoint, files, written, aside, against)
             write_record(aside, record)
             replace_folder(aside, folder / record.key)
@@ -161,13 +169,16 @@ def _record(
     against: list[str],
 ) -> ArtifactRecord:
     """The record of the artefact whose files are in `folder`."""
+    dense_sha256 = tuple(file.sha256 for file in files.dense)
     key = artifact_key(
         manifest,
         precision,
         files.weights_sha256,
         files.tokenizer_sha256,
         (*written.lacks, *against),
+        dense_sha256,
     )
+    names = (*written.files, TOKENIZER_FILE, *([DENSE_FILE] if dense_sha256 else []))
     return ArtifactRecord(
         model_id=manifest.id,
         precision=precision,
@@ -184,9 +195,10 @@ def _record(
         min_cosine=written.agreement.min_cosine,
         files={
             name: FileRecord((folder / name).stat().st_size, sha256_file(folder / name))
-            for name in (*written.files, TOKENIZER_FILE)
+            for name in names
         },
         sources=files.sources,
+        dense_sha256=dense_sha256,
     )
 
 
@@ -194,13 +206,23 @@ def _emit(
     store: Store, manifest: Manifest, precision: Precision, files: CheckpointFiles, aside: Path
 ) -> _Written:
     """Write the graph of the manifest's architecture with the checkpoint's weights."""
+    for key, value in (
+        ("output.steps", "given" if manifest.output.given else None),
+        ("output.graph_output", manifest.output.graph_output),
+    ):
+        if value is not None:
+            raise CheckpointMismatch(
+                f"model.toml says {value} in {key}, which is for a ready ONNX graph, but "
+                f"{files.weights} holds weights. Give the .onnx file, or change {key}."
+            )
     architecture, config = arch.load(manifest)
     checkpoint = open_checkpoint(files.weights)
     try:
         weights = architecture.bind(checkpoint, config)
-        tokenizer = TokenizerFile(files.tokenizer)
+        special = manifest.tokenizer.add_special_tokens
+        tokenizer = TokenizerFile(files.tokenizer, add_special_tokens=special)
         check_rows(tokenizer, weights.shape("word_embeddings")[0], files.weights.name)
-        texts = tokenize_texts(tokenizer)
+        texts = tokenize_texts(tokenizer, manifest)
         with (
             room_for(store.home, files.weights.stat().st_size),
             GraphBuilder(aside / GRAPH_FILE, aside / DATA_FILE) as graph,
@@ -231,12 +253,25 @@ def _adopt(
         for path in ready.data:
             copy_file(path, aside / path.name)
     if ready.n_rows is not None:
-        check_rows(TokenizerFile(files.tokenizer), ready.n_rows, ready.path.name)
+        special = manifest.tokenizer.add_special_tokens
+        tokenizer = TokenizerFile(files.tokenizer, add_special_tokens=special)
+        check_rows(tokenizer, ready.n_rows, ready.path.name)
     limit = manifest.tokenizer.max_tokens
     if ready.n_positions is not None and limit > ready.n_positions:
         raise CheckpointMismatch(
             f"model.toml says tokenizer.max_tokens = {limit}, but {ready.path} has positions for "
             f"{ready.n_positions} tokens. Lower max_tokens to {ready.n_positions} or less."
+        )
+    if ready.n_tokens is not None and limit > ready.n_tokens:
+        raise CheckpointMismatch(
+            f"model.toml says tokenizer.max_tokens = {limit}, but {ready.path} runs exactly "
+            f"{ready.n_tokens} tokens. Lower max_tokens to {ready.n_tokens} or less."
+        )
+    if ready.takes_positions and "pad_token_id" in manifest.architecture.config:
+        raise CheckpointMismatch(
+            f"{ready.path} has the input position_ids, and positions of a "
+            f"{manifest.architecture.model_type} do not begin at 0. Export the graph without that "
+            "input."
         )
     agreement = try_graph(aside / GRAPH_FILE, ready.n_bytes, files.tokenizer, manifest)
     return _Written((GRAPH_FILE, *(path.name for path in ready.data)), (), agreement)

@@ -13,6 +13,7 @@ from matryo.build.checkpoint import Checkpoint
 from matryo.build.checkpoint.onnx import ReadyGraph, read_ready_graph
 from matryo.build.checkpoint.shards import ShardedCheckpoint, shard_files
 from matryo.build.checkpoint.tokenizer import FoundTokenizer, find_tokenizer, rebuild_from_gguf
+from matryo.build.dense import find_dense
 from matryo.build.trial import try_tokenizer
 from matryo.build.vocabulary import find_contradiction
 from matryo.catalog.manifest import Manifest
@@ -41,6 +42,7 @@ class CheckpointFiles:
         weights_sha256: hash of the weights; of a ready graph with data files, of all of these.
         verified: every hash is the manifest's.
         sources: the files of the user that were read, the weights first.
+        dense: the file of each dense step, in order.
     """
 
     weights: Path
@@ -51,6 +53,7 @@ class CheckpointFiles:
     tokenizer_sha256: str
     verified: bool
     sources: tuple[SourceFile, ...]
+    dense: tuple[SourceFile, ...] = ()
 
 
 def weights_file(checkpoint: Path, name: str = WEIGHTS_FILE) -> Path:
@@ -161,14 +164,18 @@ def read_files(
         )
     stored = store.checkpoint(manifest.id, manifest.checkpoint_key)
     tokenizer = find_tokenizer(weights, suffix, stored, into, reporter)
-    ready = read_ready_graph(weights) if suffix == ".onnx" else None
-    for path in ready.data if ready else ():
-        source = _hashed(path, reporter)
-        sources.append(source)
-        pinned.append(source.sha256 in manifest.every_sha256)
+    ready = read_ready_graph(weights, manifest.output) if suffix == ".onnx" else None
+    data = [_hashed(path, reporter) for path in (ready.data if ready else ())]
+    sources += data
+    specs = manifest.output.dense
+    dense = [_hashed(find_dense(spec, checkpoint, weights), reporter) for spec in specs]
+    pins = [tuple(manifest.every_sha256)] * len(data)
+    pins += [manifest.pinned_dense(spec) for spec in specs]
+    for source, hashes in zip((*data, *dense), pins, strict=True):
+        pinned.append(source.sha256 in hashes)
         if not pinned[-1] and not allow_unverified:
             raise CheckpointMismatch(
-                f"{path} has sha256 {source.sha256}, which {manifest.id} does not pin. "
+                f"{source.path} has sha256 {source.sha256}, which {manifest.id} does not pin. "
                 "Give --unverified to build from it all the same."
             )
     found = _hashed(tokenizer.path, reporter).sha256
@@ -199,7 +206,8 @@ def read_files(
         hashes[0] if len(hashes) == 1 else hashlib.sha256("\n".join(hashes).encode()).hexdigest(),
         found,
         verified,
-        (*sources, *(_hashed(path, reporter) for path in tokenizer.made_of)),
+        (*sources, *dense, *(_hashed(path, reporter) for path in tokenizer.made_of)),
+        tuple(dense),
     )
 
 

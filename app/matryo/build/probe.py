@@ -75,5 +75,6 @@ def _run(session: GraphSession, ids: list[int], fault: str, remedy: str) -> None
     batch = np.array([ids], np.int64)
     with refusing(lambda reason: CheckpointMismatch(f"{fault}: {reason}. {remedy}")):
         hidden = session.run(batch, np.ones_like(batch), apply_mask=len(ids) <= SOLO_TOKENS)
-        if hidden.shape[:2] != batch.shape or not np.isfinite(hidden).all():
+        shape = batch.shape[: hidden.ndim - 1]
+        if hidden.shape[:-1] != shape or not np.isfinite(hidden).all():
             raise ValueError(f"it gives {hidden.shape} values, which must be finite")

@@ -135,7 +135,7 @@ def pack_model(store: Store, manifest: Manifest, precision: Precision, reporter:
         artifact = find_artifact(store, manifest, precision)
         artifact.check_files()
         try:
-            prepack(artifact)
+            prepack(artifact, manifest.output)
         except (StoreFull, StoreUnwritable, BuildFailed) as exc:
             reporter.say(f"weights stay in this process's own memory: {exc.message}")
 

@@ -7,10 +7,43 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
+from tokenizers import normalizers as _normalizers
+
 from matryo.build.charsmap import check_charsmaps
 from matryo.core.errors import CheckpointMismatch
 from matryo.core.untrusted import refusing, silent
-from matryo.engine.tokenizer import load_tokenizer
+from matryo.engine.tokenizer import load_tokenizer, remove_special_tokens
+
+normalizers = cast("Any", _normalizers)  # the package's stubs lack most constructors
+
+
+def write_lowercasing(path: Path, into: Path) -> Path:
+    """Write a tokenizer that puts a text in lower case before it does all that another one does.
+
+    Args:
+        path: `tokenizer.json` of the other one.
+        into: folder of the new `tokenizer.json`.
+
+    Raises:
+        CheckpointMismatch: the file is no tokenizer.
+
+    Source: sentence-transformers, `base/modules/transformer.py`, `do_lower_case`.
+    """
+
+    def odd(reason: str) -> CheckpointMismatch:
+        return CheckpointMismatch(
+            f"{path}: no step that puts texts in lower case can be put before it: {reason}. Take "
+            "tokenizer.lowercase out of model.toml."
+        )
+
+    tokenizer: Any = load_tokenizer(path, odd)
+    with refusing(odd), silent():
+        steps = [normalizers.Lowercase()]
+        if tokenizer.normalizer is not None:
+            steps.append(tokenizer.normalizer)
+        tokenizer.normalizer = normalizers.Sequence(steps)
+        tokenizer.save(str(into / path.name))
+    return into / path.name
 
 
 class TokenizerFile:
@@ -18,6 +51,7 @@ class TokenizerFile:
 
     Args:
         path: `tokenizer.json`.
+        add_special_tokens: whether a text gets the special tokens of the file.
 
     Attributes:
         vocabulary: id of each token, added tokens included.
@@ -27,7 +61,7 @@ class TokenizerFile:
         CheckpointMismatch: the file is no tokenizer.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, add_special_tokens: bool = True) -> None:
         self.path = path
         with silent():
             self._tokenizer: Any = load_tokenizer(path, self._odd)
@@ -40,9 +74,11 @@ class TokenizerFile:
             # A file may ask for padding to any length, and for a stride that the library refuses.
             self._tokenizer.no_padding()
             self._tokenizer.no_truncation()
+            if not add_special_tokens:
+                remove_special_tokens(self._tokenizer)
 
     def encode(self, texts: Sequence[str], most: int | None = None) -> list[list[int]]:
-        """Token ids of each text, with special tokens, cut to `most` tokens.
+        """Token ids of each text, with the special tokens, cut to `most` tokens.
 
         Raises:
             CheckpointMismatch: the tokenizer cannot encode a text.

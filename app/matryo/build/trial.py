@@ -151,13 +151,15 @@ def main() -> None:
 
 
 def _do(job: dict[str, Any]) -> dict[str, Any]:
-    tokenizer = TokenizerFile(Path(job["tokenizer"]))
+    path = Path(job["tokenizer"])
     if "graph" not in job:
-        tokenizer.encode(TEXTS)
+        TokenizerFile(path).encode(TEXTS)
         return {}
     from matryo.build.check import check_graph  # ONNX Runtime, which a tokenizer does not need
 
     manifest = Manifest.model_validate_json(job["manifest"])
+    special = manifest.tokenizer.add_special_tokens
+    tokenizer = TokenizerFile(path, add_special_tokens=special)
     return asdict(check_graph(Path(job["graph"]), tokenizer, None, manifest, "fp32"))
 
 

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import itertools
 import json
 from collections.abc import Mapping
 from datetime import UTC, date, datetime
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, cast, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -21,7 +22,21 @@ from matryo.catalog.prompts import NONE, STANDARD, SYNONYMS
 from matryo.core.choices import Precision, PrecisionChoice
 from matryo.core.errors import SettingsInvalid
 
-OutputStep = Literal["mean_pool", "cls_pool", "layer_norm", "truncate", "l2_normalize"]
+Pool = Literal[
+    "mean_pool",
+    "cls_pool",
+    "max_pool",
+    "last_token_pool",
+    "weighted_mean_pool",
+    "mean_sqrt_len_pool",
+]
+OutputStep = Pool | Literal["given", "dense", "layer_norm", "truncate", "l2_normalize"]
+Activation = Literal["identity", "tanh", "relu", "gelu", "sigmoid", "silu"]
+
+_POOLS = frozenset(get_args(Pool))
+_BETWEEN = frozenset({"dense", "layer_norm", "l2_normalize"})
+_LAST = ("truncate", "l2_normalize")
+_MAX_STEPS = 64
 
 _Id = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")]
 _Alias = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/-]{0,255}$")]
@@ -98,12 +113,18 @@ class TokenizerSpec(_Table):
     """What the tokenizer file does not say.
 
     Attributes:
-        max_tokens: most tokens of a text, special tokens included.
+        max_tokens: the longest text, in tokens, special tokens included.
         lowercase: whether a text is put in lower case before the tokenizer reads it.
+        add_special_tokens: whether the tokenizer puts its special tokens around a text. Static
+            tables are used without them.
+        drop_unknown: whether tokens that stand for something unknown are left out of a text.
+            model2vec leaves them out, and sentence-transformers keeps them.
     """
 
     max_tokens: _Positive
     lowercase: bool = False
+    add_special_tokens: bool = True
+    drop_unknown: bool = False
 
 
 class Dimensions(_Table):
@@ -137,24 +158,112 @@ class Dimensions(_Table):
         return self
 
 
-class Output(_Table):
-    """The steps from hidden states to a vector, in order, and the dimensions on offer."""
+class DenseSpec(_Table):
+    """A linear layer of the output steps, as sentence-transformers' module `Dense` has it.
 
-    steps: tuple[OutputStep, ...]
+    Attributes:
+        file: path of the layer's safetensors file in the checkpoint's folder.
+        in_features: components that the layer takes.
+        out_features: components that the layer gives.
+        bias: whether the layer has a bias.
+        activation: function of each component that the layer gives.
+    """
+
+    file: _File
+    in_features: _Positive
+    out_features: _Positive
+    bias: bool
+    activation: Activation
+
+
+class Output(_Table):
+    """The steps from a graph's output to a vector, in order, and the dimensions on offer.
+
+    Attributes:
+        steps: one or more pools, whose results are joined in this order, or `given` for a graph
+            that gives a vector for each text; then any of `dense`, `layer_norm` and
+            `l2_normalize`; then `truncate` and `l2_normalize`.
+        layer_norm_eps: of every step `layer_norm`.
+        dense: the layer of each step `dense`, in order.
+        graph_output: name of the output that a ready graph's vectors are made of; None for the
+            usual names.
+        dimensions: of the vectors.
+    """
+
+    steps: Annotated[tuple[OutputStep, ...], Field(max_length=_MAX_STEPS)]
     layer_norm_eps: Annotated[float, Field(gt=0)] | None = None
+    dense: tuple[DenseSpec, ...] = ()
+    graph_output: Annotated[str, Field(min_length=1, max_length=256)] | None = None
     dimensions: Dimensions
 
     @model_validator(mode="after")
     def _check(self) -> Output:
-        pool = "cls_pool" if "cls_pool" in self.steps else "mean_pool"
-        order = [pool, "layer_norm", "truncate", "l2_normalize"]
-        expected = [step for step in order if step != "layer_norm" or step in self.steps]
-        if list(self.steps) != expected:
-            # Normalising before the cut, or the layer norm after it, gives other vectors.
-            raise ValueError(f"steps must be {expected}, in this order, not {list(self.steps)}")
+        n_first = 1 if self.given else len(self.pools)
+        if (
+            not n_first
+            or self.steps[n_first:][-2:] != _LAST
+            or not _BETWEEN.issuperset(self.between)
+        ):
+            # A layer norm after the cut gives other vectors.
+            raise ValueError(
+                f"steps must be pools ({', '.join(get_args(Pool))}) or given, then any of dense, "
+                "layer_norm and l2_normalize, then truncate and l2_normalize, in this order, not "
+                f"{list(self.steps)}"
+            )
         if ("layer_norm" in self.steps) != (self.layer_norm_eps is not None):
             raise ValueError("layer_norm_eps belongs with the step layer_norm, both or neither")
+        if (n_steps := self.steps.count("dense")) != len(self.dense):
+            raise ValueError(
+                f"steps has dense {n_steps} times, but there are {len(self.dense)} tables "
+                "[[output.dense]]; give one table for each such step"
+            )
+        self._check_widths()
         return self
+
+    def _check_widths(self) -> None:
+        """Raise ValueError unless each step takes as many components as the step before gives."""
+        width = self.pooled_width
+        if width % max(len(self.pools), 1):
+            what = "output.dense 1: in_features" if self.dense else "dimensions.native"
+            raise ValueError(f"{what} is {width}, which {len(self.pools)} pools cannot give")
+        for number, layer in enumerate(self.dense, 1):
+            if layer.in_features != width:
+                raise ValueError(
+                    f"output.dense {number}: in_features is {layer.in_features}, but the layer "
+                    f"before gives {width} components"
+                )
+            width = layer.out_features
+        if width != self.dimensions.native:
+            raise ValueError(
+                f"dimensions.native is {self.dimensions.native}, but output.dense "
+                f"{len(self.dense)} gives {width} components"
+            )
+
+    @property
+    def pools(self) -> tuple[Pool, ...]:
+        """The pools, in the order in which their results are joined."""
+        first = itertools.takewhile(lambda step: step in _POOLS, self.steps)
+        return cast("tuple[Pool, ...]", tuple(first))
+
+    @property
+    def given(self) -> bool:
+        """Whether the graph gives a vector for each text, and not one for each token."""
+        return self.steps[:1] == ("given",)
+
+    @property
+    def between(self) -> tuple[OutputStep, ...]:
+        """The steps between the pools, or `given`, and `truncate`."""
+        return self.steps[max(len(self.pools), 1) : -2]
+
+    @property
+    def pooled_width(self) -> int:
+        """Components of a text's state after the pools."""
+        return self.dense[0].in_features if self.dense else self.dimensions.native
+
+    @property
+    def graph_width(self) -> int:
+        """Components of one row of the graph's output."""
+        return self.pooled_width // max(len(self.pools), 1)
 
 
 class PrecisionSpec(_Table):
@@ -233,8 +342,13 @@ class Manifest(_Table):
         return tuple(
             file.sha256
             for path, file in {**own, **self.alternatives}.items()
-            if file.sha256 is not None and (suffix is None or Path(path).suffix == suffix)
+            if file.sha256 is not None and (suffix is None or Path(path).suffix.lower() == suffix)
         )
+
+    def pinned_dense(self, spec: DenseSpec) -> tuple[str, ...]:
+        """Hashes that the file of a dense layer may have: that of `files`, if it is listed."""
+        pin = self.files.get(spec.file)
+        return (pin.sha256,) if pin and pin.sha256 else ()
 
     @property
     def every_sha256(self) -> frozenset[str]:
@@ -347,7 +461,14 @@ class Manifest(_Table):
     @functools.cached_property
     def output_key(self) -> str:
         """16 hex digits that change with anything here that shapes a vector, files apart."""
-        shape = self.model_dump(mode="json", include={"architecture", "tokenizer", "output"})
+        shape = self.model_dump(mode="json", include={"architecture", "output"})
+        # A fingerprint of an index that was made before a key existed does not change with the key.
+        for key in ("dense", "graph_output"):
+            if not shape["output"][key]:
+                del shape["output"][key]
+        del shape["output"]["dimensions"]["default"]  # a request chooses its size
+        # A key of [tokenizer] at its default is not hashed: older manifests had max_tokens alone.
+        shape["tokenizer"] = self.tokenizer.model_dump(mode="json", exclude_defaults=True)
         # Every standard name is hashed, as null where the model has no such prompt. Fingerprints
         # of existing indexes depend on this form.
         shape["prompts"] = dict.fromkeys(STANDARD) | dict(self.prompts)

@@ -104,7 +104,9 @@ class Engine(Protocol):
         ...
 
     def hidden_states(self, ids: TokenIds) -> FloatArray:
-        """The last hidden states of one text, which `embed` would pool; `(T, H)`. Checks use them.
+        """The last hidden states of one text, which `embed` would pool; `(T, H)`.
+
+        A graph that pools itself gives the text's vector, `(H,)`. Checks use this method.
 
         Raises:
             InferenceFailed: the run raised.

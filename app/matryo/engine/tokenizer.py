@@ -6,6 +6,7 @@ refuses texts over the limit; this module puts the prefix before a text that has
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -46,16 +47,19 @@ def most_chars(max_tokens: int) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
-    """A tokenised text, with special tokens.
+    """A tokenised text, with the special tokens that the model has.
 
     Attributes:
-        ids: `(n_tokens,)` int64. If `exact` is False, they are the ids of the text's head.
+        ids: `(n_tokens,)` int64. If `exact` is False, they are the ids of the text's head. A text
+            without special tokens may have no ids.
         unread: characters at the end of the text that were not tokenised. A text with such
             characters is over the model's limit, however few `ids` there are.
+        n_dropped: unknown tokens that were left out of `ids`.
     """
 
     ids: TokenIds
     unread: int = 0
+    n_dropped: int = 0
 
     @property
     def exact(self) -> bool:
@@ -89,12 +93,22 @@ class TextTokenizer:
         path: `tokenizer.json`. Truncation and padding are switched off if the file has them on.
         max_tokens: the model's limit, special tokens included.
         prefixes: every prefix of the model; a text that begins with one of them gets no other.
+        add_special_tokens: whether a text gets the special tokens of the file.
+        drop_unknown: whether unknown tokens are left out.
 
     Raises:
         ArtifactDamaged: the file holds no tokenizer.
     """
 
-    def __init__(self, path: Path, max_tokens: int, prefixes: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        path: Path,
+        max_tokens: int,
+        prefixes: Sequence[str] = (),
+        *,
+        add_special_tokens: bool = True,
+        drop_unknown: bool = False,
+    ) -> None:
         def damaged(reason: str) -> ArtifactDamaged:
             return ArtifactDamaged(
                 f"{path} is not a tokenizer.json: {reason}. Build the model again: matryo build."
@@ -103,6 +117,8 @@ class TextTokenizer:
         self._tokenizer = load_tokenizer(path, damaged)
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
+        if not add_special_tokens:
+            remove_special_tokens(self._tokenizer)
         self.max_tokens = max_tokens
         self._head_chars = _CHARS_PER_TOKEN * (max_tokens + _HEAD_MARGIN)
         self._most_chars = most_chars(max_tokens)
@@ -114,6 +130,7 @@ class TextTokenizer:
         self._head, self._tail = probe.ids[:first], probe.ids[last + 1 :]
         self._prefixes = Prefixes(self._tokenizer, prefixes)
         self.unknown_id = _unknown_id(self._tokenizer)
+        self._dropped_id = _stated_unknown_id(self._tokenizer) if drop_unknown else None
 
     @property
     def vocab_size(self) -> int:
@@ -122,6 +139,9 @@ class TextTokenizer:
 
     def encode(self, texts: Sequence[str], prefix: str = "") -> list[Encoded]:
         """Token ids of each text, in order; an empty text gives its prefix and special tokens.
+
+        If the tokenizer adds no special tokens, or leaves unknown tokens out, a text may have no
+        ids.
 
         Args:
             texts: the texts; of each, at most `most_chars(max_tokens)` characters are read.
@@ -138,9 +158,15 @@ class TextTokenizer:
                 raise
             raise InferenceFailed(f"the tokenizer failed: {reason_of(exc)}") from exc
         return [
-            replace(one, unread=one.unread + n) if (n := len(text) - len(part)) else one
+            self._without_unknown(replace(one, unread=one.unread + len(text) - len(part)))
             for one, text, part in zip(encoded, texts, read, strict=True)
         ]
+
+    def _without_unknown(self, encoded: Encoded) -> Encoded:
+        if self._dropped_id is None:
+            return encoded
+        ids = encoded.ids[encoded.ids != self._dropped_id]
+        return replace(encoded, ids=ids, n_dropped=encoded.n_tokens - len(ids))
 
     def _encode_prefixed(self, texts: Sequence[str], prefix: str) -> list[Encoded]:
         whole = [prefix + text for text in texts]
@@ -177,7 +203,8 @@ class TextTokenizer:
             body = body[: -len(self._tail)]
         if prefix and not self._prefixes.begins(body):
             body = self._prefixes.pieces(prefix) + body
-        return _ids([*self._head, *body, *self._tail])
+        whole = _ids([*self._head, *body, *self._tail])
+        return self._without_unknown(Encoded(whole)).ids
 
     def _encode_all(self, texts: Sequence[str]) -> list[Encoded]:
         return [
@@ -207,6 +234,22 @@ class TextTokenizer:
             return ids
         n_tail = len(self._tail)
         return np.concatenate([ids[: self.max_tokens - n_tail], ids[len(ids) - n_tail :]])
+
+
+def remove_special_tokens(tokenizer: Tokenizer) -> None:
+    """Make a tokenizer put no special tokens around a text."""
+    # The post-processor does nothing else to the ids of a single text.
+    cast("Any", tokenizer).post_processor = None
+
+
+def _stated_unknown_id(tokenizer: Tokenizer) -> int | None:
+    """The id that the tokenizer's file states for unknown pieces; None if it states none."""
+    model = cast("Any", tokenizer).model
+    if hasattr(model, "unk_token"):
+        name = model.unk_token
+        return tokenizer.token_to_id(name) if isinstance(name, str) else None
+    # A unigram model has an id in place of a name, and the library does not give it.
+    return cast("dict[str, Any]", json.loads(model.__getstate__())).get("unk_id")
 
 
 def _unknown_id(tokenizer: Tokenizer) -> int | None:

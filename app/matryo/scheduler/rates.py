@@ -47,8 +47,8 @@ class Rate:
 
     def observe(self, longest: int, n_tokens: int, seconds: float) -> None:
         """Learn from a run of `n_tokens` in all, the longest text having `longest`."""
-        if not 0 < seconds < math.inf:
-            return
+        if not n_tokens or not 0 < seconds < math.inf:
+            return  # texts without tokens say nothing about the cost of a token
         self.n_observed += 1
         token_s, kind = seconds / n_tokens, length_class(longest)
         known = self._by_class.get(kind)

@@ -13,6 +13,8 @@ import time
 from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 
+import numpy as np
+
 from matryo.core.errors import InferenceFailed, NotReady
 from matryo.core.metrics import Metrics
 from matryo.engine import Engine, TokenIds
@@ -205,6 +207,8 @@ class Scheduler:
     async def _probe(self, engine: Engine, text: str = _PROBE_TEXT) -> None:
         """Run a model once, past the bounds of admission."""
         ids = engine.cut(engine.tokenize([text])[0].ids)
+        if not len(ids):  # the vocabulary lacks every word of the text; a run needs a token
+            ids = np.zeros(1, np.int64)
         size = engine.manifest.output.dimensions.native
         await self._wait(Ticket(engine, [ids], size, self._clock()))
 

@@ -6,6 +6,7 @@ An artefact is a folder:
     model.onnx.data    large tensors, each from a page boundary on, mapped by ONNX Runtime
                        (a graph that came ready has data files of its own names, or none)
     tokenizer.json
+    dense.npy          weights of the output's dense steps, if the model has such steps
     artifact.json      what it was made of, and size and sha256 of the other files
 
 Beside the folders, `current` names the one to serve, and the checkpoint that it came from if
@@ -38,6 +39,7 @@ BUILDER_VERSION = 6
 GRAPH_FILE = "model.onnx"
 DATA_FILE = "model.onnx.data"
 TOKENIZER_FILE = "tokenizer.json"
+DENSE_FILE = "dense.npy"
 RECORD_FILE = "artifact.json"
 CURRENT_FILE = "current"
 VERIFIED_FILE = "verified.json"
@@ -60,6 +62,11 @@ class Artifact:
     def tokenizer(self) -> Path:
         """Path of `tokenizer.json`."""
         return self.folder / TOKENIZER_FILE
+
+    @property
+    def dense(self) -> Path:
+        """Path of `dense.npy`; a model without dense steps has no such file."""
+        return self.folder / DENSE_FILE
 
     @property
     def passed_verify(self) -> bool:
@@ -100,6 +107,7 @@ def artifact_key(
     checkpoint_sha256: str,
     tokenizer_sha256: str,
     lacks: tuple[str, ...],
+    dense_sha256: tuple[str, ...] = (),
 ) -> str:
     """16 hex digits over all that shapes a vector: manifest, weights, tokenizer, builder."""
     parts = [
@@ -110,6 +118,7 @@ def artifact_key(
         tokenizer_sha256,
         str(BUILDER_VERSION),
         *lacks,
+        *(f"dense {sha256}" for sha256 in dense_sha256),
     ]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
 
@@ -165,7 +174,7 @@ def find_artifact(store: Store, manifest: Manifest, precision: Precision) -> Art
 
 def _other_pins(manifest: Manifest, record: ArtifactRecord) -> str | None:
     """Which of the hashes of a verified artefact the manifest pins no longer; None if none."""
-    if len(record.sources) > 1:
+    if len(record.sources) > 1:  # shards, data files of a graph, or dense layers
         known = manifest.every_sha256
         for source in record.sources:
             if source.sha256 not in known:

@@ -73,6 +73,7 @@ class ArtifactRecord:
         sources: the files that the build read, the weights first; empty in earlier builds.
         against: what the checkpoint's own files say otherwise than the manifest, which the
             operator trusted.
+        dense_sha256: hash of the file of each dense step.
     """
 
     model_id: _Text
@@ -90,6 +91,7 @@ class ArtifactRecord:
     files: dict[_FileName, FileRecord]
     sources: tuple[_Source, ...] = ()
     against: tuple[_Text, ...] = ()
+    dense_sha256: tuple[_Text, ...] = ()
 
 
 _ARTIFACT = TypeAdapter(ArtifactRecord)

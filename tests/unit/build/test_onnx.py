@@ -19,7 +19,7 @@ from matryo.core.choices import Precision
 from matryo.core.errors import BuildFailed, CheckpointMismatch
 from matryo.core.progress import SILENT
 from matryo.engine.onnx import OnnxEngine
-from matryo.engine.onnx.interface import hidden_states_output
+from matryo.engine.onnx.interface import Port, plan_graph
 from matryo.store.layout import Store
 from tests.checkpoints import HIDDEN, TinyModel, make_model, vocabulary
 from tests.conftest import build_tiny, load_tiny
@@ -234,11 +234,24 @@ def is_text_encoder(content: bytes) -> bool:
     outputs = [value.name for value in graph.output]
     if not all(isinstance(name, str) for name in (*inputs, *outputs)):  # not UTF-8
         return False
+    if any("DynamicQuantize" in str(node.op_type) for node in graph.node):
+        return False
     try:
-        hidden_states_output(inputs, outputs)
+        plan_graph(
+            [port(value) for value in graph.input if value.name not in weights],
+            [port(value) for value in graph.output],
+        )
     except ValueError:
         return False
     return all(t.data_location != TensorProto.EXTERNAL for t in graph.initializer)
+
+
+def port(value: Any) -> Port:
+    """An input or an output; raises ValueError for a type that ONNX does not have."""
+    tensor = value.type.tensor_type
+    dims = [dim.dim_value if dim.HasField("dim_value") else None for dim in tensor.shape.dim]
+    dtype = TensorProto.DataType.Name(tensor.elem_type).lower()
+    return Port(value.name, dtype, tuple(dims) if tensor.HasField("shape") else None)
 
 
 @pytest.mark.parametrize("old", [b"last_hidden_state", b"attention_mask", b"w.bin"])

@@ -78,6 +78,66 @@ def test_faults_are_named(folder: Path, old: str, new: str, message: str) -> Non
     assert message in caught.value.message
 
 
+STEPS = 'steps = ["mean_pool", "layer_norm", "truncate", "l2_normalize"]\nlayer_norm_eps = 1e-5\n'
+DENSE = (
+    'steps = ["mean_pool", "dense", "dense", "truncate", "l2_normalize"]\n'
+    "[[output.dense]]\n"
+    'file = "2_Dense/model.safetensors"\n'
+    'in_features = 768\nout_features = 100\nbias = true\nactivation = "tanh"\n'
+    "[[output.dense]]\n"
+    'file = "3_Dense/model.safetensors"\n'
+    'in_features = 100\nout_features = 768\nbias = false\nactivation = "identity"\n'
+)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("in_features = 100", "in_features = 99", "dense 2: in_features is 99, but the layer befo"),
+        ("out_features = 768", "out_features = 700", "native is 768, but output.dense 2 gives 700"),
+        ('"dense", "dense"', '"dense"', "steps has dense 1 times, but there are 2 tables"),
+        ('["mean_pool"', '["mean_pool", "l2_normalize"', ""),
+        ('["mean_pool"', '["given"', ""),
+        ('["mean_pool"', '["mean_pool", "max_pool"', ""),
+        (
+            '["mean_pool"',
+            '["mean_pool", "max_pool", "cls_pool", "cls_pool", "cls_pool"',
+            "768, whi",
+        ),
+        ('"tanh"', '"ELU"', "'output.dense.0.activation': Input should be 'identity', 'tanh'"),
+        ('"tanh"', '"tanh"\nuse_residual = true', "'output.dense.0.use_residual'; known here: act"),
+        ('"2_Dense/', '"../2_Dense/', "key 'output.dense.0.file'"),
+        ("bias = true\n", "", "key 'output.dense.0.bias' is missing; add it"),
+        ("steps =", 'graph_output = ""\nsteps =', "output.graph_output"),
+        ('"mean_pool", ', '"cls_pool", ' * 61, "at most 64 items"),
+    ],
+)
+def test_dense_steps(folder: Path, old: str, new: str, message: str) -> None:
+    """Dense layers are tables of their own; each takes the width that the step before gives."""
+    edit(folder, STEPS, DENSE)
+    edit(folder, old, new)
+    if not message:
+        assert read_manifest(folder).output.graph_width in (384, 768)
+        return
+    with pytest.raises(ManifestInvalid) as caught:
+        read_manifest(folder)
+    assert message in caught.value.message
+
+
+def test_output_key_follows_dense_layers(folder: Path) -> None:
+    """Everything that shapes a vector changes the output key: a layer's table, a named output."""
+    edit(folder, STEPS, DENSE)
+    keys = {read_manifest(folder).output_key}
+    for old, new in (
+        ('"tanh"', '"gelu"'),
+        ("bias = true", "bias = false"),
+        ("steps =", 'graph_output = "x"\nsteps ='),
+    ):
+        edit(folder, old, new)
+        keys.add(read_manifest(folder).output_key)
+    assert len(keys) == 4
+
+
 def test_manifests_are_frozen() -> None:
     """Nobody changes a manifest once it is read."""
     with pytest.raises(ValueError, match="frozen"):
@@ -109,6 +169,16 @@ def test_a_copy_has_its_own_keys() -> None:
     copied = NOMIC.model_copy(update={"prompts": {"query": "q: "}})
     assert copied.output_key != NOMIC.output_key
     assert "clustering" not in copied.input_type_names
+
+
+@pytest.mark.parametrize("key", ["add_special_tokens = false", "drop_unknown = true"])
+def test_tokenizer_keys_shape_vectors(folder: Path, key: str) -> None:
+    """Leaving special or unknown tokens out changes the key; saying the default does not."""
+    edit(folder, "[tokenizer]\n", f"[tokenizer]\n{key}\n")
+    assert read_manifest(folder).output_key != NOMIC.output_key
+    name, value = key.split(" = ")
+    edit(folder, key, f"{name} = {'false' if value == 'true' else 'true'}")
+    assert read_manifest(folder).output_key == NOMIC.output_key
 
 
 def test_prompts_of_any_name(folder: Path) -> None:

@@ -18,9 +18,10 @@ from matryo.engine import BatchResult, TokenIds
 from matryo.engine.onnx import OnnxEngine
 from matryo.store.artifact import find_artifact
 from matryo.store.layout import Store
-from tests.checkpoints import TinyModel, make_model, save_gguf
+from tests.checkpoints import TinyModel, make_model, save_gguf, vocabulary
 from tests.conftest import build_tiny, load_tiny
 from tests.reference import hidden_states, pooled
+from tests.unit.build.test_ready_graphs import WORDS, edit, export
 
 TEXT = "the sky is blue"
 SOURCE = "the float64 forward of the tests"
@@ -136,6 +137,32 @@ def test_each_kind_can_fail(tmp_path: Path, model: TinyModel) -> None:
     assert all(check["passed"] for check in facts["checks"] if check["source"] != SOURCE)
     manifest = read_manifest(model.models / model.id)
     assert not find_artifact(Store(tmp_path / "home"), manifest, "fp32").passed_verify
+
+
+def test_a_graph_that_pools_itself(tmp_path: Path) -> None:
+    """Pooled values are held against the graph's vectors; hidden states cannot be checked."""
+    model = make_model(tmp_path, "bert", max_tokens=24)
+    steps = '["mean_pool", "truncate", "l2_normalize"]'
+    edit(model, steps, '["given", "truncate", "l2_normalize"]')
+    path = export(model.checkpoint / "m.onnx")
+    env = {"MATRYO_HOME": str(tmp_path / "home"), "MATRYO_MODELS": str(model.models)}
+    command = ["build", model.id, "--checkpoint", str(path), "--unverified"]
+    assert CliRunner().invoke(main, command, env=env).exit_code == 0
+    tokens = [2, *(vocabulary().index(word) for word in TEXT.split()), 3]
+    shared = {"source": SOURCE, "text": TEXT}
+    pooled_check = {"kind": "pooled", "values": WORDS[tokens].mean(0).tolist(), "min_cosine": 0.999}
+    hidden_check = {"kind": "hidden", "first_token": 1, "first_column": 0, "values": [[0.0]]}
+    checks = [pooled_check | shared, hidden_check | shared | {"max_abs": 1e-4}]
+    (model.models / model.id / "golden.json").write_text(json.dumps({"checks": checks}))
+    result = verify(tmp_path, model, "--json")
+    assert result.exit_code == 0, result.output
+    passed = {
+        check["name"].split()[0]: (check["passed"], check["found"])
+        for check in json.loads(result.stdout)["checks"]
+    }
+    assert passed["pooled"][0]
+    assert passed["hidden"] == (None, "the graph pools itself")
+    assert passed["alone"][0]
 
 
 def test_consistency_can_fail(

@@ -219,6 +219,57 @@ class TestFromIds:
         assert tokenizer.from_ids([SEP]).tolist() == [CLS, SEP]
 
 
+class TestBareTexts:
+    """A text may be used without special tokens, and without unknown ones."""
+
+    TEXT = "the \u2603 sky is \u2603"
+
+    def make(self, tmp_path: Path, tokenizer: Tokenizer, *, drop: bool) -> TextTokenizer:
+        """A tokenizer that adds no special tokens."""
+        path = tmp_path / "tokenizer.json"
+        tokenizer.save(str(path))
+        return TextTokenizer(path, 20, ("the sky: ",), add_special_tokens=False, drop_unknown=drop)
+
+    def test_special_tokens_are_not_added(self, tmp_path: Path) -> None:
+        """The ids are those of the library without special tokens, whether cut or prefixed."""
+        tokenizer = self.make(tmp_path, make_tokenizer(), drop=False)
+        library = make_tokenizer()
+        library.no_padding()
+        library.no_truncation()
+        for text in (self.TEXT, "[SEP] sky", "", " ", "blue " * 5000):
+            expected = library.encode(text, add_special_tokens=False).ids
+            (found,) = tokenizer.encode([text])
+            assert found.ids.tolist() == expected or not found.exact
+            assert tokenizer.cut(found.ids).tolist() == expected[:20]
+        (found,) = tokenizer.encode(["blue"], "the sky: ")
+        expected = library.encode("the sky: blue", add_special_tokens=False).ids
+        assert found.ids.tolist() == expected
+        assert tokenizer.from_ids([7], "the sky: ").tolist() == expected
+
+    def test_unknown_tokens_are_kept_or_dropped(self, tmp_path: Path) -> None:
+        """Unknown tokens are kept unless the model leaves them out, which the result says."""
+        (kept,) = self.make(tmp_path, make_tokenizer(), drop=False).encode([self.TEXT])
+        assert (kept.ids.tolist(), kept.n_dropped) == ([4, 1, 5, 6, 1], 0)
+        tokenizer = self.make(tmp_path, make_tokenizer(), drop=True)
+        (found,) = tokenizer.encode([self.TEXT])
+        assert (found.ids.tolist(), found.n_dropped) == ([4, 5, 6], 2)
+        assert tokenizer.from_ids([4, 1, 5]).tolist() == [4, 5]
+        (prefixed,) = tokenizer.encode(["\u2603"], "the sky: ")
+        assert (prefixed.ids.tolist(), prefixed.n_dropped) == ([4, 5, 14], 1)
+
+    def test_unknown_piece_of_a_unigram_model(self, tmp_path: Path) -> None:
+        """A unigram model's unknown piece is the one that its file states, whatever its name."""
+        pieces = [("<unk>", -1.0), ("odd", 0.0), ("sky", -1.0)]
+        tokenizer = self.make(tmp_path, Tokenizer(models.Unigram(pieces, 1, False)), drop=True)
+        assert tokenizer.encode(["sky\u2603"])[0].ids.tolist() == [2]
+
+    def test_a_tokenizer_without_an_unknown_piece(self, tmp_path: Path) -> None:
+        """Nothing is dropped if the tokenizer has no unknown piece."""
+        bare = Tokenizer(models.BPE({"a": 0, "b": 1}, []))
+        tokenizer = self.make(tmp_path, bare, drop=True)
+        assert tokenizer.encode(["ab"])[0].ids.tolist() == [0, 1]
+
+
 class PanicException(BaseException):
     """What a library in Rust raises; its real class cannot be imported."""
 

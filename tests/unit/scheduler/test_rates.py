@@ -78,3 +78,11 @@ def test_seconds_of_work() -> None:
     rate.observe(100, 128, 0.128)
     rate.observe(1000, 1000, 2.0)
     assert abs(rate.seconds({length_class(100): 200, length_class(600): 600}) - 1.4) < 1e-9
+
+
+def test_texts_without_tokens_teach_nothing() -> None:
+    """A run without a token leaves the estimate as it is."""
+    rate = Rate()
+    rate.observe(0, 0, 0.1)
+    assert rate.token_s(8) == 0.001
+    assert rate.n_observed == 0

@@ -13,7 +13,7 @@ from prometheus_client import CollectorRegistry
 
 from matryo.core.errors import EngineError, InferenceFailed, NotReady, Overloaded, WaitTooLong
 from matryo.core.metrics import Metrics
-from matryo.engine import TokenIds
+from matryo.engine import Encoded, TokenIds
 from matryo.scheduler import Scheduler, SchedulerConfig, workers
 from matryo.scheduler.jobs import Ticket
 from tests.fakes import LIMITS, MINILM, FakeEngine
@@ -749,3 +749,28 @@ async def test_two_models_share_the_workers() -> None:
     assert [answer.shape for answer in answers] == [(2, 768), (2, 384)]
     assert np.array_equal(answers[1][1], two.vector(texts(5, 6)[1], 384))
     await scheduler.close()
+
+
+async def test_texts_without_tokens(scheduler: Scheduler, engine: FakeEngine) -> None:
+    """Texts without a token are answered, alone and among others, and count as no token."""
+    nothing = np.empty(0, np.int64)
+    vectors = await scheduler.run(engine, [nothing], 16)
+    assert np.array_equal(vectors[0], engine.vector(nothing, 16))
+    vectors = await scheduler.run(engine, [nothing, *texts(3, 700), nothing], 16)
+    for vector, ids in zip(vectors, [nothing, *texts(3, 700), nothing], strict=True):
+        assert np.array_equal(vector, engine.vector(ids, 16))
+    assert scheduler.queued_tokens == 0
+
+
+async def test_a_probe_has_a_token(engine: FakeEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A model whose vocabulary lacks every word of the probe's text is probed with a token."""
+
+    def tokenize(texts: Sequence[str]) -> list[Encoded]:
+        return [Encoded(np.empty(0, np.int64)) for _ in texts]
+
+    monkeypatch.setattr(engine, "tokenize", tokenize)
+    scheduler, _ = make(engine)
+    await scheduler.start()
+    await scheduler.close()
+    assert engine.batches
+    assert all(batch == [1] for batch in engine.batches)

@@ -1,6 +1,7 @@
 """One module or package for each architecture, named after its `model_type`.
 
-`Config` validates the manifest's `[architecture]` table. `bind` gives a checkpoint's tensors the
+`Config` validates the manifest's `[architecture]` table; it has a property `max_tokens` if the
+longest text is not `max_position_embeddings` tokens long. `bind` gives a checkpoint's tensors the
 architecture's names. `emit` writes the ONNX graph. `forward` computes the same hidden states in
 plain numpy; a build checks the graph against them. Tables say where `config.json` and the metadata
 of a GGUF file have each key of the config.
@@ -29,7 +30,7 @@ class ArchitectureModule(Protocol):
     """The names that every architecture module defines.
 
     Attributes:
-        Config: validates the manifest's `[architecture]` table.
+        Config: validates the manifest's `[architecture]` table; has a `hidden_size`.
         HUB_KEYS: where `config.json` has each key of the config.
         HUB_FIXED: keys of `config.json` that change the result, and the values that the graph
             computes.
@@ -74,17 +75,29 @@ class ArchitectureModule(Protocol):
 
 MODEL_TYPES: Mapping[str, str] = {
     "bert": "bert",
+    "camembert": "xlm_roberta",
+    "distilbert": "distilbert",
+    "model2vec": "model2vec",
+    "modernbert": "modernbert",
+    "mpnet": "mpnet",
+    "new": "new",
     "nomic_bert": "nomic_bert",
+    "qwen3": "qwen3",
+    "roberta": "xlm_roberta",
+    "xlm-roberta": "xlm_roberta",
 }
 """The module of each `model_type` in a `config.json`."""
 
-CAUSAL: frozenset[str] = frozenset()
+SAME_GRAPH: Mapping[str, str] = {"roberta": "xlm_roberta"}
+"""Modules that are other names of one module."""
+
+CAUSAL = frozenset({"qwen3"})
 """The modules of decoders, whose vector is the last token's state unless a file says otherwise."""
 
 MAX_PADDING_ROWS = 512
 """Most rows by which a file's `vocab_size` may differ from the manifest's: padding of the table."""
 
-STATIC: frozenset[str] = frozenset()
+STATIC = frozenset({"model2vec"})
 """The modules of tables without a transformer, whose texts have no special tokens."""
 
 
@@ -104,7 +117,8 @@ def load(manifest: Manifest) -> tuple[ArchitectureModule, BaseModel]:
     Raises:
         UnsupportedArchitecture: no module has the name `model_type`, or the module's `Config`
             refuses the manifest's values.
-        ManifestInvalid: the manifest allows longer texts than the model has positions.
+        ManifestInvalid: the manifest allows longer texts than the model has positions, or its
+            output steps are for hidden states of another width.
     """
     model_type = manifest.architecture.model_type
     if model_type not in known():
@@ -117,10 +131,21 @@ def load(manifest: Manifest) -> tuple[ArchitectureModule, BaseModel]:
         raise UnsupportedArchitecture(f"{manifest.id}: model.toml: {exc.message}") from exc
     most = max_tokens(config)
     if most is not None and manifest.tokenizer.max_tokens > most:
+        positions = cast("Any", config).max_position_embeddings
+        reason = f"architecture.max_position_embeddings = {positions}"
+        if most < positions:
+            reason += f" leaves positions for {most} tokens"
         raise ManifestInvalid(
             f"{manifest.id}: model.toml says tokenizer.max_tokens = "
-            f"{manifest.tokenizer.max_tokens}, but architecture.max_position_embeddings = "
-            f"{cast('Any', config).max_position_embeddings}. Lower max_tokens to {most} or less."
+            f"{manifest.tokenizer.max_tokens}, but {reason}. Lower max_tokens to {most} or less."
+        )
+    hidden_size = cast("Any", config).hidden_size
+    width = manifest.output.graph_width
+    if hidden_size != width and not manifest.output.given:
+        key = "output.dense" if manifest.output.dense else "output.dimensions"
+        raise ManifestInvalid(
+            f"{manifest.id}: {key} in model.toml is for hidden states of {width} components, but "
+            f"architecture.hidden_size = {hidden_size}. Correct one of them."
         )
     return module(model_type), config
 
@@ -132,7 +157,12 @@ def validated(model_type: str, values: Mapping[str, Any]) -> BaseModel:
         UnsupportedArchitecture: the module's `Config` refuses a value; the message names each.
     """
     try:
-        return module(model_type).Config.model_validate(dict(values))
+        # Strict models of frozen tables take no lists.
+        frozen = {
+            key: tuple(cast("list[object]", value)) if isinstance(value, list) else value
+            for key, value in values.items()
+        }
+        return module(model_type).Config.model_validate(frozen)
     except ValidationError as exc:
         faults = "; ".join(
             ".".join(["architecture", *map(str, error["loc"])])
@@ -148,4 +178,4 @@ def max_tokens(config: BaseModel) -> int | None:
     open_config = cast("Any", config)
     if hasattr(open_config, "max_tokens"):
         return cast("int | None", open_config.max_tokens)
-    return cast("int", open_config.max_position_embeddings)
+    return cast("int | None", open_config.max_position_embeddings)

@@ -80,7 +80,7 @@ class Layers:
 
         Args:
             table: shape of the word table, `(vocab, H)`.
-            type_vocab_size: number of token types.
+            type_vocab_size: number of token types; 0 for a model without token types.
         """
         token_type = _token_type(self.weights, (type_vocab_size, table[1]))
         table = (word_rows(self.weights, table), table[1])
@@ -99,6 +99,10 @@ class Layers:
     def _batch(self, x: str) -> str:
         """`x`, `(B*T, H)`, reshaped to `(B, T, H)`."""
         return self.graph.op("Reshape", x, self._shape)
+
+    def flatten(self, x: str) -> str:
+        """`x`, `(..., H)`, reshaped to `(-1, H)`."""
+        return self.graph.op("Reshape", x, self._flat)
 
     def linear(
         self,
@@ -126,13 +130,14 @@ class Layers:
         """The weight `name`, `(width,)`, as an initializer of the graph."""
         return self.graph.constant(name, self.weights.read(name, (width,)))
 
-    def layer_norm(self, x: str, name: str, *, width: int, eps: float) -> str:
-        """Layer norm over the last axis of `x`, with scale and shift.
+    def layer_norm(self, x: str, name: str, *, width: int, eps: float, bias: bool = True) -> str:
+        """Layer norm over the last axis of `x`, with scale, and with shift if `bias` says so.
 
         Source: Ba et al. 2016, Layer Normalization, arXiv:1607.06450.
         """
-        scale, shift = self.vector(f"{name}.weight", width), self.vector(f"{name}.bias", width)
-        return self.graph.op("LayerNormalization", x, scale, shift, axis=-1, epsilon=eps)
+        scale = self.vector(f"{name}.weight", width)
+        shift = (self.vector(f"{name}.bias", width),) if bias else ()
+        return self.graph.op("LayerNormalization", x, scale, *shift, axis=-1, epsilon=eps)
 
     def attention(
         self,
@@ -142,6 +147,7 @@ class Layers:
         *,
         num_heads: int,
         rotate: Callable[[str], str] = lambda x: x,
+        bias: str = "",
     ) -> str:
         """Bidirectional multi-head attention within each text; `(N, H)`.
 
@@ -151,20 +157,24 @@ class Layers:
             v: values, `(N, H)`.
             num_heads: number of heads.
             rotate: applies rotary positions to queries or keys, `(B, T, H)`.
+            bias: what is added to the scaled scores, `(1, A, T, T)`; empty for nothing. With a bias
+                ORT has no flash path, so a long text needs memory for `(A, T, T)` scores.
 
         Source: Vaswani et al. 2017, Attention Is All You Need, arXiv:1706.03762, section 3.2.
         """
         graph, op = self.graph, "MultiHeadAttention"
+        added = (bias,) if bias else ()
 
         def masked() -> str:
             x, y, z = (self.restore_padding(part) for part in (q, k, v))
-            call = (rotate(x), rotate(y), z, "", self._mask)
+            call = (rotate(x), rotate(y), z, "", self._mask, *added)
             out = graph.op(op, *call, domain=CONTRIB, num_heads=num_heads)
             return graph.op("Gather", graph.op("Reshape", out, self._flat), self.token_indices)
 
         def plain() -> str:
             x, y, z = (self._batch(part) for part in (q, k, v))
-            out = graph.op(op, rotate(x), rotate(y), z, domain=CONTRIB, num_heads=num_heads)
+            call = (rotate(x), rotate(y), z, *(("", "", *added) if bias else ()))
+            out = graph.op(op, *call, domain=CONTRIB, num_heads=num_heads)
             return graph.op("Reshape", out, self._flat)
 
         return graph.when(APPLY_MASK, masked, plain)
@@ -216,7 +226,7 @@ def np_embed_tokens(
     Args:
         weights: the weights, under the architecture's names.
         table: shape of the word table by the config, `(vocab, H)`.
-        type_vocab_size: number of token types.
+        type_vocab_size: number of token types; 0 for a model without token types.
         input_ids: `(N,)`.
     """
     table = (word_rows(weights, table), table[1])
@@ -225,6 +235,9 @@ def np_embed_tokens(
 
 
 def _token_type(weights: Weights, shape: tuple[int, int]) -> FloatArray:
+    """The embedding of token type 0, `(1, H)`; zeros if `shape`, `(types, H)`, has no types."""
+    if not shape[0]:
+        return np.zeros((1, shape[1]), np.float32)
     # A model that embeds single texts gives type 0 to every token.
     return weights.read("token_type_embeddings", shape, slice(0, 1))
 
@@ -237,20 +250,26 @@ def np_linear(
     return y + weights.read(f"{name}.bias", (shape[0],)) if bias else y
 
 
-def np_layer_norm(weights: Weights, x: FloatArray, name: str, eps: float) -> FloatArray:
-    """Layer norm over the last axis, with scale and shift; see `Layers.layer_norm`."""
+def np_layer_norm(
+    weights: Weights, x: FloatArray, name: str, eps: float, *, bias: bool = True
+) -> FloatArray:
+    """Layer norm over the last axis, with scale, and with shift if `bias` says so."""
     shape = (x.shape[-1],)
-    scale, shift = (
-        weights.read(f"{name}.weight", shape),
-        weights.read(f"{name}.bias", shape),
-    )
+    scale = weights.read(f"{name}.weight", shape)
     centred = x - x.mean(-1, keepdims=True)
     variance = np.square(centred).mean(-1, keepdims=True)
-    return centred / np.sqrt(variance + np.float32(eps)) * scale + shift
+    y = centred / np.sqrt(variance + np.float32(eps)) * scale
+    return y + weights.read(f"{name}.bias", shape) if bias else y
 
 
 def np_attention(
-    q: FloatArray, k: FloatArray, v: FloatArray, num_heads: int, lengths: Sequence[int]
+    q: FloatArray,
+    k: FloatArray,
+    v: FloatArray,
+    num_heads: int,
+    lengths: Sequence[int],
+    *,
+    bias: FloatArray | None = None,
 ) -> FloatArray:
     """Bidirectional multi-head attention within each text; see `Layers.attention`.
 
@@ -260,6 +279,8 @@ def np_attention(
         v: values, likewise.
         num_heads: number of heads.
         lengths: number of tokens of each text.
+        bias: what is added to the scaled scores, `(A, T, T)` with the T of the longest text, and
+            the same for a shorter text; None for nothing.
 
     Returns:
         `(N, H)` float32.
@@ -270,6 +291,8 @@ def np_attention(
         heads = [x[rows].reshape(n_tokens, num_heads, -1).swapaxes(0, 1) for x in (q, k, v)]
         scores = heads[0] @ heads[1].swapaxes(1, 2)  # (A, T, T)
         scores /= np.float32(math.sqrt(q.shape[1] // num_heads))
+        if bias is not None:
+            scores += bias[:, :n_tokens, :n_tokens]
         scores = np.exp(scores - scores.max(-1, keepdims=True))
         scores /= scores.sum(-1, keepdims=True)
         out[rows] = (scores @ heads[2]).swapaxes(0, 1).reshape(n_tokens, -1)

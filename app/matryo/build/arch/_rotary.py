@@ -11,18 +11,22 @@ from matryo.build.checkpoint import FloatArray
 from matryo.build.emit import CONTRIB, GraphBuilder
 
 
-def rotary_tables(head_size: int, theta: float, n_tokens: int) -> tuple[FloatArray, FloatArray]:
+def rotary_tables(
+    head_size: int, theta: float, n_tokens: int, *, slower: float = 1.0
+) -> tuple[FloatArray, FloatArray]:
     """Cosines and sines of the positions 0 to `n_tokens` - 1; each `(n_tokens, head_size / 2)`.
 
     Args:
         head_size: width of a head, an even number; positions apply to all of it.
         theta: the rotary base.
         n_tokens: number of positions.
+        slower: divides every frequency.
     """
     # Angles are float32, as in the references. Exact angles would differ from the references' by
     # 5e-4 at position 8000.
     exponents = np.arange(0, head_size, 2, dtype=np.float32) / np.float32(head_size)
     frequencies = np.float32(1) / np.power(np.float32(theta), exponents)
+    frequencies = frequencies / np.float32(slower)
     angles = np.outer(np.arange(n_tokens, dtype=np.float32), frequencies)
     return np.cos(angles), np.sin(angles)
 

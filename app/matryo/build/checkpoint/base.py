@@ -49,6 +49,14 @@ class Checkpoint(Protocol):
         """
         ...
 
+    def indices(self, name: str) -> NDArray[np.int64]:
+        """A whole tensor of integers, such as a table of row numbers.
+
+        Raises:
+            CheckpointMismatch: the tensor holds no integers.
+        """
+        ...
+
     def blocks(self, name: str, rows: slice, bits: int) -> Blocks | None:
         """Some rows of a matrix as the file's own blocks, if it is stored in such."""
         ...

@@ -196,6 +196,17 @@ class GgufCheckpoint:
             raise CheckpointMismatch(f"{self.path}: tensor '{name}' holds NaN or infinity")
         return array
 
+    def indices(self, name: str) -> NDArray[np.int64]:
+        """A tensor of integers, which no GGUF file of a known model has.
+
+        Raises:
+            CheckpointMismatch: always.
+        """
+        raise CheckpointMismatch(
+            f"{self.path}: tensor '{name}' must hold row numbers, which are read from safetensors "
+            "only. Give the model's safetensors file."
+        )
+
     def blocks(self, name: str, rows: slice, bits: int) -> Blocks | None:
         """Rows of a Q8_0 tensor (bits 8) or a Q4_0 tensor (bits 4), as they are stored."""
         tensor = self._tensors[name]

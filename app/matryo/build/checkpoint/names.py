@@ -85,6 +85,10 @@ class Weights:
                 "place for; compare [architecture] in model.toml with the model's config.json"
             )
 
+    def has(self, name: str) -> bool:
+        """Whether the architecture has a tensor `name` in this family of files."""
+        return name in self._sources
+
     def shape(self, name: str) -> tuple[int, ...]:
         """Shape of the tensor as we give it, without reading it."""
         part = self._sources[name]

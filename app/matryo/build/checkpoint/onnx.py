@@ -6,7 +6,7 @@ we can feed and use, and that its data files lie beside it and are as large as i
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -15,9 +15,10 @@ from typing import Any, cast
 import onnx
 
 from matryo.build.limits import ONNX_MAX_BYTES
+from matryo.catalog.manifest import Output
 from matryo.core.errors import CheckpointMismatch
 from matryo.core.untrusted import refusing
-from matryo.engine.onnx.interface import hidden_states_output
+from matryo.engine.onnx.interface import POSITION_IDS, Port, plan_graph
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,12 +30,16 @@ class ReadyGraph:
         data: its data files, all in the same folder.
         n_rows: rows of the word table; None if that was not found.
         n_positions: rows of the smallest table of positions; None if none was found.
+        n_tokens: the only number of tokens that the graph runs; None if it runs any number.
+        takes_positions: whether the graph takes each token's position as an input.
     """
 
     path: Path
     data: tuple[Path, ...]
     n_rows: int | None = field(default=None, compare=False)
     n_positions: int | None = field(default=None, compare=False)
+    n_tokens: int | None = field(default=None, compare=False)
+    takes_positions: bool = field(default=False, compare=False)
 
     @property
     def n_bytes(self) -> int:
@@ -42,33 +47,80 @@ class ReadyGraph:
         return sum(path.stat().st_size for path in (self.path, *self.data))
 
 
-def read_ready_graph(path: Path) -> ReadyGraph:
+def read_ready_graph(path: Path, output: Output | None = None) -> ReadyGraph:
     """Look at an ONNX file.
 
+    Args:
+        path: the file.
+        output: the manifest's output; None reads the hidden states under their usual names.
+
     Raises:
-        CheckpointMismatch: it is not ONNX, is cut off, names data elsewhere, or has inputs or
-            outputs that no text encoder has.
+        CheckpointMismatch: it is not ONNX, is cut off, names data elsewhere, has inputs or
+            outputs that cannot be used, or quantises activations by the range of a whole batch.
     """
     n_bytes = path.stat().st_size
     if n_bytes > ONNX_MAX_BYTES:
         raise CheckpointMismatch(f"{path} has {n_bytes:,} bytes; ONNX allows {ONNX_MAX_BYTES:,}")
     with refusing(partial(_damaged, path)):
         model = cast("Any", onnx).load(str(path), load_external_data=False)
-        return _read(path, model.graph)
+        for nodes in (model.graph.node, *(function.node for function in model.functions)):
+            _check_operators(path, nodes)
+        return _read(path, model.graph, output)
 
 
 def _damaged(path: Path, reason: str) -> CheckpointMismatch:
     return CheckpointMismatch(f"{path} is not a whole ONNX file: {reason}. Fetch it again.")
 
 
-def _read(path: Path, graph: Any) -> ReadyGraph:  # noqa: ANN401
+def _check_operators(path: Path, nodes: Iterable[Any]) -> None:
+    """Raise CheckpointMismatch if an operator finds the range of its input while it runs.
+
+    The input holds the tokens of all texts of a batch. `MatMulInteger` and `ConvInteger` are fed
+    by such an operator, or by constants.
+    """
+    for node in nodes:
+        if str(node.op_type).startswith("DynamicQuantize"):
+            raise CheckpointMismatch(
+                f"{path} is a dynamically quantised graph (it has {node.op_type}): a text's vector "
+                "would depend on its batch. Give the model's float graph, or build int8 from its "
+                "safetensors."
+            )
+        for inner in _inner_graphs(node):
+            _check_operators(path, inner.node)
+
+
+def _inner_graphs(node: Any) -> Iterator[Any]:  # noqa: ANN401
+    """The branches and loop bodies of a node."""
+    for attribute in node.attribute:
+        if attribute.HasField("g"):
+            yield attribute.g
+        yield from attribute.graphs
+
+
+def _ports(values: Iterable[Any]) -> list[Port]:
+    """Inputs or outputs as the file declares them."""
+    ports: list[Port] = []
+    for value in values:
+        tensor = value.type.tensor_type
+        dims = [dim.dim_value if dim.HasField("dim_value") else None for dim in tensor.shape.dim]
+        ports.append(
+            Port(
+                value.name,
+                onnx.TensorProto.DataType.Name(tensor.elem_type).lower(),
+                tuple(dims) if tensor.HasField("shape") else None,
+            )
+        )
+    return ports
+
+
+def _read(path: Path, graph: Any, output: Output | None) -> ReadyGraph:  # noqa: ANN401
     """What a graph names and needs; see `read_ready_graph`."""
     weights = {tensor.name for tensor in graph.initializer}  # old exports list them as inputs
-    inputs = [value.name for value in graph.input if value.name not in weights]
-    outputs = [value.name for value in graph.output]
-    _check_text(path, *inputs, *outputs)
+    inputs = _ports(value for value in graph.input if value.name not in weights)
+    outputs = _ports(graph.output)
+    _check_text(path, *(port.name for port in (*inputs, *outputs)))
     try:
-        hidden_states_output(inputs, outputs)
+        plan = plan_graph(inputs, outputs, output)
     except ValueError as exc:
         raise CheckpointMismatch(f"{path} is not a text encoder we can run: {exc}") from exc
     sizes: dict[Path, int] = {}
@@ -85,7 +137,14 @@ def _read(path: Path, graph: Any) -> ReadyGraph:  # noqa: ANN401
                 f"{file} has {found:,} bytes, but {path.name} needs {end:,}: it is cut off"
             )
     n_rows, n_positions = _table_rows(graph)
-    return ReadyGraph(path, tuple(sorted(sizes)), n_rows, n_positions)
+    return ReadyGraph(
+        path,
+        tuple(sorted(sizes)),
+        n_rows,
+        n_positions,
+        plan.n_tokens,
+        takes_positions=POSITION_IDS in plan.dtypes,
+    )
 
 
 def _check_text(path: Path, *strings: str | bytes) -> None:
@@ -102,8 +161,8 @@ def _tensors(graph: Any) -> Iterator[Any]:  # noqa: ANN401
             if attribute.HasField("t"):
                 yield attribute.t
             yield from attribute.tensors
-            for inner in (*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs):
-                yield from _tensors(inner)
+        for inner in _inner_graphs(node):
+            yield from _tensors(inner)
 
 
 # Operators that hand ids, or rows of a table, on as they are.

@@ -1,4 +1,4 @@
-"""Checkpoints in safetensors: F32, F16 and BF16 tensors, mapped and read by rows.
+"""Checkpoints in safetensors: tensors of floats, mapped and read by rows, and of integers.
 
 The library checks the header against the file's size before anything is allocated.
 Not covered: a checkpoint split over several files (no model here has one).
@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
+from numpy.typing import NDArray
 from safetensors import safe_open
 
 from matryo.build.checkpoint.base import Blocks, FloatArray
@@ -17,7 +18,8 @@ from matryo.build.limits import SAFETENSORS_MAX_HEADER
 from matryo.core.errors import CheckpointMismatch
 from matryo.core.untrusted import refusing
 
-_DTYPES = ("F32", "F16", "BF16")
+_DTYPES = ("F32", "F16", "BF16", "F64")
+_INTEGERS = ("I64", "I32")
 
 
 class SafetensorsCheckpoint:
@@ -50,19 +52,33 @@ class SafetensorsCheckpoint:
         """One tensor, or some rows of its first axis, as float32.
 
         Raises:
-            CheckpointMismatch: the tensor's dtype is none of F32, F16, BF16, or a value is not
-                finite.
+            CheckpointMismatch: the tensor's dtype is none of F32, F16, BF16, F64, or a value
+                is not finite as float32.
         """
         view = self._file.get_slice(name)
         if (dtype := view.get_dtype()) not in _DTYPES:
             raise CheckpointMismatch(
                 f"{self.path}: tensor '{name}' is {dtype}; weights must be one of {_DTYPES}"
             )
-        with refusing(self._damaged):
+        with refusing(self._damaged), np.errstate(over="ignore"):  # the next line refuses infinity
             array = np.ascontiguousarray(view[rows] if rows else view[:], dtype=np.float32)
         if not np.isfinite(array).all():
             raise CheckpointMismatch(f"{self.path}: tensor '{name}' holds NaN or infinity")
         return array
+
+    def indices(self, name: str) -> NDArray[np.int64]:
+        """A whole tensor of integers.
+
+        Raises:
+            CheckpointMismatch: the tensor's dtype is neither I64 nor I32.
+        """
+        view = self._file.get_slice(name)
+        if (dtype := view.get_dtype()) not in _INTEGERS:
+            raise CheckpointMismatch(
+                f"{self.path}: tensor '{name}' is {dtype}; row numbers must be one of {_INTEGERS}"
+            )
+        with refusing(self._damaged):
+            return np.ascontiguousarray(view[:], dtype=np.int64)
 
     def blocks(self, name: str, rows: slice, bits: int) -> Blocks | None:  # noqa: ARG002
         """None: these files hold plain floats."""

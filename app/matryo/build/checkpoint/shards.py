@@ -8,6 +8,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
+from numpy.typing import NDArray
+
 from matryo.build.checkpoint.base import Blocks, FloatArray
 from matryo.build.checkpoint.safetensors import SafetensorsCheckpoint
 from matryo.build.limits import FACTS_MAX_BYTES, MAX_SHARDS
@@ -91,6 +94,10 @@ class ShardedCheckpoint:
     def read(self, name: str, rows: slice | None = None) -> FloatArray:
         """One tensor, or some rows of its first axis; see `SafetensorsCheckpoint.read`."""
         return self._of[name].read(name, rows)
+
+    def indices(self, name: str) -> NDArray[np.int64]:
+        """One tensor of integers; see `SafetensorsCheckpoint.indices`."""
+        return self._of[name].indices(name)
 
     def blocks(self, name: str, rows: slice, bits: int) -> Blocks | None:  # noqa: ARG002
         """None: these files hold plain floats."""

@@ -97,6 +97,8 @@ def gguf_module(checkpoint: GgufCheckpoint) -> Said:
             f"{checkpoint.path} has no general.architecture in its metadata. Convert the model "
             "again with llama.cpp's convert_hf_to_gguf.py."
         )
+    if name == "bert":
+        return Said(_kind_of_bert(checkpoint), checkpoint.path.name, "general.architecture")
     for model_type in arch.known():
         if name in arch.module(model_type).GGUF_ARCHITECTURES:
             return Said(model_type, checkpoint.path.name, "general.architecture")
@@ -105,6 +107,16 @@ def gguf_module(checkpoint: GgufCheckpoint) -> Said:
         f"{checkpoint.path}: there is no graph for the architecture {shown(name)} of GGUF; known: "
         f"{', '.join(sorted(set(names)))}."
     )
+
+
+def _kind_of_bert(checkpoint: GgufCheckpoint) -> str:
+    """The architecture of a file that llama.cpp calls `bert`, which several architectures share.
+
+    A RoBERTa has a tokenizer of another kind; a DistilBERT has no token types.
+    """
+    if checkpoint.text("tokenizer.ggml.model") in ("t5", "gpt2"):
+        return "xlm_roberta"
+    return "bert" if "token_types.weight" in checkpoint.names else "distilbert"
 
 
 def gguf_facts(module: ArchitectureModule, checkpoint: GgufCheckpoint) -> dict[str, Said]:

@@ -16,6 +16,8 @@ from matryo.build.derive.tokens import tokenizer_contradictions
 from matryo.catalog.manifest import Manifest
 from matryo.core.errors import CheckpointMismatch, UnsupportedArchitecture
 
+# Two ways to say which layers have local attention; the first one counts.
+_LAYER_KINDS = ("layer_types", "global_attn_every_n_layers")
 _GIVEN = "given"  # a graph that pools by itself
 
 
@@ -66,6 +68,8 @@ def _architecture(manifest: Manifest, layout: CheckpointLayout) -> Iterator[str]
             checkpoint.close()
         return
     config = layout.inner_json("config.json")
+    if ours in arch.STATIC and layout.modules and layout.modules[0].kind == "StaticEmbedding":
+        return
     if config.said("model_type") is None:
         return
     model_type = model_type_of(config)
@@ -82,16 +86,38 @@ def _differing(
 ) -> Iterator[str]:
     """The keys of the config that the manifest and a file have otherwise."""
     ours = manifest.architecture.model_type
-    if model_type.value != ours:
+    if model_type.value != arch.SAME_GRAPH.get(ours, ours):
         yield _sentence(model_type, "architecture.model_type", ours)
         return
     _, config = arch.load(manifest)
     values = config.model_dump()
     keys = cast("Mapping[str, arch.Key]", getattr(arch.module(ours), table))
-    for key, said in cast("dict[str, Said]", read()).items():
-        soft = key in keys and keys[key].soft
+    facts = cast("dict[str, Said]", read())
+    for key, said in facts.items():
+        soft = (key in keys and keys[key].soft) or key in _LAYER_KINDS
         if key in values and not soft and not _fits(key, values[key], said.value):
             yield _sentence(said, f"architecture.{key}", values[key])
+
+    yield from _layer_kinds(config, facts)
+
+
+def _layer_kinds(config: Any, facts: Mapping[str, Said]) -> Iterator[str]:  # noqa: ANN401
+    """The layers whose attention is local, which a config may tell in two ways."""
+    found = [facts[key] for key in _LAYER_KINDS if key in facts and facts[key].value]
+    if not found or not hasattr(config, "is_local"):
+        return
+    ours = [config.is_local(i) for i in range(config.num_hidden_layers)]
+    kinds = found[0].value
+    if isinstance(kinds, list | tuple):
+        theirs = [kind == "sliding_attention" for kind in cast("list[object]", kinds)]
+    else:
+        theirs = [bool(i % kinds) for i in range(len(ours))]
+    if ours != theirs:
+        local = [i for i, is_local in enumerate(ours) if is_local]
+        yield (
+            f"{found[0].where} is {shown(kinds)}, but by model.toml the layers {shown(local)} have "
+            "local attention"
+        )
 
 
 def _fits(key: str, ours: object, theirs: object) -> bool:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from matryo.build import arch
+from matryo.build.arch.model2vec import HUB_SHAPES
 from matryo.build.checkpoint.gguf import GgufCheckpoint
 from matryo.build.checkpoint.onnx import read_ready_graph
 from matryo.build.derive.config import gguf_facts, gguf_module, hub_facts, model_type_of
@@ -22,10 +23,14 @@ from matryo.build.derive.modules import (
 )
 from matryo.build.derive.said import Said
 from matryo.build.derive.tokens import lowercases, token_limit
+from matryo.build.inputs import open_checkpoint
 from matryo.core.errors import CheckpointMismatch
 
 READY = "onnx"
 """`model_type` of a ready graph, which computes by itself."""
+
+STATIC_MAX_TOKENS = 1 << 15
+"""Most tokens of a text for a static table, which has no limit of its own."""
 
 GGUF_POOLS = {1: "mean_pool", 2: "cls_pool", 3: "last_token_pool"}
 """The step of each `pooling_type` in a GGUF file that gives one vector for a text.
@@ -50,6 +55,7 @@ class Facts:
         lowercase: who says that a text is put in lower case first; None if nobody does.
         sizes: sizes that the model was trained to be cut to; None if no file says.
         special_tokens: False for a static table, whose texts have no special tokens.
+        drop_unknown: whether unknown tokens are left out of a text, as model2vec does.
         languages: of the texts, and `license`, `created`: what the model's card says.
     """
 
@@ -62,6 +68,7 @@ class Facts:
     lowercase: Said | None = None
     sizes: Said | None = None
     special_tokens: bool = True
+    drop_unknown: bool = False
     license: str = "unknown"
     warnings: tuple[str, ...] = field(default=())
 
@@ -83,8 +90,8 @@ def read_facts(layout: CheckpointLayout) -> Facts:
 
 def _from_folder(layout: CheckpointLayout) -> Facts:
     config = layout.inner_json("config.json")
-    if not config.exists and layout.modules and layout.modules[0].kind == "StaticEmbedding":
-        model_type, facts = _static(layout)
+    if layout.modules and layout.modules[0].kind == "StaticEmbedding":
+        model_type = Said("model2vec", "modules.json", "StaticEmbedding")
     elif not config.exists:
         raise CheckpointMismatch(
             f"{config.path} is missing, and nothing else tells how the weights compute. Put the "
@@ -92,20 +99,25 @@ def _from_folder(layout: CheckpointLayout) -> Facts:
         )
     else:
         model_type = model_type_of(config)
-        facts = hub_facts(arch.module(model_type.value), config)
+    module = arch.module(model_type.value)
+    is_static = model_type.value in arch.STATIC
+    facts = _from_shapes(layout) if is_static else hub_facts(module, config)
     output = output_facts(layout, causal=model_type.value in arch.CAUSAL)
     prompts = prompt_facts(layout)
-    limit = token_limit(layout, _positions(model_type.value, facts))
+    positions = _positions(model_type.value, facts)
+    if is_static:
+        positions = Said(STATIC_MAX_TOKENS, "(no file)", "a static table has no limit")
     return Facts(
         layout,
         model_type,
         facts,
         output,
         prompts,
-        limit,
+        token_limit(layout, positions),
         lowercases(layout),
         trained_sizes(layout),
-        model_type.value not in arch.STATIC,
+        special_tokens=not is_static,
+        drop_unknown=is_static and layout.modules is None,
         license=_license(layout),
         warnings=tuple(_warnings(output, prompts)),
     )
@@ -126,25 +138,26 @@ def _warnings(output: OutputFacts, prompts: PromptFacts) -> Iterator[str]:
         yield f"the prompt {theirs!r} is called {ours!r} here"
 
 
-def _static(layout: CheckpointLayout) -> tuple[Said, dict[str, Said]]:
-    """The architecture of sentence-transformers' StaticEmbedding, which has no `config.json`."""
-    from matryo.build.checkpoint.safetensors import SafetensorsCheckpoint
-
-    checkpoint = SafetensorsCheckpoint(layout.root / layout.weights)
+def _from_shapes(layout: CheckpointLayout) -> dict[str, Said]:
+    """The config of a static table, which the shapes of its tensors alone tell."""
+    path = layout.root / layout.weights
+    checkpoint = open_checkpoint(path)
     try:
-        name = next(iter(sorted(checkpoint.names)), "")
-        shape = checkpoint.shape(name) if name else ()
+        shapes = {name: checkpoint.shape(name) for name in checkpoint.names}
     finally:
         checkpoint.close()
-    if len(shape) != 2:  # noqa: PLR2004 - a table
-        raise CheckpointMismatch(
-            f"{layout.root / layout.weights} must hold one table of vectors, for a StaticEmbedding."
-        )
-    said = {
-        "vocab_size": Said(shape[0], layout.weights, name),
-        "hidden_size": Said(shape[1], layout.weights, name),
-    }
-    return Said("model2vec", "modules.json", "StaticEmbedding"), said
+    facts: dict[str, Said] = {}
+    for ours, places in HUB_SHAPES.items():
+        for name, axis in places:
+            if len(shapes.get(name, ())) > axis:
+                facts[ours] = Said(shapes[name][axis], layout.weights, f"shape of {name}")
+                break
+        else:
+            raise CheckpointMismatch(
+                f"{path} has none of the tensors {', '.join(name for name, _ in places)}, which a "
+                "static table has. Fetch the file again."
+            )
+    return facts
 
 
 def _positions(model_type: str, facts: Mapping[str, Said]) -> Said | None:
@@ -300,6 +313,8 @@ def manifest_tables(
         tokenizer["lowercase"] = True
     if not facts.special_tokens:
         tokenizer["add_special_tokens"] = False
+    if facts.drop_unknown:
+        tokenizer["drop_unknown"] = True
     tables: dict[str, Any] = {
         "id": model_id,
         "aliases": list(aliases),

@@ -6,7 +6,6 @@ Source: sentence-transformers 6, `base/modules/transformer.py`; transformers, th
 
 from __future__ import annotations
 
-import functools
 import json
 from collections.abc import Iterator, Mapping
 from typing import Any, cast
@@ -82,7 +81,6 @@ def _has_lowercase(layout: CheckpointLayout) -> bool:
     )
 
 
-@functools.lru_cache(maxsize=2)
 def _tokenizer(layout: CheckpointLayout) -> JsonFile:
     return JsonFile(layout.root / layout.inner, "tokenizer.json", TOKENIZER_MAX_BYTES)
 

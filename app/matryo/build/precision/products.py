@@ -185,9 +185,9 @@ class Products:
         all entries if they are normally distributed.
         """
         shape = self._weights.shape(f"{norm}.weight")
-        scale = self._weights.read(f"{norm}.weight", shape)
-        shift = self._weights.read(f"{norm}.bias", shape)
-        width = 3 * np.abs(scale) + np.abs(shift)
+        width = 3 * np.abs(self._weights.read(f"{norm}.weight", shape))
+        if self._weights.has(f"{norm}.bias"):
+            width = width + np.abs(self._weights.read(f"{norm}.bias", shape))
         width = np.maximum(width / max(float(width.max()), 1e-30), np.float32(1e-3))
         return np.asarray(width**_SMOOTHING, np.float32)
 

@@ -11,8 +11,9 @@ import numpy as np
 
 from matryo.catalog.manifest import Manifest
 from matryo.core.choices import Precision
-from matryo.core.errors import InferenceFailed
+from matryo.core.errors import ArtifactDamaged, InferenceFailed
 from matryo.engine.cores import CoreUse
+from matryo.engine.dense import load_dense
 from matryo.engine.onnx.interface import SOLO_TOKENS
 from matryo.engine.onnx.limits import cpu_limits
 from matryo.engine.onnx.padding import pad
@@ -59,11 +60,20 @@ class OnnxEngine:
             check = pool.submit(artifact.check_files, skip=skip)
             try:
                 self._tokenizer = TextTokenizer(
-                    artifact.tokenizer, manifest.tokenizer.max_tokens, manifest.prefixes
+                    artifact.tokenizer,
+                    manifest.tokenizer.max_tokens,
+                    manifest.prefixes,
+                    add_special_tokens=manifest.tokenizer.add_special_tokens,
+                    drop_unknown=manifest.tokenizer.drop_unknown,
                 )
-                self._session = SessionPool(prepacked.graph if prepacked else artifact.graph, use)
+                graph = prepacked.graph if prepacked else artifact.graph
+                self._session = SessionPool(graph, use, manifest.output)
             finally:
                 check.result()  # a damaged file is the cause of any failure above
+        try:
+            self._layers = load_dense(artifact.dense, manifest.output.dense)
+        except (OSError, ValueError) as exc:
+            raise ArtifactDamaged(f"{exc}. Build the model again with matryo build.") from exc
 
     @property
     def vocab_size(self) -> int:
@@ -91,8 +101,9 @@ class OnnxEngine:
         """Vectors of a batch; see `Engine.embed`."""
         indexes = range(len(texts))
         long = [index for index in indexes if len(texts[index]) > SOLO_TOKENS]
-        short = [index for index in indexes if len(texts[index]) <= SOLO_TOKENS]
+        short = [index for index in indexes if 0 < len(texts[index]) <= SOLO_TOKENS]
         groups = ([short] if short else []) + [[index] for index in long]
+        empty = [index for index in indexes if not len(texts[index])]
 
         embeddings: list[FloatArray] = [np.empty(0, np.float32)] * len(texts)
         n_padding, inference_s, postprocess_s = 0, 0.0, 0.0
@@ -102,18 +113,35 @@ class OnnxEngine:
             hidden = self._session.run(batch, apply_mask=group is short)
             ran = time.perf_counter()
             sizes = [dimensions[index] for index in group]
-            vectors = postprocess(hidden, batch.attention_mask, sizes, self.manifest.output)
+            vectors = postprocess(
+                hidden, batch.attention_mask, sizes, self.manifest.output, self._layers
+            )
             for index, vector in zip(group, vectors, strict=True):
                 if not np.isfinite(vector).all():
                     raise InferenceFailed(f"{self.fingerprint}: the model gave NaN or infinity")
                 embeddings[index] = vector
-            n_padding += batch.n_padding if self._session.computes_padding else 0
+            n_padding += self._session.n_padding(batch)
             inference_s += ran - started
             postprocess_s += time.perf_counter() - ran
+        if empty:
+            started = time.perf_counter()
+            sizes = [dimensions[index] for index in empty]
+            for index, vector in zip(empty, self._without_tokens(sizes), strict=True):
+                embeddings[index] = vector
+            postprocess_s += time.perf_counter() - started
         return BatchResult(embeddings, n_padding, inference_s, postprocess_s)
 
+    def _without_tokens(self, dimensions: Sequence[int]) -> list[FloatArray]:
+        """Vectors of texts without a token: those of one hidden state of zeros."""
+        shape = len(dimensions), 1
+        output = self.manifest.output
+        hidden = np.zeros((*shape, output.graph_width), np.float32)
+        return postprocess(hidden, np.ones(shape, np.int64), dimensions, output, self._layers)
+
     def hidden_states(self, ids: TokenIds) -> FloatArray:
-        """The last hidden states of one text, `(T, H)`; see `Engine.hidden_states`."""
+        """The graph's output for one text, `(T, H)` or `(H,)`; see `Engine.hidden_states`."""
+        if not len(ids):
+            return np.empty((0, self.manifest.output.graph_width), np.float32)
         return self._session.run(pad([ids]), apply_mask=len(ids) <= SOLO_TOKENS)[0]
 
     def close(self) -> None:

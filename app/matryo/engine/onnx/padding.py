@@ -23,11 +23,6 @@ class PaddedBatch:
     input_ids: NDArray[np.int64]
     attention_mask: NDArray[np.int64]
 
-    @property
-    def n_padding(self) -> int:
-        """Number of padding tokens."""
-        return self.attention_mask.size - int(self.attention_mask.sum())
-
 
 def pad(texts: Sequence[TokenIds]) -> PaddedBatch:
     """The texts as one batch, padded on the right to the longest text.

@@ -10,6 +10,7 @@ from typing import Any, cast
 import numpy as np
 import onnxruntime as ort
 
+from matryo.catalog.manifest import Output
 from matryo.core.errors import ArtifactDamaged, InferenceFailed
 from matryo.engine.cores import CoreUse
 from matryo.engine.onnx.padding import PaddedBatch
@@ -29,15 +30,13 @@ class SessionPool:
     Args:
         path: `model.onnx`. Its data file is in the same folder.
         use: the cores.
-
-    Attributes:
-        computes_padding: whether the matrix products compute padding tokens too.
+        output: the manifest's output; None reads the hidden states under their usual names.
 
     Raises:
         ArtifactDamaged: ORT cannot load the graph, or an input or output is missing.
     """
 
-    def __init__(self, path: Path, use: CoreUse) -> None:
+    def __init__(self, path: Path, use: CoreUse, output: Output | None = None) -> None:
         self._runs = use.runs
         self._lock = threading.Lock()
         self._shared_used = False
@@ -53,20 +52,25 @@ class SessionPool:
         self._shrinking.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
         probe = PaddedBatch(np.zeros((1, 2), np.int64), np.ones((1, 2), np.int64))
         try:
-            self._session = GraphSession(path, session_options(use.threads))
+            self._session = GraphSession(path, session_options(use.threads), output)
             self._lone = self._session
             if use.lone_threads != use.threads:
-                self._lone = GraphSession(path, session_options(use.lone_threads))
+                self._lone = GraphSession(path, session_options(use.lone_threads), output)
             # This run loads the weights into memory. The other session maps the same pages.
             self._run(self._lone, probe, apply_mask=True, shrink=True)
         except Exception as exc:
             raise ArtifactDamaged(
                 f"ONNX Runtime cannot load {path}: {exc}. Build the model again with matryo build."
             ) from exc
-        self.computes_padding = self._session.computes_padding
+
+    def n_padding(self, batch: PaddedBatch) -> int:
+        """Padding tokens that the matrix products compute in a run of this batch."""
+        return self._session.n_padding(batch.attention_mask)
 
     def run(self, batch: PaddedBatch, *, apply_mask: bool) -> FloatArray:
-        """Hidden states `(B, T, H)` float32; values at padding are arbitrary.
+        """Hidden states `(B, T, H)` float32, or `(B, H)` if the graph gives vectors.
+
+        Values at padding are arbitrary.
 
         Args:
             batch: the texts.

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from matryo.build.arch import _layers as layers
+from matryo.build.arch._gated_mlp import np_gated_mlp
 from matryo.build.arch._rotary import np_rotate
 from matryo.build.arch.nomic_bert.config import Config
 from matryo.build.arch.nomic_bert.rotary import rotary_tables
@@ -47,14 +48,14 @@ def forward(
         x = layers.np_layer_norm(weights, x + y, at + "attention_norm", eps)
         if config.has_experts(i):
             y = _experts(weights, config, x, at)
+        elif config.hidden_act == "swiglu":
+            bias = config.mlp_bias
+            y = np_gated_mlp(
+                weights, x, at, (inner, hidden), layers.np_silu, bias=bias, down_bias=bias
+            )
         else:
             y = linear(x, at + "up", (inner, hidden), bias=config.mlp_bias)
-            if config.hidden_act == "swiglu":
-                gate = linear(x, at + "gate", (inner, hidden), bias=config.mlp_bias)
-                y = y * layers.np_silu(gate)
-            else:
-                y = layers.np_gelu(y)
-            y = linear(y, at + "down", (hidden, inner), bias=config.mlp_bias)
+            y = linear(layers.np_gelu(y), at + "down", (hidden, inner), bias=config.mlp_bias)
         x = layers.np_layer_norm(weights, x + y, at + "mlp_norm", eps)
     return np.split(x, np.cumsum(lengths)[:-1])
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from onnx import TensorProto
 
+from matryo.build.arch._gated_mlp import emit_gated_mlp
 from matryo.build.arch._layers import Layers
 from matryo.build.arch._rotary import emit_rotate
 from matryo.build.arch.nomic_bert.config import Config
@@ -54,17 +55,10 @@ def _emit_mlp(net: Layers, x: str, at: str, config: Config) -> str:
     hidden, inner = config.hidden_size, config.intermediate_size
     widen = (inner, hidden)
     wide = products.operand(x, norm=at + "attention_norm")
-    if config.hidden_act == "gelu":
-        y = net.gelu(net.linear(wide, at + "up", widen, bias=bias))
-        inside = products.operand(y, one_sided=True)
-    else:
-        gate = net.silu(net.linear(wide, at + "gate", widen, bias=bias))
-        if bias:
-            y, scales = net.linear(wide, at + "up", widen, bias=bias), ""
-        else:  # multiply by the row scales after `down`, where a row has fewer entries
-            y = products.product(wide, at + "up.weight", widen, apply_scales=False)
-            scales = wide.scales
-        inside = products.operand(net.graph.op("Mul", y, gate), pending_scales=scales)
+    if config.hidden_act == "swiglu":
+        return emit_gated_mlp(net, wide, at, widen, net.silu, bias=bias, down_bias=bias)
+    y = net.gelu(net.linear(wide, at + "up", widen, bias=bias))
+    inside = products.operand(y, one_sided=True)
     return net.linear(inside, at + "down", (hidden, inner), bias=bias)
 
 
