@@ -77,6 +77,7 @@ MODEL_TYPES: Mapping[str, str] = {
     "bert": "bert",
     "camembert": "xlm_roberta",
     "distilbert": "distilbert",
+    "gte": "new",
     "model2vec": "model2vec",
     "modernbert": "modernbert",
     "mpnet": "mpnet",
