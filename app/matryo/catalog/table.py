@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from matryo.catalog.catalog import Catalog, shipped_models
 from matryo.catalog.golden import read_golden
 from matryo.catalog.manifest import Architecture, Manifest
@@ -14,10 +16,9 @@ STATIC = "model2vec"
 
 _GATED = ("modernbert", "new", "qwen3")
 _CLASSES = ((0, "static"), (25_000_000, "fast"), (120_000_000, "middle"))
-_HEAD = (
-    "| model | languages | parameters | tokens | sizes | prompts | licence | speed | files "
-    "| published values |",
-    "|---|---|---|---|---|---|---|---|---|---|",
+_COLUMNS = (
+    *("model", "languages", "parameters", "tokens", "sizes", "prompts", "licence", "speed"),
+    *("files", "published values"),
 )
 
 
@@ -34,7 +35,8 @@ def page(text: str) -> str:
         raise ValueError(f"docs/models.md must have one line {BEGIN} and one line {END}")
     before, _, rest = text.partition(BEGIN)
     after = rest.partition(END)[2]
-    return "\n".join((before + BEGIN, *_HEAD, *_rows(), END + after))
+    rule = "|---" * len(_COLUMNS) + "|"
+    return "\n".join((before + BEGIN, _line(_COLUMNS), rule, *_rows(), END + after))
 
 
 def multiplications(architecture: Architecture) -> int:
@@ -69,7 +71,11 @@ def _rows() -> list[str]:
     catalog = Catalog([shipped_models()])
     models = [catalog.manifest(model_id) for model_id in catalog.ids]
     models.sort(key=lambda model: (multiplications(model.architecture), model.id))
-    return ["| " + " | ".join(_cells(catalog, model)) + " |" for model in models]
+    return [_line(_cells(catalog, model)) for model in models]
+
+
+def _line(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"
 
 
 def _cells(catalog: Catalog, model: Manifest) -> tuple[str, ...]:

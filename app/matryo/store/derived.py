@@ -92,7 +92,9 @@ def find_derived(home: Path, reference: str) -> str | None:
 
 def derived_from(home: Path, reference: str) -> str | None:
     """Id of the model that was derived from a reference, whatever has changed since; or None."""
-    found = (folder.name for folder, record in derived_models(home) if record.reference == reference)
+    found = (
+        folder.name for folder, record in derived_models(home) if record.reference == reference
+    )
     return next(found, None)
 
 

@@ -51,7 +51,11 @@ class Store:
     def model_folders(self, model_id: str) -> tuple[Path, Path, Path]:
         """The folders of a model's checkpoints, its artefacts and its derived manifest."""
         home = self.home
-        return home / "checkpoints" / model_id, home / "artifacts" / model_id, home / "models" / model_id
+        return (
+            home / "checkpoints" / model_id,
+            home / "artifacts" / model_id,
+            home / "models" / model_id,
+        )
 
     @property
     def encodings(self) -> Path:

@@ -263,5 +263,7 @@ def test_keys_change_with_what_they_cover(folder: Path) -> None:
     changed = read_manifest(folder)
     assert changed.output_key != before.output_key
     assert changed.checkpoint_key == before.checkpoint_key
-    edit(folder, before.files["model.safetensors"].sha256, "0" * 64)
+    pinned = before.files["model.safetensors"].sha256
+    assert pinned
+    edit(folder, pinned, "0" * 64)
     assert read_manifest(folder).checkpoint_key != before.checkpoint_key
