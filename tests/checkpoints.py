@@ -324,10 +324,14 @@ def make_model(
     prompts: bool = False,
     cut: bool = True,
     sources: str = "",
+    tokenizer: str = "",
     ballast_bytes: int = 0,
     **changes: object,
 ) -> TinyModel:
-    """Write a tiny model below `root`; `ballast_bytes` are weights that no graph uses."""
+    """Write a tiny model below `root`; `ballast_bytes` are weights that no graph uses.
+
+    `sources` and `tokenizer` are lines of the manifest: its sources, and more of `[tokenizer]`.
+    """
     config = architecture(model_type, **changes)
     tensors = random_tensors(config)
     if ballast_bytes:
@@ -353,7 +357,7 @@ def make_model(
         sources,
         "[architecture]",
         *(f"{key} = {json.dumps(value)}" for key, value in config.items()),
-        f"[tokenizer]\nmax_tokens = {max_tokens}",
+        f"[tokenizer]\nmax_tokens = {max_tokens}\n{tokenizer}",
         "[prompts]",
         'query = "search_query: "\ndocument = "search_document: "' if prompts else "",
         f"[output]\nsteps = {json.dumps(steps)}",

@@ -30,7 +30,7 @@ VARIANTS: Mapping[str, Mapping[str, Any]] = {
     "qwen3-narrow-heads": {"head_dim": 6, "num_key_value_heads": 4},
     "qwen3-one-key-head": {"head_dim": 24, "num_key_value_heads": 1, "rms_norm_eps": 1e-3},
 }
-DIGEST = "?"
+DIGEST = "7c36ff675ddb"
 
 _LLAMA_CPP = {
     "embed_tokens": "token_embd",

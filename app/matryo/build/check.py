@@ -17,14 +17,15 @@ from matryo.build.checkpoint import FloatArray
 from matryo.build.probe import probe_limits
 from matryo.build.texts import TEXTS
 from matryo.build.tokenizer import TokenizerFile
-from matryo.catalog.manifest import Manifest, Output
+from matryo.catalog.manifest import Manifest
+from matryo.catalog.output import Output
 from matryo.core.choices import Precision
 from matryo.core.errors import BuildFailed
 from matryo.core.untrusted import refusing
 from matryo.engine.onnx.runtime import GraphSession, session_options
 
 MAX_ABS_ERROR = 1e-4
-"""Largest allowed difference of a hidden state in fp32; hidden states are of the order of 1."""
+"""Largest allowed difference of a hidden state in fp32, relative to `_size`."""
 
 _MAX_TOKENS = 32
 
@@ -36,7 +37,8 @@ class Agreement:
     A vector that a graph gives for a text counts as one hidden state.
 
     Attributes:
-        max_abs_error: largest difference of a component of a hidden state.
+        max_abs_error: largest difference of a component of a hidden state. The difference is
+            divided by the root mean square of the text's hidden states if that is over 1.
         min_cosine: smallest cosine of a text's mean hidden state to the expected mean.
     """
 
@@ -145,9 +147,17 @@ def compare(found: Sequence[FloatArray], expected: Sequence[FloatArray]) -> Agre
     """How near hidden states are to the expected ones; one array `(T, H)` for each text."""
     pairs = list(zip(found, expected, strict=True))
     with np.errstate(all="ignore"):  # the results say it: NaN is no agreement
-        errors = [float(np.abs(one - other).max()) for one, other in pairs]
+        errors = [float(np.abs(one - other).max()) / _size(other) for one, other in pairs]
         cosines = [_cosine(one.mean(0), other.mean(0)) for one, other in pairs]
     return Agreement(float(np.max(errors)), float(np.min(cosines)))
+
+
+def _size(hidden: FloatArray) -> float:
+    """Root mean square of hidden states, at least 1.
+
+    The last norm of most encoders gives about 1. That of a decoder may give a hundred.
+    """
+    return max(1.0, float(np.sqrt(np.square(hidden, dtype=np.float64).mean())))
 
 
 def _cosine(one: FloatArray, other: FloatArray) -> float:

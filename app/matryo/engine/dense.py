@@ -17,7 +17,7 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from matryo.catalog.manifest import Activation, DenseSpec
+from matryo.catalog.output import Activation, DenseSpec
 
 FloatArray = NDArray[np.float32]
 _Float64Array = NDArray[np.float64]

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from matryo.catalog.manifest import Output, Pool
+from matryo.catalog.output import Output, Pool
 from matryo.engine.dense import DenseLayer, dense
 
 FloatArray = NDArray[np.float32]

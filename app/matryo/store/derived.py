@@ -84,6 +84,8 @@ def find_derived(home: Path, reference: str) -> str | None:
         if record.sources and os.path.lexists(record.sources[0].path):
             if find_change(record.sources):
                 return None
+            if not all(os.path.lexists(source.path) for source in record.sources):
+                return None
             if any(Path(path).exists() for path in record.absent):
                 return None
         return folder.name

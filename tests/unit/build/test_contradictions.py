@@ -68,6 +68,8 @@ def keys() -> Iterator[tuple[str, str]]:
         stated = architecture(model_type, **changes)
         for ours, key in arch.module(model_type).HUB_KEYS.items():
             means = not key.only_if or stated.get(key.only_if)
+            if ours == "global_attn_every_n_layers" and stated.get("layer_types"):
+                means = False  # these say it already
             if not key.soft and means and (stated.get(ours) is not None or key.default is not None):
                 yield kind, ours
 

@@ -101,11 +101,11 @@ class TestModules:
             ("lasttoken", ["last_token_pool"]),
             ("weightedmean", ["weighted_mean_pool"]),
             ("mean_sqrt_len_tokens", ["mean_sqrt_len_pool"]),
-            (["mean", "cls"], ["cls_pool", "mean_pool"]),
+            (["mean", "cls"], ["mean_pool", "cls_pool"]),
         ],
     )
     def test_pools(self, tmp_path: Path, pooling: object, steps: list[str]) -> None:
-        """Every mode of Pooling has its step; several are joined in the library's order."""
+        """Every mode of Pooling has its step; several are joined in the file's order."""
         _, folder = make_folder(tmp_path, pooling=pooling)
         manifest = derived(tmp_path, folder)
         assert list(manifest.output.steps) == [*steps, "truncate", "l2_normalize"]

@@ -120,10 +120,8 @@ def test_rows_are_read_in_pieces(tmp_path: Path) -> None:
 
 def load_static(tmp_path: Path, *keys: str) -> OnnxEngine:
     """A static model with these keys in the manifest's `[tokenizer]`."""
-    model = saved(tmp_path, embeddings=table())
-    path = model.models / model.id / "model.toml"
-    text = path.read_text().replace("max_tokens = 64", "\n".join(("max_tokens = 1000000", *keys)))
-    path.write_text(text)
+    lines = "\n".join(keys)
+    model = make_model(tmp_path, "model2vec", max_tokens=1_000_000, tokenizer=lines)
     return load_tiny(model, build_tiny(tmp_path, model))
 
 

@@ -99,6 +99,17 @@ def publish(root: Path, model: TinyModel, change: float = 0.0) -> None:
     (model.models / model.id / "golden.json").write_text(json.dumps({"checks": checks}))
 
 
+def test_texts_without_a_token(tmp_path: Path) -> None:
+    """A model is well whose vocabulary lacks every word of a built-in text."""
+    bare = "add_special_tokens = false\ndrop_unknown = true"
+    model = make_model(tmp_path, "model2vec", tokenizer=bare)
+    build_tiny(tmp_path, model)
+    (model.models / model.id / "golden.json").write_text('{"checks": []}')
+    result = verify(tmp_path, model)
+    assert result.exit_code == 0, result.output
+    assert sum(line.startswith("ok") for line in result.output.splitlines()) == 4
+
+
 def test_all_is_well(tmp_path: Path, model: TinyModel) -> None:
     """Each check of golden.json and of consistency is a line, with its source; exit 0."""
     publish(tmp_path, model)

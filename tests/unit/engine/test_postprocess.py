@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from matryo.catalog.manifest import Activation, DenseSpec, Dimensions, Output, Pool
+from matryo.catalog.output import Activation, DenseSpec, Dimensions, Output, Pool
 from matryo.engine.dense import DenseLayer, load_dense, save_dense
 from matryo.engine.onnx.padding import pad
 from matryo.engine.postprocess import l2_normalize, layer_norm, max_pool, mean_pool, postprocess

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,8 @@ from matryo.engine.postprocess import FloatArray
 from matryo.service import LocalService, Options, Service, ServiceConfig, Texts
 from matryo.service.choices import Defaults
 from matryo.service.limits import RequestLimits
+from tests.checkpoints import make_model
+from tests.conftest import build_tiny, load_tiny
 from tests.fakes import MINILM, NOMIC, FakeEngine
 
 
@@ -54,6 +57,24 @@ def hold(engine: FakeEngine) -> threading.Event:
 
     engine.gate.wait = announce
     return waiting
+
+
+async def test_texts_without_a_token(tmp_path: Path) -> None:
+    """A text without a token has a vector of zeros, costs no token, and is counted as unknown."""
+    bare = "add_special_tokens = false\ndrop_unknown = true"
+    model = make_model(tmp_path, "model2vec", tokenizer=bare)
+    engine = load_tiny(model, build_tiny(tmp_path, model))
+    texts = ["\u2603", "the sky", " ", "the \u2603 sky"]
+    async with Service([engine], ServiceConfig(), Metrics(CollectorRegistry())) as service:
+        answer = await service.embed(Options(), Texts(texts))
+        nothing = await service.embed(Options(embedding_type="int8"), Texts(["\u2603"]))
+    assert not answer.vectors[[0, 2]].any()
+    assert answer.vectors[1].any()
+    assert np.array_equal(answer.vectors[1], answer.vectors[3])
+    assert answer.n_tokens == 4
+    assert answer.unknown == (0, 3)
+    assert nothing.n_tokens == 0
+    assert not nothing.vectors.any()
 
 
 async def test_answer(service: Service, engine: FakeEngine) -> None:

@@ -15,7 +15,7 @@ from typing import Any, cast
 import onnx
 
 from matryo.build.limits import ONNX_MAX_BYTES
-from matryo.catalog.manifest import Output
+from matryo.catalog.output import Output
 from matryo.core.errors import CheckpointMismatch
 from matryo.core.untrusted import refusing
 from matryo.engine.onnx.interface import POSITION_IDS, Port, plan_graph

@@ -41,6 +41,18 @@ Source: llama.cpp, `enum llama_pooling_type`."""
 PRECISIONS = {"fp32": 0.99999, "int8": 0.98, "q8": 0.998, "q4": 0.9}
 
 
+def precisions_of(model_type: str) -> dict[str, float]:
+    """The precisions of a derived model, and the least cosine that each must keep.
+
+    A decoder's rounding errors grow with its layers: at 4 bits little is left of a vector.
+    """
+    if model_type == READY:
+        return {"fp32": PRECISIONS["fp32"]}
+    if model_type in arch.CAUSAL:
+        return {**PRECISIONS, "int8": 0.95, "q8": 0.98, "q4": 0.5}
+    return PRECISIONS
+
+
 @dataclass(frozen=True, slots=True)
 class Facts:
     """Everything that a checkpoint says of itself.
@@ -333,8 +345,7 @@ def manifest_tables(
         "output": output,
         "precisions": {
             name: {"min_cosine": cosine}
-            for name, cosine in PRECISIONS.items()
-            if name == "fp32" or facts.model_type.value != READY
+            for name, cosine in precisions_of(facts.model_type.value).items()
         },
     }
     if facts.prompts.default:

@@ -17,7 +17,8 @@ from matryo.build.derive.said import JsonFile, Said, shown
 from matryo.core.errors import CheckpointMismatch
 from matryo.core.untrusted import read_bytes
 
-# In the order in which sentence-transformers concatenates them, with the keys of older files.
+# The newer files list the modes in the order in which their results are joined. Older files have a
+# flag for each, in the order of this table.
 _POOLS = (
     ("cls", "pooling_mode_cls_token", "cls_pool"),
     ("max", "pooling_mode_max_tokens", "max_pool"),
@@ -181,7 +182,8 @@ def _pools(config: JsonFile) -> Said:
     known = {mode for mode, _, _ in _POOLS}
     if not listed or not all(isinstance(mode, str) and mode in known for mode in listed):
         raise config.refuse(said, f"must be one or several of {', '.join(sorted(known))}")
-    steps = tuple(step for mode, _, step in _POOLS if mode in listed)
+    names = {mode: step for mode, _, step in _POOLS}
+    steps = tuple(names[str(mode)] for mode in listed)
     return Said(steps, said.file, said.key)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from matryo.catalog.manifest import Output
+from matryo.catalog.output import Output
 
 INPUT_IDS, ATTENTION_MASK = "input_ids", "attention_mask"
 TOKEN_TYPE_IDS, POSITION_IDS, APPLY_MASK = "token_type_ids", "position_ids", "apply_mask"

@@ -36,7 +36,7 @@ from pathlib import Path
 
 import numpy as np
 
-from matryo.catalog.manifest import Output
+from matryo.catalog.output import Output
 from matryo.core.errors import BuildFailed
 from matryo.engine.onnx.runtime import ORT_VERSION, GraphSession, session_options
 from matryo.store.artifact import DATA_FILE, GRAPH_FILE, Artifact

@@ -10,7 +10,7 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from matryo.catalog.manifest import Output
+from matryo.catalog.output import Output
 from matryo.engine.onnx.interface import (
     APPLY_MASK,
     ATTENTION_MASK,

@@ -10,7 +10,7 @@ from typing import Any, cast
 import numpy as np
 import onnxruntime as ort
 
-from matryo.catalog.manifest import Output
+from matryo.catalog.output import Output
 from matryo.core.errors import ArtifactDamaged, InferenceFailed
 from matryo.engine.cores import CoreUse
 from matryo.engine.onnx.padding import PaddedBatch

@@ -70,6 +70,8 @@ def _emit_attention(
 
         return attention.per_head(x, norm)
 
+    # In a decoder, some channels of a norm are far larger than the others, whose values one byte
+    # would hardly tell apart. The products of norms are therefore fine (docs/LOG.md).
     normed = net.products.operand(x)
     q, k, v = (
         net.linear(normed, at + name, (width, hidden), bias=False, fine=True)
