@@ -1,6 +1,6 @@
 # The recipes that people, hooks and CI share. `make help` lists them.
 .DEFAULT_GOAL := help
-.PHONY: help run install test integration golden compatibility check format bench wheel lock env-example fields clean
+.PHONY: help run install test integration golden compatibility check format bench wheel lock env-example fields models-table clean
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -56,6 +56,9 @@ env-example: .venv/.dev ## write .env.example from the settings
 
 fields: .venv/.dev ## write docs/fields.md from the table of fields
 	$(BIN)/python -c 'from matryo.http.openai.fields import page; print(page(), end="")' > docs/fields.md
+
+models-table: .venv/.dev ## write the table of docs/models.md from the model folders
+	$(BIN)/python -c 'from pathlib import Path; from matryo.catalog.table import page; p = Path("docs/models.md"); p.write_text(page(p.read_text("utf-8")), "utf-8")'
 
 clean: ## remove .venv and caches
 	rm -rf .venv .pytest_cache .ruff_cache .hypothesis .coverage dist

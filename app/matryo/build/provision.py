@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from contextlib import AbstractContextManager
 from pathlib import Path
 
@@ -37,7 +38,7 @@ from matryo.engine.onnx.prepacked import prepack
 from matryo.store.artifact import Artifact, find_artifact, unverified_origin
 from matryo.store.derived import find_derived, models_folder
 from matryo.store.encodings import ENCODING
-from matryo.store.files import given_path, remove_file, remove_tree, room_for
+from matryo.store.files import folder_bytes, given_path, remove_file, remove_nested, room_for
 from matryo.store.layout import MODELS_LOCK, Store
 from matryo.store.pull.checkpoint import pull
 from matryo.store.pull.encoding import pull_table
@@ -198,16 +199,21 @@ def remove_model(store: Store, model_id: str, reporter: Reporter) -> int | None:
     """
     if Path(model_id).name != model_id or model_id.startswith("."):
         return None
-    folders = [store.home / kind / model_id for kind in ("checkpoints", "artifacts", "models")]
+    checkpoints, artifacts, derived = folders = store.model_folders(model_id)
     pins = pins_path(store.home, model_id)
     if not any(path.exists() for path in (*folders, pins)):
         return None
-    with _lock(store, model_id, reporter), room_for(store.home):
-        files = [path for folder in folders for path in folder.rglob("*") if path.is_file()]
-        n_bytes = sum(path.lstat().st_size for path in files)
-        for folder in reversed(folders):  # what names the model first
-            remove_tree(folder)
-        remove_file(pins)
+    with contextlib.ExitStack() as locks:
+        if derived.exists():
+            locks.enter_context(_lock(store, MODELS_LOCK, reporter))
+        locks.enter_context(_lock(store, model_id, reporter))
+        with room_for(store.home):
+            n_bytes = sum(map(folder_bytes, folders))
+            remove_file(derived / "model.toml")  # no catalogue finds the model from here on
+            remove_nested(derived, 1)
+            remove_nested(artifacts, 2)
+            remove_nested(checkpoints, 1)
+            remove_file(pins)
     return n_bytes
 
 

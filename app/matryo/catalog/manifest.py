@@ -112,6 +112,8 @@ class Manifest(Table):
     """One model that can be served, as its `model.toml` describes it.
 
     Attributes:
+        languages: of the texts, in a few words for `docs/models.md`; None if nobody says.
+        parameters: number of the model's weights, all experts included; None if nobody says.
         verified: whether `matryo verify` has passed on the published weights; until then the
             facts here are those of public sources.
         weights: the file of `files` that holds the weights, or the index of their shards.
@@ -126,6 +128,8 @@ class Manifest(Table):
     owned_by: str
     created: date
     license: str
+    languages: Annotated[str, Field(pattern=r"^[^\n|]{1,80}$")] | None = None
+    parameters: Positive | None = None
     verified: bool = False
     weights: PlainFile = "model.safetensors"
     files: Mapping[PlainFile, CheckpointFile]

@@ -92,6 +92,14 @@ def find_derived(home: Path, reference: str) -> str | None:
     return None
 
 
+def derived_from(home: Path, reference: str) -> str | None:
+    """Id of the model that was derived from a reference, whatever has changed since; or None."""
+    found = (
+        folder.name for folder, record in derived_models(home) if record.reference == reference
+    )
+    return next(found, None)
+
+
 def derived_models(home: Path) -> Iterator[tuple[Path, DerivedRecord]]:
     """The folder of every derived model, and its record."""
     for path in sorted(models_folder(home).glob(f"*/{DERIVED_FILE}")):

@@ -322,3 +322,30 @@ def _sync(path: Path) -> None:
             raise
     finally:
         os.close(descriptor)
+
+
+def remove_nested(folder: Path, depth: int) -> None:
+    """Remove a folder and what it holds, unless it is gone.
+
+    The folders `depth` levels below lose their final names one by one and in place. What a kill
+    leaves of these is removed by the next holder of the lock that guards them.
+
+    Args:
+        folder: the folder; its final name goes last.
+        depth: 1 if the folder holds what has a final name, 2 if its folders do.
+    """
+    if not folder.is_dir():
+        return
+    for path in list(folder.iterdir()):
+        if not path.is_dir() or path.is_symlink():
+            remove_file(path)
+        elif depth > 1:
+            remove_nested(path, depth - 1)
+        else:
+            remove_tree(path)
+    folder.rmdir()
+
+
+def folder_bytes(folder: Path) -> int:
+    """Bytes of all files in a folder; 0 if it is gone. A link counts, and not what it leads to."""
+    return sum(path.lstat().st_size for path in folder.rglob("*") if not path.is_dir())

@@ -48,6 +48,15 @@ class Store:
         """Folder of the artefacts of a model in one precision; may not exist."""
         return self.home / "artifacts" / model_id / precision
 
+    def model_folders(self, model_id: str) -> tuple[Path, Path, Path]:
+        """The folders of a model's checkpoints, its artefacts and its derived manifest."""
+        home = self.home
+        return (
+            home / "checkpoints" / model_id,
+            home / "artifacts" / model_id,
+            home / "models" / model_id,
+        )
+
     @property
     def encodings(self) -> Path:
         """Folder of vocabularies that callers may use in place of text; may not exist."""

@@ -43,10 +43,17 @@ def test_models_without_published_values() -> None:
     assert bare == {"e5-small-v2"}
 
 
+def test_a_model_without_the_file(tmp_path: Path) -> None:
+    """A derived model has no golden.json, and so no checks."""
+    assert read_golden(tmp_path).checks == ()
+
+
 def test_faults_are_named(tmp_path: Path) -> None:
-    """A missing file, or a key that is none, is said with the path."""
+    """A file that cannot be read, or a key that is none, is said with the path."""
+    (tmp_path / "golden.json").mkdir()
     with pytest.raises(ManifestInvalid, match=r"golden\.json: cannot be read"):
         read_golden(tmp_path)
+    (tmp_path / "golden.json").rmdir()
     (tmp_path / "golden.json").write_text('{"checks": [{"kind": "cosine"}]}')
     with pytest.raises(ManifestInvalid, match=r"checks\.0\.cosine\.source"):
         read_golden(tmp_path)

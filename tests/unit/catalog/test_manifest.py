@@ -146,13 +146,28 @@ def test_manifests_are_frozen() -> None:
 
 OUTPUT_KEYS = {
     "all-minilm-l6-v2": "81a9269c38433ea0",
+    "all-mpnet-base-v2": "6fad8eb439f2dd81",
     "bge-base-en-v1.5": "90dda21918c7d974",
+    "bge-m3": "520a03468f12e610",
     "bge-small-en-v1.5": "9d9689da703a1ac2",
     "e5-small-v2": "f1d26f29400dc7be",
+    "granite-embedding-311m-multilingual-r2": "d03211ee777bcc9a",
+    "granite-embedding-97m-multilingual-r2": "2bfaf326d0d68a3a",
+    "gte-modernbert-base": "71f0d1cd5dfbb50f",
+    "modernbert-embed-base": "3edd9c5db5404c69",
+    "multilingual-e5-base": "31409794e5af3ca7",
+    "multilingual-e5-large": "67acf35b449b6aff",
+    "multilingual-e5-small": "97c5058edef48638",
+    "mxbai-embed-large-v1": "2a883e0fade5fe00",
     "nomic-embed-text-v1": "962f784af4e17eef",
     "nomic-embed-text-v1.5": "2ab11f1042b486f5",
     "nomic-embed-text-v2-moe": "3c6e88592dee95db",
+    "paraphrase-multilingual-minilm-l12-v2": "eb9742e6d182db5b",
+    "potion-retrieval-32m": "5dd1b7db27a10aae",
+    "qwen3-embedding-0.6b": "6d801a8246031c0a",
+    "snowflake-arctic-embed-l-v2.0": "a34cbe5d690e8422",
     "snowflake-arctic-embed-m-v1.5": "354d0198a2ea9b12",
+    "snowflake-arctic-embed-m-v2.0": "4ed10e510ca2ce98",
 }
 
 
@@ -248,5 +263,7 @@ def test_keys_change_with_what_they_cover(folder: Path) -> None:
     changed = read_manifest(folder)
     assert changed.output_key != before.output_key
     assert changed.checkpoint_key == before.checkpoint_key
-    edit(folder, before.files["model.safetensors"].sha256, "0" * 64)
+    pinned = before.files["model.safetensors"].sha256
+    assert pinned
+    edit(folder, pinned, "0" * 64)
     assert read_manifest(folder).checkpoint_key != before.checkpoint_key
