@@ -27,6 +27,7 @@ _POOLS = (
     ("weightedmean", "pooling_mode_weightedmean_tokens", "weighted_mean_pool"),
     ("lasttoken", "pooling_mode_lasttoken", "last_token_pool"),
 )
+_ENDS = frozenset({"cls_pool", "last_token_pool"})
 _ACTIVATIONS = {
     "Identity": "identity",
     "Tanh": "tanh",
@@ -170,9 +171,6 @@ def _pools(config: JsonFile) -> Said:
     """The pool steps of a `Pooling` module, in the older or the newer form of its file."""
     if not config.exists:
         raise CheckpointMismatch(f"{config.path} is missing, but modules.json names the module.")
-    prompt = config.said("include_prompt")
-    if prompt is not None and prompt.value is not True:
-        raise config.refuse(prompt, f"Matryo pools over the prompt too. {_ANY_EXPORT}")
     said = config.said("pooling_mode")
     if said is None:
         keys = [old for _, old, _ in _POOLS if config.values.get(old) is True]
@@ -184,6 +182,10 @@ def _pools(config: JsonFile) -> Said:
         raise config.refuse(said, f"must be one or several of {', '.join(sorted(known))}")
     names = {mode: step for mode, _, step in _POOLS}
     steps = tuple(names[str(mode)] for mode in listed)
+    prompt = config.said("include_prompt")
+    # The states of the first and of the last token are the same with and without the prompt's own.
+    if prompt is not None and prompt.value is not True and not _ENDS.issuperset(steps):
+        raise config.refuse(prompt, f"Matryo pools over the prompt too. {_ANY_EXPORT}")
     return Said(steps, said.file, said.key)
 
 
