@@ -267,7 +267,7 @@ def _adopt(
             f"model.toml says tokenizer.max_tokens = {limit}, but {ready.path} runs exactly "
             f"{ready.n_tokens} tokens. Lower max_tokens to {ready.n_tokens} or less."
         )
-    if ready.takes_positions and "pad_token_id" in manifest.architecture.config:
+    if ready.takes_positions and manifest.architecture.config.get("pad_token_id") is not None:
         raise CheckpointMismatch(
             f"{ready.path} has the input position_ids, and positions of a "
             f"{manifest.architecture.model_type} do not begin at 0. Export the graph without that "

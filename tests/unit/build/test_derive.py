@@ -323,7 +323,7 @@ def module(kind: str) -> Callable[[Path], None]:
     return change
 
 
-REFUSED: dict[str, tuple[Callable[[Path], None], str]] = {
+REFUSED: dict[str, tuple[Callable[[Path], object], str]] = {
     "pickle": (pickled, "AutoModel.from_pretrained"),
     "adapter": (adapter, "merge_and_unload"),
     "no config": (gone("config.json"), "config.json is missing"),

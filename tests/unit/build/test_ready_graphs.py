@@ -289,6 +289,7 @@ def test_positions_that_begin_elsewhere(tmp_path: Path, model: TinyModel) -> Non
             "fp32",
             path,
             allow_unverified=True,
+            trust_manifest=False,
             reporter=SILENT,
         )
 

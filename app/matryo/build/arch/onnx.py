@@ -6,9 +6,9 @@ Nothing is built from weights here. The config has the width of a vector alone.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import NoReturn
+from typing import Annotated, NoReturn
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from matryo.build.arch._counts import Count
 from matryo.build.arch._keys import Key
@@ -17,11 +17,17 @@ from matryo.core.errors import CheckpointMismatch
 
 
 class Config(BaseModel):
-    """What a manifest says of a ready graph."""
+    """What a manifest says of a ready graph.
+
+    Attributes:
+        hidden_size: width of a state that the graph gives.
+        pad_token_id: of a model whose positions begin behind this id; None for any other model.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     hidden_size: Count
+    pad_token_id: Annotated[int, Field(ge=0, le=1 << 22)] | None = None
 
     @property
     def max_tokens(self) -> None:

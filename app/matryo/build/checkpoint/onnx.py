@@ -18,7 +18,13 @@ from matryo.build.limits import ONNX_MAX_BYTES
 from matryo.catalog.output import Output
 from matryo.core.errors import CheckpointMismatch
 from matryo.core.untrusted import refusing
-from matryo.engine.onnx.interface import POSITION_IDS, Port, plan_graph
+from matryo.engine.onnx.interface import (
+    HIDDEN_STATES,
+    POSITION_IDS,
+    VECTORS,
+    Port,
+    plan_graph,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +72,18 @@ def read_ready_graph(path: Path, output: Output | None = None) -> ReadyGraph:
         for nodes in (model.graph.node, *(function.node for function in model.functions)):
             _check_operators(path, nodes)
         return _read(path, model.graph, output)
+
+
+def gives_vectors_only(path: Path) -> bool:
+    """Whether a graph gives a vector of each text under a usual name, and no state of each token.
+
+    Raises:
+        CheckpointMismatch: the file is not ONNX.
+    """
+    with refusing(partial(_damaged, path)):
+        graph = cast("Any", onnx).load(str(path), load_external_data=False).graph
+        names = {output.name for output in graph.output}
+    return not names & set(HIDDEN_STATES) and bool(names & set(VECTORS))
 
 
 def _damaged(path: Path, reason: str) -> CheckpointMismatch:

@@ -108,10 +108,10 @@ def _layer_kinds(config: Any, facts: Mapping[str, Said]) -> Iterator[str]:  # no
         return
     ours = [config.is_local(i) for i in range(config.num_hidden_layers)]
     kinds = found[0].value
-    if isinstance(kinds, list | tuple):
+    if found[0].key.endswith("layer_types"):
         theirs = [kind == "sliding_attention" for kind in cast("list[object]", kinds)]
     else:
-        theirs = [bool(i % kinds) for i in range(len(ours))]
+        theirs = [bool(i % cast("int", kinds)) for i in range(len(ours))]
     if ours != theirs:
         local = [i for i, is_local in enumerate(ours) if is_local]
         yield (

@@ -11,7 +11,7 @@ from typing import Any, cast
 from matryo.build import arch
 from matryo.build.arch.model2vec import HUB_SHAPES
 from matryo.build.checkpoint.gguf import GgufCheckpoint
-from matryo.build.checkpoint.onnx import read_ready_graph
+from matryo.build.checkpoint.onnx import gives_vectors_only, read_ready_graph
 from matryo.build.derive.config import gguf_facts, gguf_module, hub_facts, model_type_of
 from matryo.build.derive.files import CheckpointLayout
 from matryo.build.derive.modules import (
@@ -24,6 +24,7 @@ from matryo.build.derive.modules import (
 from matryo.build.derive.said import Said
 from matryo.build.derive.tokens import lowercases, token_limit
 from matryo.build.inputs import open_checkpoint
+from matryo.catalog.output import Dimensions, Output
 from matryo.core.errors import CheckpointMismatch
 
 READY = "onnx"
@@ -31,6 +32,13 @@ READY = "onnx"
 
 STATIC_MAX_TOKENS = 1 << 15
 """Most tokens of a text for a static table, which has no limit of its own."""
+
+# Models whose first position is that behind the padding token's id.
+_SHIFTED = frozenset({"camembert", "mpnet", "roberta", "xlm-roberta"})
+_GIVEN = Output(
+    steps=("given", "truncate", "l2_normalize"),
+    dimensions=Dimensions(native=1, trained=(1,), cut=False),
+)
 
 GGUF_POOLS = {1: "mean_pool", 2: "cls_pool", 3: "last_token_pool"}
 """The step of each `pooling_type` in a GGUF file that gives one vector for a text.
@@ -221,7 +229,9 @@ def _from_gguf(layout: CheckpointLayout) -> Facts:
 
 
 def _from_onnx(layout: CheckpointLayout) -> Facts:
-    ready = read_ready_graph(layout.root / layout.weights)
+    path = layout.root / layout.weights
+    pools_itself = gives_vectors_only(path)
+    ready = read_ready_graph(path, _GIVEN if pools_itself else None)
     config = layout.inner_json("config.json")
     width = config.said("hidden_size", "dim", "d_model", "n_embd")
     if width is None or type(width.value) is not int:
@@ -229,26 +239,31 @@ def _from_onnx(layout: CheckpointLayout) -> Facts:
             f"{config.path} has no hidden_size, so that nothing tells the width of a vector. Put "
             "the model's own config.json beside the graph or above its folder."
         )
-    positions = None
+    facts, after = {"hidden_size": width}, 0
+    kind, pad = config.said("model_type"), config.said("pad_token_id")
+    if kind and kind.value in _SHIFTED:
+        if pad is None or type(pad.value) is not int:
+            pad = Said(1, config.name, "pad_token_id (the default)")
+        facts["pad_token_id"], after = pad, pad.value + 1
+    positions: list[Said] = []
     said = config.said("max_position_embeddings", "n_positions")
     if said is not None and type(said.value) is int:
-        pads = config.said("pad_token_id")
-        shifted = config.said("model_type")
-        after = 0
-        if shifted and shifted.value in ("roberta", "xlm-roberta", "camembert", "mpnet"):
-            after = 1 + (pads.value if pads and type(pads.value) is int else 1)
-        positions = Said(said.value - after, said.file, said.key)
-    if ready.n_positions is not None and positions and positions.value > ready.n_positions:
-        positions = Said(ready.n_positions, layout.weights, "table of positions")
+        positions.append(Said(said.value - after, said.file, said.key))
+    for most, key in ((ready.n_positions, "table of positions"), (ready.n_tokens, "fixed shape")):
+        if most is not None:
+            positions.append(Said(most, layout.weights, key))
     output = output_facts(layout, causal=False)
+    if pools_itself:
+        output = OutputFacts(Said(("given",), layout.weights, "sentence_embedding"))
     prompts = prompt_facts(layout)
+    limit = token_limit(layout, min(positions, key=lambda said: said.value, default=None))
     return Facts(
         layout,
         Said(READY, layout.weights, "a ready graph"),
-        {"hidden_size": width},
+        facts,
         output,
         prompts,
-        token_limit(layout, positions),
+        limit,
         lowercases(layout),
         trained_sizes(layout),
         license=_license(layout),

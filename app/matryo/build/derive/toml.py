@@ -62,7 +62,7 @@ def _table(values: Mapping[str, Any], comments: Mapping[str, str]) -> Any:  # no
                 array.append(tomlkit.item(item))
             table.add(key, array)
             continue
-        item = tomlkit.item(cast("Any", value))
+        item: Any = tomlkit.item(cast("Any", value))
         if key in comments:
             item.comment(comments[key])
         table.add(key, item)

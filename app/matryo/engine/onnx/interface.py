@@ -25,9 +25,10 @@ texts of its batch. A graph may rely on the rule.
 """
 
 # Optimum and transformers.js write the first name, sentence-transformers the second.
-_HIDDEN_STATES = (LAST_HIDDEN_STATE, "token_embeddings")
+HIDDEN_STATES = (LAST_HIDDEN_STATE, "token_embeddings")
 # sentence-transformers writes this name for one vector a text.
-_VECTORS = ("sentence_embedding",)
+VECTORS = ("sentence_embedding",)
+"""Usual names of the output with a vector for each text."""
 
 _INTEGERS = ("int64", "int32")
 
@@ -59,8 +60,8 @@ class GraphPlan:
         output: name of the output to read.
         gives_vectors: whether that output has one row for each text, `(B, H)`, and not one for
             each token, `(B, T, H)`.
-        one_by_one: whether each text runs alone. A graph that pools sums over padding too, in an
-            order that depends on the length of the longest text.
+        one_by_one: whether each text runs alone, which holds for every graph of another tool.
+            Such a graph may add numbers in an order that depends on the longest text of a batch.
         n_tokens: the only number of tokens that the graph runs; None if it runs any number.
     """
 
@@ -120,7 +121,7 @@ def plan_graph(
         APPLY_MASK in names,
         _output_name(outputs, output, gives_vectors=gives_vectors),
         gives_vectors,
-        one_by_one=gives_vectors or n_texts == 1,
+        one_by_one=APPLY_MASK not in names,
         n_tokens=n_tokens,
     )
 
@@ -139,7 +140,7 @@ def _fixed(what: str, sizes: Iterable[int | None]) -> int | None:
 
 def _output_name(outputs: Sequence[Port], output: Output | None, *, gives_vectors: bool) -> str:
     """Name of the output to read; see `plan_graph`."""
-    usual = _VECTORS if gives_vectors else _HIDDEN_STATES
+    usual = VECTORS if gives_vectors else HIDDEN_STATES
     wanted = (output.graph_output,) if output and output.graph_output else usual
     by_name = {port.name: port for port in outputs}
     name = next((name for name in wanted if name in by_name), None)
