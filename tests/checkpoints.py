@@ -179,11 +179,13 @@ def save_gguf(
     own = _gguf_architecture(model.config)
     writer = gguf.GGUFWriter(path, architecture or own)
     for key, value in values.items():
-        name = f"{architecture or own}.{key}"
+        name = key if key.startswith("tokenizer.") else f"{architecture or own}.{key}"
         if isinstance(value, float):
             writer.add_float32(name, value)
         elif isinstance(value, bool):
             writer.add_bool(name, value)
+        elif isinstance(value, str):
+            writer.add_string(name, value)
         else:
             writer.add_uint32(name, value)
     for name, tensor in gguf_tensors(model.config, model.tensors).items():

@@ -75,13 +75,13 @@ def read_derived(folder: Path) -> DerivedRecord | None:
 def find_derived(home: Path, reference: str) -> str | None:
     """Id of the model that was derived from a reference; None if there is none, or no longer.
 
-    A model no longer counts if a file that it was derived from has changed, or one has come. If
-    the weights are gone, nothing contradicts the model.
+    A model no longer counts if a file that it was derived from has changed, come or gone. If the
+    whole checkpoint is gone, nothing contradicts the model.
     """
     for folder, record in derived_models(home):
         if record.reference != reference:
             continue
-        if record.sources and os.path.lexists(record.sources[0].path):
+        if record.sources and os.path.lexists(reference):
             if find_change(record.sources):
                 return None
             if not all(os.path.lexists(source.path) for source in record.sources):

@@ -58,8 +58,9 @@ def other(value: Any) -> Any:
         case str():
             return f"{value}_new"
         case list() | tuple():
-            return ["full_attention"] * len(value) if value else ["full_attention"] * 4
-    raise AssertionError(value)
+            return ["full_attention"] * (len(value) or 4)
+        case _:
+            raise AssertionError(value)
 
 
 def keys() -> Iterator[tuple[str, str]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from matryo.store.derived import find_derived, models_folder
 from matryo.store.layout import Store
 from matryo.store.references import parse_reference
 from tests import arch as tiny
-from tests.checkpoints import EXPERTS
+from tests.checkpoints import EXPERTS, save_gguf
 from tests.conftest import build_tiny, load_tiny
 from tests.folders import change_json, make_folder, modules, write_json
 from tests.recorder import Recorder
@@ -467,3 +467,92 @@ def test_facts_name_their_file(tmp_path: Path) -> None:
     assert facts.output.pools.where == "1_Pooling/config.json: pooling_mode"
     assert facts.max_tokens.where == "tokenizer_config.json: model_max_length"
     assert facts.architecture["layer_norm_eps"].where == "config.json: layer_norm_eps"
+
+
+class TestGguf:
+    """A GGUF file alone gives a model, from its metadata and its own vocabulary."""
+
+    @pytest.mark.parametrize(
+        "kind",
+        [
+            name
+            for name, (model_type, _) in KINDS.items()
+            if model_type in ("bert", "nomic_bert") or hasattr(tiny.of(model_type), "gguf_tensors")
+        ],
+    )
+    def test_every_architecture(self, tmp_path: Path, kind: str) -> None:
+        """The metadata give the config of the file that was converted."""
+        model_type, changes = KINDS[kind]
+        model, _ = make_folder(tmp_path, model_type, **changes)
+        path = save_gguf(model, tmp_path / "tiny-F32.gguf", unigram=model_type == "xlm_roberta")
+        manifest = derived(tmp_path, path)
+        config = arch.load(manifest)[1].model_dump()
+        expected = arch.validated(model_type, without_type(model.config)).model_dump()
+        # The file has neither the length of the training nor the factor of its stretching.
+        for key in ("max_trained_positions", "rotary_scaling_factor", "layer_types"):
+            config.pop(key, None)
+            expected.pop(key, None)
+        assert config == expected
+        assert manifest.output.steps[0] == "mean_pool"
+        assert manifest.id == "tiny-F32"
+
+    def test_vectors(self, tmp_path: Path) -> None:
+        """The file gives the vectors of the folder that it was made of."""
+        model, folder = make_folder(tmp_path)
+        path = save_gguf(model, tmp_path / "tiny.gguf", metadata={"pooling_type": 2})
+        manifest = derived(tmp_path, path)
+        assert manifest.output.steps[0] == "cls_pool"
+        change_json(folder / "1_Pooling/config.json", pooling_mode="cls")
+        expected = vectors(engine_of(tmp_path, derived(tmp_path, folder)), 32)
+        found = vectors(engine_of(tmp_path, manifest), 32)
+        assert np.abs(found - expected).max() < 1e-6
+
+    @pytest.mark.parametrize(
+        ("metadata", "message"),
+        [
+            ({"pooling_type": 0}, "pooling_type is 0, but must be 1"),
+            ({"pooling_type": 4}, "pooling_type is 4"),
+            ({"attention.head_count": 5}, "num_attention_heads"),
+        ],
+    )
+    def test_refused(self, tmp_path: Path, metadata: dict[str, Any], message: str) -> None:
+        """Metadata of a model that gives no vectors, or of none at all, are refused."""
+        model, _ = make_folder(tmp_path)
+        path = save_gguf(model, tmp_path / "tiny.gguf", metadata=metadata)
+        with pytest.raises(SetupError, match=message):
+            derived(tmp_path, path)
+
+
+def without_type(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The config without its `model_type`."""
+    return {key: value for key, value in config.items() if key != "model_type"}
+
+
+class TestOnnx:
+    """An ONNX export is served as it is, with the files around it."""
+
+    @pytest.mark.parametrize("at", ["onnx/model.onnx", "model.onnx"])
+    def test_folder(self, tmp_path: Path, at: str) -> None:
+        """A folder with an export and no other weights gives the vectors of its own pooling."""
+        model, folder = make_folder(tmp_path)
+        expected = vectors(engine_of(tmp_path, derived(tmp_path, folder)), 32)
+        graph = build_tiny(tmp_path / "made", model).graph
+        (folder / at).parent.mkdir(exist_ok=True)
+        for path in graph.parent.glob("model.onnx*"):
+            shutil.copy(path, (folder / at).parent)
+        (folder / "model.safetensors").unlink()
+        manifest = derived(tmp_path, folder)
+        assert manifest.architecture.model_type == "onnx"
+        assert list(manifest.precisions) == ["fp32"]
+        assert manifest.weights == at
+        assert np.array_equal(vectors(engine_of(tmp_path, manifest), 32), expected)
+        assert derived(tmp_path, folder / at).output == manifest.output
+
+    def test_no_config(self, tmp_path: Path) -> None:
+        """An export without a config.json is refused: nothing tells the width of a vector."""
+        model, _ = make_folder(tmp_path)
+        graph = build_tiny(tmp_path / "made", model).graph
+        alone = tmp_path / "alone"
+        shutil.copytree(graph.parent, alone)
+        with pytest.raises(CheckpointMismatch, match="has no hidden_size"):
+            derived(tmp_path, alone / "model.onnx")

@@ -12,7 +12,7 @@ from __future__ import annotations
 import importlib
 import pkgutil
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +24,9 @@ from matryo.build.emit import GraphBuilder
 from matryo.catalog.manifest import Manifest
 from matryo.core.choices import Precision
 from matryo.core.errors import ManifestInvalid, UnsupportedArchitecture
+
+if TYPE_CHECKING:
+    from matryo.build.checkpoint.gguf import GgufCheckpoint
 
 
 class ArchitectureModule(Protocol):
@@ -45,7 +48,7 @@ class ArchitectureModule(Protocol):
     GGUF_ARCHITECTURES: Sequence[str]
     GGUF_KEYS: Mapping[str, Key]
 
-    def from_gguf(self, checkpoint: Checkpoint) -> dict[str, object]:
+    def from_gguf(self, checkpoint: GgufCheckpoint) -> dict[str, object]:
         """Values of the config that the tensors of a GGUF file show."""
         ...
 

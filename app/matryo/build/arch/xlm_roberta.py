@@ -12,7 +12,7 @@ vectors would be wrong, because BERT gives the first token another row of the po
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Self
+from typing import TYPE_CHECKING, Annotated, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,6 +35,9 @@ from matryo.build.arch._post_norm import (
 from matryo.build.checkpoint import Checkpoint, FloatArray, Weights
 from matryo.build.emit import GraphBuilder
 from matryo.core.choices import Precision
+
+if TYPE_CHECKING:
+    from matryo.build.checkpoint.gguf import GgufCheckpoint
 
 HUB_KEYS: Mapping[str, Key] = {
     "hidden_size": Key(("hidden_size",), 768),
@@ -68,15 +71,18 @@ GGUF_KEYS: Mapping[str, Key] = {
 }
 
 
-def from_gguf(checkpoint: Checkpoint) -> dict[str, object]:
+def from_gguf(checkpoint: GgufCheckpoint) -> dict[str, object]:
     """The values that the tensors of a GGUF file show, and those of every such file.
 
-    llama.cpp leaves the rows out that are no token's position; see `Config`. The padding token is
-    token 1 of every such model.
+    llama.cpp leaves the rows out that are no token's position; see `Config`.
     """
+    pad = checkpoint.integer("tokenizer.ggml.padding_token_id")
+    rows = n_rows(checkpoint, "position_embd.weight")
     return {
         "hidden_act": "gelu",
-        "max_position_embeddings": n_rows(checkpoint, "position_embd.weight") + 2,
+        "max_position_embeddings": n_rows(checkpoint, "position_embd.weight")
+        + (1 if pad is None else pad)
+        + 1,
         "type_vocab_size": n_rows(checkpoint, "token_types.weight"),
         "vocab_size": n_rows(checkpoint, "token_embd.weight"),
     }

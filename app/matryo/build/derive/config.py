@@ -47,7 +47,7 @@ def hub_facts(module: ArchitectureModule, config: JsonFile) -> dict[str, Said]:
     """
     for name, allowed in module.HUB_FIXED.items():
         said = config.said(name)
-        if said is not None and said.value not in allowed:
+        if said is not None and not _allows(allowed, said.value):
             raise config.refuse(said, _ONE_OF.format(", ".join(map(repr, allowed))))
     facts: dict[str, Said] = {}
     for ours, key in module.HUB_KEYS.items():
@@ -65,6 +65,12 @@ def hub_facts(module: ArchitectureModule, config: JsonFile) -> dict[str, Said]:
             said = Said(key.default, config.name, f"{key.names[0]} (the default)")
         facts[ours] = _in_our_words(said, key.meanings)
     return _meaningful(module.HUB_KEYS, facts)
+
+
+def _allows(allowed: tuple[object, ...], value: object) -> bool:
+    """Whether a value, or each item of a list, is one that the graph computes."""
+    items = cast("list[object]", value) if isinstance(value, list) else [value]
+    return all(item in allowed for item in items)
 
 
 def _in_our_words(said: Said, meanings: Mapping[object, object]) -> Said:
@@ -132,7 +138,7 @@ def gguf_facts(module: ArchitectureModule, checkpoint: GgufCheckpoint) -> dict[s
     for ours, key in module.GGUF_KEYS.items():
         names = [name.format(arch=prefix) for name in key.names]
         found = next(
-            ((name, value) for name in names if (value := _number(checkpoint, name)) is not None),
+            ((name, value) for name in names if (value := _value(checkpoint, name)) is not None),
             None,
         )
         if found is not None:
@@ -147,9 +153,9 @@ def gguf_facts(module: ArchitectureModule, checkpoint: GgufCheckpoint) -> dict[s
     return _meaningful(module.GGUF_KEYS, facts)
 
 
-def _number(checkpoint: GgufCheckpoint, key: str) -> Any:  # noqa: ANN401 - an integer, a float or a flag
-    """The number of a metadata key, or its flag; None if there is none."""
-    for read in (checkpoint.integer, checkpoint.number, checkpoint.flag):
+def _value(checkpoint: GgufCheckpoint, key: str) -> Any:  # noqa: ANN401 - of several types
+    """The number of a metadata key, its flag or its text; None if there is none."""
+    for read in (checkpoint.integer, checkpoint.number, checkpoint.flag, checkpoint.text):
         try:
             value = read(key)
         except CheckpointMismatch:

@@ -51,21 +51,18 @@ def model_toml(tables: Mapping[str, Any], facts: Facts) -> str:
 def _table(values: Mapping[str, Any], comments: Mapping[str, str]) -> Any:  # noqa: ANN401
     table = tomlkit.table()
     for key, value in values.items():
-        if value is None:
-            continue
         if isinstance(value, dict):
             table.add(key, _table(cast("dict[str, Any]", value), {}))
-            continue
-        if isinstance(value, list) and value and isinstance(value[0], dict):
+        elif isinstance(value, list) and value and isinstance(value[0], dict):
             array = tomlkit.aot()
             for item in cast("list[dict[str, Any]]", value):
                 array.append(tomlkit.item(item))
             table.add(key, array)
-            continue
-        item: Any = tomlkit.item(cast("Any", value))
-        if key in comments:
-            item.comment(comments[key])
-        table.add(key, item)
+        elif value is not None:
+            item = cast("Any", tomlkit).item(value)
+            if key in comments:
+                item.comment(comments[key])
+            table.add(key, item)
     return table
 
 

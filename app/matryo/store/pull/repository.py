@@ -54,7 +54,7 @@ def look_at(reference: Reference) -> Repository:
         return _in_cache(Path(constants.HF_HUB_CACHE), reference)
     endpoint = without_credentials(constants.ENDPOINT)
     try:
-        info = cast("Any", HfApi()).model_info(
+        info = cast("Any", HfApi(endpoint=constants.ENDPOINT)).model_info(
             reference.repo, revision=reference.revision, files_metadata=True, timeout=30
         )
     except Exception as exc:  # the library's errors have many kinds, of which all mean this

@@ -12,7 +12,13 @@ from __future__ import annotations
 from matryo.build.arch.qwen3.config import Config
 from matryo.build.arch.qwen3.forward import forward
 from matryo.build.arch.qwen3.graph import emit
-from matryo.build.arch.qwen3.keys import GGUF_ARCHITECTURES, GGUF_KEYS, HUB_FIXED, HUB_KEYS
+from matryo.build.arch.qwen3.keys import (
+    GGUF_ARCHITECTURES,
+    GGUF_KEYS,
+    HUB_FIXED,
+    HUB_KEYS,
+    from_gguf,
+)
 from matryo.build.arch.qwen3.names import bind
 
 __all__ = [
@@ -24,4 +30,5 @@ __all__ = [
     "bind",
     "emit",
     "forward",
+    "from_gguf",
 ]

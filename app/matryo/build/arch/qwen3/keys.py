@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from matryo.build.arch._keys import Key
+from matryo.build.arch._keys import Key, n_rows
+from matryo.build.checkpoint import Checkpoint
 
 HUB_KEYS: Mapping[str, Key] = {
     "hidden_size": Key(("hidden_size",), 4096),
@@ -24,6 +25,7 @@ HUB_KEYS: Mapping[str, Key] = {
 HUB_FIXED: Mapping[str, tuple[object, ...]] = {
     "attention_bias": (False,),
     "use_sliding_window": (False,),
+    "layer_types": ("full_attention",),
     "is_causal": (True,),
     "use_bidirectional_attention": (False, None),
     "rope_scaling": (None,),
@@ -43,6 +45,10 @@ GGUF_KEYS: Mapping[str, Key] = {
     "rms_norm_eps": Key(("{arch}.attention.layer_norm_rms_epsilon",)),
     "rope_theta": Key(("{arch}.rope.freq_base",), 10000.0),
     "max_position_embeddings": Key(("{arch}.context_length",)),
-    "vocab_size": Key(("{arch}.vocab_size",)),
 }
 """The metadata key of each value. A file of llama.cpp has no activation, which is always SiLU."""
+
+
+def from_gguf(checkpoint: Checkpoint) -> dict[str, object]:
+    """The values that the tensors of a GGUF file show, and those of every such file."""
+    return {"hidden_act": "silu", "vocab_size": n_rows(checkpoint, "token_embd.weight")}
