@@ -160,7 +160,7 @@ def save_gguf(
     qtype: gguf.GGMLQuantizationType = gguf.GGMLQuantizationType.F32,
     *,
     tokenizer: bool = True,
-    unigram: bool = False,
+    unigram: bool | None = None,
     architecture: str | None = None,
     metadata: Mapping[str, Any] | None = None,
 ) -> Path:
@@ -171,10 +171,13 @@ def save_gguf(
         path: of the new file.
         qtype: type of the matrices.
         tokenizer: write the vocabulary too.
-        unigram: write it as that of XLM-R, with a score for each token.
+        unigram: write it as that of XLM-R, with a score for each token; None for a model of that
+            kind, which llama.cpp tells by its tokenizer.
         architecture: value of `general.architecture`; None for the model's own.
         metadata: values in place of the model's own, by key without the architecture.
     """
+    if unigram is None:
+        unigram = tokenizer and model.config["model_type"] == "xlm_roberta"
     values = gguf_metadata(model.config) | {"pooling_type": 1} | dict(metadata or {})
     own = _gguf_architecture(model.config)
     writer = gguf.GGUFWriter(path, architecture or own)

@@ -230,6 +230,8 @@ def pull_encoding(store: Store, origin: str | None, reporter: Reporter) -> Path:
 def _lock(store: Store, name: str, reporter: Reporter) -> AbstractContextManager[None]:
     """The store's lock of this name; waiting for another process is reported."""
     sentence = f"{name}: another process is pulling or building it; waiting for that to end"
+    if name == MODELS_LOCK:
+        sentence = "another process is deriving a model; waiting for that to end"
     return store.lock(name, waiting=lambda: reporter.say(sentence))
 
 

@@ -36,6 +36,7 @@ def run(settings: Settings) -> None:
         click.echo(_row(catalog, store, manifest))
         if record := read_derived(catalog.folder(model_id)):
             click.echo(f"  derived from {record.reference}")
+    click.echo(f"matryo serve serves {', '.join(settings.model)}, unless --model names others")
 
 
 def _row(catalog: Catalog, store: Store, manifest: Manifest) -> str:

@@ -178,11 +178,7 @@ def _other_pins(manifest: Manifest, record: ArtifactRecord) -> str | None:
         known = manifest.every_sha256
         for source in record.sources:
             if source.sha256 not in known:
-                name = Path(source.path).name
-                return (
-                    f"was built from a file {name} with sha256 {source.sha256}, which "
-                    f"{manifest.id} does not pin any more"
-                )
+                return _other_pin(manifest, source)
         return None
     for name, found in (
         (manifest.weights, record.checkpoint_sha256),
@@ -195,6 +191,17 @@ def _other_pins(manifest: Manifest, record: ArtifactRecord) -> str | None:
                 f"{name} to {pinned[0]}"
             )
     return None
+
+
+def _other_pin(manifest: Manifest, source: SourceFile) -> str:
+    """The sentence on a file whose hash the manifest pins no longer."""
+    what = f"was built from a file with sha256 {source.sha256}"
+    names = sorted(manifest.files, key=len, reverse=True)
+    name = next((name for name in names if source.path.endswith(f"/{name}")), None)
+    pinned = manifest.pinned_sha256(name) if name else ()
+    if not pinned:
+        return f"{what} ({Path(source.path).name}), which {manifest.id} does not pin any more"
+    return f"{what}, but {manifest.id} now pins {name} to {pinned[0]}"
 
 
 def own_sources(record: ArtifactRecord) -> tuple[SourceFile, ...]:

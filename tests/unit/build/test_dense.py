@@ -118,7 +118,7 @@ def test_vectors(tmp_path: Path, model: TinyModel) -> None:
 
 def test_a_gguf_with_dense_layers_beside_it(tmp_path: Path, model: TinyModel) -> None:
     """The layers of a file of weights are in the folders beside that file."""
-    path = save_gguf(model, model.checkpoint / "tiny.gguf")
+    path = save_gguf(model, model.checkpoint / "tiny.gguf", metadata={"pooling_type": 0})
     engine = load_tiny(model, build(tmp_path, model, path, unverified=True))
     text = np.arange(4, 20)
     (vector,) = engine.embed([text], [HIDDEN]).embeddings

@@ -484,7 +484,7 @@ class TestGguf:
         """The metadata give the config of the file that was converted."""
         model_type, changes = KINDS[kind]
         model, _ = make_folder(tmp_path, model_type, **changes)
-        path = save_gguf(model, tmp_path / "tiny-F32.gguf", unigram=model_type == "xlm_roberta")
+        path = save_gguf(model, tmp_path / "tiny-F32.gguf")
         manifest = derived(tmp_path, path)
         config = arch.load(manifest)[1].model_dump()
         expected = arch.validated(model_type, without_type(model.config)).model_dump()

@@ -373,7 +373,6 @@ UNREAD = {
     "tf_model.h5": "TensorFlow",
     "flax_model.msgpack": "Flax",
     "adapter_model.safetensors": "adapter",
-    "model.safetensors.index.json": "one of several files",
     "model-00001-of-00002.safetensors": "one of several files",
     "model.zip": "an archive",
     "model.tar.gz": "an archive",

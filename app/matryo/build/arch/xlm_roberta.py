@@ -80,9 +80,7 @@ def from_gguf(checkpoint: GgufCheckpoint) -> dict[str, object]:
     rows = n_rows(checkpoint, "position_embd.weight")
     return {
         "hidden_act": "gelu",
-        "max_position_embeddings": n_rows(checkpoint, "position_embd.weight")
-        + (1 if pad is None else pad)
-        + 1,
+        "max_position_embeddings": rows + (1 if pad is None else pad) + 1,
         "type_vocab_size": n_rows(checkpoint, "token_types.weight"),
         "vocab_size": n_rows(checkpoint, "token_embd.weight"),
     }

@@ -103,7 +103,9 @@ def _differing(
 
 def _layer_kinds(config: Any, facts: Mapping[str, Said]) -> Iterator[str]:  # noqa: ANN401
     """The layers whose attention is local, which a config may tell in two ways."""
-    found = [facts[key] for key in _LAYER_KINDS if key in facts and facts[key].value]
+    said = [facts[key] for key in _LAYER_KINDS if key in facts]
+    # The default of a reader says nothing of the file.
+    found = [fact for fact in said if fact.value and not fact.key.endswith("(the default)")]
     if not found or not hasattr(config, "is_local"):
         return
     ours = [config.is_local(i) for i in range(config.num_hidden_layers)]
