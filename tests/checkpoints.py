@@ -235,7 +235,7 @@ def gguf_metadata(config: Mapping[str, Any]) -> dict[str, Any]:
     return {
         key.names[0].removeprefix("{arch}."): config[ours]
         for ours, key in keys.items()
-        if config.get(ours) is not None
+        if key.names and config.get(ours) is not None
     }
 
 

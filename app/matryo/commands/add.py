@@ -32,7 +32,10 @@ def run(settings: Settings, text: str, model_id: str | None, dimensions: str | N
             f"{text} is neither a folder, nor a file, nor a repository. Give the path of a "
             "checkpoint, or org/name."
         )
-    store, catalog = Store(settings.home), open_catalog(settings)
+    store = Store(settings.home)
+    # The first model of a folder is added to an empty one.
+    filled = tuple(name for name in settings.models if any(_folder(name).glob("*/model.toml")))
+    catalog = open_catalog(settings.model_copy(update={"models": filled}))
     chosen = (
         check_id(model_id) if model_id else choose_id(store, catalog, _name(reference), reference)
     )
@@ -41,10 +44,15 @@ def run(settings: Settings, text: str, model_id: str | None, dimensions: str | N
             f"--id {chosen} is the name of a model that there is. Give another id, or run first: "
             f"matryo remove {chosen}"
         )
-    parent = Path(settings.models[0]).expanduser() if settings.models else models_folder(store.home)
+    parent = _folder(settings.models[0]) if settings.models else models_folder(store.home)
     target = Target(parent, chosen, _sizes(dimensions), is_own=True)
     folder = derive_model(store, catalog, reference, TerminalReporter(), target=target)
     click.echo(folder / "model.toml")
+
+
+def _folder(name: str) -> Path:
+    """A folder of MATRYO_MODELS."""
+    return Path(name).expanduser()
 
 
 def _name(reference: Reference) -> str:

@@ -201,6 +201,32 @@ class TestModules:
         upper, lower = engine.tokenize(["THE SKY", "the sky"])
         assert upper.ids.tolist() == lower.ids.tolist()
 
+    def test_static_table(self, tmp_path: Path) -> None:
+        """A StaticEmbedding needs no config.json, and is cut as its tokenizer.json says."""
+        model, folder = make_folder(tmp_path, "model2vec")
+        (folder / "config.json").unlink()
+        (folder / "tokenizer_config.json").unlink()
+        static = "sentence_transformers.models.StaticEmbedding"
+        write_json(
+            folder / "modules.json",
+            [{"idx": 0, "name": "0", "path": "", "type": static}, modules("Normalize")[1]],
+        )
+        manifest = derived(tmp_path, folder)
+        assert manifest.architecture.config["hidden_size"] == model.config["hidden_size"]
+        assert manifest.tokenizer.max_tokens == 16
+        assert not manifest.tokenizer.add_special_tokens
+        assert not manifest.tokenizer.drop_unknown
+        assert vectors(engine_of(tmp_path, manifest), 8).shape == (len(TEXTS), 8)
+        (folder / "modules.json").unlink()
+        write_json(folder / "config.json", {"model_type": "model2vec"})
+        assert derived(tmp_path, folder).tokenizer.drop_unknown
+
+    def test_prompt_left_out_of_the_first_token(self, tmp_path: Path) -> None:
+        """`include_prompt` changes nothing if the state of the first or last token is taken."""
+        _, folder = make_folder(tmp_path, pooling="cls")
+        change_json(folder / "1_Pooling/config.json", include_prompt=False)
+        assert derived(tmp_path, folder).output.steps[0] == "cls_pool"
+
     def test_unit_length_always(self, tmp_path: Path) -> None:
         """A checkpoint without Normalize gives vectors of unit length all the same, and says so."""
         _, folder = make_folder(tmp_path, normalize=False, more={"similarity_fn_name": "dot"})

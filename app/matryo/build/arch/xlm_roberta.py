@@ -67,6 +67,8 @@ GGUF_KEYS: Mapping[str, Key] = {
     "num_attention_heads": Key(("{arch}.attention.head_count",)),
     "intermediate_size": Key(("{arch}.feed_forward_length",)),
     "layer_norm_eps": Key(("{arch}.attention.layer_norm_epsilon",)),
+    # A CamemBERT's table keeps all rows, which looks like a longer table without some.
+    "max_position_embeddings": Key((), optional=True, soft=True),
     "pad_token_id": Key(("tokenizer.ggml.padding_token_id",), 1),
 }
 

@@ -133,7 +133,8 @@ def gguf_facts(module: ArchitectureModule, checkpoint: GgufCheckpoint) -> dict[s
     """
     prefix, file = checkpoint.text("general.architecture") or "", checkpoint.path.name
     facts = {
-        ours: Said(value, file, "tensors") for ours, value in module.from_gguf(checkpoint).items()
+        ours: Said(value, file, f"{ours}, by its tensors,")
+        for ours, value in module.from_gguf(checkpoint).items()
     }
     for ours, key in module.GGUF_KEYS.items():
         names = [name.format(arch=prefix) for name in key.names]

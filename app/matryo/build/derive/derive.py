@@ -22,7 +22,7 @@ from matryo.build.derive.modules import (
     trained_sizes,
 )
 from matryo.build.derive.said import Said
-from matryo.build.derive.tokens import lowercases, token_limit
+from matryo.build.derive.tokens import lowercases, own_truncation, token_limit
 from matryo.build.inputs import open_checkpoint
 from matryo.catalog.output import Dimensions, Output
 from matryo.core.errors import CheckpointMismatch
@@ -126,7 +126,8 @@ def _from_folder(layout: CheckpointLayout) -> Facts:
     prompts = prompt_facts(layout)
     positions = _positions(model_type.value, facts)
     if is_static:
-        positions = Said(STATIC_MAX_TOKENS, "(no file)", "a static table has no limit")
+        none = Said(STATIC_MAX_TOKENS, "(no file)", "a static table has no limit")
+        positions = own_truncation(layout) or none
     return Facts(
         layout,
         model_type,

@@ -65,6 +65,16 @@ def _limit(file: JsonFile, key: str) -> list[Said]:
     return [Said(int(said.value), said.file, said.key)]
 
 
+def own_truncation(layout: CheckpointLayout) -> Said | None:
+    """The length that `tokenizer.json` itself cuts texts to; None if the file cuts none.
+
+    sentence-transformers obeys it for a static table alone.
+    """
+    file = _tokenizer(layout)
+    said = file.said("truncation.max_length")
+    return said if said and type(said.value) is int and said.value > 0 else None
+
+
 def lowercases(layout: CheckpointLayout) -> Said | None:
     """Whether a text is put in lower case before a tokenizer that does not do so by itself."""
     for name in _CONFIGS:
