@@ -14,7 +14,7 @@ from matryo.catalog.catalog import open_catalog
 from matryo.commands import add, verify
 from matryo.commands.models import run as list_models
 from matryo.core.errors import ModelNotFound, SettingsInvalid, SetupError
-from matryo.core.settings import Settings
+from matryo.core.settings import Settings, load_settings
 from tests.checkpoints import TinyModel
 from tests.folders import change_json, make_folder
 
@@ -29,7 +29,7 @@ def made(tmp_path: Path) -> Made:
 
 def settings_of(tmp_path: Path, *models: str) -> Settings:
     """Settings with a store of their own."""
-    return Settings(home=tmp_path / "home", model=models or ("my-model",))
+    return load_settings(None, home=tmp_path / "home", model=models or ("my-model",))
 
 
 def never(*_: object) -> NoReturn:
@@ -92,8 +92,7 @@ def test_add(tmp_path: Path, made: Made, capsys: pytest.CaptureFixture[str]) -> 
     _, folder = made
     own = tmp_path / "own"
     own.mkdir()
-    settings = Settings(home=tmp_path / "home", models=())
-    settings = settings.model_copy(update={"models": (str(own),)})
+    settings = settings_of(tmp_path).model_copy(update={"models": (str(own),)})
     add.run(settings, str(folder), "mine", "16, 8")
     path = Path(capsys.readouterr().out.strip())
     assert path == own / "mine/model.toml"
