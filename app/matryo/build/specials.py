@@ -8,6 +8,7 @@ from typing import Any, cast
 
 from matryo.build.limits import FACTS_MAX_BYTES
 from matryo.build.tokenizer import TokenizerFile
+from matryo.core.errors import CheckpointMismatch
 from matryo.core.untrusted import read_json
 
 _ID_DIGITS = 20
@@ -37,6 +38,9 @@ def against_specials(tokenizer: TokenizerFile, folders: Sequence[Path]) -> str |
     """
     path, vocabulary = tokenizer.path, tokenizer.vocabulary
     for folder in folders:
+        size = read_object(folder / "config.json").get("vocab_size")
+        if isinstance(size, int):
+            check_added(tokenizer, size, f"vocab_size in {folder / 'config.json'}")
         named: dict[str, str] = {}
         for file in (folder / "special_tokens_map.json", folder / "tokenizer_config.json"):
             facts = read_object(file)
@@ -51,6 +55,27 @@ def against_specials(tokenizer: TokenizerFile, folders: Sequence[Path]) -> str |
         if reason := _other_ids(path, vocabulary, folder / "config.json", named):
             return reason
     return None
+
+
+def check_added(tokenizer: TokenizerFile, n_rows: int, table: str) -> None:
+    """Name the usual cause if the ids without a row are those of added tokens.
+
+    Args:
+        tokenizer: the tokenizer.
+        n_rows: rows of the word table.
+        table: what says so, in words.
+
+    Raises:
+        CheckpointMismatch: every id without a row is that of an added token.
+    """
+    late = [name for name, index in tokenizer.vocabulary.items() if index >= n_rows]
+    if late and tokenizer.added.issuperset(late):
+        raise CheckpointMismatch(
+            f"{tokenizer.path} has {len(late)} added tokens, such as '{late[0][:40]}', but {table} "
+            f"has {n_rows} rows: tokens were added and the model was not resized. Call "
+            "model.resize_token_embeddings(len(tokenizer)) and save the model again, or take the "
+            "tokens out of the tokenizer."
+        )
 
 
 def _other_added(

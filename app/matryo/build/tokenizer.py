@@ -55,6 +55,7 @@ class TokenizerFile:
 
     Attributes:
         vocabulary: id of each token, added tokens included.
+        added: tokens that were added to the vocabulary of the model.
         pad_token: the token that the file pads with; None if the file does not pad.
 
     Raises:
@@ -69,6 +70,8 @@ class TokenizerFile:
             if self._tokenizer.normalizer is not None:
                 check_charsmaps(self._tokenizer.normalizer.__getstate__())
             self.vocabulary = cast("dict[str, int]", self._tokenizer.get_vocab())
+            own = cast("dict[str, int]", self._tokenizer.get_vocab(with_added_tokens=False))
+            self.added = frozenset(self.vocabulary.keys() - own.keys())
             padding = cast("dict[str, Any]", self._tokenizer.padding or {})
             self.pad_token = cast("str | None", padding.get("pad_token"))
             # A file may ask for padding to any length, and for a stride that the library refuses.

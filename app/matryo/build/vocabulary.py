@@ -14,7 +14,7 @@ from typing import cast
 
 from matryo.build.checkpoint.onnx import ReadyGraph
 from matryo.build.limits import MAX_SPARE_ROWS
-from matryo.build.specials import USUAL_NAMES, against_specials, read_object
+from matryo.build.specials import USUAL_NAMES, against_specials, check_added, read_object
 from matryo.build.tokenizer import TokenizerFile
 from matryo.core.errors import CheckpointMismatch
 from matryo.core.untrusted import read_bytes, refusing
@@ -49,6 +49,7 @@ def check_rows(tokenizer: TokenizerFile, n_rows: int, weights: str) -> None:
     """
     n_ids = tokenizer.last_id + 1
     if n_ids > n_rows:
+        check_added(tokenizer, n_rows, f"the word table in {weights}")
         raise CheckpointMismatch(
             f"{tokenizer.path} has ids up to {n_ids - 1}, but the checkpoint's word table, in "
             f"{weights}, has {n_rows} rows: they are of two models. Put the tokenizer.json of the "

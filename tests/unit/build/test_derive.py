@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tokenizers import Tokenizer
 
 from matryo.build import arch
 from matryo.build.derive.derive import read_facts
@@ -25,7 +26,7 @@ from matryo.store.derived import find_derived, models_folder
 from matryo.store.layout import Store
 from matryo.store.references import parse_reference
 from tests import arch as tiny
-from tests.checkpoints import EXPERTS, save_gguf
+from tests.checkpoints import EXPERTS, save_gguf, save_tensors
 from tests.conftest import build_tiny, load_tiny
 from tests.folders import change_json, make_folder, modules, write_json
 from tests.recorder import Recorder
@@ -276,13 +277,33 @@ class TestFolders:
     @pytest.mark.parametrize("prefix", ["bert.", ""])
     def test_heads(self, made: tuple[Path, Path, np.ndarray[Any, Any]], prefix: str) -> None:
         """Tensors of heads are ignored, and so is a prefix of all names."""
-        from tests.checkpoints import save_tensors
-
         folder = made[1]
         tensors = {f"{prefix}{name}": tensor for name, tensor in self.tensors(folder).items()}
         for name in ("cls.predictions.bias", "classifier.weight", "classifier.bias"):
             tensors[name] = np.ones((2, 32), np.float32)
         save_tensors(tensors, folder / "model.safetensors")
+        self.agrees(made)
+
+    @pytest.mark.parametrize("resized", [True, False])
+    def test_added_tokens(
+        self, made: tuple[Path, Path, np.ndarray[Any, Any]], *, resized: bool
+    ) -> None:
+        """Added tokens with rows of their own are read; without, the cause is named."""
+        root, folder, _ = made
+        tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+        tokenizer.add_tokens(["<company>", "<product>"])
+        tokenizer.save(str(folder / "tokenizer.json"))
+        if not resized:
+            with pytest.raises(
+                CheckpointMismatch, match=r"2 added tokens.*resize_token_embeddings"
+            ):
+                engine_of(root, derived(root, folder))
+            return
+        tensors = self.tensors(folder)
+        name = "embeddings.word_embeddings.weight"
+        tensors[name] = np.concatenate([tensors[name], np.ones((2, 32), np.float32)])
+        save_tensors(tensors, folder / "model.safetensors")
+        change_json(folder / "config.json", vocab_size=len(tensors[name]))
         self.agrees(made)
 
     def test_suffix_in_capitals(self, made: tuple[Path, Path, np.ndarray[Any, Any]]) -> None:
@@ -294,8 +315,6 @@ class TestFolders:
 
     def test_half_precision(self, made: tuple[Path, Path, np.ndarray[Any, Any]]) -> None:
         """Weights in float16 give nearly the same vectors."""
-        from tests.checkpoints import save_tensors
-
         folder = made[1]
         halves: Any = {n: t.astype(np.float16) for n, t in self.tensors(folder).items()}
         save_tensors(halves, folder / "model.safetensors")
@@ -305,8 +324,6 @@ class TestFolders:
 def shard(folder: Path, n_shards: int) -> None:
     """Split the weights of a folder as transformers does."""
     from safetensors.numpy import load_file
-
-    from tests.checkpoints import save_tensors
 
     tensors = load_file(folder / "model.safetensors")
     names, table = sorted(tensors), {}
