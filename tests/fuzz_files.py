@@ -34,11 +34,12 @@ from typing import IO, Any, cast
 
 import gguf
 
+from matryo.build import arch, inputs
 from matryo.build import build as builds
-from matryo.build import inputs
 from matryo.build.check import Agreement, check_graph
-from matryo.build.provision import build_model, pull_model
+from matryo.build.provision import build_model, derive_model, pull_model
 from matryo.build.tokenizer import TokenizerFile
+from matryo.catalog.catalog import Catalog
 from matryo.catalog.manifest import Manifest
 from matryo.catalog.reading import read_manifest
 from matryo.core.errors import MatryoError
@@ -46,10 +47,13 @@ from matryo.core.progress import SILENT, TerminalReporter
 from matryo.engine.onnx.prepacked import find_prepacked, prepack
 from matryo.engine.tokenizer import TextTokenizer
 from matryo.store.artifact import find_artifact, unverified_origin
+from matryo.store.derived import models_folder
 from matryo.store.files import sha256_file
 from matryo.store.layout import Store
+from matryo.store.references import parse_reference
 from tests import mutations
 from tests.checkpoints import EXPERTS, TinyModel, make_model, save_gguf
+from tests.folders import make_folder
 from tests.standins import make_wheel
 
 SECONDS = 30.0
@@ -292,6 +296,49 @@ def _manifest(root: Path) -> Kind:
     return Kind([(content, check)], mutate)
 
 
+def _derive(root: Path) -> Kind:
+    """The files beside the weights that a model is derived from, of folders of several kinds."""
+    seeds: list[tuple[bytes, Check]] = []
+    for index, model_type in enumerate(FOLDERS):
+        dense = [(32, 16, "Tanh")] if model_type == "bert" else []
+        changes = EXPERTS if model_type == "nomic_bert" else {}
+        _, folder = make_folder(
+            root / str(index),
+            model_type,
+            prompts={"query": "Q: ", "document": "D: "},
+            dense=dense,
+            more={"truncate_dim": 8, "default_prompt_name": "query"},
+            **changes,
+        )
+        (folder / "README.md").write_text('---\nlicense: mit\n---\n"matryoshka_dims": [32, 16]')
+        store = Store(root / str(index) / "home")
+        files = [path for path in folder.rglob("*.json") if path.name != "tokenizer.json"]
+        seeds += [
+            (path.read_bytes(), _deriver(store, folder, path))
+            for path in [*sorted(files), folder / "README.md"]
+        ]
+    return Kind(seeds, mutations.mutate_json)
+
+
+FOLDERS = ("bert", "nomic_bert", "xlm_roberta", "modernbert", "new", "qwen3", "model2vec")
+
+
+def _deriver(store: Store, folder: Path, path: Path) -> Check:
+    whole, reference = path.read_bytes(), parse_reference(str(folder))
+    assert reference
+
+    def check(content: bytes) -> None:
+        path.write_bytes(content)
+        try:
+            shutil.rmtree(models_folder(store.home), ignore_errors=True)
+            made = derive_model(store, Catalog(()), reference, SILENT)
+            arch.load(read_manifest(made))
+        finally:
+            path.write_bytes(whole)
+
+    return check
+
+
 TOML_VALUES = (
     *(
         "0",
@@ -318,6 +365,7 @@ KINDS: dict[str, Callable[[Path], Kind]] = {
     "facts": _facts,
     "records": _records,
     "manifest": _manifest,
+    "derive": _derive,
 }
 
 

@@ -174,7 +174,7 @@ class TestOnnx:
         tokenizer: Any = make_tokenizer()
         tokenizer.add_tokens(["one", "more"])
         tokenizer.save(str(folder / "tokenizer.json"))
-        with pytest.raises(CheckpointMismatch, match="has 2 added tokens.*resized"):
+        with pytest.raises(CheckpointMismatch, match=r"has 2 added tokens.*resized"):
             build(tmp_path, model, export(folder / "m.onnx"))
 
     def test_too_few_tokens(
