@@ -317,7 +317,12 @@ def _derive(root: Path) -> Kind:
             (path.read_bytes(), _deriver(store, folder, path))
             for path in [*sorted(files), folder / "README.md"]
         ]
-    return Kind(seeds, mutations.mutate_json)
+
+    def mutate(content: bytes, rng: random.Random) -> bytes:
+        is_card = content.startswith(b"---")
+        return (mutations.mutate_bytes if is_card else mutations.mutate_json)(content, rng)
+
+    return Kind(seeds, mutate)
 
 
 FOLDERS = ("bert", "nomic_bert", "xlm_roberta", "modernbert", "new", "qwen3", "model2vec")
