@@ -67,8 +67,16 @@ def read_layout(path: Path) -> CheckpointLayout:
     Raises:
         CheckpointMismatch: there is no such file, or no weights that Matryo reads; says what to do.
     """
-    if path.is_dir():
-        return _of_folder(path)
+    with refusing(
+        lambda reason: CheckpointMismatch(
+            f"{path}: its files cannot be found by what modules.json says: {reason}. Fetch the "
+            "checkpoint again."
+        )
+    ):
+        return _of_folder(path) if path.is_dir() else _of_file(path)
+
+
+def _of_file(path: Path) -> CheckpointLayout:
     if not path.is_file():
         what = "a link to nothing" if path.is_symlink() else "no such file or folder"
         raise CheckpointMismatch(f"{path}: {what}.")

@@ -6,7 +6,6 @@ Source: sentence-transformers 6, `base/model.py`, `sentence_transformer/model.py
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -302,7 +301,7 @@ def trained_sizes(layout: CheckpointLayout) -> Said | None:
     except (OSError, ValueError):
         return None
     for found in re.finditer(r'"matryoshka_dims"\s*:\s*(\[[\d\s,]{1,400}\])', text):
-        if sizes := _sizes(json.loads(found[1])):
+        if sizes := _sizes([int(size) for size in re.findall(r"\d+", found[1])]):
             return Said(sizes, card.name, "matryoshka_dims")
     return None
 

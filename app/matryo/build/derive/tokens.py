@@ -58,7 +58,11 @@ def _limit(file: JsonFile, key: str) -> list[Said]:
     said = file.said(key)
     if said is None or said.value is None:
         return []
-    if isinstance(said.value, bool) or not isinstance(said.value, int | float) or said.value < 1:
+    if (
+        isinstance(said.value, bool)
+        or not isinstance(said.value, int | float)
+        or not said.value >= 1
+    ):
         raise file.refuse(said, "must be a number of tokens, 1 or more")
     if said.value >= _NO_LIMIT:
         return []

@@ -17,8 +17,9 @@ from matryo.catalog.catalog import Catalog
 from matryo.catalog.manifest import HubSource, Manifest
 from matryo.catalog.names import look_up
 from matryo.catalog.reading import read_manifest
-from matryo.core.errors import SettingsInvalid
+from matryo.core.errors import CheckpointMismatch, SettingsInvalid
 from matryo.core.progress import Reporter
+from matryo.core.untrusted import refusing
 from matryo.store.derived import (
     DERIVED_FILE,
     DERIVER_VERSION,
@@ -90,25 +91,41 @@ def derive_from(
         CheckpointMismatch: a fact is missing, cannot be read, or contradicts another.
         UnsupportedArchitecture: there is no graph for the model.
     """
-    facts = read_facts(layout)
-    if target.sizes:
-        facts = replace(facts, sizes=Said(target.sizes, "--dimensions", ""))
+    # One rule for whatever the files hold: one error of ours, which names the checkpoint.
+    with refusing(
+        lambda reason: CheckpointMismatch(
+            f"{layout.root}: no model can be derived from this checkpoint's files: {reason}. Fetch "
+            "the checkpoint again, or write a model.toml by hand."
+        )
+    ):
+        facts = read_facts(layout)
+        if target.sizes:
+            facts = replace(facts, sizes=Said(target.sizes, "--dimensions", ""))
+        paths = model_files(layout, facts)
     files: dict[str, dict[str, Any]] = {}
-    for path in model_files(layout, facts):
+    for path in paths:
         n_bytes = path.stat().st_size
         with reporter.bar(f"hashing {path.name}", n_bytes) as advance:
             sha256 = sha256_file(path, advance)
         name = path.relative_to(layout.root).as_posix()
         files[name] = {"bytes": n_bytes, "sha256": sha256}
-    tables = manifest_tables(
-        facts,
-        target.model_id,
-        aliases=origin.aliases,
-        owned_by=origin.owner,
-        files=files,
-        sources=[origin.source],
-    )
-    return facts, model_toml(tables, facts)
+    with refusing(
+        lambda reason: CheckpointMismatch(
+            f"{layout.root}: a value of this checkpoint's files cannot be written: {reason}. "
+            "Correct the value."
+        )
+    ):
+        tables = manifest_tables(
+            facts,
+            target.model_id,
+            aliases=origin.aliases,
+            owned_by=origin.owner,
+            files=files,
+            sources=[origin.source],
+        )
+        text = model_toml(tables, facts)
+        text.encode()
+    return facts, text
 
 
 def model_files(layout: CheckpointLayout, facts: Facts) -> list[Path]:
