@@ -37,7 +37,7 @@ from matryo.service.choices import Defaults
 from matryo.service.limits import RequestLimits
 from matryo.service.token_arrays import TokenDecoder
 from matryo.store.artifact import find_artifact
-from matryo.store.derived import find_derived
+from matryo.store.derived import find_derived, read_derived
 from matryo.store.encodings import find_table
 from matryo.store.layout import Store
 from matryo.store.references import Reference, is_path, parse_reference
@@ -150,12 +150,17 @@ def resolve_models(settings: Settings) -> Settings:
 
 
 def _resolve(settings: Settings, name: str) -> str:
-    reference = referred(open_catalog(settings), name)
+    catalog = open_catalog(settings)
+    reference = referred(catalog, name)
     if reference is None:
-        return name
+        # A derived model by its id: its checkpoint may have changed, too.
+        record = read_derived(catalog.folder(name))
+        if record is None or not record.sources:
+            return name
+        reference = Reference(record.reference)
     known = find_derived(settings.home, reference.text)
     if known is None:
-        _prepare_apart(settings, name)
+        _prepare_apart(settings, reference.text)
         known = find_derived(settings.home, reference.text)
     if known is None:  # the files change while they are read
         raise ModelNotFound(

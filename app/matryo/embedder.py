@@ -30,7 +30,8 @@ class Embedder:
     several threads.
 
     Args:
-        model: id of a model, for instance `nomic-embed-text-v1.5`.
+        model: id of a model, for instance `nomic-embed-text-v1.5`; or the path of a checkpoint, or
+            `org/name` on the hub, as `matryo serve --model` takes them.
         precision: `fp32`, `int8`, `q8`, `q4`, or `auto` (`int8` where the model offers it).
         dimensions: output size; None for the model's own.
         input_type: what the texts are for: `query`, `document`, `classification`, `clustering`,

@@ -51,13 +51,14 @@ def test_embedder(tmp_path: Path, made: Made, monkeypatch: pytest.MonkeyPatch) -
     assert resolve_models(settings_of(tmp_path, str(folder))).model == ("my-model",)
 
 
-def test_after_a_change(tmp_path: Path, made: Made) -> None:
-    """A changed file of the folder gives other vectors, and another fingerprint."""
+@pytest.mark.parametrize("name", ["", "my-model"])
+def test_after_a_change(tmp_path: Path, made: Made, name: str) -> None:
+    """A changed file of the folder gives other vectors and another fingerprint, by path and id."""
     _, folder = made
     with Embedder(str(folder), home=tmp_path / "home") as embedder:
         one, fingerprint = embedder.embed(["grass"]), embedder.fingerprint
     change_json(folder / "1_Pooling/config.json", pooling_mode="cls")
-    with Embedder(str(folder), home=tmp_path / "home") as embedder:
+    with Embedder(name or str(folder), home=tmp_path / "home") as embedder:
         assert not np.array_equal(embedder.embed(["grass"]), one)
         assert embedder.fingerprint != fingerprint
 
