@@ -24,6 +24,9 @@ from matryo.core.errors import SettingsInvalid
 
 _Id = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")]
 _Alias = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/-]{0,255}$")]
+VOCABULARIES = frozenset({"vocab.txt", "vocab.json", "sentencepiece.bpe.model", "spiece.model"})
+"""Files that a `tokenizer.json` can be made of."""
+
 _Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 _PromptName = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_.-]{0,63}$")]
 
@@ -144,8 +147,9 @@ class Manifest(Table):
 
     @model_validator(mode="after")
     def _check(self) -> Manifest:
-        # A GGUF file holds its own tokenizer.
-        needed = [self.weights] + ["tokenizer.json"] * (self.weights == "model.safetensors")
+        # A GGUF file holds its own tokenizer, and one can be made of a vocabulary.
+        has_own = self.weights != "model.safetensors" or not VOCABULARIES.isdisjoint(self.files)
+        needed = [self.weights, *([] if has_own else ["tokenizer.json"])]
         for name in needed:
             if name not in self.files:
                 raise ValueError(f"files must list '{name}' with its sha256")

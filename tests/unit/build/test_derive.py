@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from onnx import TensorProto
 from tokenizers import Tokenizer
 
 from matryo.build import arch
@@ -26,10 +27,11 @@ from matryo.store.derived import find_derived, models_folder
 from matryo.store.layout import Store
 from matryo.store.references import parse_reference
 from tests import arch as tiny
-from tests.checkpoints import EXPERTS, save_gguf, save_tensors
+from tests.checkpoints import EXPERTS, save_gguf, save_tensors, vocabulary
 from tests.conftest import build_tiny, load_tiny
 from tests.folders import change_json, make_folder, modules, write_json
 from tests.recorder import Recorder
+from tests.unit.build.test_ready_graphs import export
 
 KINDS: dict[str, tuple[str, dict[str, Any]]] = {
     "bert": ("bert", {}),
@@ -304,6 +306,21 @@ class TestFolders:
         tensors[name] = np.concatenate([tensors[name], np.ones((2, 32), np.float32)])
         save_tensors(tensors, folder / "model.safetensors")
         change_json(folder / "config.json", vocab_size=len(tensors[name]))
+        self.agrees(made)
+
+    def test_vocabulary_alone(self, made: tuple[Path, Path, np.ndarray[Any, Any]]) -> None:
+        """A tokenizer is made of a vocabulary and the files beside it, all of them pinned."""
+        root, folder, _ = made
+        (folder / "tokenizer.json").unlink()
+        (folder / "vocab.txt").write_text("\n".join(vocabulary()), encoding="utf-8")
+        specials = {"unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
+        write_json(folder / "special_tokens_map.json", specials)
+        write_json(
+            folder / "tokenizer_config.json",
+            {"tokenizer_class": "BertTokenizer", "model_max_length": 64, **specials},
+        )
+        manifest = derived(root, folder)
+        assert {"vocab.txt", "special_tokens_map.json"} <= manifest.files.keys()
         self.agrees(made)
 
     def test_suffix_in_capitals(self, made: tuple[Path, Path, np.ndarray[Any, Any]]) -> None:
@@ -590,6 +607,17 @@ class TestOnnx:
         assert manifest.weights == at
         assert np.array_equal(vectors(engine_of(tmp_path, manifest), 32), expected)
         assert derived(tmp_path, folder / at).output == manifest.output
+
+    def test_a_graph_that_pools_itself(self, tmp_path: Path) -> None:
+        """A graph that gives `sentence_embedding` alone is read as one that pools itself."""
+        _, folder = make_folder(tmp_path)
+        (folder / "model.safetensors").unlink()
+        export(
+            folder / "model.onnx", names=("other", "sentence_embedding"), dtype=TensorProto.INT64
+        )
+        manifest = derived(tmp_path, folder)
+        assert manifest.output.steps == ("given", "truncate", "l2_normalize")
+        assert vectors(engine_of(tmp_path, manifest), 32).shape == (len(TEXTS), 32)
 
     def test_no_config(self, tmp_path: Path) -> None:
         """An export without a config.json is refused: nothing tells the width of a vector."""

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
+from matryo.catalog.manifest import VOCABULARIES
 from matryo.core.errors import CheckpointMismatch
 from matryo.core.progress import Reporter
 from matryo.core.untrusted import refusing, silent
@@ -19,9 +20,8 @@ from matryo.store.limits import TOKENIZER_MAX_BYTES
 _FILE = "tokenizer.json"
 
 
-# Files that transformers makes a tokenizer of, and those that it reads beside them.
-_VOCABULARIES = ("vocab.txt", "vocab.json", "sentencepiece.bpe.model", "spiece.model")
-_SETTINGS = ("merges.txt", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
+SETTINGS = ("merges.txt", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
+"""Files that transformers reads beside these."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,10 +119,10 @@ def tokenizer_json(folder: Path, into: Path) -> FoundTokenizer:
     path = folder / _FILE
     if path.is_file():
         return FoundTokenizer(path, (path,))
-    if not any((folder / name).is_file() for name in _VOCABULARIES):
+    if not any((folder / name).is_file() for name in VOCABULARIES):
         raise CheckpointMismatch(
             f"{folder} has no {_FILE}, nor a vocabulary to make one from "
-            f"({', '.join(_VOCABULARIES)}); put the model's {_FILE} there"
+            f"({', '.join(sorted(VOCABULARIES))}); put the model's {_FILE} there"
         )
     try:
         from transformers import AutoTokenizer  # 1.5 s, and rarely needed
@@ -132,7 +132,9 @@ def tokenizer_json(folder: Path, into: Path) -> FoundTokenizer:
             "install it, or put the model's tokenizer.json there"
         ) from exc
 
-    made_of = [path for name in (*_VOCABULARIES, *_SETTINGS) if (path := folder / name).is_file()]
+    made_of = [
+        path for name in (*sorted(VOCABULARIES), *SETTINGS) if (path := folder / name).is_file()
+    ]
     with refusing(
         lambda reason: CheckpointMismatch(
             f"{folder}: transformers cannot make a {_FILE} of this vocabulary: {reason}. Put the "

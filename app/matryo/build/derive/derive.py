@@ -76,7 +76,9 @@ class Facts:
         sizes: sizes that the model was trained to be cut to; None if no file says.
         special_tokens: False for a static table, whose texts have no special tokens.
         drop_unknown: whether unknown tokens are left out of a text, as model2vec does.
-        languages: of the texts, and `license`, `created`: what the model's card says.
+        license: what the model's card says.
+        warnings: what an operator should know of the model.
+        data: data files of a ready graph.
     """
 
     layout: CheckpointLayout
@@ -91,6 +93,7 @@ class Facts:
     drop_unknown: bool = False
     license: str = "unknown"
     warnings: tuple[str, ...] = field(default=())
+    data: tuple[Path, ...] = ()
 
 
 def read_facts(layout: CheckpointLayout) -> Facts:
@@ -269,6 +272,7 @@ def _from_onnx(layout: CheckpointLayout) -> Facts:
         trained_sizes(layout),
         license=_license(layout),
         warnings=tuple(_warnings(output, prompts)),
+        data=ready.data,
     )
 
 

@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from matryo.build.checkpoint.shards import shard_files
+from matryo.build.checkpoint.tokenizer import SETTINGS
 from matryo.build.derive.derive import Facts, manifest_tables, read_facts, summary
 from matryo.build.derive.files import CheckpointLayout
 from matryo.build.derive.said import Said, shown
 from matryo.build.derive.toml import model_toml
 from matryo.catalog.catalog import Catalog
-from matryo.catalog.manifest import HubSource, Manifest
+from matryo.catalog.manifest import VOCABULARIES, HubSource, Manifest
 from matryo.catalog.names import look_up
 from matryo.catalog.reading import read_manifest
 from matryo.core.errors import CheckpointMismatch, SettingsInvalid
@@ -40,18 +41,10 @@ _CONSIDERED = (
     "README.md",
 )
 _CONSIDERED_INNER = (
-    "config.json",
-    "tokenizer_config.json",
-    "sentence_bert_config.json",
-    "special_tokens_map.json",
-    "tokenizer.json",
-    "vocab.txt",
-    "vocab.json",
-    "merges.txt",
-    "sentencepiece.bpe.model",
-    "spiece.model",
+    *("config.json", "sentence_bert_config.json", "tokenizer.json"),
+    *sorted(VOCABULARIES),
+    *SETTINGS,
 )
-_TOKENIZER_FILES = _CONSIDERED_INNER[4:]
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
 
@@ -131,23 +124,16 @@ def derive_from(
 def model_files(layout: CheckpointLayout, facts: Facts) -> list[Path]:
     """The files that a build reads, the weights first."""
     weights = layout.root / layout.weights
-    files = [weights, *shard_files(weights)]
-    files += [layout.root / layer.file for layer in facts.output.dense]
+    dense = (layout.root / layer.file for layer in facts.output.dense)
+    files = [weights, *shard_files(weights), *facts.data, *dense]
     inner = layout.root / layout.inner
-    if layout.suffix == ".onnx":
-        files += _graph_data(weights)
-    if layout.suffix != ".gguf" or (inner / "tokenizer.json").is_file():
-        files += [path for name in _TOKENIZER_FILES[:1] if (path := inner / name).is_file()]
-    if layout.suffix == ".safetensors" and not (inner / "tokenizer.json").is_file():
-        files += [path for name in _TOKENIZER_FILES if (path := inner / name).is_file()]
-        files += [path for name in ("tokenizer_config.json",) if (path := inner / name).is_file()]
+    own = inner / "tokenizer.json"
+    if own.is_file():
+        return [*files, own]
+    if layout.suffix == ".safetensors":
+        made_of = (inner / name for name in (*sorted(VOCABULARIES), *SETTINGS))
+        files += [path for path in made_of if path.is_file()]
     return files
-
-
-def _graph_data(graph: Path) -> tuple[Path, ...]:
-    from matryo.build.checkpoint.onnx import read_ready_graph
-
-    return read_ready_graph(graph).data
 
 
 @dataclass(frozen=True, slots=True)
