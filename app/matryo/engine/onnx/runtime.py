@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import weakref
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -27,6 +29,12 @@ from matryo.engine.postprocess import FloatArray
 _DISABLED_OPTIMIZERS = ["SkipLayerNormFusion"]
 
 ORT_VERSION: str = cast("Any", ort).__version__
+
+# A session's destructor joins the session's threads. A forked child does not have them, and dies of
+# a segmentation fault when it collects a session of its parent. So a child keeps them all.
+_sessions: weakref.WeakSet[Any] = weakref.WeakSet()
+_inherited: list[Any] = []
+os.register_at_fork(after_in_child=lambda: _inherited.extend(_sessions))
 
 
 def session_options(threads: int) -> Any:  # noqa: ANN401
@@ -63,6 +71,7 @@ class GraphSession:
             providers=["CPUExecutionProvider"],
             disabled_optimizers=_DISABLED_OPTIMIZERS,
         )
+        _sessions.add(self._session)
         # ORT does not count an input with a default value, such as `apply_mask`, as an input, but
         # as an overridable initializer.
         declared = (*self._session.get_inputs(), *self._session.get_overridable_initializers())
