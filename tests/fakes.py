@@ -162,7 +162,7 @@ class FakeEngine:
         with self._lock:
             self.batches.append([len(ids) for ids in texts])
         vectors = [
-            self.vector(ids, size) if unit else self.vector(ids, size, normalize=False)
+            self.vector(ids, size) if unit else self.raw(ids, size)
             for ids, size, unit in zip(
                 texts, dimensions, normalize or [True] * len(texts), strict=True
             )
@@ -174,13 +174,16 @@ class FakeEngine:
         native = self.manifest.output.dimensions.native
         return np.stack([self.vector(np.array([token]), native) for token in ids])
 
-    def vector(self, ids: TokenIds, dimensions: int, *, normalize: bool = True) -> FloatArray:
+    def vector(self, ids: TokenIds, dimensions: int) -> FloatArray:
         """What `embed` gives for one text."""
+        return l2_normalize(self.raw(ids, dimensions)[None])[0]
+
+    def raw(self, ids: TokenIds, dimensions: int) -> FloatArray:
+        """What `embed` gives for one text without the last step."""
         seed = int.from_bytes(hashlib.sha256(ids.astype("<i8").tobytes()).digest()[:8], "little")
         native = self.manifest.output.dimensions.native
         row = np.random.default_rng(seed).standard_normal((1, native), dtype=np.float32)
-        cut = row[:, :dimensions]
-        return (l2_normalize(cut) if normalize else cut)[0]
+        return row[0, :dimensions]
 
     def expected(self, text: str, dimensions: int | None = None) -> FloatArray:
         """The vector of a text as the tokenizer gets it, prefix included."""
