@@ -46,7 +46,9 @@ class Choices:
         """Names everything that shapes a vector: model, precision, weights, and these choices."""
         # A model without prompts makes the same vector of every input type.
         input_type = self.input_type if self.engine.manifest.has_prompts else "none"
-        kind = self.embedding_type if self.normalize else f"{self.embedding_type}+unnormalized"
+        kind: str = self.embedding_type
+        if kind == "float" and not self.normalize:  # signs are those of the unit vector
+            kind += "+unnormalized"
         parts = (self.engine.fingerprint, input_type, str(self.dimensions), kind)
         return "/".join(parts)
 
