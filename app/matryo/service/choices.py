@@ -39,13 +39,15 @@ class Choices:
     dimensions: int
     embedding_type: EmbeddingType
     warnings: tuple[str, ...]
+    normalize: bool = True
 
     @property
     def fingerprint(self) -> str:
         """Names everything that shapes a vector: model, precision, weights, and these choices."""
         # A model without prompts makes the same vector of every input type.
         input_type = self.input_type if self.engine.manifest.has_prompts else "none"
-        parts = (self.engine.fingerprint, input_type, str(self.dimensions), self.embedding_type)
+        kind = self.embedding_type if self.normalize else f"{self.embedding_type}+unnormalized"
+        parts = (self.engine.fingerprint, input_type, str(self.dimensions), kind)
         return "/".join(parts)
 
 
@@ -69,7 +71,14 @@ def choose(options: Options, directory: Directory, defaults: Defaults) -> Choice
         wanted = own if own and defaults.input_type == "document" else defaults.input_type
         input_type = names.get(wanted) or names.get("document") or "none"
     dimensions, warnings = _dimensions(options.dimensions, manifest, defaults)
-    return Choices(engine, input_type, dimensions, options.embedding_type, warnings)
+    return Choices(
+        engine,
+        input_type,
+        dimensions,
+        options.embedding_type,
+        warnings,
+        normalize=options.normalize,
+    )
 
 
 def _input_type(name: str, manifest: Manifest) -> str:
