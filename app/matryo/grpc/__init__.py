@@ -1,4 +1,4 @@
-"""The gRPC door: TEI's, Encoderfile's and the Open Inference Protocol's services, over `service`."""
+"""The gRPC door: services of TEI, Encoderfile and the Open Inference Protocol over `service`."""
 
 import os
 

@@ -11,9 +11,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Mapping
+from contextlib import aclosing
 from dataclasses import dataclass, replace
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import grpc
 from google.protobuf.descriptor import MethodDescriptor
@@ -29,6 +30,10 @@ from matryo.service.request_id import request_id_of
 
 log = logging.getLogger("matryo.request")
 
+T = TypeVar("T")
+
+_EOF = cast("Any", grpc.aio).EOF  # the stubs lack it
+
 # A message, what protobuf makes of it, and its texts need at most so many times its bytes.
 _MESSAGE_SHARES = 4
 _PIECES_A_TEXT, _MORE_PIECES = 8, 4096  # fields of a message, by the texts that it may have
@@ -36,15 +41,17 @@ _PIECES_A_TEXT, _MORE_PIECES = 8, 4096  # fields of a message, by the texts that
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Bounds of one message.
+    """Bounds of the calls.
 
     Attributes:
         timeout_s: for a message to arrive, and for the next message of a stream to come.
         max_texts: of one call.
+        max_calls: of the server, at a time.
     """
 
     timeout_s: float
     max_texts: int
+    max_calls: int
 
     @property
     def max_fields(self) -> int:
@@ -57,6 +64,7 @@ class Door:
     """What every call needs.
 
     Attributes:
+        version: of the server.
         log_client: whether a log line has the address of the peer.
         draining: set once the server stops.
     """
@@ -64,6 +72,7 @@ class Door:
     service: Service
     metrics: Metrics
     limits: Limits
+    version: str
     log_client: bool
     draining: asyncio.Event
 
@@ -74,7 +83,8 @@ class Call:
     Attributes:
         service: what answers.
         draining: set once the server stops.
-        limits: of the call's messages.
+        limits: of the calls.
+        version: of the server.
         lease: bytes that the call holds until its end.
         request_id: of the call.
         caller: who calls, once `check_key` has been called.
@@ -89,8 +99,9 @@ class Call:
         self.service = door.service
         self.draining = door.draining
         self.limits = door.limits
+        self.version = door.version
         self.lease: Lease = door.service.budget.lease()
-        self._given = {key: value for key, value in context.invocation_metadata() or ()}
+        self._given: dict[str, str | bytes] = dict(context.invocation_metadata() or ())
         self.request_id = request_id_of(self._text("x-request-id"))
         self.caller: Caller = OPEN
         self.facts: dict[str, object] = {}
@@ -104,6 +115,11 @@ class Call:
     def deadline_s(self) -> float | None:
         """Seconds that the caller still waits; None if it did not say."""
         return self._context.time_remaining()
+
+    @property
+    def model(self) -> str | None:
+        """The model that the metadata of the call name; None for the default one."""
+        return self._text("model") or None
 
     @property
     def peer(self) -> str:
@@ -138,7 +154,7 @@ class Call:
     async def read_raw(self) -> bytes | None:
         """The bytes of the next message; None after the last one."""
         raw = await self._context.read()
-        return None if raw is grpc.aio.EOF else raw
+        return None if raw is _EOF else raw
 
     def parsed(self, raw: bytes, lease: Lease) -> Message:
         """The message that some bytes hold.
@@ -206,7 +222,7 @@ class Call:
 
 Unary = Callable[[Call, Message], Awaitable[bytes]]
 """Answers a message; the bytes are those of the answer's message."""
-Streaming = Callable[[Call], AsyncIterator[bytes]]
+Streaming = Callable[[Call], AsyncGenerator[bytes, None]]
 """Reads the messages of a call, and answers with a stream of messages."""
 
 
@@ -216,7 +232,7 @@ def handlers_of(
     answers: Mapping[str, Unary | Streaming],
     *,
     name: str | None = None,
-    keyed: bool = True,
+    keyless: Collection[str] = (),
 ) -> grpc.GenericRpcHandler:
     """The handlers of a service's methods.
 
@@ -225,14 +241,16 @@ def handlers_of(
         service: full name of the service in `protos/`.
         answers: a `Unary` for each method that answers with one message, else a `Streaming`.
         name: the service goes by; None for its own.
-        keyed: whether a call needs a key where the server has keys.
+        keyless: methods that need no key where the server has keys.
     """
     methods = methods_of(service)
     name = name or service
     return grpc.method_handlers_generic_handler(
         name,
         {
-            method: _handler(door, methods[method], f"/{name}/{method}", answer, keyed=keyed)
+            method: _handler(
+                door, methods[method], f"/{name}/{method}", answer, keyed=method not in keyless
+            )
             for method, answer in answers.items()
         },
     )
@@ -240,7 +258,7 @@ def handlers_of(
 
 def _handler(
     door: Door, method: MethodDescriptor, path: str, answer: Unary | Streaming, *, keyed: bool
-) -> grpc.RpcMethodHandler:
+) -> grpc.RpcMethodHandler[Any, Any]:
     # On the wire, a call with one message and a stream of one message are the same. Only a handler
     # of streams may decide itself when to read.
     async def answer_one(_: object, context: Any) -> bytes:  # noqa: ANN401 - generic in grpc
@@ -257,8 +275,10 @@ def _handler(
 
     async def answer_many(_: object, context: Any) -> None:  # noqa: ANN401 - generic in grpc
         async def work(call: Call) -> None:
-            async for content in cast("Streaming", answer)(call):
-                await context.write(content)
+            # Closed here and not some time later: what runs for a caller that is gone ends with it.
+            async with aclosing(cast("Streaming", answer)(call)) as contents:
+                async for content in contents:
+                    await context.write(content)
 
         await _answered(door, context, method, path, work, keyed=keyed)
 
@@ -267,7 +287,7 @@ def _handler(
     return grpc.stream_unary_rpc_method_handler(answer_one)
 
 
-async def _answered[T](
+async def _answered(
     door: Door,
     context: Any,  # noqa: ANN401 - generic in grpc
     method: MethodDescriptor,

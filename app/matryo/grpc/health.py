@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 
 import grpc
 
@@ -42,15 +42,18 @@ class _Health:
             raise UnknownModel(message.service, served=call.service.directory.ids)
         return _ANSWER(status=status).SerializeToString()
 
-    async def watch(self, call: Call) -> AsyncIterator[bytes]:
+    async def watch(self, call: Call) -> AsyncGenerator[bytes, None]:
         """The status now, and then each other status, until the server stops."""
         message = await call.read()
         if message is None:
             raise InvalidRequest("The call has no message. Watch takes one HealthCheckRequest.")
         if self._n_watches >= _MOST_WATCHES:
             raise Overloaded(
-                resource="health watches", requested=1, used=self._n_watches,
-                limit=_MOST_WATCHES, retry_after_s=60,
+                resource="health watches",
+                requested=1,
+                used=self._n_watches,
+                limit=_MOST_WATCHES,
+                retry_after_s=60,
             )
         self._n_watches += 1
         try:
@@ -86,4 +89,4 @@ def handlers(door: Door, services: Sequence[str]) -> grpc.GenericRpcHandler:
     """
     health = _Health(services)
     answers = {"Check": health.check, "Watch": health.watch}
-    return handlers_of(door, SERVICE, answers, keyed=False)
+    return handlers_of(door, SERVICE, answers, keyless=answers)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from functools import partial
 from typing import Any
 
@@ -20,16 +20,23 @@ OLDER = "grpc.reflection.v1alpha.ServerReflection"
 
 _ANSWER = make("grpc.reflection.v1.ServerReflectionResponse")
 
+_NOT_FOUND = {
+    "error_response": {
+        "error_code": grpc.StatusCode.NOT_FOUND.value[0],
+        "error_message": "not found: this server describes its own services alone",
+    }
+}
 
-async def _info(call: Call, *, services: Sequence[str]) -> AsyncIterator[bytes]:
+
+def _info(call: Call, *, services: Sequence[str]) -> AsyncGenerator[bytes, None]:
     """The answers to questions about the services."""
 
     async def answer(message: Message, _: Lease) -> bytes:
-        found = _ANSWER(valid_host=message.host, original_request=message, **_answer(message, services))
+        field = _answer(message, services)
+        found = _ANSWER(valid_host=message.host, original_request=message, **field)
         return found.SerializeToString()
 
-    async for content in in_order(call, answer):
-        yield content
+    return in_order(call, answer)
 
 
 def _answer(message: Message, services: Sequence[str]) -> dict[str, Any]:
@@ -48,10 +55,9 @@ def _answer(message: Message, services: Sequence[str]) -> dict[str, Any]:
                 file_with(name)
                 return {"all_extension_numbers_response": {"base_type_name": name}}
             case _:
-                raise KeyError
+                return _NOT_FOUND
     except KeyError:
-        code, text = grpc.StatusCode.NOT_FOUND.value
-        return {"error_response": {"error_code": code, "error_message": text}}
+        return _NOT_FOUND
     return {"file_descriptor_response": {"file_descriptor_proto": files}}
 
 
@@ -72,5 +78,5 @@ def handlers(door: Door, services: Sequence[str]) -> Sequence[grpc.GenericRpcHan
     """
     answers = {"ServerReflectionInfo": partial(_info, services=(*services, SERVICE))}
     return [
-        handlers_of(door, SERVICE, answers, name=name, keyed=False) for name in (SERVICE, OLDER)
+        handlers_of(door, SERVICE, answers, name=name, keyless=answers) for name in (SERVICE, OLDER)
     ]

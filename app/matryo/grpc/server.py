@@ -39,9 +39,9 @@ class GrpcConfig:
         cert_file: certificate chain; None for no TLS.
         key_file: private key of the certificate.
         max_message_bytes: of one message that is read.
-        max_calls: at a time.
         idle_s: seconds after which a connection without a call is closed.
-        limits: of one message.
+        limits: of the calls.
+        version: of the server.
         log_client: whether log lines have the address of the peer.
     """
 
@@ -50,14 +50,19 @@ class GrpcConfig:
     cert_file: Path | None
     key_file: Path | None
     max_message_bytes: int
-    max_calls: int
     idle_s: float
     limits: Limits
+    version: str
     log_client: bool
 
 
-def config_of(settings: Settings) -> GrpcConfig:
-    """The part of the settings that is about gRPC; `grpc_port` must be set."""
+def config_of(settings: Settings, version: str) -> GrpcConfig:
+    """The part of the settings that is about gRPC.
+
+    Args:
+        settings: of the server; `grpc_port` must be set.
+        version: of the server.
+    """
     assert settings.grpc_port is not None
     return GrpcConfig(
         host=settings.host,
@@ -65,9 +70,9 @@ def config_of(settings: Settings) -> GrpcConfig:
         cert_file=settings.grpc_cert_file,
         key_file=settings.grpc_key_file,
         max_message_bytes=settings.max_body_bytes,
-        max_calls=settings.max_connections,
         idle_s=settings.keep_alive_s,
-        limits=Limits(settings.body_timeout_s, settings.max_inputs),
+        limits=Limits(settings.body_timeout_s, settings.max_inputs, settings.max_connections),
+        version=version,
         log_client=settings.log_client,
     )
 
@@ -102,10 +107,15 @@ class GrpcServer:
         """
         config = self._config
         door = Door(
-            self._service, self._metrics, config.limits, config.log_client, self._draining
+            self._service,
+            self._metrics,
+            config.limits,
+            config.version,
+            config.log_client,
+            self._draining,
         )
         server = grpc.aio.server(
-            options=_options(config), maximum_concurrent_rpcs=config.max_calls
+            options=_options(config), maximum_concurrent_rpcs=config.limits.max_calls
         )
         server.add_generic_rpc_handlers(_handlers(door))
         host = f"[{config.host}]" if ":" in config.host else config.host
@@ -125,7 +135,7 @@ class GrpcServer:
         return self
 
     async def drain(self, grace_s: float) -> None:
-        """Take no more calls; returns once those that run have ended, after the grace at the latest.
+        """Take no more calls, and return once those that run have ended, or the grace is over.
 
         The service must drain too: it ends the calls that wait for it.
         """
@@ -194,4 +204,4 @@ def _credentials(cert_file: Path | None, key_file: Path | None) -> grpc.ServerCr
             f"used: {getattr(exc, 'strerror', None) or exc}. Name two PEM files that this user may "
             "read: a certificate chain, and its key without a password."
         ) from exc
-    return grpc.ssl_server_credentials((pair,))
+    return grpc.ssl_server_credentials([pair])

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
+from typing import Any
 
 from matryo.core.budget import Lease
 from matryo.core.errors import BodyTimeout, Overloaded, Stopping
@@ -21,7 +22,7 @@ Work = Callable[[Message, Lease], Awaitable[bytes]]
 """Answers one message of a stream; the lease holds what the message needs."""
 
 
-async def in_order(call: Call, work: Work) -> AsyncIterator[bytes]:
+async def in_order(call: Call, work: Work) -> AsyncGenerator[bytes, None]:
     """The answers to the messages of a call.
 
     A message that is refused for lack of room is tried again until there is room, and no further
@@ -38,7 +39,7 @@ async def in_order(call: Call, work: Work) -> AsyncIterator[bytes]:
             yield await task
             stream.forget(task)
     finally:
-        left = [reader, *stream.pending]
+        left: list[asyncio.Task[Any]] = [reader, *stream.pending]
         for task in left:
             task.cancel()
         await asyncio.gather(*left, return_exceptions=True)
@@ -127,7 +128,7 @@ class _Stream:
                     pause_s = min(2 * pause_s, _MOST_PAUSE_S)
 
     @contextlib.contextmanager
-    def _refused(self) -> Iterator[None]:
+    def _refused(self) -> Generator[None, None, None]:
         """Read nothing more until the block ends."""
         self._n_refused += 1
         self._look()
