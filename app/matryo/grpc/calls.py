@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar, cast
@@ -47,11 +47,13 @@ class Limits:
         timeout_s: for a message to arrive, and for the next message of a stream to come.
         max_texts: of one call.
         max_calls: of the server, at a time.
+        max_requests: that the service admits at a time.
     """
 
     timeout_s: float
     max_texts: int
     max_calls: int
+    max_requests: int
 
     @property
     def max_fields(self) -> int:
@@ -218,6 +220,25 @@ class Call:
         if answer.warnings:
             warning = "; ".join(answer.warnings)
             trailers["x-matryo-warning"] = warning.encode("ascii", "replace").decode()
+
+
+def check_given(texts: Sequence[str], name: str) -> None:
+    """Refuse a call without a text, or with an empty one.
+
+    Args:
+        texts: of the call.
+        name: of the field that holds them.
+
+    Raises:
+        InvalidRequest: there is no text, or one of them is empty.
+    """
+    if not texts:
+        raise InvalidRequest(f"Invalid {name!r}: there is no text. Send at least one.")
+    for index, text in enumerate(texts):
+        if not text:
+            raise InvalidRequest(
+                f"Invalid {name!r}: the text at index {index} is empty. Leave empty texts out."
+            )
 
 
 Unary = Callable[[Call, Message], Awaitable[bytes]]

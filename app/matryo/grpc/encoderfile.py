@@ -9,8 +9,7 @@ from collections.abc import Sequence
 
 import grpc
 
-from matryo.core.errors import InvalidRequest
-from matryo.grpc.calls import Call, Door, handlers_of
+from matryo.grpc.calls import Call, Door, check_given, handlers_of
 from matryo.grpc.messages import Message, make
 from matryo.grpc.wire import rows
 from matryo.service import Options, Texts
@@ -26,11 +25,10 @@ _SENTENCE_EMBEDDING = 4  # of ModelType
 
 async def _predict(call: Call, message: Message) -> bytes:
     """The vectors of the texts; texts over the model's limit are cut, as Encoderfile cuts them."""
-    n_texts = len(message.inputs)
-    if not n_texts:
-        raise InvalidRequest("Invalid 'inputs': the list is empty. Send at least one text.")
-    call.service.limits.check_texts(n_texts)
-    answer = await call.embed(Options(call.model, truncate=True), Texts(list(message.inputs)))
+    call.service.limits.check_texts(len(message.inputs))
+    texts = list(message.inputs)
+    check_given(texts, "inputs")
+    answer = await call.embed(Options(call.model, truncate=True), Texts(texts))
     call.lease.grow(answer.vectors.nbytes)
     facts = _ANSWER(model_id=answer.model, metadata=dict(message.metadata))
     return rows(1, 1, answer.vectors) + facts.SerializeToString()

@@ -10,7 +10,7 @@ import numpy as np
 
 from matryo.core.errors import InvalidRequest, UnknownModel
 from matryo.engine import Engine
-from matryo.grpc.calls import Call, Door, handlers_of
+from matryo.grpc.calls import Call, Door, check_given, handlers_of
 from matryo.grpc.messages import Message, make
 from matryo.grpc.tensors import OUTPUTS, options_of, outputs_of, texts_of
 from matryo.service import Texts
@@ -79,6 +79,7 @@ async def _infer(call: Call, message: Message) -> bytes:
     options = options_of(message, model)
     outputs = outputs_of(message)
     texts = texts_of(message, call.service.limits)
+    check_given(texts, "text")
     answer = await call.embed(options, Texts(texts))
     call.lease.grow(answer.vectors.nbytes)
     tensors = {

@@ -71,7 +71,12 @@ def config_of(settings: Settings, version: str) -> GrpcConfig:
         key_file=settings.grpc_key_file,
         max_message_bytes=settings.max_body_bytes,
         idle_s=settings.keep_alive_s,
-        limits=Limits(settings.body_timeout_s, settings.max_inputs, settings.max_connections),
+        limits=Limits(
+            timeout_s=settings.body_timeout_s,
+            max_texts=settings.max_inputs,
+            max_calls=settings.max_connections,
+            max_requests=settings.max_waiting_requests,
+        ),
         version=version,
         log_client=settings.log_client,
     )

@@ -13,7 +13,7 @@ import grpc
 from matryo.core.budget import Lease
 from matryo.core.errors import InvalidRequest
 from matryo.engine import Tokens
-from matryo.grpc.calls import Call, Door, handlers_of
+from matryo.grpc.calls import Call, Door, check_given, handlers_of
 from matryo.grpc.messages import Message, make
 from matryo.grpc.stream import in_order
 from matryo.grpc.wire import floats
@@ -38,10 +38,10 @@ async def _info(call: Call, _: Message) -> bytes:
     hub = engine.manifest.hub
     answer = _INFO_ANSWER(
         version=call.version,
-        model_id=engine.manifest.id,
+        model_id=hub.repo if hub else engine.manifest.id,
         model_sha=hub and hub.revision,
         model_dtype=_DTYPES.get(engine.precision, engine.precision),
-        max_concurrent_requests=call.limits.max_calls,
+        max_concurrent_requests=call.limits.max_requests,
         max_input_length=engine.manifest.tokenizer.max_tokens,
         max_batch_tokens=engine.limits.max_batch_tokens,
         max_client_batch_size=call.limits.max_texts,
@@ -68,6 +68,7 @@ def _embed_stream(call: Call) -> AsyncGenerator[bytes, None]:
 async def _embedded(call: Call, message: Message, options: Options, lease: Lease | None) -> bytes:
     started = time.perf_counter_ns()
     text = message.inputs
+    check_given((text,), "inputs")
     answer = await call.embed(options, Texts((text,), is_list=False), lease)
     facts = _EMBED_ANSWER(
         metadata={
@@ -110,6 +111,7 @@ def _tokenize_stream(call: Call) -> AsyncGenerator[bytes, None]:
 
 async def _tokenized(call: Call, message: Message, lease: Lease) -> bytes:
     name = message.prompt_name if message.HasField("prompt_name") else None
+    check_given((message.inputs,), "inputs")
     (content,) = await call.service.tokenize(
         Options(call.model, input_type=name),
         Texts((message.inputs,), is_list=False),
