@@ -232,6 +232,12 @@ class TestOverload:
             engine.gate.set()
             assert running.result()
 
+    def test_a_burst(self, live: Live, client: Client) -> None:
+        """Two thousand calls at once on one connection are all answered."""
+        calls = [client.start(EMBED, field(1, f"text {n % 7}")) for n in range(2000)]
+        assert all(fields_of(call.result())[1] for call in calls)
+        assert count(live, EMBED, "OK") == 2000
+
     def test_streams_wait(self, engine: FakeEngine) -> None:
         """A stream waits for room where a call is refused, and gets all of its answers in order."""
         with (

@@ -25,7 +25,6 @@ from matryo.service import Service
 
 log = logging.getLogger("matryo")
 
-_STREAMS = 1024  # calls at a time on one connection
 _NO_COMPRESSION = 1  # a set of algorithms, with a bit for each
 
 
@@ -183,7 +182,9 @@ def _options(config: GrpcConfig) -> list[tuple[str, int]]:
         ("grpc.max_send_message_length", -1),
         # The processes of one server share the port.
         ("grpc.so_reuseport", 1),
-        ("grpc.max_concurrent_streams", _STREAMS),
+        # Calls that arrive faster than Python takes them; past the first number some are dropped.
+        ("grpc.server.max_pending_requests", config.limits.max_calls),
+        ("grpc.server.max_pending_requests_hard_limit", 2 * config.limits.max_calls),
         ("grpc.max_connection_idle_ms", int(1000 * config.idle_s)),
         # A compressed message may be a thousand times as large as its bytes.
         ("grpc.compression_enabled_algorithms_bitset", _NO_COMPRESSION),
