@@ -265,6 +265,18 @@ class TestOverload:
             running.result()
             wait_until(lambda: held(live) == 0)
 
+    def test_unread_answers(self, live: Live, client: Client, engine: FakeEngine) -> None:
+        """An answer that its caller does not read is held against the memory budget until then."""
+        texts = (field(1, f"text {n}") for n in range(1300))
+        stream = client.stream(PREDICT, [b"".join(texts)])
+        n_bytes = 1300 * 4 * 768
+        wait_until(lambda: held(live) > 2 * n_bytes)  # vectors and answer
+        wait_until(lambda: scheduler_of(live).n_requests == 0)
+        assert count(live, PREDICT, "OK") == 0
+        assert len(next(stream)) > n_bytes
+        wait_until(lambda: count(live, PREDICT, "OK") == 1)
+        wait_until(lambda: held(live) == 0)
+
 
 class TestMessages:
     """Bounds of messages, and bytes that are none."""

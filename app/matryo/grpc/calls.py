@@ -14,7 +14,7 @@ import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar, cast
+from typing import Any, cast
 
 import grpc
 from google.protobuf.descriptor import MethodDescriptor
@@ -29,8 +29,6 @@ from matryo.service.keys import key_of
 from matryo.service.request_id import request_id_of
 
 log = logging.getLogger("matryo.request")
-
-T = TypeVar("T")
 
 _EOF = cast("Any", grpc.aio).EOF  # the stubs lack it
 
@@ -280,32 +278,31 @@ def handlers_of(
 def _handler(
     door: Door, method: MethodDescriptor, path: str, answer: Unary | Streaming, *, keyed: bool
 ) -> grpc.RpcMethodHandler[Any, Any]:
-    # On the wire, a call with one message and a stream of one message are the same. Only a handler
-    # of streams may decide itself when to read.
-    async def answer_one(_: object, context: Any) -> bytes:  # noqa: ANN401 - generic in grpc
-        async def work(call: Call) -> bytes:
-            message = await call.read()
-            if message is None:
-                raise InvalidRequest(
-                    f"The call has no message, or a message that is too large. {path} takes one "
-                    f"{cast('Any', method.input_type).full_name}."
-                )
-            return await cast("Unary", answer)(call, message)
-
-        return await _answered(door, context, method, path, work, keyed=keyed)
-
-    async def answer_many(_: object, context: Any) -> None:  # noqa: ANN401 - generic in grpc
-        async def work(call: Call) -> None:
+    async def run(call: Call, context: Any) -> None:  # noqa: ANN401 - generic in grpc
+        if streams:
             # Closed here and not some time later: what runs for a caller that is gone ends with it.
             async with aclosing(cast("Streaming", answer)(call)) as contents:
                 async for content in contents:
                     await context.write(content)
+            return
+        message = await call.read()
+        if message is None:
+            raise InvalidRequest(
+                f"The call has no message, or a message that is too large. {path} takes one "
+                f"{cast('Any', method.input_type).full_name}."
+            )
+        # Returns when the caller has taken the answer, or the connection has room for it. Until
+        # then the lease holds the answer.
+        await context.write(await cast("Unary", answer)(call, message))
 
-        await _answered(door, context, method, path, work, keyed=keyed)
+    streams = cast("Any", method).server_streaming
 
-    if cast("Any", method).server_streaming:
-        return grpc.stream_stream_rpc_method_handler(answer_many)
-    return grpc.stream_unary_rpc_method_handler(answer_one)
+    async def handle(_: object, context: Any) -> None:  # noqa: ANN401 - generic in grpc
+        await _answered(door, context, method, path, run, keyed=keyed)
+
+    # On the wire, a call with one message and a stream of one message are the same. Only a handler
+    # of streams decides when to read.
+    return grpc.stream_stream_rpc_method_handler(handle)
 
 
 async def _answered(
@@ -313,11 +310,11 @@ async def _answered(
     context: Any,  # noqa: ANN401 - generic in grpc
     method: MethodDescriptor,
     path: str,
-    work: Callable[[Call], Awaitable[T]],
+    run: Callable[[Call, Any], Awaitable[None]],
     *,
     keyed: bool,
-) -> T:
-    """What `work` gives; its errors end the call with their status."""
+) -> None:
+    """Answer a call with `run`, whose errors end the call with their status."""
     started = time.perf_counter()
     call = Call(door, context, method)
     code = grpc.StatusCode.CANCELLED
@@ -325,7 +322,7 @@ async def _answered(
         try:
             if keyed:
                 call.check_key()
-            result = await work(call)
+            await run(call, context)
         except Exception as exc:
             refused = refusal(exc, call.request_id)
             code = refused.code
@@ -333,10 +330,9 @@ async def _answered(
                 extra = {"request_id": call.request_id, **call.facts}
                 log.exception("unhandled error", extra=extra)
             await _refuse(context, refused, call.trailers)
-            raise AssertionError("abort returned") from exc
-        code = grpc.StatusCode.OK
-        context.set_trailing_metadata(tuple(call.trailers.items()))
-        return result
+        else:
+            code = grpc.StatusCode.OK
+            context.set_trailing_metadata(tuple(call.trailers.items()))
     finally:
         call.lease.end()
         spent_s = time.perf_counter() - started
