@@ -162,7 +162,7 @@ class FakeEngine:
         with self._lock:
             self.batches.append([len(ids) for ids in texts])
         vectors = [
-            self.vector(ids, size, normalize=unit)
+            self.vector(ids, size) if unit else self.vector(ids, size, normalize=False)
             for ids, size, unit in zip(
                 texts, dimensions, normalize or [True] * len(texts), strict=True
             )

@@ -28,6 +28,7 @@ from matryo.http.listening import Listener
 from matryo.http.middleware import Cors, RequestMiddleware
 from matryo.http.openai import document, routes
 from matryo.http.server import Server, ServerConfig
+from matryo.http.tei import routes as tei
 from matryo.service import Service
 
 if TYPE_CHECKING:
@@ -41,6 +42,10 @@ _EXPOSED = [
     "x-matryo-truncated",
     "x-matryo-unknown",
     "x-matryo-warning",
+    "x-matryo-shape",
+    "x-matryo-dtype",
+    "x-matryo-model",
+    "x-matryo-prompt-tokens",
 ]
 
 
@@ -91,7 +96,8 @@ def create_app(
     application.state.context = Context(service, body_limits, settings.unknown_fields, metrics)
     document.install(application)
     # Not included as routers: FastAPI would match each request to an included route twice.
-    for router in (routes.build_router(), operations.build_router()):
+    routers = (routes.build_router(), tei.build_router(), operations.build_router())
+    for router in routers:
         application.router.routes.extend(router.routes)
     for kind in (MatryoError, HTTPException):
         application.add_exception_handler(kind, _answer)

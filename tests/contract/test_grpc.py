@@ -87,6 +87,16 @@ class TestTei:
         ids = engine.cut(engine.tokenize([long], "search_document: ")[0].ids, "end")
         assert np.array_equal(left, engine.vector(ids, 768))
 
+    def test_as_over_http(self, live: Live, client: Client) -> None:
+        """The route `/embed` and the method `Embed` take the same fields for the same vectors."""
+        long = " ".join(f"w{n}" for n in range(9000))
+        body = {"inputs": long, "prompt_name": "query", "dimensions": 64, "normalize": False}
+        body |= {"truncate": True, "truncation_direction": "Left"}
+        answer = requests.post(f"{live.url}/embed", json=body, timeout=30)
+        asked = message((1, long), (2, 1), (3, 0), (4, 1), (5, "query"), (6, 64))
+        vector = floats(client.ask(EMBED, asked)[1][0])
+        assert np.array_equal(vector, as_float32(answer.json()[0]))
+
     def test_other_model(self, live: Live) -> None:
         """The metadata `model` names another served model."""
         with Client(live, model="all-minilm-l6-v2") as client:

@@ -3,7 +3,9 @@
     MatryoError
     ├─ RequestError    the caller must change the request
     │   ├─ InvalidRequest      a field, type or value that the API does not allow
-    │   │   └─ TooManyTexts       more inputs than a request may have
+    │   │   ├─ TooManyTexts       more inputs than a request may have
+    │   │   ├─ EmptyInput         no input, or an input without a character or an id
+    │   │   └─ NotJson            a body that is not JSON
     │   ├─ ContextTooLong      an input over the model's token limit
     │   ├─ TooManyTokens       more tokens than the inputs of a request may have together
     │   ├─ BadDimensions       an output size that the model cannot give
@@ -68,6 +70,14 @@ class RequestError(MatryoError):
 
 class InvalidRequest(RequestError):
     """A field, type or value that the API does not allow."""
+
+
+class EmptyInput(InvalidRequest):
+    """A request without an input, or with an input that has no character and no id."""
+
+
+class NotJson(InvalidRequest):
+    """A body that is not JSON."""
 
 
 class ContextTooLong(RequestError):

@@ -118,12 +118,9 @@ class Pieces:
         text, encoding = self._text, self._encoding
         widths = (len(character.encode("utf-8", "replace")) for character in text)
         at = array("Q", itertools.accumulate(widths, initial=0))  # the library counts characters
+        offsets: list[tuple[int, int]] = encoding.offsets
         for token_id, name, special, (start, end) in zip(
-            encoding.ids,
-            encoding.tokens,
-            encoding.special_tokens_mask,
-            encoding.offsets,
-            strict=True,
+            encoding.ids, encoding.tokens, encoding.special_tokens_mask, offsets, strict=True
         ):
             if token_id == self._dropped_id:
                 continue

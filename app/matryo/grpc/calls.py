@@ -20,7 +20,7 @@ import grpc
 from google.protobuf.descriptor import MethodDescriptor
 
 from matryo.core.budget import Lease
-from matryo.core.errors import BodyTimeout, InvalidRequest
+from matryo.core.errors import BodyTimeout, EmptyInput, InvalidRequest
 from matryo.core.metrics import Metrics
 from matryo.grpc.errors import Refusal, refusal
 from matryo.grpc.messages import Message, methods_of, parse
@@ -45,13 +45,11 @@ class Limits:
         timeout_s: for a message to arrive, and for the next message of a stream to come.
         max_texts: of one call.
         max_calls: of the server, at a time.
-        max_requests: that the service admits at a time.
     """
 
     timeout_s: float
     max_texts: int
     max_calls: int
-    max_requests: int
 
     @property
     def max_fields(self) -> int:
@@ -228,13 +226,13 @@ def check_given(texts: Sequence[str], name: str) -> None:
         name: of the field that holds them.
 
     Raises:
-        InvalidRequest: there is no text, or one of them is empty.
+        EmptyInput: there is no text, or one of them is empty.
     """
     if not texts:
-        raise InvalidRequest(f"Invalid {name!r}: there is no text. Send at least one.")
+        raise EmptyInput(f"Invalid {name!r}: there is no text. Send at least one.")
     for index, text in enumerate(texts):
         if not text:
-            raise InvalidRequest(
+            raise EmptyInput(
                 f"Invalid {name!r}: the text at index {index} is empty. Leave empty texts out."
             )
 

@@ -74,7 +74,6 @@ def config_of(settings: Settings, version: str) -> GrpcConfig:
             timeout_s=settings.body_timeout_s,
             max_texts=settings.max_inputs,
             max_calls=settings.max_connections,
-            max_requests=settings.max_waiting_requests,
         ),
         version=version,
         log_client=settings.log_client,

@@ -11,7 +11,7 @@ from collections.abc import AsyncGenerator, Sequence
 import grpc
 
 from matryo.core.budget import Lease
-from matryo.core.errors import InvalidRequest
+from matryo.core.errors import EmptyInput, InvalidRequest
 from matryo.engine import Tokens
 from matryo.grpc.calls import Call, Door, check_given, handlers_of
 from matryo.grpc.messages import Message, make
@@ -35,17 +35,17 @@ _DTYPES = {"fp32": "float32"}
 async def _info(call: Call, _: Message) -> bytes:
     """What the server serves."""
     engine, _suffix = call.service.directory.resolve(call.model)
-    hub = engine.manifest.hub
+    hub, config = engine.manifest.hub, call.service.config.scheduler
     answer = _INFO_ANSWER(
         version=call.version,
         model_id=hub.repo if hub else engine.manifest.id,
         model_sha=hub and hub.revision,
         model_dtype=_DTYPES.get(engine.precision, engine.precision),
-        max_concurrent_requests=call.limits.max_requests,
+        max_concurrent_requests=config.max_requests,
         max_input_length=engine.manifest.tokenizer.max_tokens,
         max_batch_tokens=engine.limits.max_batch_tokens,
         max_client_batch_size=call.limits.max_texts,
-        tokenization_workers=engine.limits.workers,
+        tokenization_workers=config.workers,
     )
     return answer.SerializeToString()
 
@@ -149,7 +149,7 @@ def _decode_stream(call: Call) -> AsyncGenerator[bytes, None]:
 
 async def _decoded(call: Call, message: Message, lease: Lease) -> bytes:
     if not message.ids:
-        raise InvalidRequest("Invalid 'ids': the list is empty. Send at least one token id.")
+        raise EmptyInput("Invalid 'ids': the list is empty. Send at least one token id.")
     call.service.limits.check_tokens(len(message.ids), exact=True)
     texts = Texts(token_arrays=(list(message.ids),), is_list=False, own_ids=True)
     (text,) = await call.service.decode(

@@ -638,8 +638,8 @@ class TestSupervision:
         """An engine that returns too few vectors fails the batch; nobody waits for the rest."""
         real = engine.embed
 
-        def short(batch: Sequence[TokenIds], dimensions: Sequence[int]) -> object:
-            result = real(batch, dimensions)
+        def short(batch: Sequence[TokenIds], dimensions: Sequence[int], *more: Any) -> object:
+            result = real(batch, dimensions, *more)
             result.embeddings.pop()
             return result
 

@@ -250,7 +250,7 @@ async def test_what_the_scheduler_learns_of_a_caller(
     await service.embed(Options(), Texts(["a"]))
     assert checked == [("bulk", 30.0), ("online", None)]
     assert 20 < learnt[0].pop("patience_s") < 30
-    assert learnt[0] == {"priority": "bulk", "request_id": "this one"}
+    assert learnt[0] == {"normalize": True, "priority": "bulk", "request_id": "this one"}
     assert learnt[1] == {"priority": "online", "patience_s": None, "request_id": None}
 
 
