@@ -1,6 +1,6 @@
 # The recipes that people, hooks and CI share. `make help` lists them.
 .DEFAULT_GOAL := help
-.PHONY: help run install test integration golden compatibility check format bench wheel lock env-example fields models-table clean
+.PHONY: help run install test integration golden compatibility check format bench wheel lock env-example fields models-table protos clean
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -59,6 +59,9 @@ fields: .venv/.dev ## write docs/fields.md from the table of fields
 
 models-table: .venv/.dev ## write the table of docs/models.md from the model folders
 	$(BIN)/python -c 'from pathlib import Path; from matryo.catalog.table import page; p = Path("docs/models.md"); p.write_text(page(p.read_text("utf-8")), "utf-8")'
+
+protos: .venv/.dev ## write the descriptors of the gRPC messages from their .proto files
+	$(BIN)/python -m grpc_tools.protoc -I app/matryo/grpc/protos --descriptor_set_out=app/matryo/grpc/protos/descriptors.binpb app/matryo/grpc/protos/*.proto
 
 clean: ## remove .venv and caches
 	rm -rf .venv .pytest_cache .ruff_cache .hypothesis .coverage dist

@@ -196,6 +196,7 @@ def _flag(flag: str, text: str, **more: Any) -> Callable[[Callback], Callback]:
 @_trust
 @_flag("--host", "Address to listen on; 0.0.0.0 for every one.")
 @_flag("--port", "Port to listen on; 0 for any free one.")
+@_flag("--grpc-port", "Port of the gRPC services; 0 for any free one.")
 @_flag("--uds", "Unix socket to listen on, in place of host and port.", metavar="PATH")
 @_flag("--processes", "Server processes on one socket.")
 @_flag("--log-format", "Log lines: text, json, or auto, which is text on a terminal.")

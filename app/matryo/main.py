@@ -6,7 +6,8 @@ Nothing is global, and nothing is read from the environment unless no settings a
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import TYPE_CHECKING
 
 from fastapi import FastAPI, Request
 from prometheus_client import CollectorRegistry
@@ -28,6 +29,10 @@ from matryo.http.middleware import Cors, RequestMiddleware
 from matryo.http.openai import document, routes
 from matryo.http.server import Server, ServerConfig
 from matryo.http.tei import routes as tei
+from matryo.service import Service
+
+if TYPE_CHECKING:
+    from matryo.grpc.server import GrpcServer
 
 _EXPOSED = [
     "x-request-id",
@@ -67,10 +72,14 @@ def create_app(
             engines = (engine,)
     metrics = Metrics(CollectorRegistry())
     service = build_service(settings, engines, metrics)
+    grpc_server = _grpc_server(settings, service, metrics)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncGenerator[None, None]:
-        async with service:
+        async with AsyncExitStack() as stack:
+            await stack.enter_async_context(service)
+            if grpc_server:
+                await stack.enter_async_context(grpc_server)
             yield
 
     application = FastAPI(
@@ -83,6 +92,7 @@ def create_app(
         redoc_url=None,
     )
     body_limits = BodyLimits(settings.max_body_bytes, settings.body_timeout_s)
+    application.state.grpc_server = grpc_server
     application.state.context = Context(service, body_limits, settings.unknown_fields, metrics)
     document.install(application)
     # Not included as routers: FastAPI would match each request to an included route twice.
@@ -111,6 +121,18 @@ def create_app(
     return application
 
 
+def _grpc_server(settings: Settings, service: Service, metrics: Metrics) -> GrpcServer | None:
+    """The gRPC server, if there is a port for it."""
+    if settings.grpc_port is None:
+        return None
+    from matryo.grpc.listening import check_installed
+
+    check_installed()
+    from matryo.grpc.server import GrpcServer, config_of
+
+    return GrpcServer(service, config_of(settings, matryo.__version__), metrics)
+
+
 async def _answer(request: Request, exc: Exception) -> Response:
     return error_response(
         exc, request.state.request_id, method=request.method, path=request.url.path
@@ -129,6 +151,7 @@ def build_server(
         on_ready: called once the server has answered a request of its own.
     """
     context: Context = application.state.context
+    grpc_server: GrpcServer | None = application.state.grpc_server
     config = ServerConfig(
         ConnectionLimits(settings.max_connections, settings.keep_alive_s),
         settings.grace_s,
@@ -142,4 +165,5 @@ def build_server(
         config,
         context.metrics,
         on_ready,
+        [grpc_server] if grpc_server else (),
     )

@@ -28,7 +28,8 @@
         └─ UnsupportedArchitecture, BuildFailed, ArtifactMissing, ArtifactDamaged
 
 A message says what was wrong, the value, the limit and the remedy. Values that code may need are
-attributes. Only `matryo.http.errors` maps an error to an HTTP status.
+attributes. Only `matryo.http.errors` maps an error to an HTTP status, and only
+`matryo.grpc.errors` to a gRPC code.
 """
 
 from __future__ import annotations
@@ -217,8 +218,9 @@ class DeadlinePassed(RequestError):
 
     def __init__(self, *, timeout_s: float) -> None:
         super().__init__(
-            f"The request was not done within {timeout_s:g} s, the read timeout that its client "
-            "announced (x-stainless-read-timeout). Send fewer texts at once, or wait longer.",
+            f"The request was not done within {timeout_s:g} s, the time that its client announced "
+            "(x-stainless-read-timeout, or a gRPC deadline). Send fewer texts at once, or wait "
+            "longer.",
             code="request_timeout",
         )
 
@@ -289,7 +291,8 @@ class WaitTooLong(Overloaded):
         self.expected_s = expected_s
         self.limit_s = limit_s
         limit = (
-            f"its client waits at most {limit_s:.3g} s (x-stainless-read-timeout)"
+            f"its client waits at most {limit_s:.3g} s (x-stainless-read-timeout, or a gRPC "
+            "deadline)"
             if by_caller
             else f"the limit is {limit_s:.3g} s (MATRYO_MAX_WAIT_S)"
         )

@@ -78,6 +78,20 @@ class Settings(BaseModel):
         description="Path of a Unix socket to listen on, in place of host and port; its owner and "
         "its group may connect.",
     )
+    grpc_port: int | None = Field(
+        None,
+        ge=0,
+        le=65535,
+        description="Port of the gRPC services, on the same host; 0 for any free one, empty = no "
+        "gRPC. Needs matryo[grpc].",
+    )
+    grpc_cert_file: Path | None = Field(
+        None,
+        description="Certificate chain of the gRPC port, a PEM file; empty = no TLS.",
+    )
+    grpc_key_file: Path | None = Field(
+        None, description="Private key of the certificate, a PEM file without a password."
+    )
     api_keys: _Words = Field(
         (),
         repr=False,
@@ -286,6 +300,11 @@ class Settings(BaseModel):
     @field_validator("uds")
     @classmethod
     def _socket(cls, value: Path | None) -> Path | None:
+        return value and expanded(value).absolute()
+
+    @field_validator("grpc_cert_file", "grpc_key_file")
+    @classmethod
+    def _pem(cls, value: Path | None) -> Path | None:
         return value and expanded(value).absolute()
 
     @field_validator("host")

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import difflib
 import logging
-import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -164,11 +163,6 @@ def _hint(path: str) -> str:
     if not near and "models" in parts:
         near = ["models"]
     return f". Did you mean {_ROUTES[near[0]]}?" if near else ""
-
-
-def new_request_id() -> str:
-    """An id for a request that came without one."""
-    return f"req_{uuid.uuid4().hex}"
 
 
 def shown_path(path: str) -> str:

@@ -142,9 +142,12 @@ class Scheduler:
         """Requests that are admitted and not done."""
         return len(self._queue)
 
-    def why_not_ready(self) -> str | None:
-        """None if every model ran well within the interval; else a sentence for the operator."""
-        return "draining" if self._queue.draining else self._health.why_not_ready()
+    def why_not_ready(self, *engines: Engine) -> str | None:
+        """None if these models ran well within the interval; else a sentence for the operator.
+
+        Every model is meant, if none is given.
+        """
+        return "draining" if self._queue.draining else self._health.why_not_ready(*engines)
 
     def check_room(self, priority: Priority = "online", patience_s: float | None = None) -> None:
         """Refuse a request before it costs anything, if even the smallest has no room.

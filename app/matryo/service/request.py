@@ -93,6 +93,7 @@ class Answer:
         model: id of the model.
         input_type: what the texts were taken for.
         n_tokens: of all texts, prefixes and special tokens included.
+        lengths: tokens of each text.
         truncated: positions of the texts that were cut.
         unknown: positions of the texts with characters or words that the model cannot read.
         fingerprint: names everything that shaped the vectors.
@@ -103,6 +104,7 @@ class Answer:
     model: str
     input_type: str
     n_tokens: int
+    lengths: tuple[int, ...]
     truncated: tuple[int, ...]
     unknown: tuple[int, ...]
     fingerprint: str

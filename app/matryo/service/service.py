@@ -129,9 +129,12 @@ class Service:
         """Admit nothing more; admitted requests may still run for so many seconds."""
         self._scheduler.drain(grace_s)
 
-    def why_not_ready(self) -> str | None:
-        """None if every model ran lately; else a sentence for the operator."""
-        return "stopping" if self._is_stopping else self._scheduler.why_not_ready()
+    def why_not_ready(self, *engines: Engine) -> str | None:
+        """None if these models ran lately; else a sentence for the operator.
+
+        Every model is meant, if none is given.
+        """
+        return "stopping" if self._is_stopping else self._scheduler.why_not_ready(*engines)
 
     # --- requests
 
@@ -181,6 +184,7 @@ class Service:
             model=choices.engine.manifest.id,
             input_type=choices.input_type,
             n_tokens=tokenized.n_tokens,
+            lengths=tuple(map(len, tokenized.ids)),
             truncated=tokenized.truncated,
             unknown=tokenized.unknown,
             fingerprint=choices.fingerprint,
