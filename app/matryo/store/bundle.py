@@ -1,7 +1,7 @@
 """The format of a bundle: one executable file that holds the server, its command line and a model.
 
     launcher      a static program, which unpacks the code once and becomes the unpacked program
-    code          a tar archive: interpreter, libraries, `home/`, a store with one artefact
+    code          a zip archive: interpreter, libraries, `home/`, a store with one artefact
     weights       the artefact's large tensors; ONNX Runtime maps them from the bundle
     index         JSON: what the file holds, and sha256 of each part and of each unpacked file
     footer        fixed length: where code and index are, their sha256, and its own

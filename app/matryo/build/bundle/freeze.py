@@ -16,12 +16,14 @@ PROGRAM = "matryo"
 """Name of the unpacked program; the launcher runs it."""
 
 _PACKAGES = ("PyInstaller", "ziglang")
+_TOOLS = ("objdump", "strip")  # PyInstaller runs objdump
 # What reads and fetches checkpoints, what optional libraries import, and what no server needs.
 _EXCLUDED = (
     *("gguf", "google", "hf_xet", "huggingface_hub", "onnx", "pip"),
-    *("regex", "safetensors", "tomlkit", "tqdm", "transformers", "yaml"),
+    *("regex", "safetensors", "tomlkit", "transformers", "yaml"),
     *("IPython", "PIL", "matplotlib", "pandas", "pyarrow", "requests", "scipy", "sympy", "torch"),
-    *("pytest", "setuptools", "sqlite3", "readline", "tkinter", "lib2to3", "pydoc_data"),
+    *("attr", "hypothesis", "markdown_it", "pygments", "pytest", "rich", "setuptools"),
+    *("lib2to3", "pydoc_data", "readline", "sqlite3", "tkinter"),
 )
 _TARGETS = {"x86_64": "x86_64-linux-musl", "aarch64": "aarch64-linux-musl"}
 
@@ -43,6 +45,11 @@ def bundle_platform() -> str:
         raise BuildFailed(
             f"matryo bundle needs {' and '.join(missing)}. Install them with: "
             "pip install 'matryo[bundle]'"
+        )
+    absent = [name for name in _TOOLS if shutil.which(name) is None]
+    if absent:
+        raise BuildFailed(
+            f"matryo bundle needs {' and '.join(absent)}. Install them with: apt install binutils"
         )
     return f"linux-{machine}"
 
@@ -74,7 +81,16 @@ def freeze(folder: Path, model: Path) -> Path:
     inside = code / "_internal" / "matryo" / "models"
     shutil.rmtree(inside, ignore_errors=True)  # those of an installed Matryo
     shutil.copytree(model, inside / model.name)
+    _strip(code)
     return code
+
+
+def _strip(code: Path) -> None:
+    """Take the tables for debuggers out of libraries: a quarter of their bytes."""
+    # A library that auditwheel has changed, in NAME.libs, cannot be loaded once it is stripped.
+    names = sorted(code.rglob("*.so*"))
+    plain = [path for path in names if not path.is_symlink() and path.parent.suffix != ".libs"]
+    _run(["strip", "--strip-unneeded", *map(str, plain)], "strip", dict(os.environ))
 
 
 def compile_launcher(path: Path) -> None:

@@ -120,7 +120,13 @@ static int make_folders(const char *path) {
     char part[PATH_BYTES];
     for (const char *slash = path; (slash = strchr(slash + 1, '/'));) {
         snprintf(part, sizeof part, "%.*s", (int)(slash - path), path);
-        if (mkdir(part, 0755) && errno != EEXIST && access(part, F_OK)) return -1;
+        if (mkdir(part, 0755) && errno != EEXIST) {
+            int reason = errno;
+            if (access(part, F_OK)) {
+                errno = reason;
+                return -1;
+            }
+        }
     }
     return mkdir(path, 0700) && errno != EEXIST ? -1 : 0;
 }
@@ -162,28 +168,194 @@ static int write_file(const char *path, int mode, const uint8_t *data, uint64_t 
     return close(file);
 }
 
-/* Unpack a tar archive in the ustar format; 0, or -1 and errno. */
-static int unpack(const uint8_t *tar, uint64_t n_bytes, const char *folder) {
-    char path[PATH_BYTES];
-    for (uint64_t at = 0; at + 512 <= n_bytes && tar[at];) {
-        const char *head = (const char *)tar + at;
-        uint64_t size = strtoull(head + 124, NULL, 8);
-        int mode = (int)strtol(head + 100, NULL, 8) & 0755, failed;
-        snprintf(path, sizeof path, "%s/%.155s%s%.100s", folder, head + 345, head[345] ? "/" : "",
-                 head);
-        at += 512;
-        switch (head[156]) {
-            case '5': failed = mkdir(path, 0755); break;
-            case '2': {
-                char target[101];
-                snprintf(target, sizeof target, "%.100s", head + 157);
-                failed = symlink(target, path);
-                break;
-            }
-            default: failed = write_file(path, mode, tar + at, size);
+/* --- inflate, RFC 1951 */
+
+#define CODE_BITS 15
+
+struct stream {
+    const uint8_t *in, *in_end;
+    uint8_t *out, *out_begin, *out_end;
+    uint64_t held; /* bits that were read from `in`, the next one lowest */
+    int n_held, failed;
+};
+
+static void hold(struct stream *s) {
+    while (s->n_held <= 48) { /* zeros follow the end; a code that uses them is found below */
+        s->held |= (uint64_t)(s->in < s->in_end ? *s->in : 0) << s->n_held;
+        s->in++;
+        s->n_held += 8;
+    }
+}
+
+static unsigned take(struct stream *s, int n_bits) {
+    unsigned value = (unsigned)(s->held & ((1u << n_bits) - 1));
+    s->held >>= n_bits;
+    s->n_held -= n_bits;
+    return value;
+}
+
+/* Fill a table from the next CODE_BITS bits to 16 * symbol + length of the code; 0 for no code. */
+static void make_table(uint16_t *table, const uint8_t *lengths, int n_symbols) {
+    unsigned code = 0;
+    memset(table, 0, sizeof *table << CODE_BITS);
+    for (int length = 1; length <= CODE_BITS; length++, code <<= 1)
+        for (int symbol = 0; symbol < n_symbols; symbol++) {
+            if (lengths[symbol] != length) continue;
+            unsigned reversed = 0;
+            for (int i = 0; i < length; i++) reversed |= (code >> i & 1) << (length - 1 - i);
+            for (unsigned at = reversed; at < 1u << CODE_BITS; at += 1u << length)
+                table[at] = (uint16_t)(symbol << 4 | length);
+            code++;
         }
-        if (failed) return -1;
-        at += (size + 511) / 512 * 512;
+}
+
+static unsigned decode(struct stream *s, const uint16_t *table) {
+    unsigned entry = table[s->held & ((1u << CODE_BITS) - 1)];
+    if (!entry) s->failed = 1;
+    take(s, entry & 15);
+    return entry >> 4;
+}
+
+static void inflate_stored(struct stream *s) {
+    take(s, s->n_held % 8);
+    s->in -= s->n_held / 8;
+    s->held = 0;
+    s->n_held = 0;
+    if (s->in_end - s->in < 4) {
+        s->failed = 1;
+        return;
+    }
+    long n = s->in[0] | s->in[1] << 8;
+    s->in += 4;
+    if (n > s->in_end - s->in || n > s->out_end - s->out) {
+        s->failed = 1;
+        return;
+    }
+    memcpy(s->out, s->in, (size_t)n);
+    s->in += n;
+    s->out += n;
+}
+
+static void inflate_coded(struct stream *s, int fixed) {
+    static const uint16_t base[] = {3,  4,  5,  6,  7,  8,  9,  10,  11,  13,  15,  17,  19, 23, 27,
+                                    31, 35, 43, 51, 59, 67, 83, 99, 115, 131, 163, 195, 227, 258};
+    static const uint8_t extra[] = {0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2,
+                                    2, 3, 3, 3, 3, 4, 4, 4, 4, 5, 5, 5, 5, 0};
+    static const uint8_t order[] = {16, 17, 18, 0, 8, 7, 9, 6, 10, 5, 11, 4, 12, 3, 13, 2, 14, 1, 15};
+    static uint16_t literals[1 << CODE_BITS], distances[1 << CODE_BITS];
+    uint8_t lengths[320] = {0};
+    int n_literals = 288, n_distances = 30;
+    if (fixed) {
+        for (int i = 0; i < 288; i++) lengths[i] = i < 144 ? 8 : i < 256 ? 9 : i < 280 ? 7 : 8;
+        memset(lengths + 288, 5, 30);
+    } else {
+        uint8_t short_lengths[19] = {0};
+        hold(s);
+        n_literals = (int)take(s, 5) + 257;
+        n_distances = (int)take(s, 5) + 1;
+        for (int i = 0, n = (int)take(s, 4) + 4; i < n; i++) {
+            hold(s);
+            short_lengths[order[i]] = (uint8_t)take(s, 3);
+        }
+        make_table(literals, short_lengths, 19);
+        for (int at = 0; at < n_literals + n_distances && !s->failed;) {
+            hold(s);
+            unsigned symbol = decode(s, literals);
+            if (symbol < 16) {
+                lengths[at++] = (uint8_t)symbol;
+                continue;
+            }
+            uint8_t repeated = symbol == 16 && at ? lengths[at - 1] : 0;
+            int n = symbol == 16 ? 3 + (int)take(s, 2)
+                                 : symbol == 17 ? 3 + (int)take(s, 3) : 11 + (int)take(s, 7);
+            if (at + n > n_literals + n_distances) s->failed = 1;
+            while (n-- && !s->failed) lengths[at++] = repeated;
+        }
+    }
+    make_table(literals, lengths, n_literals);
+    make_table(distances, lengths + n_literals, n_distances);
+    while (!s->failed) {
+        hold(s);
+        unsigned symbol = decode(s, literals);
+        if (symbol == 256) return;
+        if (symbol < 256) {
+            if (s->out == s->out_end) s->failed = 1;
+            else *s->out++ = (uint8_t)symbol;
+            continue;
+        }
+        if (symbol > 285) break;
+        long length = base[symbol - 257] + (long)take(s, extra[symbol - 257]);
+        unsigned slot = decode(s, distances);
+        if (slot > 29) break;
+        hold(s);
+        int n_more = slot < 2 ? 0 : (int)slot / 2 - 1;
+        long distance = slot < 2 ? (long)slot + 1 : ((2L + (slot & 1)) << n_more) + 1;
+        distance += (long)take(s, n_more);
+        if (distance > s->out - s->out_begin || length > s->out_end - s->out) break;
+        for (; length; length--, s->out++) *s->out = s->out[-distance];
+        continue;
+    }
+    s->failed = 1;
+}
+
+/* Whether `in` was inflated to exactly `n_out` bytes. */
+static int inflate(const uint8_t *in, uint64_t n_in, uint8_t *out, uint64_t n_out) {
+    struct stream s = {.in = in, .in_end = in + n_in, .out = out, .out_begin = out};
+    s.out_end = out + n_out;
+    for (int last = 0; !last && !s.failed;) {
+        hold(&s);
+        last = (int)take(&s, 1);
+        switch (take(&s, 2)) {
+            case 0: inflate_stored(&s); break;
+            case 1: inflate_coded(&s, 1); break;
+            case 2: inflate_coded(&s, 0); break;
+            default: s.failed = 1;
+        }
+    }
+    return !s.failed && s.out == s.out_end;
+}
+
+/* --- the archive: a zip file, APPNOTE.TXT 4.3; the archive's sha256 was checked before */
+
+static uint32_t number(const uint8_t *at, int n_bytes) {
+    uint32_t value = 0;
+    for (int i = 0; i < n_bytes; i++) value |= (uint32_t)at[i] << 8 * i;
+    return value;
+}
+
+static int unpack_entry(const uint8_t *zip, const uint8_t *entry, const char *folder) {
+    char path[PATH_BYTES];
+    const uint8_t *local = zip + number(entry + 42, 4);
+    const uint8_t *data = local + 30 + number(local + 26, 2) + number(local + 28, 2);
+    uint32_t n_packed = number(entry + 20, 4), n_bytes = number(entry + 24, 4);
+    unsigned mode = number(entry + 38, 4) >> 16;
+    snprintf(path, sizeof path, "%s/%.*s", folder, (int)number(entry + 28, 2),
+             (const char *)entry + 46);
+    if (S_ISDIR(mode)) return mkdir(path, 0755);
+    uint8_t *content = malloc(n_bytes + 1);
+    if (!content) return -1;
+    if (number(entry + 10, 2)) {
+        if (!inflate(data, n_packed, content, n_bytes)) damaged("its code cannot be unpacked");
+    } else {
+        memcpy(content, data, n_bytes);
+    }
+    content[n_bytes] = 0;
+    int failed = S_ISLNK(mode) ? symlink((char *)content, path)
+                               : write_file(path, (int)mode & 0755, content, n_bytes);
+    free(content);
+    return failed;
+}
+
+/* Unpack an archive, which zeros may follow; 0, or -1 and errno. */
+static int unpack(const uint8_t *zip, uint64_t n_bytes, const char *folder) {
+    if (n_bytes < 22) damaged("its code is no archive");
+    const uint8_t *end = zip + n_bytes - 22;
+    while (end > zip && memcmp(end, "PK\5\6", 4)) end--;
+    if (end == zip) damaged("its code is no archive");
+    const uint8_t *entry = zip + number(end + 16, 4);
+    for (unsigned i = number(end + 10, 2); i; i--) {
+        if (unpack_entry(zip, entry, folder)) return -1;
+        entry += 46 + number(entry + 28, 2) + number(entry + 30, 2) + number(entry + 32, 2);
     }
     return 0;
 }

@@ -5,8 +5,8 @@ from __future__ import annotations
 import contextlib
 import os
 import subprocess
-import tarfile
 import tempfile
+import zipfile
 from pathlib import Path
 
 from matryo.build.bundle.freeze import bundle_platform, compile_launcher, freeze
@@ -64,8 +64,8 @@ def write_bundle(
         home = Store(code / HOME_FOLDER)
         stage_artifact(artifact, weights, offset, home)
         stage_extras(artifact.record.model_id, store, home)
-        _archive(code, folder / "code.tar")
-        writer.add(CODE, [folder / "code.tar"])
+        write_archive(code, folder / "code.zip")
+        writer.add(CODE, [folder / "code.zip"])
         record = artifact.record
         index = Index(
             version=version,
@@ -86,17 +86,20 @@ def write_bundle(
         publish_file(aside, output)
 
 
-def _archive(folder: Path, target: Path) -> None:
-    """A tar archive of a folder; the same bytes for the same files."""
-
-    def plain(entry: tarfile.TarInfo) -> tarfile.TarInfo:
-        entry.uid = entry.gid = entry.mtime = 0
-        entry.uname = entry.gname = ""
-        return entry
-
-    with tarfile.open(target, "w", format=tarfile.USTAR_FORMAT, dereference=False) as tar:
+def write_archive(folder: Path, target: Path) -> None:
+    """Write a zip archive of a folder, links included; the same files give the same bytes."""
+    with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as archive:
         for path in sorted(folder.rglob("*")):
-            tar.add(path, path.relative_to(folder).as_posix(), recursive=False, filter=plain)
+            name = path.relative_to(folder).as_posix()
+            is_folder = path.is_dir() and not path.is_symlink()
+            entry = zipfile.ZipInfo(name + "/" if is_folder else name)  # dated 1980-01-01
+            entry.external_attr = path.lstat().st_mode << 16
+            if is_folder:
+                archive.writestr(entry, b"")
+                continue
+            entry.compress_type = zipfile.ZIP_DEFLATED
+            link = path.is_symlink()
+            archive.writestr(entry, os.fsencode(path.readlink()) if link else path.read_bytes())
 
 
 def _try(file: Path, home: Path) -> None:
