@@ -59,7 +59,7 @@ def run(
             choose(options, local.service.directory, local.service.defaults)
         except RequestError as exc:
             raise SettingsInvalid(exc.message) from exc
-    held = {"model": manifest.id, "precision": artifact.record.precision}
+    held: dict[str, str] = {"model": manifest.id, "precision": artifact.record.precision}
     if settings.rotary_scaling_factor:
         held["rotary_scaling_factor"] = str(settings.rotary_scaling_factor)
     reporter = TerminalReporter()

@@ -321,10 +321,16 @@ def read_artifact(folder: Path) -> Artifact:
         ArtifactDamaged: it is not a record.
     """
     path = folder / RECORD_FILE
-    bundle = running()
-    inside = bundle and bundle.home and folder.is_relative_to(bundle.home)
     with refusing(partial(_unreadable, path)):
-        return Artifact(folder, read_artifact_record(path), bundle.file if inside else None)
+        return Artifact(folder, read_artifact_record(path), _bundle_of(folder))
+
+
+def _bundle_of(folder: Path) -> Path | None:
+    """The bundle that holds the weights of an artefact in this folder; None for any other."""
+    bundle = running()
+    if bundle and bundle.home and folder.is_relative_to(bundle.home):
+        return bundle.file
+    return None
 
 
 def _damaged(artifact: Artifact, what: str) -> ArtifactDamaged:
