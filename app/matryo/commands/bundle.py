@@ -40,7 +40,10 @@ def run(
     """
     from matryo.build.bundle.write import write_bundle
 
-    fixed = {"dimensions": dimensions and str(dimensions), "default_input_type": input_type}
+    fixed = {
+        "dimensions": None if dimensions is None else str(dimensions),
+        "default_input_type": input_type,
+    }
     named = {name: value for name, value in fixed.items() if value}
     if lock and not named:
         raise SettingsInvalid("--lock needs --dimensions or --input-type, which it locks")

@@ -153,7 +153,7 @@ def test_extras(tmp_path: Path) -> None:
     pins.write_text("{}")
     stage_extras("tiny", source, target)
     stage_extras("other", source, target)
-    copied = [path for path in target.home.rglob("*.json")]
+    copied = list(target.home.rglob("*.json"))
     assert copied == [pins_path(target.home, "tiny")]
 
 
