@@ -375,6 +375,50 @@ def remove(model_id: str) -> None:
 
 
 @main.command()
+@click.argument("model_id", metavar="ID")
+@click.option("--output", type=click.Path(path_type=Path), required=True, help="File to write.")
+@click.option("--dimensions", type=click.IntRange(min=1), help="Output size of the file.")
+@click.option("--input-type", help="What a text is when a request does not say.")
+@click.option(
+    "--lock",
+    is_flag=True,
+    help="Refuse requests for another size or input type than the two options above.",
+)
+@_precision
+def bundle(
+    model_id: str,
+    output: Path,
+    dimensions: int | None,
+    input_type: str | None,
+    lock: bool,
+    precision: str | None,
+) -> None:
+    """Write one executable file that serves a model: no Python, no network, no other file.
+
+    The file has the commands serve, embed, verify, info and models, and every setting.
+    """
+    from matryo.commands.bundle import run
+
+    run(
+        _settings(model=(model_id,), precision=precision),
+        output,
+        dimensions=dimensions,
+        input_type=input_type,
+        lock=lock,
+    )
+
+
+@main.command()
+@click.argument("file", type=click.Path(path_type=Path), required=False)
+@click.option("--json", "as_json", is_flag=True, help="One JSON object in place of a table.")
+def info(file: Path | None, as_json: bool) -> None:
+    """Check every byte of a bundle, and say what the bundle holds."""
+    from matryo.commands.info import run
+
+    run(file, as_json=as_json)
+
+
+@main.command()
 def models() -> None:
     """List what can be served: manifests, artefacts, sizes."""
     from matryo.commands.models import run

@@ -11,13 +11,14 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 from types import NoneType
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal, cast, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 from pydantic.fields import FieldInfo
 
 from matryo.core.choices import PrecisionChoice, TokenInput
 from matryo.core.errors import SettingsInvalid
+from matryo.core.fixed import fixed
 from matryo.core.names import check_names
 from matryo.core.sources import (
     PREFIX,
@@ -363,6 +364,7 @@ def load_settings(env_file: Path | str | None = ".env", **flags: Any) -> Setting
         settings = Settings(**given)
     except ValidationError as exc:
         raise SettingsInvalid(_explain(exc, given, labels)) from exc
+    _check_held(settings, labels)
     for sentence in warnings:
         log.warning(sentence)
     return settings
@@ -386,7 +388,7 @@ def _gather(
     sources = [("", prefixed(os.environ))]
     if env_file is not None:
         sources.insert(0, (str(env_file), read_env_file(Path(env_file))))
-    given: dict[str, Any] = {}
+    given: dict[str, Any] = dict(fixed().values)
     labels: dict[str, str] = {}
     warnings: list[str] = []
     for source, values in sources:  # the later one wins
@@ -400,6 +402,24 @@ def _gather(
             given[field] = value
             labels[field] = f"--{field.replace('_', '-')}"
     return given, labels, warnings
+
+
+def _check_held(settings: Settings, labels: Mapping[str, str]) -> None:
+    """Refuse other values of the settings that a bundle holds.
+
+    Raises:
+        SettingsInvalid: a flag or a variable has another value.
+    """
+    if not (bundle := fixed()).held:
+        return
+    own = Settings(**cast("dict[str, Any]", dict(bundle.values)))
+    for name in sorted(bundle.held & labels.keys()):
+        found, expected = getattr(settings, name), getattr(own, name)
+        if found != expected:
+            raise SettingsInvalid(
+                f"{labels[name]} is {shown(found)}, but {bundle.where} was made with "
+                f"{shown(expected)}. Leave it out, or make another file with matryo bundle."
+            )
 
 
 def default_text(name: str) -> str:

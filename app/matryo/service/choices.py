@@ -19,11 +19,13 @@ class Defaults:
         input_type: of texts that come without one.
         dimensions: output size; None for the model's own.
         strict_dimensions: refuse sizes that a model was not trained for.
+        locked: names of the attributes above that no request may choose otherwise.
     """
 
     input_type: str = "document"
     dimensions: int | None = None
     strict_dimensions: bool = False
+    locked: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,14 +66,18 @@ def choose(options: Options, directory: Directory, defaults: Defaults) -> Choice
     engine, suffix_type = directory.resolve(options.model)
     manifest = engine.manifest
     input_type = suffix_type
+    default_type = _default_type(manifest, defaults)
     if options.input_type is not None:
         input_type = _input_type(options.input_type, manifest)
     if input_type is None:
-        # The operator's default may be meant for another model served beside this one.
-        names = manifest.input_type_names
-        own = manifest.default_input_type
-        wanted = own if own and defaults.input_type == "document" else defaults.input_type
-        input_type = names.get(wanted) or names.get("document") or "none"
+        input_type = default_type
+    if "input_type" in defaults.locked and input_type != default_type:
+        raise InvalidRequest(
+            f"Invalid value for 'input_type': {input_type!r}. This server embeds {default_type!r} "
+            "only; leave input_type out.",
+            param="input_type",
+            code="invalid_value",
+        )
     dimensions, warnings = _dimensions(options.dimensions, manifest, defaults)
     return Choices(
         engine,
@@ -81,6 +87,15 @@ def choose(options: Options, directory: Directory, defaults: Defaults) -> Choice
         warnings,
         normalize=options.normalize,
     )
+
+
+def _default_type(manifest: Manifest, defaults: Defaults) -> str:
+    """The input type of a text that comes without one."""
+    # The operator's default may be meant for another model served beside this one.
+    names = manifest.input_type_names
+    own = manifest.default_input_type
+    wanted = own if own and defaults.input_type == "document" else defaults.input_type
+    return names.get(wanted) or names.get("document") or "none"
 
 
 def _input_type(name: str, manifest: Manifest) -> str:
@@ -100,6 +115,11 @@ def _dimensions(
     asked: int | None, manifest: Manifest, defaults: Defaults
 ) -> tuple[int, tuple[str, ...]]:
     sizes = manifest.output.dimensions
+    if "dimensions" in defaults.locked and asked not in (None, defaults.dimensions):
+        raise BadDimensions(
+            f"Invalid value for 'dimensions': {asked}. This server gives {defaults.dimensions} "
+            "only; leave dimensions out."
+        )
     wanted = asked or defaults.dimensions or sizes.default or sizes.native
     if wanted == sizes.native:
         return wanted, ()

@@ -67,7 +67,8 @@ class OnnxEngine:
                     drop_unknown=manifest.tokenizer.drop_unknown,
                 )
                 graph = prepacked.graph if prepacked else artifact.graph
-                self._session = SessionPool(graph, use, manifest.output)
+                weights = None if prepacked else artifact.weights
+                self._session = SessionPool(graph, use, manifest.output, weights)
             finally:
                 check.result()  # a damaged file is the cause of any failure above
         try:
