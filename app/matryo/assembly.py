@@ -163,14 +163,9 @@ def resolve_models(settings: Settings) -> Settings:
 
 
 def _resolve(settings: Settings, name: str) -> str:
-    catalog = open_catalog(settings)
-    reference = referred(catalog, name)
+    reference = referred(open_catalog(settings), name)
     if reference is None:
-        # A derived model by its id: its checkpoint may have changed, too.
-        record = read_derived(catalog.folder(name))
-        if record is None or not record.sources:
-            return name
-        reference = Reference(record.reference)
+        return name
     known = find_derived(settings.home, reference.text)
     if known is None:
         _prepare_apart(settings, reference.text)
@@ -184,13 +179,16 @@ def _resolve(settings: Settings, name: str) -> str:
 
 
 def referred(catalog: Catalog, name: str) -> Reference | None:
-    """The path or the repository that a name means; None if the name is that of a model.
+    """The path or the repository that a name means; None for a model that was not derived.
+
+    The name of a derived model means what the model was derived from, which may have changed.
 
     Raises:
         ModelNotFound: the name is none of these.
     """
     if not is_path(name) and look_up(name, catalog.names) is not None:
-        return None
+        record = read_derived(catalog.folder(name))
+        return parse_reference(record.reference) if record else None
     reference = parse_reference(name)
     if reference is None:
         catalog.folder(name)  # says what models there are

@@ -72,6 +72,7 @@ class Embedder:
         self._lock = threading.Lock()
         self._local: LocalService | None = None
         self._pid = 0
+        self._finalizer: weakref.finalize[..., Embedder] | None = None
 
     def embed(self, texts: Sequence[str]) -> FloatArray:
         """Vectors of texts, in order.
@@ -132,9 +133,9 @@ class Embedder:
     def close(self) -> None:
         """Free the model. A later call loads the model again."""
         with self._lock:
-            local, self._local = self._local, None
-            if local:
-                _close(local, self._pid)
+            self._local, finalizer, self._finalizer = None, self._finalizer, None
+            if finalizer:
+                finalizer()  # closes the service, and forgets it
 
     def __enter__(self) -> Self:
         return self
@@ -174,7 +175,10 @@ class Embedder:
                     ) from exc
                 local.__enter__()
                 self._local, self._pid = local, os.getpid()
-                weakref.finalize(self, _close, local, self._pid)
+                # At the interpreter's end there is nothing to free, and an event loop can no longer
+                # close: executors refuse work by then.
+                self._finalizer = weakref.finalize(self, _close, local, self._pid)
+                self._finalizer.atexit = False
             return self._local
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import pickle
 import subprocess
 import sys
 import threading
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -149,7 +151,10 @@ def test_close_and_again(embedder: Embedder) -> None:
     threads = threading.active_count()
     first = embedder.embed(["a"])
     assert threading.active_count() > threads
+    service = weakref.ref(embedder._loaded())
     embedder.close()
+    gc.collect()
+    assert service() is None
     assert threading.active_count() == threads
     assert np.array_equal(embedder.embed(["a"]), first)
 
@@ -182,6 +187,45 @@ def test_workers(embedder: Embedder, method: str) -> None:
     child.join(30)
     assert child.exitcode == 0
     assert np.array_equal(embedder.embed(TEXTS), expected)
+
+
+_LEFTOVERS = """
+import gc, os, sys
+from matryo import Embedder
+
+gc.disable()
+embedder = Embedder(sys.argv[1], home=sys.argv[2])
+expected = embedder.embed(["a"])
+for left in [Embedder(sys.argv[1], home=sys.argv[2]) for _ in range(4)]:
+    left.embed(["a"])
+    left.close()
+    left.cycle = left
+del left
+child = os.fork()
+if not child:
+    gc.collect()  # of the embedders
+    same = (embedder.embed(["a"]) == expected).all()
+    gc.collect()  # of their services
+    os._exit(0 if same else 1)
+print("child:", os.waitpid(child, 0)[1])
+"""
+
+
+def test_a_forked_child_collects_what_its_parent_left(root: Path, model: TinyModel) -> None:
+    """Garbage of the parent in a child's memory ends no child; an open embedder ends quietly."""
+    done = subprocess.run(
+        [sys.executable, "-c", _LEFTOVERS, model.id, str(root / "home")],
+        env={
+            "MATRYO_MODELS": str(model.models),
+            "PATH": "/usr/bin:/bin",
+            "PYTHONPATH": ":".join(sys.path),
+        },
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert (done.stdout, done.stderr, done.returncode) == ("child: 0\n", "", 0)
 
 
 def test_threads_share_one_embedder(embedder: Embedder) -> None:
@@ -224,4 +268,5 @@ def test_builds_in_a_plain_script(tmp_path: Path) -> None:
         [sys.executable, str(script)], env=env, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr
     assert done.stdout.splitlines() == ["started", "(1, 32)"]

@@ -153,11 +153,11 @@ def read_files(
     weights = weights_file(checkpoint, manifest.weights)
     suffix = _format(checkpoint, weights)
     # No library parses a file that the manifest's hash refuses.
-    sources = [_hashed(weights, reporter)]
+    sources = [hashed(weights, reporter)]
     kind = ".json" if weights.name == INDEX_FILE else suffix
     pinned = [_pin(manifest, manifest.weights, kind, sources[0].sha256, weights, allow_unverified)]
     for path in shard_files(weights):
-        sources.append(_hashed(path, reporter))
+        sources.append(hashed(path, reporter))
         name = path.relative_to(checkpoint if checkpoint.is_dir() else path.parent).as_posix()
         pinned.append(
             _pin(manifest, name, ".safetensors", sources[-1].sha256, path, allow_unverified)
@@ -165,10 +165,10 @@ def read_files(
     stored = store.checkpoint(manifest.id, manifest.checkpoint_key)
     tokenizer = find_tokenizer(weights, suffix, stored, into, reporter)
     ready = read_ready_graph(weights, manifest.output) if suffix == ".onnx" else None
-    data = [_hashed(path, reporter) for path in (ready.data if ready else ())]
+    data = [hashed(path, reporter) for path in (ready.data if ready else ())]
     sources += data
     specs = manifest.output.dense
-    dense = [_hashed(find_dense(spec, checkpoint, weights), reporter) for spec in specs]
+    dense = [hashed(find_dense(spec, checkpoint, weights), reporter) for spec in specs]
     pins = [tuple(manifest.every_sha256)] * len(data)
     pins += [manifest.pinned_dense(spec) for spec in specs]
     for source, hashes in zip((*data, *dense), pins, strict=True):
@@ -178,7 +178,7 @@ def read_files(
                 f"{source.path} has sha256 {source.sha256}, which {manifest.id} does not pin. "
                 "Give --unverified to build from it all the same."
             )
-    found = _hashed(tokenizer.path, reporter).sha256
+    found = hashed(tokenizer.path, reporter).sha256
     if tokenizer.given:
         name = _tokenizer_name(manifest)
         pinned.append(_pin(manifest, name, ".json", found, tokenizer.path, allow_unverified))
@@ -206,7 +206,7 @@ def read_files(
         hashes[0] if len(hashes) == 1 else hashlib.sha256("\n".join(hashes).encode()).hexdigest(),
         found,
         verified,
-        (*sources, *dense, *(_hashed(path, reporter) for path in tokenizer.made_of)),
+        (*sources, *dense, *(hashed(path, reporter) for path in tokenizer.made_of)),
         tuple(dense),
     )
 
@@ -253,8 +253,8 @@ def _tokenizer_name(manifest: Manifest) -> str:
     return beside[0] if beside else TOKENIZER_FILE
 
 
-def _hashed(path: Path, reporter: Reporter) -> SourceFile:
-    """The file with its hash."""
+def hashed(path: Path, reporter: Reporter) -> SourceFile:
+    """A file with its hash and its stamp, which is taken before."""
     stamp = stamp_of(path)
     with reporter.bar(f"hashing {path.name}", stamp[0]) as advance:
         return SourceFile(str(path), sha256_file(path, advance), stamp)

@@ -154,14 +154,15 @@ def derive_model(
         fetched: Fetched | None = None
         if reference.path is not None:
             layout = read_layout(reference.path)
-            origin = folder_origin(layout.root)
         else:
             fetched = fetch_repository(store, reference, reporter)
             layout = read_layout(fetched.folder)
-            origin = hub_origin(catalog, fetched.source)
         if target is None:
             model_id = choose_id(store, catalog, reference_name(layout, reference), reference)
             target = Target(models_folder(store.home), model_id)
+        origin = folder_origin(layout.root)
+        if fetched:
+            origin = hub_origin(catalog, fetched.source, target.model_id)
         manifest = write_derived_model(layout, origin, reference, target, reporter)
         if fetched:
             publish(store, fetched, manifest)

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
+from matryo.build.arch import PAD_FIRST
 from matryo.build.limits import FACTS_MAX_BYTES
 from matryo.build.tokenizer import TokenizerFile
 from matryo.core.errors import CheckpointMismatch
@@ -22,11 +23,6 @@ USUAL_NAMES: Mapping[str, tuple[str, ...]] = {
     "mask": ("[MASK]", "<mask>"),
 }
 """The names that special tokens usually have, by role."""
-
-
-# transformers gives these models pad_token_id 1 by itself, whatever their tokenizer has. The id
-# says where positions begin, and nothing of the vocabulary.
-_PAD_IS_1 = frozenset({"camembert", "mpnet", "roberta", "xlm-roberta"})
 
 
 def against_specials(tokenizer: TokenizerFile, folders: Sequence[Path]) -> str | None:
@@ -113,7 +109,8 @@ def _other_ids(
         # Configs made from GPT-2's keep its ids, which are beyond the vocabulary.
         if name is None or not isinstance(index, int) or not 0 <= index < n_ids:
             continue
-        if role == "pad" and index == 1 and config.get("model_type") in _PAD_IS_1:
+        # transformers gives these models 1 by itself, whatever their tokenizer has.
+        if role == "pad" and index == 1 and config.get("model_type") in PAD_FIRST:
             continue
         if vocabulary[name] != index:
             return (

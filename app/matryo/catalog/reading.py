@@ -33,11 +33,25 @@ def read_manifest(folder: Path) -> Manifest:
         content = read_bytes(path, MANIFEST_MAX_BYTES).decode()
     except (OSError, ValueError) as exc:
         raise ManifestInvalid(f"{path}: cannot be read: {exc}") from exc
+    return parse_manifest(path, content)
+
+
+def parse_manifest(path: Path, content: str) -> Manifest:
+    """The manifest in a text of TOML.
+
+    Args:
+        path: of the `model.toml`, whose folder must have the name of the model; may not exist.
+        content: the text.
+
+    Raises:
+        ManifestInvalid: see `read_manifest`.
+    """
     with refusing(lambda reason: ManifestInvalid(f"{path}: cannot be read: {reason}")):
         manifest = _parse(path, content)
-    if manifest.id != folder.name:
+    if manifest.id != path.parent.name:
         raise ManifestInvalid(
-            f"{path}: id is '{manifest.id}' but the folder is '{folder.name}'; give both one name"
+            f"{path}: id is '{manifest.id}' but the folder is '{path.parent.name}'; give both one "
+            "name"
         )
     return manifest
 

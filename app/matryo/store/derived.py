@@ -34,7 +34,7 @@ class DerivedRecord:
     """The content of `derived.json`.
 
     Attributes:
-        version: `DERIVER_VERSION` at the time.
+        version: `DERIVER_VERSION` at the time; 0 while the model is being written.
         reference: what the operator named; see `Reference.text`.
         sources: the files that were read, the weights first; empty for a repository, whose
             files are pinned.
@@ -63,13 +63,12 @@ def write_derived(folder: Path, record: DerivedRecord) -> None:
 
 
 def read_derived(folder: Path) -> DerivedRecord | None:
-    """What a model was derived from; None if it was not, or the file is of another version."""
+    """What a model was derived from, by any version; None if the model was not derived."""
     try:
         content = read_bytes(folder / DERIVED_FILE, RECORD_MAX_BYTES)
-        record = _RECORD.validate_json(content, strict=True)
+        return _RECORD.validate_json(content, strict=True)
     except (OSError, ValueError, ValidationError):
         return None
-    return record if record.version == DERIVER_VERSION else None
 
 
 def find_derived(home: Path, reference: str) -> str | None:
@@ -81,6 +80,8 @@ def find_derived(home: Path, reference: str) -> str | None:
     for folder, record in derived_models(home):
         if record.reference != reference:
             continue
+        if record.version != DERIVER_VERSION:
+            return None
         if record.sources and os.path.lexists(reference):
             if find_change(record.sources):
                 return None

@@ -14,7 +14,7 @@ from onnx import TensorProto
 from tokenizers import Tokenizer
 
 from matryo.build import arch
-from matryo.build.derive.derive import read_facts
+from matryo.build.derive.facts import read_facts
 from matryo.build.derive.files import read_layout
 from matryo.build.provision import build_model, derive_model
 from matryo.catalog.catalog import Catalog
@@ -509,6 +509,33 @@ class TestAgain:
         one = derived(tmp_path, folder)
         shutil.rmtree(folder)
         assert find_derived(tmp_path / "home", str(folder)) == one.id
+
+    @pytest.mark.parametrize("version", [0, 99])
+    def test_record_of_another_version(self, tmp_path: Path, version: int) -> None:
+        """After a crash, or an upgrade, a model is derived anew and keeps its id."""
+        _, folder = make_folder(tmp_path)
+        one = derived(tmp_path, folder)
+        path = models_folder(tmp_path / "home") / one.id / "derived.json"
+        change_json(path, version=version)
+        assert find_derived(tmp_path / "home", str(folder)) is None
+        assert derived(tmp_path, folder) == one
+
+    def test_nothing_is_left_of_a_refusal(self, tmp_path: Path) -> None:
+        """What makes no manifest leaves no folder, and does not take the id."""
+        _, folder = make_folder(tmp_path, prompts={"query": "Q: "}, more={"truncate_dim": 99})
+        change_json(folder / "1_Pooling/config.json", pooling_mode=["mean"] * 70)
+        with pytest.raises(SetupError):
+            derived(tmp_path, folder)
+        assert not list(models_folder(tmp_path / "home").glob("*"))
+        change_json(folder / "1_Pooling/config.json", pooling_mode="mean")
+        assert derived(tmp_path, folder).id == "my-model"
+
+    def test_settings_under_another_name(self, tmp_path: Path) -> None:
+        """A file of the library's settings counts under each of its names, also if it comes."""
+        _, folder = make_folder(tmp_path)
+        derived(tmp_path, folder)
+        write_json(folder / "sentence_roberta_config.json", {"max_seq_length": 7})
+        assert derived(tmp_path, folder).tokenizer.max_tokens == 7
 
     def test_two_folders_of_one_name(self, tmp_path: Path) -> None:
         """Two folders of one name are two models."""

@@ -98,8 +98,8 @@ SAME_GRAPH: Mapping[str, str] = {"roberta": "xlm_roberta"}
 CAUSAL = frozenset({"qwen3"})
 """The modules of decoders, whose vector is the last token's state unless a file says otherwise."""
 
-MAX_PADDING_ROWS = 512
-"""Most rows by which a file's `vocab_size` may differ from the manifest's: padding of the table."""
+PAD_FIRST = frozenset({"camembert", "mpnet", "roberta", "xlm-roberta"})
+"""Values of `model_type` in a `config.json` whose positions begin behind the padding token's id."""
 
 STATIC = frozenset({"model2vec"})
 """The modules of tables without a transformer, whose texts have no special tokens."""

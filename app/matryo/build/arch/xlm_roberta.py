@@ -40,33 +40,18 @@ if TYPE_CHECKING:
     from matryo.build.checkpoint.gguf import GgufCheckpoint
 
 HUB_KEYS: Mapping[str, Key] = {
-    "hidden_size": Key(("hidden_size",), 768),
-    "num_hidden_layers": Key(("num_hidden_layers",), 12),
-    "num_attention_heads": Key(("num_attention_heads",), 12),
-    "intermediate_size": Key(("intermediate_size",), 3072),
-    "hidden_act": Key(("hidden_act",), "gelu"),
-    "layer_norm_eps": Key(("layer_norm_eps",), 1e-12),
-    "max_position_embeddings": Key(("max_position_embeddings",), 512),
+    **bert.HUB_KEYS,
     "pad_token_id": Key(("pad_token_id",), 1),
-    "type_vocab_size": Key(("type_vocab_size",), 2),
-    "vocab_size": Key(("vocab_size",)),
+    "vocab_size": Key(("vocab_size",)),  # the three models have three defaults
 }
 
-HUB_FIXED: Mapping[str, tuple[object, ...]] = {
-    "position_embedding_type": ("absolute",),
-    "is_decoder": (False,),
-    "add_cross_attention": (False,),
-}
+HUB_FIXED = bert.HUB_FIXED
 
-GGUF_ARCHITECTURES = ("bert",)
+GGUF_ARCHITECTURES = bert.GGUF_ARCHITECTURES
 """llama.cpp says `bert` for BERT, too. A file is a RoBERTa's if its tokenizer is `t5` or `gpt2`."""
 
 GGUF_KEYS: Mapping[str, Key] = {
-    "hidden_size": Key(("{arch}.embedding_length",)),
-    "num_hidden_layers": Key(("{arch}.block_count",)),
-    "num_attention_heads": Key(("{arch}.attention.head_count",)),
-    "intermediate_size": Key(("{arch}.feed_forward_length",)),
-    "layer_norm_eps": Key(("{arch}.attention.layer_norm_epsilon",)),
+    **bert.GGUF_KEYS,
     # A CamemBERT's table keeps all rows, which looks like a longer table without some.
     "max_position_embeddings": Key((), optional=True, soft=True),
     "pad_token_id": Key(("tokenizer.ggml.padding_token_id",), 1),

@@ -5,7 +5,10 @@ files            which files a checkpoint has
 config           `config.json` and the metadata of GGUF -> the architecture
 modules          `modules.json` of sentence-transformers -> output steps and prompts
 tokens           the tokenizer's files -> the longest text, and what the tokenizer does
-derive           all of these together -> a manifest
-contradictions   a manifest against what the files say
+facts            all of these together
+derive           facts -> a manifest, and a summary for people
 toml             the text of a `model.toml`
+write            the folder of a model
+repository       a repository on a hub -> its files in the store
+contradictions   a manifest against what the files say
 """

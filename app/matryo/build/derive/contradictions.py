@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, cast
 
 from matryo.build import arch
 from matryo.build.checkpoint.gguf import GgufCheckpoint
 from matryo.build.derive.config import gguf_facts, gguf_module, hub_facts, model_type_of, same
-from matryo.build.derive.derive import GGUF_POOLS, READY
+from matryo.build.derive.facts import GGUF_POOLS, READY
 from matryo.build.derive.files import CheckpointLayout
 from matryo.build.derive.modules import output_facts, prompt_facts
 from matryo.build.derive.said import Said, shown
 from matryo.build.derive.tokens import tokenizer_contradictions
+from matryo.build.limits import MAX_SPARE_ROWS
 from matryo.catalog.manifest import Manifest
 from matryo.core.errors import CheckpointMismatch, UnsupportedArchitecture
 
 # Two ways to say which layers have local attention; the first one counts.
 _LAYER_KINDS = ("layer_types", "global_attn_every_n_layers")
-_GIVEN = "given"  # a graph that pools by itself
+_Check = Callable[[Manifest, CheckpointLayout], Iterator[str]]
 
 
 def contradictions(manifest: Manifest, layout: CheckpointLayout) -> list[str]:
@@ -38,11 +39,7 @@ def contradictions(manifest: Manifest, layout: CheckpointLayout) -> list[str]:
     ]
 
 
-def _collected(
-    check: Any,  # noqa: ANN401 - a generator function of the two
-    manifest: Manifest,
-    layout: CheckpointLayout,
-) -> Iterator[str]:
+def _collected(check: _Check, manifest: Manifest, layout: CheckpointLayout) -> Iterator[str]:
     """The sentences of one check; a file that describes what no graph computes is one too."""
     try:
         yield from check(manifest, layout)
@@ -62,7 +59,7 @@ def _architecture(manifest: Manifest, layout: CheckpointLayout) -> Iterator[str]
                 manifest,
                 model_type,
                 lambda: gguf_facts(arch.module(model_type.value), checkpoint),
-                "GGUF_KEYS",
+                arch.module(ours).GGUF_KEYS,
             )
         finally:
             checkpoint.close()
@@ -74,15 +71,18 @@ def _architecture(manifest: Manifest, layout: CheckpointLayout) -> Iterator[str]
         return
     model_type = model_type_of(config)
     yield from _differing(
-        manifest, model_type, lambda: hub_facts(arch.module(model_type.value), config), "HUB_KEYS"
+        manifest,
+        model_type,
+        lambda: hub_facts(arch.module(model_type.value), config),
+        arch.module(ours).HUB_KEYS,
     )
 
 
 def _differing(
     manifest: Manifest,
     model_type: Said,
-    read: Any,  # noqa: ANN401 - a function without arguments that gives facts
-    table: str,
+    read: Callable[[], dict[str, Said]],
+    keys: Mapping[str, arch.Key],
 ) -> Iterator[str]:
     """The keys of the config that the manifest and a file have otherwise."""
     ours = manifest.architecture.model_type
@@ -91,13 +91,11 @@ def _differing(
         return
     _, config = arch.load(manifest)
     values = config.model_dump()
-    keys = cast("Mapping[str, arch.Key]", getattr(arch.module(ours), table))
-    facts = cast("dict[str, Said]", read())
+    facts = read()
     for key, said in facts.items():
         soft = (key in keys and keys[key].soft) or key in _LAYER_KINDS
         if key in values and not soft and not _fits(key, values[key], said.value):
             yield _sentence(said, f"architecture.{key}", values[key])
-
     yield from _layer_kinds(config, facts)
 
 
@@ -125,17 +123,17 @@ def _layer_kinds(config: Any, facts: Mapping[str, Said]) -> Iterator[str]:  # no
 def _fits(key: str, ours: object, theirs: object) -> bool:
     """Whether two values of a key are one; the padding of a word table may differ."""
     if key == "vocab_size" and isinstance(ours, int) and isinstance(theirs, int):
-        return abs(ours - theirs) < arch.MAX_PADDING_ROWS
+        return abs(ours - theirs) <= MAX_SPARE_ROWS
     return same(ours, theirs)
 
 
 def _output(manifest: Manifest, layout: CheckpointLayout) -> Iterator[str]:
     steps = manifest.output.steps
-    pools = tuple(step for step in steps if step.endswith("_pool"))
+    pools = manifest.output.pools
     if layout.suffix == ".gguf":
         yield from _gguf_pool(layout, pools)
         return
-    if layout.modules is None or _GIVEN in steps:
+    if layout.modules is None or manifest.output.given:
         return
     output = output_facts(layout, causal=False)
     if tuple(output.pools.value) != pools:

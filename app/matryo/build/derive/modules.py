@@ -88,6 +88,11 @@ class OutputFacts:
     dense: tuple[Dense, ...] = ()
     normalized: bool = False
 
+    @property
+    def steps(self) -> list[str]:
+        """The manifest's output steps."""
+        return [*self.pools.value, *self.later, "truncate", "l2_normalize"]
+
 
 @dataclass(frozen=True, slots=True)
 class PromptFacts:

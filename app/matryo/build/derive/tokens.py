@@ -15,10 +15,12 @@ from matryo.build.derive.said import JsonFile, Said
 from matryo.core.errors import CheckpointMismatch
 from matryo.store.limits import TOKENIZER_MAX_BYTES
 
-_CONFIGS = tuple(
+LIBRARY_CONFIGS = tuple(
     f"sentence_{name}_config.json"
     for name in ("bert", "roberta", "distilbert", "camembert", "xlm-roberta")
 )
+"""Names that sentence-transformers gives the file of its own settings of a transformer."""
+
 # transformers writes 1e30 for a tokenizer that knows no limit.
 _NO_LIMIT = 1 << 24
 # Keys of tokenizer_config.json, and of a BertNormalizer in tokenizer.json, that mean the same.
@@ -40,7 +42,7 @@ def token_limit(layout: CheckpointLayout, positions: Said | None) -> Said:
         CheckpointMismatch: no file says it, or a file has another kind of value.
     """
     found = [positions] if positions else []
-    for name in _CONFIGS:
+    for name in LIBRARY_CONFIGS:
         file = layout.inner_json(name)
         if file.exists:
             found += _limit(file, "max_seq_length")
@@ -81,7 +83,7 @@ def own_truncation(layout: CheckpointLayout) -> Said | None:
 
 def lowercases(layout: CheckpointLayout) -> Said | None:
     """Whether a text is put in lower case before a tokenizer that does not do so by itself."""
-    for name in _CONFIGS:
+    for name in LIBRARY_CONFIGS:
         said = layout.inner_json(name).said("do_lower_case")
         if said is not None and said.value is True:
             return None if _has_lowercase(layout) else said

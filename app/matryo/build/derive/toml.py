@@ -7,7 +7,7 @@ from typing import Any, cast
 
 import tomlkit
 
-from matryo.build.derive.derive import Facts
+from matryo.build.derive.facts import Facts
 from matryo.build.derive.said import Said
 
 _HEAD = (

@@ -10,14 +10,17 @@ from typing import Any
 
 from matryo.build.checkpoint.shards import shard_files
 from matryo.build.checkpoint.tokenizer import SETTINGS
-from matryo.build.derive.derive import Facts, manifest_tables, read_facts, summary
+from matryo.build.derive.derive import manifest_tables, summary
+from matryo.build.derive.facts import Facts, read_facts
 from matryo.build.derive.files import CheckpointLayout
 from matryo.build.derive.said import Said, shown
+from matryo.build.derive.tokens import LIBRARY_CONFIGS
 from matryo.build.derive.toml import model_toml
+from matryo.build.inputs import hashed
 from matryo.catalog.catalog import Catalog
 from matryo.catalog.manifest import VOCABULARIES, HubSource, Manifest
 from matryo.catalog.names import look_up
-from matryo.catalog.reading import read_manifest
+from matryo.catalog.reading import parse_manifest
 from matryo.core.errors import CheckpointMismatch, SettingsInvalid
 from matryo.core.progress import Reporter
 from matryo.core.untrusted import refusing
@@ -29,10 +32,10 @@ from matryo.store.derived import (
     read_derived,
     write_derived,
 )
-from matryo.store.files import make_folder, remove_file, sha256_file, write_atomically
+from matryo.store.files import make_folder, remove_file, write_atomically
 from matryo.store.layout import Store
 from matryo.store.references import Reference
-from matryo.store.sources import SourceFile, stamp_of
+from matryo.store.sources import SourceFile
 
 # Files whose content, or whose absence, shapes what is derived; the modules' own come with these.
 _CONSIDERED = (
@@ -41,7 +44,8 @@ _CONSIDERED = (
     "README.md",
 )
 _CONSIDERED_INNER = (
-    *("config.json", "sentence_bert_config.json", "tokenizer.json"),
+    *("config.json", "tokenizer.json"),
+    *LIBRARY_CONFIGS,
     *sorted(VOCABULARIES),
     *SETTINGS,
 )
@@ -68,17 +72,17 @@ def folder_origin(root: Path) -> Origin:
     return Origin("local", (), {"kind": "folder", "path": str(root)})
 
 
-def hub_origin(catalog: Catalog, source: HubSource) -> Origin:
+def hub_origin(catalog: Catalog, source: HubSource, model_id: str) -> Origin:
     """The origin of a checkpoint from a hub; the repository's name is an alias if it is free."""
     owner = source.repo.partition("/")[0]
-    is_free = look_up(source.repo, catalog.names) is None
+    is_free = look_up(source.repo, catalog.names) in (None, model_id)
     return Origin(owner, (source.repo,) if is_free else (), source.model_dump())
 
 
 def derive_from(
     layout: CheckpointLayout, origin: Origin, target: Target, reporter: Reporter
-) -> tuple[Facts, str]:
-    """What a checkpoint says of itself, and the text of its `model.toml`.
+) -> tuple[Facts, tuple[SourceFile, ...], str]:
+    """What a checkpoint says of itself, the files of its model, and the text of its `model.toml`.
 
     Raises:
         CheckpointMismatch: a fact is missing, cannot be read, or contradicts another.
@@ -95,13 +99,14 @@ def derive_from(
         if target.sizes:
             facts = replace(facts, sizes=Said(target.sizes, "--dimensions", ""))
         paths = model_files(layout, facts)
-    files: dict[str, dict[str, Any]] = {}
-    for path in paths:
-        n_bytes = path.stat().st_size
-        with reporter.bar(f"hashing {path.name}", n_bytes) as advance:
-            sha256 = sha256_file(path, advance)
-        name = path.relative_to(layout.root).as_posix()
-        files[name] = {"bytes": n_bytes, "sha256": sha256}
+    sources = tuple(hashed(path, reporter) for path in paths)
+    files = {
+        path.relative_to(layout.root).as_posix(): {
+            "bytes": source.stamp[0],
+            "sha256": source.sha256,
+        }
+        for path, source in zip(paths, sources, strict=True)
+    }
     with refusing(
         lambda reason: CheckpointMismatch(
             f"{layout.root}: a value of this checkpoint's files cannot be written: {reason}. "
@@ -118,7 +123,7 @@ def derive_from(
         )
         text = model_toml(tables, facts)
         text.encode()
-    return facts, text
+    return facts, sources, text
 
 
 def model_files(layout: CheckpointLayout, facts: Facts) -> list[Path]:
@@ -168,29 +173,31 @@ def write_derived_model(
         CheckpointMismatch, UnsupportedArchitecture: see `derive_from`.
         ManifestInvalid: the derived values make no manifest.
     """
-    facts, text = derive_from(layout, origin, target, reporter)
+    facts, sources, text = derive_from(layout, origin, target, reporter)
     lines = summary(facts)
     reporter.say(f"{target.model_id}: derived from {reference.text}")
     for line in lines:
         reporter.say(f"  {line}")
     folder = target.parent / target.model_id
+    manifest = parse_manifest(folder / "model.toml", text)
     make_folder(folder)
-    remove_file(folder / DERIVED_FILE)
-    write_atomically(folder / "model.toml", text)
-    manifest = read_manifest(folder)
     if target.is_own:
+        remove_file(folder / DERIVED_FILE)
+        write_atomically(folder / "model.toml", text)
         return manifest
-    sources: tuple[SourceFile, ...] = ()
     absent: list[str] = []
     if reference.path:
         considered = list(_considered(layout))
         absent = [str(path) for path in considered if not path.exists()]
-        present = [*model_files(layout, facts), *(p for p in considered if p.is_file())]
-        sources = tuple(
-            SourceFile(str(path), sha256_file(path), stamp_of(path))
-            for path in dict.fromkeys(present)
-        )
+        known = {source.path for source in sources}
+        others = (path for path in considered if path.is_file() and str(path) not in known)
+        sources = (*sources, *(hashed(path, reporter) for path in others))
+    else:
+        sources = ()
     record = DerivedRecord(DERIVER_VERSION, reference.text, sources, tuple(absent), tuple(lines))
+    # After a crash between two files the model still has its id, and is derived anew.
+    write_derived(folder, replace(record, version=0))
+    write_atomically(folder / "model.toml", text)
     write_derived(folder, record)
     return manifest
 

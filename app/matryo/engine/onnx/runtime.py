@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import weakref
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -31,6 +33,12 @@ _DISABLED_OPTIMIZERS = ["SkipLayerNormFusion"]
 _WEIGHTS_FOLDER = "session.model_external_initializers_file_folder_path"
 
 ORT_VERSION: str = cast("Any", ort).__version__
+
+# A session's destructor joins the session's threads. A forked child does not have them, and dies of
+# a segmentation fault when it collects a session of its parent. So a child keeps them all.
+_sessions: weakref.WeakSet[Any] = weakref.WeakSet()
+_inherited: list[Any] = []
+os.register_at_fork(after_in_child=lambda: _inherited.extend(_sessions))
 
 
 def session_options(threads: int) -> Any:  # noqa: ANN401
@@ -78,6 +86,7 @@ class GraphSession:
             providers=["CPUExecutionProvider"],
             disabled_optimizers=_DISABLED_OPTIMIZERS,
         )
+        _sessions.add(self._session)
         # ORT does not count an input with a default value, such as `apply_mask`, as an input, but
         # as an overridable initializer.
         declared = (*self._session.get_inputs(), *self._session.get_overridable_initializers())
