@@ -49,8 +49,8 @@ wheel: .venv/.run ## write dist/matryo-VERSION-py3-none-any.whl
 	$(PIP) wheel --no-deps --no-build-isolation --wheel-dir dist .
 
 lock: .venv/.dev ## resolve the dependencies again, hashes included
-	$(BIN)/uv pip compile $(LOCK_FLAGS) pyproject.toml --group build -o requirements/run.lock
-	$(BIN)/uv pip compile $(LOCK_FLAGS) pyproject.toml --group build --group dev --group clients -c requirements/run.lock -o requirements/dev.lock
+	$(BIN)/uv pip compile $(LOCK_FLAGS) pyproject.toml --extra grpc --group build -o requirements/run.lock
+	$(BIN)/uv pip compile $(LOCK_FLAGS) pyproject.toml --extra grpc --group build --group dev --group clients -c requirements/run.lock -o requirements/dev.lock
 LOCK_FLAGS := --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --no-emit-index-url --no-emit-find-links
 
 env-example: .venv/.dev ## write .env.example from the settings
