@@ -18,7 +18,7 @@ log = logging.getLogger(__name__)
 async def run_forever(
     body: Callable[[], Awaitable[None]], *, on_death: Callable[[], None], restart_s: float
 ) -> None:
-    """Run `body` again whenever it ends with an exception.
+    """Run `body` again whenever it ends with an exception; a cancellation ends it for good.
 
     Args:
         body: a task without an end.
@@ -31,6 +31,9 @@ async def run_forever(
         except Exception:
             log.exception("a worker died; its jobs fail and another takes its place")
             on_death()
+            task = asyncio.current_task()
+            if task and task.cancelling():  # the exception has taken the cancellation's place
+                raise asyncio.CancelledError from None
             await asyncio.sleep(restart_s)
 
 

@@ -16,6 +16,7 @@ from matryo.core.metrics import Metrics
 from matryo.engine import Encoded, TokenIds
 from matryo.scheduler import Scheduler, SchedulerConfig, workers
 from matryo.scheduler.jobs import Ticket
+from matryo.scheduler.supervision import run_forever
 from tests.fakes import LIMITS, MINILM, FakeEngine
 from tests.unit.scheduler.steps import SPOILS, Stage, TimelessEngine
 
@@ -548,6 +549,27 @@ class TestSupervision:
             await scheduler.run(engine, texts(500, 5, 6), 8)
         await settled(scheduler)
         assert not [batch for batch in engine.batches if 6 in batch]
+
+    async def test_a_worker_that_dies_of_its_end_ends(self) -> None:
+        """A fault in the clean-up of a cancelled worker does not make the worker start anew."""
+        deaths = 0
+
+        async def body() -> None:
+            try:
+                await asyncio.Event().wait()
+            finally:
+                raise RuntimeError("in the clean-up")
+
+        def on_death() -> None:
+            nonlocal deaths
+            deaths += 1
+
+        worker = asyncio.create_task(run_forever(body, on_death=on_death, restart_s=0))
+        await asyncio.sleep(0)
+        worker.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await worker
+        assert deaths == 1
 
     def test_readiness_follows_the_probes(self) -> None:
         """A model whose run and probe fail is not ready, and is again once a probe ends well."""
