@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import queue
 import subprocess
 import sys
@@ -9,13 +10,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import grpc
 import numpy as np
 import pytest
 import requests
-
-pytest.importorskip("grpc")
-
-import grpc
 from google.protobuf import descriptor_pb2
 from google.protobuf.descriptor_pool import DescriptorPool
 
@@ -242,7 +240,7 @@ class TestInference:
 
     def test_tritonclient(self, live: Live, client: Client) -> None:
         """NVIDIA's client: liveness, readiness, metadata, vectors."""
-        triton = pytest.importorskip("tritonclient.grpc")
+        triton: Any = importlib.import_module("tritonclient.grpc")
         with triton.InferenceServerClient(f"127.0.0.1:{client.port}") as server:
             assert server.is_server_live()
             assert server.is_server_ready()
@@ -386,7 +384,6 @@ def live_tokens(live: Live, text: str, **options: Any) -> int:
 
 def test_descriptors_are_those_of_the_protos(tmp_path: Path) -> None:
     """The committed descriptors are what protoc makes of the .proto files beside them."""
-    pytest.importorskip("grpc_tools")
     made = tmp_path / "made"
     command = [sys.executable, "-m", "grpc_tools.protoc", f"-I{FOLDER}"]
     protos = sorted(str(path) for path in FOLDER.glob("*.proto"))

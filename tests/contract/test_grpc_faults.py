@@ -17,13 +17,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import grpc
 import numpy as np
 import pytest
 import requests
-
-pytest.importorskip("grpc")
-
-import grpc
 
 from matryo.core.errors import SettingsInvalid
 from matryo.engine import TokenIds

@@ -10,9 +10,6 @@ from pathlib import Path
 
 import pytest
 
-pytest.importorskip("grpc_tools")
-pytest.importorskip("tritonclient.grpc")
-
 from matryo.grpc.messages import FOLDER
 from tests.contract.conftest import live_server
 from tests.fakes import FakeEngine

@@ -5,8 +5,6 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-pytest.importorskip("google.protobuf")
-
 from matryo.core.errors import InvalidRequest
 from matryo.grpc import wire
 from matryo.grpc.messages import make, parse
