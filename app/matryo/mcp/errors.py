@@ -38,7 +38,9 @@ def invalid(exc: ValidationError) -> InvalidRequest:
         return InvalidRequest(f"Missing required argument: '{name}'.")
     if error["type"] == "extra_forbidden":
         return InvalidRequest(f"Unknown argument: '{name}'. Leave it out.")
-    return InvalidRequest(f"Invalid value for '{name}': {error['msg'][:200]}. Correct the argument.")
+    return InvalidRequest(
+        f"Invalid value for '{name}': {error['msg'][:200]}. Correct the argument."
+    )
 
 
 def _name(loc: tuple[Any, ...]) -> str:

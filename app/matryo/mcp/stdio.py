@@ -14,7 +14,7 @@ import signal
 import sys
 import threading
 from collections.abc import AsyncIterator, Generator
-from concurrent.futures import Future
+from concurrent.futures import CancelledError, Future
 from queue import SimpleQueue
 from typing import Any, BinaryIO, cast
 
@@ -27,9 +27,7 @@ from matryo.core.signals import Stopped
 _STOPS = (signal.SIGTERM, signal.SIGINT)
 
 
-async def serve_client(
-    server: Server, streams: tuple[BinaryIO, BinaryIO], most_bytes: int
-) -> None:
+async def serve_client(server: Server, streams: tuple[BinaryIO, BinaryIO], most_bytes: int) -> None:
     """Serve the client of this process until its end of standard input; for the main thread.
 
     Args:
@@ -54,9 +52,10 @@ async def serve_client(
         loop.add_signal_handler(number, stop, number)
     try:
         await _serve(server, streams, most_bytes)
-    except asyncio.CancelledError:
+    except (asyncio.CancelledError, Exception):
         if not stopped:
             raise
+        # The SDK's streams also raise errors of their own when they are cancelled.
         task.uncancel()
         raise Stopped(stopped[0]) from None
     finally:
@@ -75,23 +74,23 @@ async def _serve(server: Server, streams: tuple[BinaryIO, BinaryIO], most_bytes:
 
 
 def _raise_cause(group: BaseExceptionGroup[BaseException]) -> None:
-    """Raise the one error of a group that has a meaning for the operator, else the group.
+    """Raise the error of ours that a group has, if any, else the group.
 
-    A client that no longer reads has ended, and so has the work for it.
+    A client that no longer reads has ended, and so has the work for the client.
     """
-    known, rest = group.split((MatryoError, BrokenPipeError))
-    for exc in _leaves(known):
+    leaves = list(_leaves(group))
+    for exc in leaves:
         if isinstance(exc, MatryoError):
             raise exc
-    if rest:
-        raise rest
+    if not any(isinstance(exc, BrokenPipeError) for exc in leaves):
+        raise group
 
 
-def _leaves(exc: BaseException | None) -> Generator[BaseException, None, None]:
+def _leaves(exc: BaseException) -> Generator[BaseException, None, None]:
     if isinstance(exc, BaseExceptionGroup):
         for one in cast("BaseExceptionGroup[BaseException]", exc).exceptions:
             yield from _leaves(one)
-    elif exc:
+    else:
         yield exc
 
 
@@ -130,8 +129,8 @@ class _Lines:
         lines: asyncio.Queue[bytes | None] = asyncio.Queue(1)
 
         def read() -> None:
-            # The loop may be closed by the time that a line comes.
-            with contextlib.suppress(RuntimeError, asyncio.CancelledError):
+            # The loop may be closed by the time that a line comes, or while a line waits.
+            with contextlib.suppress(RuntimeError, CancelledError):
                 while line := self._stream.readline(self._most_bytes + 1):
                     asyncio.run_coroutine_threadsafe(lines.put(line), loop).result()
                 asyncio.run_coroutine_threadsafe(lines.put(None), loop).result()
@@ -157,6 +156,8 @@ class _Writer:
     def _run(self) -> None:
         while True:
             data, done = self._work.get()
+            if not done.set_running_or_notify_cancel():
+                continue
             try:
                 view = memoryview(data)
                 while view:
