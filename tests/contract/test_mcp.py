@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from mcp import Client, MCPError
 from mcp.client.streamable_http import streamable_http_client
-from mcp_types import CallToolResult
+from mcp_types import CallToolResult, TextContent
 
 from matryo.assembly import build_service
 from matryo.main import create_mcp_app
@@ -69,7 +69,14 @@ def words(result: CallToolResult) -> str:
     """What an assistant reads of a call that was refused."""
     assert result.is_error
     assert result.structured_content is None
-    return result.content[0].text  # pyright: ignore[reportAttributeAccessIssue] - a text
+    return text_of(result)
+
+
+def text_of(result: CallToolResult) -> str:
+    """The text of a result."""
+    (content,) = result.content
+    assert isinstance(content, TextContent)
+    return content.text
 
 
 async def http_vectors(engine: FakeEngine, **body: Any) -> Any:
@@ -98,7 +105,7 @@ class TestRank:
             assert one["score"] == pytest.approx(cosines[one["index"]], abs=1e-6)
             assert one["text"] == TEXTS[one["index"]]
         assert found["model"] == engine.manifest.id
-        assert json.loads(result.content[0].text) == found
+        assert json.loads(text_of(result)) == found
         assert "search_query: " + QUERY in engine.seen
         assert "search_document: " + TEXTS[0] in engine.seen
 
@@ -178,7 +185,7 @@ class TestEmbed:
         assert (found["dimensions"], found["input_type"]) == (256, "query")
         assert found["fingerprint"].endswith("/query/256/float")
         assert max(len(repr(x)) for row in found["embeddings"] for x in row) <= 16
-        assert json.loads(result.content[0].text) == found
+        assert json.loads(text_of(result)) == found
 
     @pytest.mark.parametrize(
         ("texts", "dimensions", "fits"),

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import orjson
+from numpy.typing import NDArray
 from pydantic import BaseModel
 
 from matryo.core.errors import InvalidRequest
@@ -84,11 +85,9 @@ async def _rank(call: Call, given: RankArguments) -> RankResult:
     query_type, text_type = _asked(call, "query"), _asked(call, "document")
     query = await call.embed(Options(given.model, query_type, truncate=True), [given.query])
     texts = await call.embed(Options(given.model, text_type, truncate=True), given.texts)
-    scores = _cosines(texts.vectors, query.vectors[0])
-    best = np.argsort(-scores, kind="stable")[: given.top]
-    results = [
-        Ranked(index=int(n), score=_rounded(scores[n]), text=_head(given.texts[n])) for n in best
-    ]
+    scores: list[float] = _cosines(texts.vectors, query.vectors[0]).tolist()
+    best = sorted(range(len(scores)), key=lambda n: -scores[n])[: given.top]
+    results = [Ranked(index=n, score=_rounded(scores[n]), text=_head(given.texts[n])) for n in best]
     warnings = [*_warnings(query, ["query"]), *_warnings(texts, "texts")]
     return RankResult(results=results, model=texts.model, warnings=list(dict.fromkeys(warnings)))
 
@@ -136,12 +135,12 @@ def _asked(call: Call, input_type: str) -> str | None:
     return None if "input_type" in call.service.defaults.locked else input_type
 
 
-def _cosines(vectors: FloatArray, other: FloatArray) -> FloatArray:
+def _cosines(vectors: FloatArray, other: FloatArray) -> NDArray[np.float64]:
     """The cosine of each row with another unit vector: `(n,)` float64."""
     return vectors.astype(np.float64) @ other.astype(np.float64)
 
 
-def _rounded(cosine: np.floating[Any]) -> float:
+def _rounded(cosine: float) -> float:
     return round(float(cosine), _DIGITS)
 
 
