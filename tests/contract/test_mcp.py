@@ -129,6 +129,14 @@ class TestRank:
             answer = await http.post("/v1/embeddings", json={"input": "a", "model": "nope"})
         assert words(refused) == answer.json()["error"]["message"]
 
+    async def test_model_without_the_prompts(self) -> None:
+        """A model whose prompts have other names gets the server's default for both."""
+        engine = FakeEngine(FakeEngine().manifest.model_copy(update={"prompts": {"sts": "sts: "}}))
+        async with tools_of(engine, default_input_type="sts") as client:
+            result = await client.call_tool("rank", {"query": "a", "texts": ["b"]})
+        assert not result.is_error
+        assert engine.seen[-2:] == ["sts: a", "sts: b"]
+
     async def test_cut_texts(self, call: Ask) -> None:
         """Texts over the model's limit are cut, and the warnings say which."""
         long = "a " * 9000
@@ -288,6 +296,30 @@ class TestHostileArguments:
         """A body that is no message is refused with 400."""
         for version in (None, "2026-07-28"):
             assert (await post(live, body, version)).status_code == 400
+
+    @pytest.mark.parametrize("version", [None, "2025-06-18", "2026-07-28"])
+    async def test_log(
+        self, live: Live, version: str | None, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """No log line quotes a text, whatever is wrong with the message around the text."""
+        caplog.set_level("INFO")
+        info = {"name": "a", "version": "1"}
+        hello = {"protocolVersion": "2025-06-18", "capabilities": {}, "clientInfo": info}
+        call = {"name": "similarity", "arguments": {"a": "hush", "b": "hush"}}
+        for message in (
+            {"hush": 1},
+            {"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": call | {"name": 3}},
+            {"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": ["hush"]},
+            {"jsonrpc": "2.0", "id": {"hush": 1}, "method": "tools/call", "params": call},
+            {"jsonrpc": "2.0", "id": 1, "method": "initialize", "params": hello | {"hush": "hush"}},
+            {"jsonrpc": "2.0", "id": 1, "method": "initialize", "params": "hush"},
+            {"jsonrpc": "2.0", "method": "notifications/progress", "params": {"hush": "hush"}},
+        ):
+            await post(live, json.dumps(message).encode(), version)
+        await raw_call(live, "similarity", {"a": "hush", "b": ["hush"]})
+        await raw_call(live, "similarity", {"a": "hush", "b": "hush"})
+        assert "tools/call" in caplog.text
+        assert "hush" not in caplog.text
 
 
 async def post(live: Live, body: bytes, version: str | None = None, **more: str) -> httpx2.Response:

@@ -40,7 +40,9 @@ def run(settings: Settings, *, over_http: bool) -> None:
             "pip install 'matryo[mcp]'"
         )
     logs.configure(settings.log_level, settings.log_format)
+    logging.getLogger("mcp").setLevel(logging.WARNING)  # its other lines have ids of sessions
     tune_allocator()
+    settings = settings.model_copy(update={"processes": 1})
     if over_http:
         _serve_http(settings)
     else:

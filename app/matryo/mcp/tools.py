@@ -82,9 +82,12 @@ class Tool:
 async def _rank(call: Call, given: RankArguments) -> RankResult:
     """The texts that are nearest to the query; equal scores keep the order of the texts."""
     call.service.limits.check_texts(len(given.texts))
-    query_type, text_type = _asked(call, "query"), _asked(call, "document")
-    query = await call.embed(Options(given.model, query_type, truncate=True), [given.query])
-    texts = await call.embed(Options(given.model, text_type, truncate=True), given.texts)
+    options = [
+        Options(given.model, _asked(call, given.model, name), truncate=True)
+        for name in ("query", "document")
+    ]
+    query = await call.embed(options[0], [given.query])
+    texts = await call.embed(options[1], given.texts)
     scores: list[float] = _cosines(texts.vectors, query.vectors[0]).tolist()
     best = sorted(range(len(scores)), key=lambda n: -scores[n])[: given.top]
     results = [Ranked(index=n, score=_rounded(scores[n]), text=_head(given.texts[n])) for n in best]
@@ -94,11 +97,10 @@ async def _rank(call: Call, given: RankArguments) -> RankResult:
 
 async def _similarity(call: Call, given: SimilarityArguments) -> SimilarityResult:
     """The cosine of two texts that have the same input type."""
-    engine, _suffix = call.service.directory.resolve(given.model)
     # A query is not like the passage that answers it: a comparison of equals needs one prompt for
     # both. Nomic's models have `clustering` for that, and most models have no such prompt.
-    known = "clustering" if "clustering" in engine.manifest.input_types else "none"
-    options = Options(given.model, _asked(call, known), truncate=True)
+    input_type = _asked(call, given.model, "clustering", "none")
+    options = Options(given.model, input_type, truncate=True)
     answer = await call.embed(options, [given.a, given.b])
     return SimilarityResult(
         similarity=_rounded(_cosines(answer.vectors[:1], answer.vectors[1])[0]),
@@ -130,9 +132,17 @@ async def _embed(call: Call, given: EmbedArguments) -> EmbedResult:
     )
 
 
-def _asked(call: Call, input_type: str) -> str | None:
-    """The input type to ask for; None where the operator allows no choice."""
-    return None if "input_type" in call.service.defaults.locked else input_type
+def _asked(call: Call, model: str | None, *wanted: str) -> str | None:
+    """The first wanted input type that a model knows.
+
+    None, which stands for the server's default, if the model knows none of them, or if the operator
+    allows no choice.
+    """
+    if "input_type" in call.service.defaults.locked:
+        return None
+    engine, _suffix = call.service.directory.resolve(model)
+    names = engine.manifest.input_type_names
+    return next((name for name in wanted if name in names), None)
 
 
 def _cosines(vectors: FloatArray, other: FloatArray) -> NDArray[np.float64]:
