@@ -23,6 +23,7 @@ from matryo.engine import Engine
 from matryo.http import operations
 from matryo.http.connections import ConnectionLimits
 from matryo.http.context import BodyLimits, Context
+from matryo.http.encoderfile import routes as encoderfile
 from matryo.http.errors import error_response
 from matryo.http.guest import guest_route
 from matryo.http.listening import Listener
@@ -89,8 +90,8 @@ def create_app(
     application.state.grpc_server = grpc_server
     document.install(application)
     # Not included as routers: FastAPI would match each request to an included route twice.
-    for router in (routes.build_router(), tei.build_router(), operations.build_router()):
-        application.router.routes.extend(router.routes)
+    for door in (routes, tei, encoderfile, operations):
+        application.router.routes.extend(door.build_router().routes)
     if settings.cors_origins:
         application.add_middleware(
             Cors,

@@ -153,7 +153,7 @@ class TestStreams:
         assert "nor is this" in piped.log
         assert "Traceback" not in piped.log
 
-    @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+    @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
     @pytest.mark.parametrize("busy", [False, True])
     def test_signal(self, start: Start, number: int, busy: bool) -> None:
         """A signal ends the process, with a call under way too, while the client still listens."""

@@ -15,7 +15,7 @@ from matryo.core import logging as logs
 from matryo.core.errors import SettingsInvalid
 from matryo.core.memory import tune_allocator
 from matryo.core.settings import Settings
-from matryo.core.signals import held_back
+from matryo.core.signals import held_back, outlive_others
 from matryo.engine import Engine
 from matryo.http.listening import bind
 
@@ -67,6 +67,7 @@ def _serve_http(settings: Settings) -> None:
     from matryo.main import build_server, create_mcp_app
     from matryo.mcp.sessions import PATH
 
+    outlive_others()
     with held_back(signal.SIGTERM, signal.SIGINT):
         listener = bind(settings.host, settings.port)
     try:

@@ -24,7 +24,7 @@ from mcp.server.stdio import stdio_server
 from matryo.core.errors import MatryoError, SetupError
 from matryo.core.signals import Stopped
 
-_STOPS = (signal.SIGTERM, signal.SIGINT)
+_STOPS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 async def serve_client(server: Server, streams: tuple[BinaryIO, BinaryIO], most_bytes: int) -> None:
@@ -37,7 +37,7 @@ async def serve_client(server: Server, streams: tuple[BinaryIO, BinaryIO], most_
 
     Raises:
         SetupError: a message has more bytes.
-        Stopped: SIGTERM or SIGINT came.
+        Stopped: SIGTERM, SIGINT or SIGHUP came.
     """
     loop, task = asyncio.get_running_loop(), asyncio.current_task()
     assert task
@@ -48,7 +48,9 @@ async def serve_client(server: Server, streams: tuple[BinaryIO, BinaryIO], most_
             stopped.append(number)
             task.cancel()
 
-    for number in _STOPS:
+    # A signal that the parent ignores, as `nohup` does, stays ignored.
+    numbers = [number for number in _STOPS if signal.getsignal(number) != signal.SIG_IGN]
+    for number in numbers:
         loop.add_signal_handler(number, stop, number)
     try:
         await _serve(server, streams, most_bytes)
@@ -59,7 +61,7 @@ async def serve_client(server: Server, streams: tuple[BinaryIO, BinaryIO], most_
         task.uncancel()
         raise Stopped(stopped[0]) from None
     finally:
-        for number in _STOPS:
+        for number in numbers:
             loop.remove_signal_handler(number)
 
 
