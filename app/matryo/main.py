@@ -6,8 +6,8 @@ Nothing is global, and nothing is read from the environment unless no settings a
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
-from typing import TYPE_CHECKING
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from typing import TYPE_CHECKING, Any
 
 from fastapi import FastAPI, Request
 from prometheus_client import CollectorRegistry
@@ -23,7 +23,9 @@ from matryo.engine import Engine
 from matryo.http import operations
 from matryo.http.connections import ConnectionLimits
 from matryo.http.context import BodyLimits, Context
+from matryo.http.encoderfile import routes as encoderfile
 from matryo.http.errors import error_response
+from matryo.http.guest import guest_route
 from matryo.http.listening import Listener
 from matryo.http.middleware import Cors, RequestMiddleware
 from matryo.http.openai import document, routes
@@ -63,13 +65,7 @@ def create_app(
         SetupError: settings, manifests or artefacts that cannot be used.
     """
     settings = settings or load_settings()
-    match engine:
-        case None:
-            engines = load_engines(settings)
-        case Sequence():
-            engines = tuple(engine)
-        case _:
-            engines = (engine,)
+    engines = _engines(settings, engine)
     metrics = Metrics(CollectorRegistry())
     service = build_service(settings, engines, metrics)
     grpc_server = _grpc_server(settings, service, metrics)
@@ -82,25 +78,20 @@ def create_app(
                 await stack.enter_async_context(grpc_server)
             yield
 
-    application = FastAPI(
-        title="Matryo",
-        version=matryo.__version__,
+    application = _application(
+        settings,
+        service,
+        metrics,
+        lifespan,
         description="OpenAI's embeddings endpoint over Matryoshka text models.",
-        lifespan=lifespan,
-        redirect_slashes=False,
         docs_url=None,  # FastAPI's pages load their scripts from elsewhere; ours is plain HTML
         redoc_url=None,
     )
-    body_limits = BodyLimits(settings.max_body_bytes, settings.body_timeout_s)
     application.state.grpc_server = grpc_server
-    application.state.context = Context(service, body_limits, settings.unknown_fields, metrics)
     document.install(application)
     # Not included as routers: FastAPI would match each request to an included route twice.
-    routers = (routes.build_router(), tei.build_router(), operations.build_router())
-    for router in routers:
-        application.router.routes.extend(router.routes)
-    for kind in (MatryoError, HTTPException):
-        application.add_exception_handler(kind, _answer)
+    for door in (routes, tei, encoderfile, operations):
+        application.router.routes.extend(door.build_router().routes)
     if settings.cors_origins:
         application.add_middleware(
             Cors,
@@ -113,7 +104,76 @@ def create_app(
             allow_private_network=True,
         )
     application.add_middleware(RequestMiddleware, metrics=metrics, log_client=settings.log_client)
+    return application
 
+
+def create_mcp_app(settings: Settings, engine: Engine | Sequence[Engine]) -> FastAPI:
+    """The application of `matryo mcp` over HTTP: `/mcp` and the operators' routes.
+
+    Args:
+        settings: the operator's choices.
+        engine: what to serve, the default first.
+
+    Raises:
+        SettingsInvalid: a default or an alias that does not fit the models.
+    """
+    from matryo.mcp.server import build_tools_server
+    from matryo.mcp.sessions import PATH, build_sessions
+
+    metrics = Metrics(CollectorRegistry())
+    service = build_service(settings, _engines(settings, engine), metrics)
+    sessions = build_sessions(
+        build_tools_server(service, matryo.__version__),
+        host=settings.host,
+        origins=settings.cors_origins,
+        has_keys=bool(settings.api_keys),
+        max_bytes=settings.max_body_bytes,
+    )
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncGenerator[None, None]:
+        async with service, sessions.run():
+            yield
+
+    application = _application(settings, service, metrics, lifespan, openapi_url=None)
+    # The tools send nothing by themselves, which is what a GET would wait for.
+    application.router.routes.append(guest_route(PATH, sessions.handle_request, ("POST", "DELETE")))
+    application.router.routes.extend(operations.build_router().routes)
+    application.add_middleware(RequestMiddleware, metrics=metrics, log_client=settings.log_client)
+    return application
+
+
+def _engines(settings: Settings, engine: Engine | Sequence[Engine] | None) -> tuple[Engine, ...]:
+    match engine:
+        case None:
+            return load_engines(settings)
+        case Sequence():
+            return tuple(engine)
+        case _:
+            return (engine,)
+
+
+def _application(
+    settings: Settings,
+    service: Service,
+    metrics: Metrics,
+    lifespan: Callable[[FastAPI], AbstractAsyncContextManager[None]],
+    **options: Any,
+) -> FastAPI:
+    """An application without routes and middleware: context, errors, and the models' metrics."""
+    application = FastAPI(
+        title="Matryo",
+        version=matryo.__version__,
+        lifespan=lifespan,
+        redirect_slashes=False,
+        **options,
+    )
+    body_limits = BodyLimits(settings.max_body_bytes, settings.body_timeout_s)
+    application.state.grpc_server = None
+    application.state.context = Context(service, body_limits, settings.unknown_fields, metrics)
+    for kind in (MatryoError, HTTPException):
+        application.add_exception_handler(kind, _answer)
+    engines = service.directory.engines
     metrics.start_at_zero(served.manifest.id for served in engines)
     for served in engines:
         facts = (served.manifest.id, matryo.__version__, served.precision, served.fingerprint)

@@ -128,7 +128,7 @@ def test_schemathesis(tmp_path: Path, model: str) -> None:
         ]  # fmt: skip
         done = subprocess.run(command, cwd=tmp_path, capture_output=True, check=False, text=True)
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
-    assert "Tested: 11" in done.stdout
+    assert "Tested: 13" in done.stdout
 
 
 async def test_the_page_is_all_there_is(engine: FakeEngine) -> None:

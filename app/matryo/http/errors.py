@@ -1,10 +1,12 @@
 """Maps exceptions to HTTP answers: status, error type, and headers.
 
 Every 4xx and 5xx answer has OpenAI's body, `{"error": {message, type, param, code}}`, or, on TEI's
-routes, TEI's body, `{"error", "error_type"}`, with TEI's status. This module writes both. The cause
-may be a `MatryoError`, the router or a bug. The message of a bug is only logged, never sent.
+routes, TEI's body, `{"error", "error_type"}`, with TEI's status, or, on Encoderfile's routes, the
+message as plain text, with Encoderfile's status. This module writes them all. The cause may be a
+`MatryoError`, the router or a bug. The message of a bug is only logged, never sent.
 
-Source: text-embeddings-inference, `router/src/lib.rs`, ErrorType, and `router/src/http/server.rs`.
+Source: text-embeddings-inference, `router/src/lib.rs`, ErrorType, and `router/src/http/server.rs`;
+Encoderfile, `encoderfile/src/transport/http/error.rs`, and axum's refusals of a body.
 """
 
 from __future__ import annotations
@@ -29,12 +31,13 @@ _MAX_PATH = 256  # characters of a caller's path in a message
 
 @dataclass(frozen=True, slots=True)
 class _Rule:
-    """What becomes of an exception: OpenAI's status and type, TEI's status and type."""
+    """What becomes of an exception: OpenAI's status and type, TEI's, and Encoderfile's status."""
 
     status: int
     type: str = INVALID
     headers: Mapping[str, str] = field(default_factory=dict[str, str])
     tei: tuple[int, str] = (422, "Validation")
+    plain: int = 422
 
 
 _CLOSE = {"connection": "close"}
@@ -42,27 +45,29 @@ _CLOSE = {"connection": "close"}
 _RULES: dict[type[BaseException], _Rule] = {
     errors.RequestError: _Rule(400),
     errors.EmptyInput: _Rule(400, tei=(400, "Empty")),
-    errors.NotJson: _Rule(400, tei=(400, "Validation")),
+    errors.NotJson: _Rule(400, tei=(400, "Validation"), plain=400),
     errors.TooManyTokens: _Rule(400, "max_tokens_per_request"),
     errors.Unauthorized: _Rule(
         401,
         headers={"www-authenticate": 'Bearer realm="Matryo API"'},
         tei=(401, "Validation"),
+        plain=401,
     ),
     errors.UnknownModel: _Rule(404),
     errors.BodyTimeout: _Rule(
-        408, headers=_CLOSE | {"x-should-retry": "false"}, tei=(408, "Validation")
+        408, headers=_CLOSE | {"x-should-retry": "false"}, tei=(408, "Validation"), plain=408
     ),
-    errors.DeadlinePassed: _Rule(408, tei=(408, "Validation")),
-    errors.BodyTooLarge: _Rule(413, tei=(413, "Validation")),
-    errors.UnsupportedMedia: _Rule(415, tei=(415, "Validation")),
-    errors.Overloaded: _Rule(429, "tokens", tei=(429, "Overloaded")),
-    errors.NotReady: _Rule(503, "service_unavailable_error", _CLOSE, (503, "Unhealthy")),
-    errors.EngineError: _Rule(500, "server_error", tei=(424, "Backend")),
-    Exception: _Rule(500, "server_error", tei=(500, "Backend")),
+    errors.DeadlinePassed: _Rule(408, tei=(408, "Validation"), plain=408),
+    errors.BodyTooLarge: _Rule(413, tei=(413, "Validation"), plain=413),
+    errors.UnsupportedMedia: _Rule(415, tei=(415, "Validation"), plain=415),
+    errors.Overloaded: _Rule(429, "tokens", tei=(429, "Overloaded"), plain=429),
+    errors.NotReady: _Rule(503, "service_unavailable_error", _CLOSE, (503, "Unhealthy"), 503),
+    errors.EngineError: _Rule(500, "server_error", tei=(424, "Backend"), plain=500),
+    Exception: _Rule(500, "server_error", tei=(500, "Backend"), plain=500),
 }
 
 _TEI_PATHS = frozenset({"/embed", "/info", "/tokenize", "/decode"})
+_PLAIN_PATHS = frozenset({"/predict", "/model"})
 
 
 def error_response(exc: BaseException, request_id: str, *, method: str, path: str) -> Response:
@@ -74,12 +79,15 @@ def error_response(exc: BaseException, request_id: str, *, method: str, path: st
         method: method of the request, for the messages of 404 and 405.
         path: path of the request, likewise.
     """
-    is_tei = path in _TEI_PATHS or (method, path) == ("POST", "/")
     if isinstance(exc, HTTPException):  # raised by the router
         answer = _from_router(exc, method, path)
-        return _as_tei(answer, path) if is_tei else answer
-    answer = error_answer(exc, request_id)
-    return _as_tei(answer, path, *_rule_of(exc).tei) if is_tei else answer
+        tei, plain = (answer.status_code, "Validation"), answer.status_code
+    else:
+        answer, rule = error_answer(exc, request_id), _rule_of(exc)
+        tei, plain = rule.tei, rule.plain
+    if path in _TEI_PATHS or (method, path) == ("POST", "/"):
+        return _as_tei(answer, path, *tei)
+    return _as_plain(answer, path, plain) if path in _PLAIN_PATHS else answer
 
 
 def error_answer(exc: BaseException, request_id: str = "") -> Response:
@@ -106,17 +114,29 @@ def _rule_of(exc: BaseException) -> _Rule:
     return next(_RULES[base] for base in type(exc).__mro__ if base in _RULES)
 
 
-def _as_tei(
-    answer: Response, path: str, status: int | None = None, error_type: str = "Validation"
-) -> Response:
-    """An answer with TEI's error in place of OpenAI's; its status stays where none is given."""
+def _as_tei(answer: Response, path: str, status: int, error_type: str = "Validation") -> Response:
+    """An answer with TEI's error and status in place of OpenAI's."""
+    content = orjson.dumps({"error": _words(answer, path), "error_type": error_type})
+    return Response(content, status, _headers(answer))
+
+
+def _as_plain(answer: Response, path: str, status: int) -> Response:
+    """An answer with the message alone, and Encoderfile's status."""
+    headers = _headers(answer) | {"content-type": "text/plain; charset=utf-8"}
+    return Response(_words(answer, path).encode(), status, headers)
+
+
+def _words(answer: Response, path: str) -> str:
+    """The message of an answer, with the names that fields have on another server's route."""
     message: str = orjson.loads(answer.body)["error"]["message"]
     texts = "ids" if path == "/decode" else "inputs"
     for ours, theirs in (("'input_type'", "prompt_name"), ("'input'", texts), ("'input[", texts)):
         message = message.replace(ours, f"'{theirs}{ours[-1]}")
-    headers = {name: value for name, value in answer.headers.items() if name != "content-length"}
-    content = orjson.dumps({"error": message, "error_type": error_type})
-    return Response(content, status or answer.status_code, headers)
+    return message
+
+
+def _headers(answer: Response) -> dict[str, str]:
+    return {name: value for name, value in answer.headers.items() if name != "content-length"}
 
 
 def _from_router(exc: HTTPException, method: str, path: str) -> Response:
@@ -147,6 +167,7 @@ _ROUTES = {
     "info": "/info",
     "tokenize": "/tokenize",
     "decode": "/decode",
+    "predict": "/predict",
     "livez": "/livez",
     "readyz": "/readyz",
     "health": "/health",

@@ -14,6 +14,7 @@ from fastapi.openapi.utils import get_openapi
 from starlette.responses import HTMLResponse, Response
 
 from matryo.http.context import Context
+from matryo.http.encoderfile import document as encoderfile
 from matryo.http.openai.reference import PAGE_HEADERS, render
 from matryo.http.openai.wire import EmbeddingRequest
 from matryo.http.raw import RAW
@@ -137,12 +138,10 @@ def describe(application: FastAPI, context: Context) -> dict[str, Any]:
     ok["content"][RAW] = {"schema": {"type": "string", "format": "binary"}}
     _add_headers(ok, *_OF_BYTES)
     tei.describe(document, context)
-    _add_headers(
-        document["paths"]["/embed"]["post"]["responses"]["200"],
-        *_OF_TEI,
-        *_OF_VECTORS[1:],
-        "x-matryo-warning",
-    )
+    encoderfile.describe(document, context)
+    for path, own in (("/embed", _OF_TEI), ("/predict", ())):
+        ok = document["paths"][path]["post"]["responses"]["200"]
+        _add_headers(ok, *own, *_OF_VECTORS[1:], "x-matryo-warning")
     _add_security(document, context)
     return document
 
@@ -156,7 +155,7 @@ def _add_security(document: dict[str, Any], context: Context) -> None:
         "azure": {"type": "apiKey", "in": "header", "name": "api-key"},
     }
     for path, operations in document["paths"].items():
-        if path.startswith("/v1/") or path in tei.PATHS:
+        if path.startswith("/v1/") or path in (*tei.PATHS, *encoderfile.PATHS):
             for operation in operations.values():
                 operation["security"] = [{"key": []}, {"azure": []}]
 
