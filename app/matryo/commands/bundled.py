@@ -8,13 +8,12 @@ import sys
 
 from matryo.core import logging as logs
 from matryo.core.errors import MatryoError, SettingsInvalid
-from matryo.core.fixed import Fixed, fix
+from matryo.core.fixed import REFUSED, Fixed, fix
 from matryo.store.bundle import Bundle, running, running_check
 
 _NEEDS_MODEL = ("embed", "verify")
 # Commands that check the whole file, and a process of `serve --processes`.
 _LOADS = ("embed", "info", "serve", "verify", "--multiprocessing-fork")
-_REFUSED = ("add", "build", "bundle", "pull", "remove")
 
 
 def enter() -> None:
@@ -57,7 +56,7 @@ def complete(arguments: list[str], bundle: Bundle) -> list[str]:
     if not arguments:
         return arguments
     command, *rest = arguments
-    if command in _REFUSED:
+    if command in REFUSED:
         raise SettingsInvalid(
             f"{bundle.file} holds {bundle.index.model_id} alone, and has no command '{command}'. "
             "Use the command matryo of an installation"

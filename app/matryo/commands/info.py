@@ -45,7 +45,7 @@ def _facts(bundle: Bundle) -> dict[str, str]:
         "matryo": f"{index.version} for {index.platform}",
         "model": index.model_id,
         "precision": index.precision,
-        "fingerprint": f"{index.model_id}/{index.precision}/{index.fingerprint_key}",
+        "fingerprint": index.fingerprint,
         "settings": ", ".join(f"{name}={value}" for name, value in index.settings.items()),
         "locked": ", ".join(index.locked) or "nothing",
         "code in": str(bundle.folder or "not unpacked by this process"),

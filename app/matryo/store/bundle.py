@@ -76,7 +76,7 @@ class Index:
         platform: system and processor that the code runs on.
         model_id: the model.
         precision: of its artefact.
-        fingerprint_key: key of the artefact, which names its vectors.
+        fingerprint: of its vectors at the model's own size.
         settings: values fixed at bundling, by setting.
         locked: names of the settings that no request may change.
         parts: in the order of the file.
@@ -87,7 +87,7 @@ class Index:
     platform: str
     model_id: str
     precision: Precision
-    fingerprint_key: str
+    fingerprint: str
     settings: dict[str, str]
     locked: tuple[str, ...]
     parts: tuple[Part, ...] = ()
@@ -271,8 +271,8 @@ def running_check() -> Future[None] | None:
     return _in_thread(bundle.check)
 
 
-def bundled_graph(graph: Path, weights: Path) -> bytes:
-    """A graph whose tensors lie in a bundle, with the bundle's name in it.
+def bundled_graph(graph: Path, weights: Path) -> bytes | None:
+    """A graph whose tensors lie in a bundle, with the bundle's name in it; None without such tensors.
 
     Args:
         graph: the graph as it was bundled.
@@ -280,7 +280,8 @@ def bundled_graph(graph: Path, weights: Path) -> bytes:
     """
     name = os.fsencode(weights.name)
     location = b"." + b"/" * (_LOCATION_BYTES - 1 - len(name)) + name
-    return graph.read_bytes().replace(LOCATION.encode(), location)
+    content = graph.read_bytes()
+    return content.replace(LOCATION.encode(), location) if LOCATION.encode() in content else None
 
 
 # --- writing

@@ -55,7 +55,9 @@ def write(file: Path, launcher: Path, word: str = "") -> Path:
     writer = BundleWriter(aside)
     for name, sources in (("launcher", [launcher]), (WEIGHTS, []), (CODE, [archive])):
         writer.add(name, sources)
-    writer.finish(Index("1", "linux", "tiny", "fp32", "0" * 16, {}, (), (), file_records(code)))
+    writer.finish(
+        Index("1", "linux", "tiny", "fp32", "tiny/fp32/0000", {}, (), (), file_records(code))
+    )
     writer.close()
     aside.chmod(0o755)
     aside.replace(file)
@@ -245,7 +247,7 @@ def test_a_write_fails(file: Path, launcher: Path, tmp_path: Path) -> None:
     done = subprocess.run(
         [str(file)],
         env={"MATRYO_HOME": str(tmp_path)},
-        preexec_fn=limit,  # noqa: PLW1509 - this process has no threads that hold locks
+        preexec_fn=limit,
         restore_signals=False,  # a write over the limit fails, and no signal comes
         capture_output=True,
         text=True,

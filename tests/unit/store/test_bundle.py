@@ -28,7 +28,7 @@ from matryo.store.bundle import (
 from matryo.store.records import FileRecord
 
 PARTS = {"launcher": 5000, WEIGHTS: ALIGN_BYTES, CODE: ALIGN_BYTES + 1}
-INDEX = Index("0.1.0", "linux-x86_64", "tiny", "fp32", "0" * 16, {"model": "tiny"}, ())
+INDEX = Index("0.1.0", "linux-x86_64", "tiny", "fp32", "tiny/fp32/0000", {"model": "tiny"}, ())
 
 
 def write(folder: Path, index: Index = INDEX) -> Path:

@@ -11,6 +11,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from matryo.build.bundle.stage import stage_model
 from matryo.core.errors import BuildFailed
 
 PROGRAM = "matryo"
@@ -23,7 +24,17 @@ _EXCLUDED = (
     *("gguf", "hf_xet", "huggingface_hub", "onnx", "pip"),
     *("regex", "safetensors", "tomlkit", "transformers", "yaml"),
     *("IPython", "PIL", "matplotlib", "pandas", "pyarrow", "requests", "scipy", "sympy", "torch"),
-    *("attr", "grpc_tools", "hypothesis", "markdown_it", "pydantic.v1", "pygments", "pytest", "rich", "setuptools"),
+    *(
+        "attr",
+        "grpc_tools",
+        "hypothesis",
+        "markdown_it",
+        "pydantic.v1",
+        "pygments",
+        "pytest",
+        "rich",
+        "setuptools",
+    ),
     *("lib2to3", "pydoc_data", "readline", "sqlite3", "tkinter"),
 )
 
@@ -132,7 +143,7 @@ def freeze(folder: Path, model: Path) -> Path:
     code = folder / "dist" / PROGRAM
     inside = code / "_internal" / "matryo" / "models"
     shutil.rmtree(inside, ignore_errors=True)  # those of an installed Matryo
-    shutil.copytree(model, inside / model.name)
+    stage_model(model, inside)
     _strip(code)
     return code
 
