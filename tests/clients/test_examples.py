@@ -18,6 +18,8 @@ from tests.fakes import MINILM, FakeEngine
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+# Their programs need other ports and servers, and have tests of their own in tests/contract.
+OTHERS = frozenset(("encoderfile", "grpc", "mcp"))
 
 
 def snippets(pattern: str, flags: re.RegexFlag) -> list[object]:
@@ -25,6 +27,7 @@ def snippets(pattern: str, flags: re.RegexFlag) -> list[object]:
     return [
         pytest.param(found, id=f"{page.stem}-{n}")
         for page in PAGES
+        if page.stem not in OTHERS
         for n, found in enumerate(re.findall(pattern, page.read_text("utf-8"), flags))
     ]
 

@@ -272,7 +272,7 @@ def running_check() -> Future[None] | None:
 
 
 def bundled_graph(graph: Path, weights: Path) -> bytes | None:
-    """A graph whose tensors lie in a bundle, with the bundle's name in it; None without such tensors.
+    """A graph with the bundle's name in it; None if no tensor of the graph lies in a bundle.
 
     Args:
         graph: the graph as it was bundled.

@@ -17,11 +17,12 @@ from matryo.build.bundle.stage import file_records
 from matryo.build.bundle.write import write_archive
 from matryo.store.bundle import CODE, WEIGHTS, BundleWriter, Index, read_bundle
 
-# In place of the server. `fds` says whether standard input is open, `wait` reads a line of it.
+# In place of the server. `libraries` says where libraries are looked for, `fds` says whether standard input is open, `wait` reads a line of it.
 PROGRAM = """#!/bin/sh
 case "$1" in
     fds) [ -e /proc/$$/fd/0 ] && echo open || echo closed ;;
     wait) echo waiting; read line ;;
+    libraries) echo "$LD_LIBRARY_PATH" ;;
     *) echo "$_MATRYO_BUNDLE|$*" ;;
 esac
 """
@@ -188,6 +189,14 @@ def test_a_cache_without_locks(file: Path, tmp_path: Path) -> None:
     folder = folder_of(file, tmp_path)
     folder.with_name(f"{folder.name}.lock").unlink()
     assert start(file, MATRYO_HOME=str(tmp_path)).returncode == 0
+
+
+@pytest.mark.parametrize("given", ["", "/opt/lib"])
+def test_libraries(file: Path, tmp_path: Path, given: str) -> None:
+    """The program finds the bundle's libraries from its first moment on, before any others."""
+    done = start(file, "libraries", MATRYO_HOME=str(tmp_path), LD_LIBRARY_PATH=given)
+    own = folder_of(file, tmp_path) / "_internal"
+    assert done.stdout == f"{own}:{given}\n".replace(":\n", "\n")
 
 
 def test_closed_standard_input(file: Path, tmp_path: Path) -> None:

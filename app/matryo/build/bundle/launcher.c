@@ -482,6 +482,20 @@ static int provide(int file, const struct footer *footer, const char *parent, co
     }
 }
 
+/* Become the unpacked program; returns only if that fails. */
+static void become(const char *folder, const char *key, char *run, char **argv) {
+    char libraries[2 * PATH_BYTES];
+    const char *given = getenv("LD_LIBRARY_PATH");
+    int is_given = given && *given;
+    snprintf(run, PATH_BYTES, "%s/%s/matryo", folder, key);
+    /* PyInstaller's program needs libz itself, before it can say where its libraries are. */
+    snprintf(libraries, sizeof libraries, "%s/%s/_internal%s%s", folder, key, is_given ? ":" : "",
+             is_given ? given : "");
+    setenv("LD_LIBRARY_PATH", libraries, 1);
+    setenv("_MATRYO_BUNDLE", program, 1);
+    execv(run, argv);
+}
+
 /* What errno means for a folder whose program, if it was unpacked there, is `run`. */
 static const char *reason_of(const char *folder, const char *run) {
     int reason = errno;
@@ -513,11 +527,8 @@ int main(int argc, char **argv) {
         if (!choices[i][0] || !*choices[i][0]) continue;
         *run = 0;
         if (!usable(folder, choices[i][0], choices[i][1], i == 1) &&
-            !provide(file, &footer, folder, key)) {
-            snprintf(run, sizeof run, "%s/%s/matryo", folder, key);
-            setenv("_MATRYO_BUNDLE", program, 1);
-            execv(run, argv);
-        }
+            !provide(file, &footer, folder, key))
+            become(folder, key, run, argv);
         size_t n_said = strlen(tried);
         snprintf(tried + n_said, sizeof tried - n_said, "%s%s: %s", n_said ? "; " : "", folder,
                  reason_of(folder, run));
