@@ -116,10 +116,11 @@ def _server(command: list[str], env: dict[str, str]) -> Generator[None, None, No
     """A server, from when it is ready until the block ends; it must end in order."""
     with subprocess.Popen(command, env=env, stderr=subprocess.PIPE, text=True) as server:
         assert server.stderr
-        until = time.monotonic() + _START_S
+        said, until = "", time.monotonic() + _START_S
         while '"ready: ' not in (line := server.stderr.readline()):
-            assert line, "the server ended"
-            assert time.monotonic() < until, "the server is not ready"
+            assert line, f"the server ended: {said}"
+            assert time.monotonic() < until, f"the server is not ready: {said}"
+            said += line
         try:
             yield
         finally:

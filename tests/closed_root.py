@@ -55,7 +55,7 @@ def make_root(root: Path, code: Path) -> None:
     Raises:
         AssertionError: the code needs something else of this machine.
     """
-    for name in ("proc", "tmp"):
+    for name in ("dev", "proc", "tmp"):
         (root / name).mkdir(parents=True)
     for path in sorted(_needed(code)):
         assert path.name.split(".so")[0] in _GLIBC, f"the bundle needs {path} of its machine"
@@ -119,6 +119,7 @@ def _close(file: Path, root: Path) -> list[str]:
         ["mount", "--make-rprivate", "/"],
         ["mount", "--bind", str(root), str(root)],
         ["mount", "--bind", str(file), str(target)],
+        ["mount", "--bind", "/dev", str(root / "dev")],  # gRPC reads /dev/urandom
         ["mount", "-t", "proc", "proc", str(root / "proc")],
         ["mount", "-t", "tmpfs", "-o", TMPFS, "tmpfs", str(root / "tmp")],
         ["mount", "-o", "remount,bind,ro", str(root)],
@@ -133,8 +134,10 @@ def _served(inside: Sequence[str]) -> dict[str, str]:
     command = [*inside, "serve", "--port", str(_PORT), "--grpc-port", str(_GRPC_PORT)]
     with subprocess.Popen(command, env={}, stderr=subprocess.PIPE, text=True) as server:
         assert server.stderr
+        said = ""
         while '"ready: ' not in (line := server.stderr.readline()):
-            assert line, "the server ended"
+            assert line, f"the server ended: {said}"
+            said += line
         try:
             return {"rest": _by_rest(), "grpc": _by_grpc()}
         finally:

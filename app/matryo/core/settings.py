@@ -412,7 +412,8 @@ def _check_held(settings: Settings, labels: Mapping[str, str]) -> None:
     """
     if not (bundle := fixed()).held:
         return
-    own = Settings(**cast("dict[str, Any]", dict(bundle.values)))
+    # The default of `home` cannot be used where a user has no home folder.
+    own = Settings(**cast("dict[str, Any]", {**bundle.values, "home": settings.home}))
     for name in sorted(bundle.held & labels.keys()):
         found, expected = getattr(settings, name), getattr(own, name)
         if found != expected:

@@ -251,7 +251,9 @@ def running() -> Bundle | None:
     try:
         bundle = read_bundle(Path(path))
     except OSError as exc:
-        raise damaged(Path(path), f"it cannot be read ({exc.strerror})") from exc
+        raise ArtifactDamaged(
+            f"{path} cannot be read: {exc.strerror}. Copy the file to its path again."
+        ) from exc
     folder = Path(sys.executable).resolve().parent
     if folder.name != bundle.key:
         raise damaged(bundle.file, f"it was replaced after its code was unpacked to {folder}")

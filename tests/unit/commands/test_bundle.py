@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pwd
 import sys
 from collections.abc import Iterator
 from concurrent.futures import Future
@@ -78,6 +79,19 @@ def test_held_values_are_refused(flags: dict[str, str], message: str) -> None:
     """A bundle holds one artefact, and keeps to what was locked."""
     with pytest.raises(SettingsInvalid, match=message):
         load_settings(None, **flags)
+
+
+@pytest.mark.usefixtures("fixed")
+def test_a_user_without_a_home(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A bundle runs where no file names its user, as in a container of nothing but the bundle."""
+
+    def unknown(_: int) -> NoReturn:
+        raise KeyError("uid not found")
+
+    monkeypatch.delenv("HOME")
+    monkeypatch.setattr(pwd, "getpwuid", unknown)
+    monkeypatch.setenv("MATRYO_HOME", "/cache/key/home")
+    assert load_settings(None, model=("tiny",)).model == ("tiny",)
 
 
 def test_unlocked_values_may_change() -> None:
