@@ -10,7 +10,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -52,7 +52,7 @@ class Block:
         text = text.replace("--dimensions 512", f"--dimensions {dimensions}")
         return Block(self.language, text)
 
-    def run(self, folder: Path, environ: Mapping[str, str] | None = None) -> str:
+    def run(self, folder: Path, environ: dict[str, str] | None = None) -> str:
         """What the block prints in a folder, with more in its environment; it must succeed."""
         matryo = f"{sys.executable} -m matryo"
         command = {

@@ -198,7 +198,7 @@ def test_a_damaged_bundle_loads_nothing(
 
 
 @pytest.mark.usefixtures("fixed")
-def test_help(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_help() -> None:
     """Help of a bundle lists the commands that a bundle has, and asks for no model."""
     said = CliRunner().invoke(main, ["--help"]).output
     assert "embed" in said
