@@ -38,7 +38,7 @@ from matryo.service.choices import Defaults
 from matryo.service.limits import RequestLimits
 from matryo.service.token_arrays import TokenDecoder
 from matryo.store.artifact import find_artifact
-from matryo.store.bundle import running
+from matryo.store.bundle import running, running_check
 from matryo.store.derived import find_derived, read_derived
 from matryo.store.encodings import find_table
 from matryo.store.layout import Store
@@ -232,9 +232,16 @@ def load_engines(settings: Settings, use: CoreUse | None = None) -> tuple[Engine
         SetupError: an unknown model, a bad manifest, or an artefact or a bundle that is missing
             or damaged.
     """
-    if bundle := running():
-        bundle.check()
-    catalog, store, use = open_catalog(settings), Store(settings.home), use or core_use(settings)
+    check = running_check()  # goes on while the models load
+    try:
+        return _load_all(settings, use or core_use(settings))
+    finally:
+        if check:
+            check.result()  # a damaged bundle is the cause of any failure above
+
+
+def _load_all(settings: Settings, use: CoreUse) -> tuple[Engine, ...]:
+    catalog, store = open_catalog(settings), Store(settings.home)
     engines: list[Engine] = []
     for manifest in _manifests(settings, catalog):
         artifact = find_artifact(store, manifest, manifest.precision_for(settings.precision))
@@ -291,6 +298,8 @@ def _prepare_apart(settings: Settings, model_id: str) -> None:
     interpreter, and not a child of `multiprocessing`, since that would run a library user's own
     main module again.
     """
+    if check := running_check():
+        check.result()  # weights of a damaged bundle would be laid out, and kept
     job = settings.model_dump(mode="json") | {"model": [model_id], "api_keys": []}
     # On a terminal the child draws its own bars. A log of JSON lines gets one for each line of it.
     piped = subprocess.PIPE if logs.writes_json() else None

@@ -15,6 +15,7 @@ import matryo
 from matryo.core import logging as logs
 from matryo.core import signals
 from matryo.core.errors import MatryoError, SettingsInvalid
+from matryo.core.fixed import REFUSED, fixed
 
 # Until `main` runs, a process with the id 1 is deaf to signals: nothing slow is imported here.
 if TYPE_CHECKING:
@@ -55,6 +56,11 @@ class _Commands(click.Group):
             signals.outlive_others()
             _log_early(rest)
         return name, command, rest
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """The commands that help lists; a bundle has fewer."""
+        names = super().list_commands(ctx)
+        return [name for name in names if not (fixed().where and name in REFUSED)]
 
     def invoke(self, ctx: click.Context) -> Any:  # noqa: ANN401
         try:
@@ -168,6 +174,14 @@ def _manifest(settings: Settings, name: str) -> Manifest:
         folder = derive_model(Store(settings.home), catalog, reference, TerminalReporter())
         return _open_catalog(settings).manifest(folder.name)
     return catalog.manifest(name)
+
+
+class _ModelArgument(click.Argument):
+    """The id of a model, which a bundle's user need not name."""
+
+    def make_metavar(self, ctx: click.Context) -> str:  # noqa: ARG002 - click's signature
+        """What a usage line calls the argument."""
+        return "[ID]" if fixed().where else "ID"
 
 
 class _SettingOption(click.Option):
@@ -292,7 +306,7 @@ def build(
 
 
 @main.command()
-@click.argument("model_id", metavar="ID")
+@click.argument("model_id", cls=_ModelArgument)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object in place of a table.")
 @_precision
 def verify(model_id: str, as_json: bool, precision: str | None) -> None:
@@ -307,7 +321,7 @@ def verify(model_id: str, as_json: bool, precision: str | None) -> None:
 
 
 @main.command()
-@click.argument("model_id", metavar="ID")
+@click.argument("model_id", cls=_ModelArgument)
 @click.argument("file", type=click.Path(path_type=Path, allow_dash=True), required=False)
 @click.option("--input-type", help="query, document, classification, clustering or none.")
 @click.option("--dimensions", type=click.IntRange(min=1), help="Output size.")
@@ -406,6 +420,7 @@ def remove(model_id: str) -> None:
     is_flag=True,
     help="Refuse requests for another size or input type than the two options above.",
 )
+@_trust
 @_precision
 def bundle(
     model_id: str,
@@ -413,6 +428,7 @@ def bundle(
     dimensions: int | None,
     input_type: str | None,
     lock: bool,
+    trust_manifest: bool | None,
     precision: str | None,
 ) -> None:
     """Write one executable file that serves a model: no Python, no network, no other file.
@@ -422,7 +438,7 @@ def bundle(
     from matryo.commands.bundle import run
 
     run(
-        _settings(model=(model_id,), precision=precision),
+        _settings(model=(model_id,), precision=precision, trust_manifest=trust_manifest),
         output,
         dimensions=dimensions,
         input_type=input_type,

@@ -17,12 +17,9 @@ from tests.contract.conftest import Live, live_server
 from tests.fakes import MINILM, FakeEngine
 
 ROOT = Path(__file__).parents[2]
-# These pages have tests of their own, beside those of their doors.
-_OTHERS = ("grpc",)
-PAGES = [
-    ROOT / "README.md",
-    *(page for page in sorted((ROOT / "docs").glob("*.md")) if page.stem not in _OTHERS),
-]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+# Their programs need other ports and servers, and have tests of their own in tests/contract.
+OTHERS = frozenset(("encoderfile", "grpc", "mcp"))
 
 
 def snippets(pattern: str, flags: re.RegexFlag) -> list[object]:
@@ -30,6 +27,7 @@ def snippets(pattern: str, flags: re.RegexFlag) -> list[object]:
     return [
         pytest.param(found, id=f"{page.stem}-{n}")
         for page in PAGES
+        if page.stem not in OTHERS
         for n, found in enumerate(re.findall(pattern, page.read_text("utf-8"), flags))
     ]
 

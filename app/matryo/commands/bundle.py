@@ -38,6 +38,7 @@ def run(
         SettingsInvalid: the model does not offer the size or the input type, or nothing is locked.
         SetupError: the model cannot be made ready, or the bundle cannot be written.
     """
+    from matryo.build.bundle.freeze import bundle_platform
     from matryo.build.bundle.write import write_bundle
 
     fixed = {
@@ -50,6 +51,7 @@ def run(
     output = given_path(output)
     if output.is_dir() or not output.parent.is_dir():
         raise SettingsInvalid(f"--output {output} is a folder, or in no folder; name a file")
+    bundle_platform()  # what is missing here is known before a model is pulled
     settings = make_ready(settings)
     catalog, store = open_catalog(settings), Store(settings.home)
     manifest = catalog.manifest(settings.model[0])

@@ -8,11 +8,12 @@ import sys
 
 from matryo.core import logging as logs
 from matryo.core.errors import MatryoError, SettingsInvalid
-from matryo.core.fixed import Fixed, fix
-from matryo.store.bundle import Bundle, running
+from matryo.core.fixed import REFUSED, Fixed, fix
+from matryo.store.bundle import Bundle, running, running_check
 
 _NEEDS_MODEL = ("embed", "verify")
-_REFUSED = ("add", "build", "bundle", "pull", "remove")
+# Commands that check the whole file, and a process of `serve --processes`.
+_LOADS = ("embed", "info", "serve", "verify", "--multiprocessing-fork")
 
 
 def enter() -> None:
@@ -27,6 +28,8 @@ def enter() -> None:
                 f"{sys.executable} is a part of a bundle. Run the bundle, which is one file, itself"
             )
         _fix(bundle)
+        if sys.argv[1:2] and sys.argv[1] in _LOADS:
+            running_check()  # goes on while modules are imported
         multiprocessing.freeze_support()
         if sys.argv[1:] == ["-m", "matryo.commands.prepare"]:
             from matryo.commands import prepare
@@ -53,7 +56,7 @@ def complete(arguments: list[str], bundle: Bundle) -> list[str]:
     if not arguments:
         return arguments
     command, *rest = arguments
-    if command in _REFUSED:
+    if command in REFUSED:
         raise SettingsInvalid(
             f"{bundle.file} holds {bundle.index.model_id} alone, and has no command '{command}'. "
             "Use the command matryo of an installation"

@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from matryo.core.errors import SettingsInvalid
-from matryo.store.bundle import Bundle, read_bundle, running
+from matryo.store.bundle import Bundle, read_bundle, running, running_check
 
 
 def run(file: Path | None, *, as_json: bool) -> None:
@@ -25,7 +25,11 @@ def run(file: Path | None, *, as_json: bool) -> None:
     bundle = read_bundle(file) if file else running()
     if bundle is None:
         raise SettingsInvalid("this is no bundle; name the file of one: matryo info FILE")
-    bundle.check()
+    check = None if file else running_check()
+    if check:
+        check.result()
+    else:
+        bundle.check()
     facts = _facts(bundle)
     if as_json:
         click.echo(json.dumps(facts, indent=1))
@@ -41,7 +45,7 @@ def _facts(bundle: Bundle) -> dict[str, str]:
         "matryo": f"{index.version} for {index.platform}",
         "model": index.model_id,
         "precision": index.precision,
-        "fingerprint": f"{index.model_id}/{index.precision}/{index.fingerprint_key}",
+        "fingerprint": index.fingerprint,
         "settings": ", ".join(f"{name}={value}" for name, value in index.settings.items()),
         "locked": ", ".join(index.locked) or "nothing",
         "code in": str(bundle.folder or "not unpacked by this process"),

@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-HELD = frozenset(("model", "precision", "rotary_scaling_factor"))
+HELD = frozenset(("model", "models", "precision", "rotary_scaling_factor"))
 """Settings that a bundle holds one artefact for."""
+
+REFUSED = frozenset(("add", "build", "bundle", "pull", "remove"))
+"""Commands that a bundle does not have, because they change a store."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -412,14 +412,22 @@ def _check_held(settings: Settings, labels: Mapping[str, str]) -> None:
     """
     if not (bundle := fixed()).held:
         return
-    own = Settings(**cast("dict[str, Any]", dict(bundle.values)))
+    # The default of `home` cannot be used where a user has no home folder.
+    own = Settings(**cast("dict[str, Any]", {**bundle.values, "home": settings.home}))
     for name in sorted(bundle.held & labels.keys()):
         found, expected = getattr(settings, name), getattr(own, name)
         if found != expected:
             raise SettingsInvalid(
-                f"{labels[name]} is {shown(found)}, but {bundle.where} was made with "
-                f"{shown(expected)}. Leave it out, or make another file with matryo bundle."
+                f"{labels[name]} is {_words(found)}, but {bundle.where} was made with "
+                f"{_words(expected)}. Leave it out, or make another file with matryo bundle."
             )
+
+
+def _words(value: object) -> str:
+    """A setting's value for a message."""
+    if isinstance(value, tuple):
+        return ", ".join(map(shown, cast("tuple[object, ...]", value))) or "none"
+    return "none" if value is None else shown(value)
 
 
 def default_text(name: str) -> str:

@@ -15,6 +15,7 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from matryo.core.errors import SettingsInvalid
+from matryo.core.fixed import fixed
 
 # `localhost` may stand for ::1 on a machine where IPv6 is switched off.
 _ABSENT = frozenset((errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT))
@@ -27,6 +28,11 @@ def check_installed() -> None:
         SettingsInvalid: grpcio is missing.
     """
     if importlib.util.find_spec("grpc") is None:
+        if bundle := fixed().where:
+            raise SettingsInvalid(
+                f"MATRYO_GRPC_PORT is set, but {bundle} was made without gRPC. Unset "
+                "MATRYO_GRPC_PORT, or make the file again on a machine with matryo[grpc]."
+            )
         raise SettingsInvalid(
             "MATRYO_GRPC_PORT is set, but grpcio is not installed. Install matryo[grpc], or unset "
             "MATRYO_GRPC_PORT."

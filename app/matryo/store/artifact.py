@@ -176,7 +176,9 @@ def find_artifact(store: Store, manifest: Manifest, precision: Precision) -> Art
     record = artifact.record
     if record.verified and (reason := _other_pins(manifest, record)):
         raise ArtifactMissing(f"{artifact.folder} {reason}; run: {command}")
-    if not record.verified and (reason := find_change(own_sources(record))):
+    # Where a bundle runs, a file at the checkpoint's path has nothing to do with the bundle.
+    is_bundled = artifact.weights is not None
+    if not (record.verified or is_bundled) and (reason := find_change(own_sources(record))):
         raise ArtifactMissing(
             f"{reason}; run: {command} --checkpoint {record.checkpoint_path} --unverified"
         )

@@ -17,8 +17,9 @@ import hashlib
 import os
 import struct
 import sys
-from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
+import threading
+from collections.abc import Callable, Iterable
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
@@ -45,7 +46,7 @@ HOME_FOLDER = "home"
 
 # Set by the launcher to the path of the bundle.
 _VARIABLE = "_MATRYO_BUNDLE"
-_FOOTER = struct.Struct("<16s5Q32s32s")
+_FOOTER = struct.Struct("<16s6Q32s32s")
 _CHUNK_BYTES = 1 << 20
 FOOTER_BYTES = _FOOTER.size + hashlib.sha256().digest_size
 
@@ -75,7 +76,7 @@ class Index:
         platform: system and processor that the code runs on.
         model_id: the model.
         precision: of its artefact.
-        fingerprint_key: key of the artefact, which names its vectors.
+        fingerprint: of its vectors at the model's own size.
         settings: values fixed at bundling, by setting.
         locked: names of the settings that no request may change.
         parts: in the order of the file.
@@ -86,7 +87,7 @@ class Index:
     platform: str
     model_id: str
     precision: Precision
-    fingerprint_key: str
+    fingerprint: str
     settings: dict[str, str]
     locked: tuple[str, ...]
     parts: tuple[Part, ...] = ()
@@ -123,10 +124,9 @@ class Bundle:
         Raises:
             ArtifactDamaged: a part or an unpacked file is not what was bundled.
         """
-        with ThreadPoolExecutor(2) as pool:  # hashlib frees the interpreter's lock
-            files = pool.submit(self._check_folder)
-            self._check_parts()
-            files.result()
+        # hashlib frees the interpreter's lock: both use a core.
+        for half in [_in_thread(self._check_parts), _in_thread(self._check_folder)]:
+            half.result()
 
     def _check_parts(self) -> None:
         with self.file.open("rb") as file:
@@ -151,6 +151,22 @@ class Bundle:
                 )
 
 
+def _in_thread(work: Callable[[], None]) -> Future[None]:
+    """The result of `work` in a thread, which does not keep the process from ending."""
+    future: Future[None] = Future()
+
+    def run() -> None:
+        try:
+            work()
+        except BaseException as exc:
+            future.set_exception(exc)
+        else:
+            future.set_result(None)
+
+    threading.Thread(target=run, name="matryo-check", daemon=True).start()
+    return future
+
+
 def damaged(file: Path, what: str) -> ArtifactDamaged:
     """The error for a bundle that cannot be used."""
     return ArtifactDamaged(f"{file} is damaged: {what}. Copy the file again.")
@@ -158,9 +174,10 @@ def damaged(file: Path, what: str) -> ArtifactDamaged:
 
 def _sha256(descriptor: int, offset: int, n_bytes: int) -> str:
     digest, end = hashlib.sha256(), offset + n_bytes
-    while offset < end and (piece := os.pread(descriptor, min(_CHUNK_BYTES, end - offset), offset)):
-        digest.update(piece)
-        offset += len(piece)
+    view = memoryview(bytearray(_CHUNK_BYTES))
+    while offset < end and (n_read := os.preadv(descriptor, [view[: end - offset]], offset)):
+        digest.update(view[:n_read])
+        offset += n_read
     return digest.hexdigest()
 
 
@@ -189,7 +206,7 @@ def read_bundle(path: Path) -> Bundle:
             )
         if hashlib.sha256(footer[: _FOOTER.size]).digest() != footer[_FOOTER.size :]:
             raise damaged(path, "the sha256 of its footer is wrong")
-        _, file_bytes, code_offset, code_bytes, index_offset, index_bytes, code, sha256 = (
+        _, file_bytes, code_offset, code_bytes, _, index_offset, index_bytes, code, sha256 = (
             _FOOTER.unpack_from(footer)
         )
         if file_bytes != n_bytes:
@@ -234,15 +251,30 @@ def running() -> Bundle | None:
     try:
         bundle = read_bundle(Path(path))
     except OSError as exc:
-        raise damaged(Path(path), f"it cannot be read ({exc.strerror})") from exc
+        raise ArtifactDamaged(
+            f"{path} cannot be read: {exc.strerror}. Copy the file to its path again."
+        ) from exc
     folder = Path(sys.executable).resolve().parent
     if folder.name != bundle.key:
         raise damaged(bundle.file, f"it was replaced after its code was unpacked to {folder}")
     return Bundle(bundle.file, bundle.index, bundle.key, folder)
 
 
-def bundled_graph(graph: Path, weights: Path) -> bytes:
-    """A graph whose tensors lie in a bundle, with the bundle's name in it.
+@functools.cache
+def running_check() -> Future[None] | None:
+    """The check of the bundle that this process runs from; None outside of a bundle.
+
+    The first call begins the check, which goes on in threads: this process may import and load
+    meanwhile, but must wait for the result before the first answer. `result()` raises
+    `ArtifactDamaged`.
+    """
+    if (bundle := running()) is None:
+        return None
+    return _in_thread(bundle.check)
+
+
+def bundled_graph(graph: Path, weights: Path) -> bytes | None:
+    """A graph with the bundle's name in it; None if no tensor of the graph lies in a bundle.
 
     Args:
         graph: the graph as it was bundled.
@@ -250,7 +282,8 @@ def bundled_graph(graph: Path, weights: Path) -> bytes:
     """
     name = os.fsencode(weights.name)
     location = b"." + b"/" * (_LOCATION_BYTES - 1 - len(name)) + name
-    return graph.read_bytes().replace(LOCATION.encode(), location)
+    content = graph.read_bytes()
+    return content.replace(LOCATION.encode(), location) if LOCATION.encode() in content else None
 
 
 # --- writing
@@ -317,6 +350,7 @@ class BundleWriter:
             offset + len(content) + FOOTER_BYTES,
             code.offset,
             code.bytes,
+            sum(file.bytes for file in index.unpacked.values()),
             offset,
             len(content),
             bytes.fromhex(code.sha256),

@@ -18,17 +18,38 @@ from matryo.build.bundle.stage import (
     find_weights,
     stage_artifact,
     stage_extras,
+    stage_model,
 )
 from matryo.build.bundle.write import write_archive
+from matryo.build.provision import build_model
 from matryo.catalog.pins import pins_path
 from matryo.catalog.reading import read_manifest
 from matryo.core.choices import Precision
 from matryo.core.errors import ArtifactDamaged
+from matryo.core.progress import SILENT
 from matryo.engine.onnx.prepacked import find_prepacked, prepack
 from matryo.store import artifact as artifacts
-from matryo.store.artifact import DATA_FILE, Artifact, find_artifact, read_artifact
-from matryo.store.bundle import CODE, WEIGHTS, Bundle, BundleWriter, Index, read_bundle
+from matryo.store.artifact import (
+    DATA_FILE,
+    GRAPH_FILE,
+    Artifact,
+    find_artifact,
+    read_artifact,
+    write_record,
+)
+from matryo.store.bundle import (
+    CODE,
+    WEIGHTS,
+    Bundle,
+    BundleWriter,
+    Index,
+    bundled_graph,
+    read_bundle,
+)
+from matryo.store.derived import DERIVED_FILE
+from matryo.store.files import sha256_file
 from matryo.store.layout import Store
+from matryo.store.records import FileRecord
 from tests.checkpoints import EXPERTS, TinyModel, make_model
 from tests.conftest import build_tiny, load_tiny
 
@@ -176,3 +197,59 @@ def test_an_archive_keeps_links_and_modes(tmp_path: Path) -> None:
     assert modes["program"] == "0o100755"
     assert modes["lib/empty/"].startswith("0o4")
     assert list(file_records(folder)) == ["lib/a.so", "program"]
+
+
+def test_a_graph_without_data_files(
+    tmp_path: Path, model: TinyModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A graph that holds every tensor itself is unpacked whole, and gives its own bits."""
+    artifact = build_tiny(tmp_path, model)
+    onnx.save(onnx.load(artifact.graph), artifact.graph)
+    (artifact.folder / DATA_FILE).unlink()
+    files = {GRAPH_FILE: FileRecord(artifact.graph.stat().st_size, sha256_file(artifact.graph))}
+    kept = artifact.record.files.keys() - {GRAPH_FILE, DATA_FILE}
+    files |= {name: artifact.record.files[name] for name in kept}
+    write_record(artifact.folder, replace(artifact.record, files=files))
+    artifact = read_artifact(artifact.folder)
+    expected = vectors(model, artifact)
+    assert not find_weights(artifact).files
+    bundle, store = bundle_of(artifact, tmp_path / "b")
+    bundle.check()
+    monkeypatch.setattr(artifacts, "running", lambda: bundle)
+    found = find_artifact(store, read_manifest(model.models / model.id), "fp32")
+    assert bundled_graph(found.graph, bundle.file) is None
+    assert vectors(model, found) == expected
+
+
+def test_weights_of_the_operator(
+    tmp_path: Path, model: TinyModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A bundle does not look at whatever lies at the path that its weights were built from."""
+    weights = next(model.checkpoint.glob("*.safetensors"))
+    content = bytearray(weights.read_bytes())
+    content[-2] ^= 1
+    weights.write_bytes(content)
+    manifest = read_manifest(model.models / model.id)
+    artifact = build_model(
+        Store(tmp_path / "home"),
+        manifest,
+        "fp32",
+        model.checkpoint,
+        allow_unverified=True,
+        reporter=SILENT,
+    )
+    bundle, store = bundle_of(artifact, tmp_path / "b")
+    monkeypatch.setattr(artifacts, "running", lambda: bundle)
+    weights.write_bytes(b"other weights")
+    assert find_artifact(store, manifest, "fp32").record.key == artifact.record.key
+
+
+def test_a_derived_model_is_bundled_as_a_model(tmp_path: Path) -> None:
+    """The manifest and its golden values are copied, and nothing else that is in the folder."""
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    for name in ("model.toml", "golden.json", DERIVED_FILE, "model.safetensors"):
+        (folder / name).write_text(name)
+    stage_model(folder, tmp_path / "models")
+    copied = sorted(path.name for path in (tmp_path / "models" / "mine").iterdir())
+    assert copied == ["golden.json", "model.toml"]

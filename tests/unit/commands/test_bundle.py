@@ -2,24 +2,32 @@
 
 from __future__ import annotations
 
+import pwd
 import sys
 from collections.abc import Iterator
+from concurrent.futures import Future
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 from click.testing import CliRunner
 
+from matryo import assembly
+from matryo.build.bundle import freeze
 from matryo.cli import main
 from matryo.commands import bundled
 from matryo.commands.bundled import complete, enter
 from matryo.core import fixed as module
-from matryo.core.errors import SettingsInvalid
-from matryo.core.fixed import Fixed, fix
+from matryo.core.errors import ArtifactDamaged, SettingsInvalid
+from matryo.core.fixed import REFUSED, Fixed, fix
 from matryo.core.settings import load_settings
+from matryo.grpc import listening
 from matryo.store.bundle import CODE, WEIGHTS, Bundle, BundleWriter, Index, read_bundle
+from tests.checkpoints import TinyModel
+from tests.conftest import build_tiny
 
 SETTINGS = {"model": "tiny", "precision": "int8", "dimensions": "256"}
-INDEX = Index("0.1.0", "linux-x86_64", "tiny", "int8", "0" * 16, SETTINGS, ("dimensions",))
+INDEX = Index("0.1.0", "linux-x86_64", "tiny", "int8", "tiny/int8/0000", SETTINGS, ("dimensions",))
 
 
 @pytest.fixture
@@ -54,16 +62,36 @@ def test_fixed_values_are_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        ({"model": ("other",)}, "--model is .*'other'.*/opt/tiny was made with .*'tiny'"),
+        (
+            {"model": ("other",)},
+            "--model is 'other', but /opt/tiny was made with 'tiny'. Leave it out",
+        ),
         ({"precision": "fp32"}, "--precision is 'fp32', but /opt/tiny was made with 'int8'"),
-        ({"dimensions": "128"}, "--dimensions is .*128.*, but /opt/tiny was made with .*256"),
-        ({"rotary_scaling_factor": "2"}, "--rotary-scaling-factor is .*2.0"),
+        ({"dimensions": "128"}, "--dimensions is 128, but /opt/tiny was made with 256"),
+        ({"models": "/opt"}, "--models is '/opt', but /opt/tiny was made with none"),
+        (
+            {"rotary_scaling_factor": "2"},
+            "--rotary-scaling-factor is 2.0, but /opt/tiny was made with none",
+        ),
     ],
 )
 def test_held_values_are_refused(flags: dict[str, str], message: str) -> None:
     """A bundle holds one artefact, and keeps to what was locked."""
     with pytest.raises(SettingsInvalid, match=message):
         load_settings(None, **flags)
+
+
+@pytest.mark.usefixtures("fixed")
+def test_a_user_without_a_home(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A bundle runs where no file names its user, as in a container of nothing but the bundle."""
+
+    def unknown(_: int) -> NoReturn:
+        raise KeyError("uid not found")
+
+    monkeypatch.delenv("HOME")
+    monkeypatch.setattr(pwd, "getpwuid", unknown)
+    monkeypatch.setenv("MATRYO_HOME", "/cache/key/home")
+    assert load_settings(None, model=("tiny",)).model == ("tiny",)
 
 
 def test_unlocked_values_may_change() -> None:
@@ -132,11 +160,86 @@ def test_a_part_of_a_bundle_does_not_run(
     assert "is a part of a bundle" in capsys.readouterr().err
 
 
+@pytest.fixture
+def damaged(monkeypatch: pytest.MonkeyPatch) -> None:
+    """This process runs from a bundle with a flipped bit."""
+    check: Future[None] = Future()
+    check.set_exception(ArtifactDamaged("/opt/tiny is damaged"))
+    monkeypatch.setattr(assembly, "running_check", lambda: check)
+
+
+@pytest.mark.usefixtures("damaged")
+def test_a_damaged_bundle_lays_nothing_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The cache gets no weights of a damaged file: the intact file would find and use them."""
+
+    def never(*_: object, **__: object) -> NoReturn:
+        raise AssertionError("a process was started")
+
+    monkeypatch.setattr(assembly.subprocess, "Popen", never)
+    with pytest.raises(ArtifactDamaged, match="/opt/tiny is damaged"):
+        assembly._prepare_apart(load_settings(None), "tiny")
+
+
+@pytest.mark.usefixtures("damaged")
+def test_a_damaged_bundle_loads_nothing(
+    tiny_bert: tuple[TinyModel, object], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The check ends before anything is answered, and is named as the cause of other failures."""
+    model, _ = tiny_bert
+    build_tiny(tmp_path, model)
+    settings = load_settings(
+        None, model=(model.id,), models=str(model.models), home=tmp_path / "home"
+    )
+    with pytest.raises(ArtifactDamaged, match="/opt/tiny is damaged"):
+        assembly.load_engines(settings)
+    monkeypatch.setattr(assembly, "load_engine", None)  # fails when called
+    with pytest.raises(ArtifactDamaged, match="/opt/tiny is damaged"):
+        assembly.load_engines(settings)
+
+
+@pytest.mark.usefixtures("fixed")
+def test_help() -> None:
+    """Help of a bundle lists the commands that a bundle has, and asks for no model."""
+    said = CliRunner().invoke(main, ["--help"]).output
+    assert "embed" in said
+    assert not [name for name in REFUSED if f"  {name} " in said]
+    assert "[OPTIONS] [ID] [FILE]" in CliRunner().invoke(main, ["embed", "tiny", "--help"]).output
+
+
+@pytest.mark.usefixtures("fixed")
+def test_a_bundle_without_grpc(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A bundle that was made without gRPC's library does not ask its user to install anything."""
+    monkeypatch.setattr(listening.importlib.util, "find_spec", lambda _: None)
+    with pytest.raises(SettingsInvalid, match=r"/opt/tiny was made without gRPC\. Unset") as error:
+        listening.check_installed()
+    assert "nstall" not in error.value.message
+
+
+def test_doors_are_taken_along_if_they_are_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A library of a door is left out of a bundle where a library of the door is missing."""
+
+    def flags() -> list[str]:
+        return freeze._door_flags(Path("/package"))
+
+    def missing(name: str) -> bool:
+        return name == "grpc"
+
+    assert not freeze.missing_doors()
+    assert "google.protobuf" not in flags()
+    assert "/package/grpc/protos/descriptors.binpb:matryo/grpc/protos" in flags()
+    monkeypatch.setattr(freeze, "_is_missing", missing)
+    assert {"google.protobuf", "grpc"} <= set(flags())
+    assert "--add-data" not in flags()
+    (sentence,) = freeze.missing_doors()
+    assert "no gRPC" in sentence
+    assert "pip install 'matryo[grpc]'" in sentence
+
+
 def test_info(bundle: Bundle) -> None:
     """`matryo info FILE` checks the file and says what the file holds."""
     result = CliRunner().invoke(main, ["info", str(bundle.file)])
     assert result.exit_code == 0, result.output
-    for text in ("tiny/int8/0000000000000000", "dimensions=256", "every byte is what was written"):
+    for text in ("tiny/int8/0000", "dimensions=256", "every byte is what was written"):
         assert text in result.output
 
 

@@ -28,7 +28,7 @@ from matryo.store.bundle import (
 from matryo.store.records import FileRecord
 
 PARTS = {"launcher": 5000, WEIGHTS: ALIGN_BYTES, CODE: ALIGN_BYTES + 1}
-INDEX = Index("0.1.0", "linux-x86_64", "tiny", "fp32", "0" * 16, {"model": "tiny"}, ())
+INDEX = Index("0.1.0", "linux-x86_64", "tiny", "fp32", "tiny/fp32/0000", {"model": "tiny"}, ())
 
 
 def write(folder: Path, index: Index = INDEX) -> Path:
@@ -221,7 +221,7 @@ def test_a_replaced_bundle_is_found(unpacked: Bundle, monkeypatch: pytest.Monkey
 def test_a_bundle_that_is_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A bundle that was removed is named."""
     _run_from(monkeypatch, tmp_path / "gone", tmp_path / "matryo")
-    with pytest.raises(ArtifactDamaged, match="gone is damaged: it cannot be read"):
+    with pytest.raises(ArtifactDamaged, match="gone cannot be read: No such file"):
         running.__wrapped__()
 
 
@@ -231,6 +231,8 @@ def test_the_longest_name_fits(tmp_path: Path) -> None:
     graph.write_bytes(b"<" + module.LOCATION.encode() + b">")
     short = module.bundled_graph(graph, Path("/opt/n"))
     long = module.bundled_graph(graph, Path("/opt") / ("n" * 255))
+    assert short
+    assert long
     assert len(short) == len(long) == graph.stat().st_size
     assert short.endswith(b"/n>")
     assert short.startswith(b"<./")

@@ -8,8 +8,10 @@ import platform
 import shutil
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
+from matryo.build.bundle.stage import stage_model
 from matryo.core.errors import BuildFailed
 
 PROGRAM = "matryo"
@@ -19,11 +21,56 @@ _PACKAGES = ("PyInstaller", "ziglang")
 _TOOLS = ("objdump", "strip")  # PyInstaller runs objdump
 # What reads and fetches checkpoints, what optional libraries import, and what no server needs.
 _EXCLUDED = (
-    *("gguf", "google", "hf_xet", "huggingface_hub", "onnx", "pip"),
+    *("gguf", "hf_xet", "huggingface_hub", "onnx", "pip"),
     *("regex", "safetensors", "tomlkit", "transformers", "yaml"),
     *("IPython", "PIL", "matplotlib", "pandas", "pyarrow", "requests", "scipy", "sympy", "torch"),
-    *("attr", "hypothesis", "markdown_it", "pygments", "pytest", "rich", "setuptools"),
+    *(
+        "attr",
+        "grpc_tools",
+        "hypothesis",
+        "markdown_it",
+        "pydantic.v1",
+        "pygments",
+        "pytest",
+        "rich",
+        "setuptools",
+    ),
     *("lib2to3", "pydoc_data", "readline", "sqlite3", "tkinter"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class _Door:
+    """A door that a bundle has if the door's libraries are installed where the bundle is made.
+
+    Attributes:
+        name: what users call the door.
+        extra: the extra of Matryo that installs the libraries.
+        packages: the libraries; other bundles leave them out.
+        hidden: modules that PyInstaller does not find by itself.
+        data: files in our package that are no modules.
+    """
+
+    name: str
+    extra: str
+    packages: tuple[str, ...]
+    hidden: tuple[str, ...] = ()
+    data: tuple[str, ...] = ()
+
+    @property
+    def is_installed(self) -> bool:
+        """Whether every library is there."""
+        return not any(map(_is_missing, self.packages))
+
+
+_DOORS = (
+    _Door(
+        "gRPC",
+        extra="grpc",
+        packages=("grpc", "google.protobuf"),
+        hidden=("google._upb._message",),
+        data=("grpc/protos/descriptors.binpb",),
+    ),
 )
 _TARGETS = {"x86_64": "x86_64-linux-musl", "aarch64": "aarch64-linux-musl"}
 
@@ -40,7 +87,7 @@ def bundle_platform() -> str:
             f"matryo bundle runs on Linux, on {' or '.join(_TARGETS)}, and this is {sys.platform} "
             f"on {machine}. Run matryo bundle on a machine of the kind that the file is for."
         )
-    missing = [name for name in _PACKAGES if importlib.util.find_spec(name) is None]
+    missing = [name for name in _PACKAGES if _is_missing(name)]
     if missing:
         raise BuildFailed(
             f"matryo bundle needs {' and '.join(missing)}. Install them with: "
@@ -52,6 +99,23 @@ def bundle_platform() -> str:
             f"matryo bundle needs {' and '.join(absent)}. Install them with: apt install binutils"
         )
     return f"linux-{machine}"
+
+
+def missing_doors() -> list[str]:
+    """A sentence on each door that a bundle made here lacks."""
+    return [
+        f"the file will have no {door.name}; for a file with {door.name}, first run: "
+        f"pip install 'matryo[{door.extra}]'"
+        for door in _DOORS
+        if not door.is_installed
+    ]
+
+
+def _is_missing(name: str) -> bool:
+    try:
+        return importlib.util.find_spec(name) is None
+    except ModuleNotFoundError:  # its parent is missing
+        return True
 
 
 def freeze(folder: Path, model: Path) -> Path:
@@ -73,16 +137,31 @@ def freeze(folder: Path, model: Path) -> Path:
     for flag, value in (("--distpath", "dist"), ("--workpath", "work"), ("--specpath", "spec")):
         command += [flag, str(folder / value)]
     command += ["--paths", str(package.parent), "--collect-submodules", "matryo"]
-    for name in _EXCLUDED:
-        command += ["--exclude-module", name]
+    command += _door_flags(package)
     environment = os.environ | {"PYTHONPATH": str(package.parent), "PYTHONHASHSEED": "0"}
     _run(command, "PyInstaller", environment | {"SOURCE_DATE_EPOCH": "0"})
     code = folder / "dist" / PROGRAM
     inside = code / "_internal" / "matryo" / "models"
     shutil.rmtree(inside, ignore_errors=True)  # those of an installed Matryo
-    shutil.copytree(model, inside / model.name)
+    stage_model(model, inside)
     _strip(code)
     return code
+
+
+def _door_flags(package: Path) -> list[str]:
+    """Flags of PyInstaller: what to leave out, and what the doors need."""
+    installed = [door for door in _DOORS if door.is_installed]
+    needed = {name for door in installed for name in door.packages}
+    known = {*_EXCLUDED, *(name for door in _DOORS for name in door.packages)}
+    flags: list[str] = []
+    for name in sorted(known - needed):
+        flags += ["--exclude-module", name]
+    for door in installed:
+        for name in door.hidden:
+            flags += ["--hidden-import", name]
+        for path in map(Path, door.data):
+            flags += ["--add-data", f"{package / path}:matryo/{path.parent}"]
+    return flags
 
 
 def _strip(code: Path) -> None:

@@ -2,9 +2,14 @@
 
    It finds the code in its own file, unpacks the code into a folder named after the file's hash
    unless an earlier start did so, and becomes the unpacked program. matryo/store/bundle.py
-   describes the format; both files must agree. */
+   describes the format; both files must agree.
+
+   Beside each folder is a lock file with the path of the bundle that was unpacked. The process that
+   unpacks or removes the folder locks that file. A running program has a shared lock of the folder
+   itself, so that no other bundle removes the folder. */
 
 #define _GNU_SOURCE
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <ftw.h>
@@ -25,7 +30,7 @@
 
 struct footer { /* little-endian, as every processor that a bundle is made for */
     char magic[16];
-    uint64_t file_bytes, code_offset, code_bytes, index_offset, index_bytes;
+    uint64_t file_bytes, code_offset, code_bytes, unpacked_bytes, index_offset, index_bytes;
     uint8_t code_sha256[32], index_sha256[32];
     uint8_t sha256[32]; /* of all bytes of the footer before these */
 };
@@ -131,15 +136,16 @@ static int make_folders(const char *path) {
     return mkdir(path, 0700) && errno != EEXIST ? -1 : 0;
 }
 
-/* Write the path of a folder that this user may write and nobody else; 0, or -1 and errno. */
-static int usable(char *out, const char *parent, const char *child) {
+/* Write the path of a folder that this user may write and nobody else; 0, or -1 and errno. In a
+   parent that all users share, the folder may be no link, which its owner could turn elsewhere. */
+static int usable(char *out, const char *parent, const char *child, int is_shared) {
     struct stat status;
     if (snprintf(out, PATH_BYTES, "%s/%s", parent, child) >= PATH_BYTES / 2) {
         errno = ENAMETOOLONG;
         return -1;
     }
-    if (make_folders(out) || stat(out, &status)) return -1;
-    if (status.st_uid != geteuid() || status.st_mode & 022) {
+    if (make_folders(out) || (is_shared ? lstat : stat)(out, &status)) return -1;
+    if (status.st_uid != geteuid() || status.st_mode & 022 || !S_ISDIR(status.st_mode)) {
         errno = EPERM; /* another user could change the code */
         return -1;
     }
@@ -360,40 +366,142 @@ static int unpack(const uint8_t *zip, uint64_t n_bytes, const char *folder) {
     return 0;
 }
 
-/* Give `<parent>/<key>` the code unless it has the code; 0, or -1 and errno. */
-static int provide(int file, const struct footer *footer, const char *parent, const char *key) {
-    char final[PATH_BYTES], part[PATH_BYTES], lock_name[PATH_BYTES];
-    uint8_t found[32];
-    snprintf(final, sizeof final, "%s/%s", parent, key);
-    if (!access(final, F_OK)) return 0;
-    snprintf(part, sizeof part, "%s/%s.part", parent, key);
-    snprintf(lock_name, sizeof lock_name, "%s/%s.lock", parent, key);
-    int lock = open(lock_name, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
-    if (lock < 0 || flock(lock, LOCK_EX)) return -1;
-    if (access(final, F_OK)) { /* no other process was faster */
-        long page = sysconf(_SC_PAGESIZE);
-        if (footer->code_offset % (uint64_t)page) damaged("its code is not aligned");
-        void *code = mmap(NULL, footer->code_bytes, PROT_READ, MAP_PRIVATE | MAP_POPULATE, file,
-                          (off_t)footer->code_offset);
-        if (code == MAP_FAILED) return -1;
-        sha256(code, footer->code_bytes, found);
-        if (memcmp(found, footer->code_sha256, sizeof found))
-            damaged("the sha256 of its code is wrong");
-        remove_folder(part);
-        int folder = -1;
-        if (mkdir(part, 0700) || unpack(code, footer->code_bytes, part) ||
-            (folder = open(part, O_RDONLY | O_DIRECTORY | O_CLOEXEC)) < 0 || syncfs(folder) ||
-            rename(part, final)) {
+/* --- the cache: for each key a folder and a lock file */
+
+#define KEY_CHARS 32
+
+struct names {
+    char final[PATH_BYTES], part[PATH_BYTES], lock[PATH_BYTES];
+};
+
+static struct names names_of(const char *parent, const char *key) {
+    struct names names;
+    snprintf(names.final, sizeof names.final, "%s/%s", parent, key);
+    snprintf(names.part, sizeof names.part, "%s/%s.part", parent, key);
+    snprintf(names.lock, sizeof names.lock, "%s/%s.lock", parent, key);
+    return names;
+}
+
+/* Open and lock a file or a folder; a descriptor, or -1 and errno. `how` is for flock(2). */
+static int open_locked(const char *path, int flags, int how) {
+    struct stat held, named;
+    for (;;) {
+        int any = open(path, flags | O_CLOEXEC, 0600);
+        if (any < 0) return -1;
+        int lock = fcntl(any, F_DUPFD, 3); /* 0 to 2 are closed on purpose if they are free */
+        close(any);
+        if (lock < 0) return -1;
+        if (flock(lock, how)) {
             int reason = errno;
-            remove_folder(part);
+            close(lock);
             errno = reason;
             return -1;
         }
-        close(folder);
-        munmap(code, footer->code_bytes);
+        /* Who held the lock before may have removed what has the lock. */
+        if (!fstat(lock, &held) && !stat(path, &named) && held.st_ino == named.st_ino &&
+            held.st_dev == named.st_dev)
+            return lock;
+        close(lock);
+    }
+}
+
+/* Unpack the code into its folder; 0, or -1 and errno. */
+static int make_code(int file, const struct footer *footer, const struct names *names) {
+    uint8_t found[32];
+    if (footer->code_offset % (uint64_t)sysconf(_SC_PAGESIZE)) damaged("its code is not aligned");
+    void *code = mmap(NULL, footer->code_bytes, PROT_READ, MAP_PRIVATE | MAP_POPULATE, file,
+                      (off_t)footer->code_offset);
+    if (code == MAP_FAILED) return -1;
+    sha256(code, footer->code_bytes, found);
+    if (memcmp(found, footer->code_sha256, 32)) damaged("the sha256 of its code is wrong");
+    remove_folder(names->part);
+    int folder = -1;
+    int failed = mkdir(names->part, 0700) || unpack(code, footer->code_bytes, names->part) ||
+                 (folder = open(names->part, O_RDONLY | O_DIRECTORY | O_CLOEXEC)) < 0 ||
+                 syncfs(folder) || rename(names->part, names->final);
+    int reason = errno;
+    if (failed) remove_folder(names->part);
+    if (folder >= 0) close(folder);
+    munmap(code, footer->code_bytes);
+    errno = reason;
+    return failed ? -1 : 0;
+}
+
+/* Remove the folder of a bundle that is gone, or that this bundle has replaced, unless a program
+   uses the folder. What cannot be removed stays. */
+static void remove_other(const struct names *names) {
+    char path[PATH_BYTES];
+    int lock = open_locked(names->lock, O_RDWR, LOCK_EX | LOCK_NB);
+    if (lock < 0) return;
+    ssize_t n = pread(lock, path, sizeof path - 1, 0);
+    path[n > 0 ? n : 0] = 0;
+    if (*path && (!strcmp(path, program) || (access(path, F_OK) && errno == ENOENT))) {
+        int folder = open_locked(names->final, O_RDONLY | O_DIRECTORY, LOCK_EX | LOCK_NB);
+        if (folder >= 0 || errno == ENOENT) {
+            remove_folder(names->part);
+            rename(names->final, names->part); /* after a crash no half of it has its name */
+            remove_folder(names->part);
+            unlink(names->lock);
+        }
+        if (folder >= 0) close(folder);
     }
     close(lock);
-    return 0;
+}
+
+static void remove_others(const char *parent, const char *own) {
+    DIR *folder = opendir(parent);
+    struct dirent *entry;
+    while (folder && (entry = readdir(folder))) {
+        char key[KEY_CHARS + 1];
+        const char *name = entry->d_name;
+        if (strlen(name) < KEY_CHARS || strcmp(name + KEY_CHARS, ".lock")) continue;
+        snprintf(key, sizeof key, "%s", name);
+        struct names names = names_of(parent, key);
+        if (strcmp(key, own)) remove_other(&names);
+    }
+    if (folder) closedir(folder);
+}
+
+/* Give `<parent>/<key>` the code unless it has the code; 0, or -1 and errno. This process then has
+   a shared lock of the folder, which the unpacked program keeps until it ends. */
+static int provide(int file, const struct footer *footer, const char *parent, const char *key) {
+    struct names names = names_of(parent, key);
+    for (;;) {
+        if (open_locked(names.final, O_RDONLY | O_DIRECTORY, LOCK_SH) >= 0) return 0;
+        if (errno != ENOENT && !access(names.final, F_OK)) return 0; /* a disk without locks */
+        int lock = open_locked(names.lock, O_RDWR | O_CREAT, LOCK_EX);
+        if (lock < 0) return -1;
+        int failed = access(names.final, F_OK) && /* no other process was faster */
+                     (ftruncate(lock, 0) || pwrite(lock, program, strlen(program), 0) < 0 ||
+                      make_code(file, footer, &names));
+        int reason = errno;
+        close(lock);
+        errno = reason;
+        if (failed) return -1;
+        remove_others(parent, key);
+    }
+}
+
+/* Become the unpacked program; returns only if that fails. */
+static void become(const char *folder, const char *key, char *run, char **argv) {
+    char libraries[2 * PATH_BYTES];
+    const char *given = getenv("LD_LIBRARY_PATH");
+    int is_given = given && *given;
+    snprintf(run, PATH_BYTES, "%s/%s/matryo", folder, key);
+    /* PyInstaller's program needs libz itself, before it can say where its libraries are. */
+    snprintf(libraries, sizeof libraries, "%s/%s/_internal%s%s", folder, key, is_given ? ":" : "",
+             is_given ? given : "");
+    setenv("LD_LIBRARY_PATH", libraries, 1);
+    setenv("_MATRYO_BUNDLE", program, 1);
+    execv(run, argv);
+}
+
+/* What errno means for a folder whose program, if it was unpacked there, is `run`. */
+static const char *reason_of(const char *folder, const char *run) {
+    int reason = errno;
+    if (reason == EACCES && !access(folder, W_OK)) return "programs may not run there (noexec)";
+    if (reason == ENOENT && !access(run, F_OK)) return "this system has no glibc";
+    return strerror(reason);
 }
 
 int main(int argc, char **argv) {
@@ -404,26 +512,28 @@ int main(int argc, char **argv) {
     if (file < 0) fail("%s cannot be read: %s. Allow reading it.", program, strerror(errno));
     struct footer footer = read_footer(file);
 
-    char key[33], own[64], folder[PATH_BYTES], run[PATH_BYTES], tried[3 * PATH_BYTES] = "";
-    for (int i = 0; i < 16; i++) sprintf(key + 2 * i, "%02x", footer.index_sha256[i]);
-    snprintf(own, sizeof own, "matryo-%u/bundles", (unsigned)geteuid());
+    char key[KEY_CHARS + 1], own[64], folder[PATH_BYTES], run[PATH_BYTES];
+    char tried[3 * PATH_BYTES] = "";
+    for (int i = 0; i < KEY_CHARS / 2; i++) sprintf(key + 2 * i, "%02x", footer.index_sha256[i]);
+    snprintf(own, sizeof own, "matryo-bundles-%u", (unsigned)geteuid());
     const char *home = getenv("MATRYO_HOME"), *user = getenv("HOME"), *temporary = getenv("TMPDIR");
     /* A folder that the operator names is the only one; else the first that can be used. */
-    const char *choices[][2] = {{home && *home ? home : user, home && *home ? "bundles" : ".cache/matryo/bundles"},
-                                {home && *home ? NULL : temporary && *temporary ? temporary : "/tmp", own}};
+    int named = home && *home;
+    const char *choices[][2] = {
+        {named ? home : user, named ? "bundles" : ".cache/matryo/bundles"},
+        {named ? NULL : temporary && *temporary ? temporary : "/tmp", own},
+    };
     for (int i = 0; i < 2; i++) {
         if (!choices[i][0] || !*choices[i][0]) continue;
-        if (!usable(folder, choices[i][0], choices[i][1]) &&
-            !provide(file, &footer, folder, key)) {
-            snprintf(run, sizeof run, "%s/%s/matryo", folder, key);
-            setenv("_MATRYO_BUNDLE", program, 1);
-            execv(run, argv);
-        }
-        snprintf(tried + strlen(tried), sizeof tried - strlen(tried), "%s%s: %s", *tried ? "; " : "",
-                 folder, errno == EACCES && !access(folder, W_OK)
-                     ? "programs may not run there (noexec)" : strerror(errno));
+        *run = 0;
+        if (!usable(folder, choices[i][0], choices[i][1], i == 1) &&
+            !provide(file, &footer, folder, key))
+            become(folder, key, run, argv);
+        size_t n_said = strlen(tried);
+        snprintf(tried + n_said, sizeof tried - n_said, "%s%s: %s", n_said ? "; " : "", folder,
+                 reason_of(folder, run));
     }
     fail("%s needs a folder for its code (%llu MB), where files may be written and programs may "
          "run: %s. Set MATRYO_HOME to such a folder, for instance a tmpfs mounted with exec.",
-         program, (unsigned long long)(footer.code_bytes / 1000000), *tried ? tried : "none is named");
+         program, (unsigned long long)(footer.unpacked_bytes / 1000000 + 1), tried);
 }

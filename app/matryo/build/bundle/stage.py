@@ -87,6 +87,17 @@ def stage_artifact(artifact: Artifact, weights: Weights, offset: int, store: Sto
     write_atomically(folder.parent / CURRENT_FILE, json.dumps(current))
 
 
+def stage_model(model: Path, models: Path) -> None:
+    """Copy a model's manifest and golden values into a bundle's folder of models.
+
+    Neither the record of what a model was derived from, which no bundle has, nor a checkpoint in
+    the same folder is copied.
+    """
+    for name in ("model.toml", "golden.json"):
+        if (model / name).is_file():
+            copy_file(model / name, models / model.name / name)
+
+
 def stage_extras(model_id: str, source: Store, target: Store) -> None:
     """Copy what else a server reads of its store: pins of the model, and cl100k_base."""
     pins = pins_path(source.home, model_id)

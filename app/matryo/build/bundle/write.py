@@ -9,7 +9,12 @@ import tempfile
 import zipfile
 from pathlib import Path
 
-from matryo.build.bundle.freeze import bundle_platform, compile_launcher, freeze
+from matryo.build.bundle.freeze import (
+    bundle_platform,
+    compile_launcher,
+    freeze,
+    missing_doors,
+)
 from matryo.build.bundle.stage import file_records, find_weights, stage_artifact, stage_extras
 from matryo.core.errors import BuildFailed
 from matryo.core.progress import Reporter
@@ -50,6 +55,8 @@ def write_bundle(
     aside = output.with_name(f"{output.name}{TEMPORARY}-{os.getpid()}")
     with contextlib.ExitStack() as end:
         folder = Path(end.enter_context(tempfile.TemporaryDirectory(prefix="matryo-bundle-")))
+        for sentence in missing_doors():
+            reporter.say(sentence)
         reporter.say("collecting interpreter and libraries; this takes about a minute")
         code = freeze(folder, model)
         reporter.say("compiling the launcher; the first time takes about a minute")
@@ -72,7 +79,7 @@ def write_bundle(
             platform=kind,
             model_id=record.model_id,
             precision=record.precision,
-            fingerprint_key=record.key,
+            fingerprint=record.fingerprint,
             settings=settings,
             locked=locked,
             unpacked=file_records(code),

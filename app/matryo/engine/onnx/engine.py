@@ -41,8 +41,7 @@ class OnnxEngine:
     def __init__(self, manifest: Manifest, artifact: Artifact, use: CoreUse) -> None:
         self.manifest = manifest
         self.precision: Precision = artifact.record.precision
-        trusted = "+trusted" if artifact.record.against else ""
-        self.fingerprint = f"{manifest.id}/{self.precision}/{artifact.record.key}{trusted}"
+        self.fingerprint = artifact.record.fingerprint
         prepacked = find_prepacked(artifact)
         if prepacked:
             prepacked.hold(self)  # no other process removes the files while this engine lives

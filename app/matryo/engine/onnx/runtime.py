@@ -77,8 +77,8 @@ class GraphSession:
         weights: Path | None = None,
     ) -> None:
         graph: str | bytes = str(path)
-        if weights:
-            graph = bundled_graph(path, weights)
+        if weights and (content := bundled_graph(path, weights)):
+            graph = content
             options.add_session_config_entry(_WEIGHTS_FOLDER, str(weights.parent))
         self._session: Any = ort.InferenceSession(
             graph,
