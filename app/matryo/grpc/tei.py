@@ -8,11 +8,10 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncGenerator, Sequence
 
-import grpc
-
 from matryo.core.budget import Lease
 from matryo.core.errors import EmptyInput, InvalidRequest
 from matryo.engine import Tokens
+from matryo.grpc.aio import Methods
 from matryo.grpc.calls import Call, Door, check_given, handlers_of
 from matryo.grpc.messages import Message, make
 from matryo.grpc.stream import in_order
@@ -163,19 +162,17 @@ async def _decoded(call: Call, message: Message, lease: Lease) -> bytes:
     return _DECODE_ANSWER(text=text).SerializeToString()
 
 
-def handlers(door: Door) -> Sequence[grpc.GenericRpcHandler]:
+def handlers(door: Door) -> dict[str, Methods]:
     """The services."""
+    embed = {"Embed": _embed, "EmbedStream": _embed_stream}
+    tokenize = {
+        "Tokenize": _tokenize,
+        "TokenizeStream": _tokenize_stream,
+        "Decode": _decode,
+        "DecodeStream": _decode_stream,
+    }
     return (
-        handlers_of(door, INFO, {"Info": _info}),
-        handlers_of(door, EMBED, {"Embed": _embed, "EmbedStream": _embed_stream}),
-        handlers_of(
-            door,
-            TOKENIZE,
-            {
-                "Tokenize": _tokenize,
-                "TokenizeStream": _tokenize_stream,
-                "Decode": _decode,
-                "DecodeStream": _decode_stream,
-            },
-        ),
+        handlers_of(door, INFO, {"Info": _info})
+        | handlers_of(door, EMBED, embed)
+        | handlers_of(door, TOKENIZE, tokenize)
     )
