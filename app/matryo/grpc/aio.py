@@ -35,7 +35,7 @@ class _Calls(_cygrpc.AioServer):
         """Answer calls of unregistered methods until the server stops, which raises."""
         answers: set[asyncio.Task[None]] = set()
         while True:
-            state: Any = await super()._request_call()
+            state = cast("object", await super()._request_call())
             answer = asyncio.create_task(_unknown(state))
             answers.add(answer)
             answer.add_done_callback(answers.discard)
