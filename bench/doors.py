@@ -205,7 +205,8 @@ def main(flags_given: Sequence[str] | None = None) -> None:
     parser.add_argument("--precision", default="fp32")
     parser.add_argument("--seconds", type=float, default=5, help="of one measurement")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--smoke", action="store_true", help="a moment of everything but the model")
+    parser.add_argument("--instant", action="store_true", help="leave the model out")
+    parser.add_argument("--smoke", action="store_true", help="a moment, without the model")
     parser.add_argument("--serve", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--port", type=int, help=argparse.SUPPRESS)
     given = parser.parse_args(flags_given)
@@ -218,7 +219,7 @@ def main(flags_given: Sequence[str] | None = None) -> None:
     port = str(grpc_port)
     instant = Service(command=(sys.executable, "-m", "bench.doors", "--serve", port))
     servers = {"an engine that costs nothing": instant}
-    if not given.smoke:
+    if not (given.smoke or given.instant):
         flags = ("--model", given.model, "--precision", given.precision)
         name = f"{given.model}, {given.precision}"
         servers[name] = Service(*flags, "--grpc-port", port)
