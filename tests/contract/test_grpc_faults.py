@@ -142,11 +142,36 @@ class TestPatience:
         """A cancelled stream drops all that it sent and was not answered."""
         engine.gate.clear()
         stream = client.stream(STREAM, (field(1, f"text {n}") for n in range(1000)))
-        wait_until(lambda: scheduler_of(live).n_requests == streams.WINDOW)
+        wait_until(lambda: scheduler_of(live).n_requests == streams.GROUPS)
         stream.cancel()
         wait_until(lambda: scheduler_of(live).n_requests == 0)
         wait_until(lambda: held(live) == 0)
         engine.gate.set()
+
+    def test_a_fault_in_a_group(self, live: Live, client: Client, engine: FakeEngine) -> None:
+        """Messages that are answered together end as they would alone: the fault is its own."""
+        engine.gate.clear()
+        texts = [f"text {n}" for n in range(streams.GROUPS + 5)]
+        raws = [field(1, text) for text in [*texts, "", "after"]]
+        stream = client.stream(STREAM, raws)
+        wait_until(lambda: scheduler_of(live).n_requests == streams.GROUPS)
+        engine.gate.set()
+        found: list[bytes] = []
+        with pytest.raises(grpc.RpcError) as error:
+            found.extend(stream)
+        vectors = [floats(fields_of(raw)[1][0]) for raw in found]
+        expected = [engine.expected(f"search_document: {text}") for text in texts]
+        assert np.array_equal(vectors, expected)
+        assert error.value.code() is Code.INVALID_ARGUMENT
+
+    def test_groups_of_other_options(self, live: Live, client: Client, engine: FakeEngine) -> None:
+        """Messages that come together may ask for different things, and cost few requests."""
+        engine.gate.clear()
+        sizes = [64 if n % 3 else 128 for n in range(streams.GROUPS + streams.MOST_MESSAGES)]
+        stream = client.stream(STREAM, [message((1, "a"), (6, size)) for size in sizes])
+        wait_until(lambda: scheduler_of(live).n_requests == streams.GROUPS)
+        engine.gate.set()
+        assert [len(fields_of(raw)[1][0]) // 4 for raw in stream] == sizes
 
     def test_deadline(self, live: Live, client: Client, engine: FakeEngine) -> None:
         """A call that is not done at its deadline ends, and leaves the queue."""

@@ -32,12 +32,17 @@ _NOT_FOUND = {
 def _info(call: Call, *, services: Sequence[str]) -> AsyncGenerator[bytes, None]:
     """The answers to questions about the services."""
 
-    async def answer(message: Message, _: Lease) -> bytes:
-        field = _answer(message, services)
-        found = _ANSWER(valid_host=message.host, original_request=message, **field)
-        return found.SerializeToString()
+    async def answers(messages: Sequence[Message], _: Lease) -> Sequence[bytes]:
+        return [_written(message, services) for message in messages]
 
-    return in_order(call, answer)
+    return in_order(call, answers)
+
+
+def _written(message: Message, services: Sequence[str]) -> bytes:
+    """The answer to one question."""
+    field = _answer(message, services)
+    found = _ANSWER(valid_host=message.host, original_request=message, **field)
+    return found.SerializeToString()
 
 
 def _answer(message: Message, services: Sequence[str]) -> dict[str, Any]:

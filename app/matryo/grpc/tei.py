@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncGenerator, Sequence
+from itertools import groupby
 
 from matryo.core.budget import Lease
 from matryo.core.errors import EmptyInput, InvalidRequest
@@ -51,32 +52,42 @@ async def _info(call: Call, _: Message) -> bytes:
 
 async def _embed(call: Call, message: Message) -> bytes:
     """The vector of one text."""
-    options = _options(call, message)
-    return await _embedded(call, message, options, None)
+    (content,) = await _embedded(call, (message,), _options(call, message), None)
+    return content
 
 
 def _embed_stream(call: Call) -> AsyncGenerator[bytes, None]:
     """The vectors of many texts. Online queries go first."""
 
-    async def answer(message: Message, lease: Lease) -> bytes:
-        return await _embedded(call, message, _options(call, message, "bulk"), lease)
+    async def answers(messages: Sequence[Message], lease: Lease) -> Sequence[bytes]:
+        found: list[bytes] = []
+        for options, alike in groupby(messages, lambda one: _options(call, one, "bulk")):
+            found += await _embedded(call, tuple(alike), options, lease)
+        return found
 
-    return in_order(call, answer)
+    return in_order(call, answers)
 
 
-async def _embedded(call: Call, message: Message, options: Options, lease: Lease | None) -> bytes:
+async def _embedded(
+    call: Call, messages: Sequence[Message], options: Options, lease: Lease | None
+) -> list[bytes]:
+    """The answers to messages with the same options."""
     started = time.perf_counter_ns()
-    text = message.inputs
-    check_given((text,), "inputs")
-    answer = await call.embed(options, Texts((text,), is_list=False), lease)
-    facts = _EMBED_ANSWER(
-        metadata={
-            "compute_chars": len(text),
-            "compute_tokens": answer.n_tokens,
-            "total_time_ns": time.perf_counter_ns() - started,
-        }
-    )
-    return floats(1, answer.vectors[0]) + facts.SerializeToString()
+    texts = tuple(message.inputs for message in messages)
+    check_given(texts, "inputs")
+    answer = await call.embed(options, Texts(texts, is_list=len(texts) > 1), lease)
+    spent_ns = time.perf_counter_ns() - started
+    found: list[bytes] = []
+    for text, n_tokens, vector in zip(texts, answer.lengths, answer.vectors, strict=True):
+        facts = _EMBED_ANSWER(
+            metadata={
+                "compute_chars": len(text),
+                "compute_tokens": n_tokens,
+                "total_time_ns": spent_ns,
+            }
+        )
+        found.append(floats(1, vector) + facts.SerializeToString())
+    return found
 
 
 def _options(call: Call, message: Message, priority: Priority = "online") -> Options:
@@ -102,10 +113,10 @@ async def _tokenize(call: Call, message: Message) -> bytes:
 def _tokenize_stream(call: Call) -> AsyncGenerator[bytes, None]:
     """The tokens of many texts."""
 
-    async def answer(message: Message, lease: Lease) -> bytes:
-        return await _tokenized(call, message, lease)
+    async def answers(messages: Sequence[Message], lease: Lease) -> Sequence[bytes]:
+        return [await _tokenized(call, message, lease) for message in messages]
 
-    return in_order(call, answer)
+    return in_order(call, answers)
 
 
 async def _tokenized(call: Call, message: Message, lease: Lease) -> bytes:
@@ -140,10 +151,10 @@ async def _decode(call: Call, message: Message) -> bytes:
 def _decode_stream(call: Call) -> AsyncGenerator[bytes, None]:
     """The texts of many lists of ids."""
 
-    async def answer(message: Message, lease: Lease) -> bytes:
-        return await _decoded(call, message, lease)
+    async def answers(messages: Sequence[Message], lease: Lease) -> Sequence[bytes]:
+        return [await _decoded(call, message, lease) for message in messages]
 
-    return in_order(call, answer)
+    return in_order(call, answers)
 
 
 async def _decoded(call: Call, message: Message, lease: Lease) -> bytes:
