@@ -128,7 +128,7 @@ class Clients:
         for pipe, task in zip(self._pipes, tasks, strict=True):
             pipe.send(task)
 
-    def answers(self) -> int:
+    def answers(self) -> float:
         """Wait for the clients; returns the number of answers within the measurement."""
         return sum(pipe.recv() for pipe in self._pipes)
 
@@ -147,8 +147,18 @@ class Clients:
 def _work(pipe: Connection) -> None:
     pipe.send("ready")
     while task := cast("Task | None", pipe.recv()):
-        answer = _CLIENTS[WAYS[task.way].kind]
-        pipe.send(sum(task.begin <= time.monotonic() < task.end for _ in answer(task)))
+        pipe.send(_count(task))
+
+
+def _count(task: Task) -> float:
+    """The number of answers. Of an answer, the part of its time within the measurement counts."""
+    found = 0.0
+    before = time.monotonic()
+    for _ in _CLIENTS[WAYS[task.way].kind](task):
+        now = time.monotonic()
+        found += max(0.0, min(now, task.end) - max(before, task.begin)) / (now - before)
+        before = now
+    return found
 
 
 def _sent(task: Task) -> Iterator[bytes]:

@@ -130,7 +130,7 @@ def measured(
                     WAYS[way].write(case.texts[start : start + size])
                     for start in range(0, len(case.texts), size)
                 ]
-                begin = time.monotonic() + _WARM_UP_S
+                begin = time.monotonic() + max(_WARM_UP_S, seconds / 4)
                 ends = begin, begin + seconds
                 ports = service.port, grpc_port
                 parts = (bodies[n:] + bodies[:n] for n in range(_CONNECTIONS))
@@ -138,7 +138,7 @@ def measured(
                 before, after = (_cpu_s(service, moment) for moment in ends)
                 n_texts = size * clients.answers()
                 rates[name][way].texts_per_s.append(n_texts / seconds)
-                rates[name][way].cpu_us.append(1e6 * (after - before) / max(1, n_texts))
+                rates[name][way].cpu_us.append(1e6 * (after - before) / n_texts)
     return rates
 
 
@@ -172,7 +172,7 @@ def table(rates: Mapping[str, Rates], tokens: float | None) -> str:
         rate = statistics.median(found.texts_per_s) * (tokens or 1)
         pairs = ((found.texts_per_s, base.texts_per_s), (found.cpu_us, base.cpu_us))
         faster, cpu = (
-            statistics.median(a / b for a, b in zip(ours, theirs, strict=True) if b)
+            statistics.median(a / b for a, b in zip(ours, theirs, strict=True))
             for ours, theirs in pairs
         )
         spent = statistics.median(found.cpu_us)
