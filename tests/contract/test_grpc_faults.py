@@ -5,14 +5,12 @@ from __future__ import annotations
 import json
 import logging
 import os
-import random
 import re
 import shutil
 import socket
 import subprocess
 import sys
 import threading
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -37,7 +35,6 @@ from tests.contract.test_grpc import (
     REFLECT,
     STREAM,
     WATCH,
-    parameter,
     tensor,
 )
 from tests.contract.wire import Client, answers, field, fields_of, floats, message, strings
@@ -142,11 +139,36 @@ class TestPatience:
         """A cancelled stream drops all that it sent and was not answered."""
         engine.gate.clear()
         stream = client.stream(STREAM, (field(1, f"text {n}") for n in range(1000)))
-        wait_until(lambda: scheduler_of(live).n_requests == streams.WINDOW)
+        wait_until(lambda: scheduler_of(live).n_requests == streams.GROUPS)
         stream.cancel()
         wait_until(lambda: scheduler_of(live).n_requests == 0)
         wait_until(lambda: held(live) == 0)
         engine.gate.set()
+
+    def test_a_fault_in_a_group(self, live: Live, client: Client, engine: FakeEngine) -> None:
+        """Messages that are answered together end as they would alone: the fault is its own."""
+        engine.gate.clear()
+        texts = [f"text {n}" for n in range(streams.GROUPS + 5)]
+        raws = [field(1, text) for text in [*texts, "", "after"]]
+        stream = client.stream(STREAM, raws)
+        wait_until(lambda: scheduler_of(live).n_requests == streams.GROUPS)
+        engine.gate.set()
+        found: list[bytes] = []
+        with pytest.raises(grpc.RpcError) as error:
+            found.extend(stream)
+        vectors = [floats(fields_of(raw)[1][0]) for raw in found]
+        expected = [engine.expected(f"search_document: {text}") for text in texts]
+        assert np.array_equal(vectors, expected)
+        assert error.value.code() is Code.INVALID_ARGUMENT
+
+    def test_groups_of_other_options(self, live: Live, client: Client, engine: FakeEngine) -> None:
+        """Messages that come together may ask for different things, and cost few requests."""
+        engine.gate.clear()
+        sizes = [64 if n % 3 else 128 for n in range(streams.GROUPS + streams.MOST_MESSAGES)]
+        stream = client.stream(STREAM, [message((1, "a"), (6, size)) for size in sizes])
+        wait_until(lambda: scheduler_of(live).n_requests == streams.GROUPS)
+        engine.gate.set()
+        assert [len(fields_of(raw)[1][0]) // 4 for raw in stream] == sizes
 
     def test_deadline(self, live: Live, client: Client, engine: FakeEngine) -> None:
         """A call that is not done at its deadline ends, and leaves the queue."""
@@ -349,73 +371,6 @@ class TestMessages:
         error = client.refused(INFER, field(1, "𝄞" * 5000))
         assert error.code() is Code.NOT_FOUND
         assert len(error.details().encode()) <= 1024
-
-
-def mutated(rng: random.Random, raw: bytes) -> bytes:
-    """A message with a few bytes changed, dropped, doubled or added."""
-    out = bytearray(raw)
-    for _ in range(rng.randint(1, 6)):
-        at = rng.randrange(len(out) + 1)
-        match rng.randrange(4):
-            case 0:
-                out[at:at] = rng.randbytes(rng.randint(1, 8))
-            case 1:
-                del out[at : at + rng.randint(1, 8)]
-            case 2:
-                out[at:at] = out[at : at + 16]
-            case _:
-                if at < len(out):
-                    out[at] = rng.randrange(256)
-    return bytes(out)
-
-
-def test_two_thousand_fuzzed_messages(live: Live, client: Client, engine: FakeEngine) -> None:
-    """No message ends with UNKNOWN or INTERNAL, and the server answers afterwards."""
-    full = message(
-        (1, "nomic-embed-text-v1.5"),
-        (3, "id"),
-        (4, parameter("input_type", "query")),
-        (4, parameter("dimensions", 64)),
-        (4, parameter("truncate", "END")),
-        (5, tensor("text", 2, 1)),
-        (5, tensor("modality", 2, 1)),
-        (6, field(1, "embeddings")),
-        (7, strings("a", "b ü")),
-        (7, strings("text", "text")),
-    )
-    typed = message((5, tensor("x", 1, contents=field(8, "a"))))
-    pair = message((1, "k"), (2, "v"))
-    seeds: list[tuple[str, bytes]] = [
-        (EMBED, message((1, "some text ü"), (2, 1), (3, 0), (4, 1), (5, "query"), (6, 64))),
-        ("/tei.v1.Info/Info", field(1, "a")),
-        ("/tei.v1.Tokenize/Tokenize", message((1, "some text"), (2, 1), (3, "query"))),
-        ("/tei.v1.Tokenize/Decode", message((1, b"\x05\x06\x96\x01"), (2, 1))),
-        (PREDICT, message((1, "a"), (1, "b"), (3, pair))),
-        (PREDICT.replace("Predict", "GetModelMetadata"), field(1, "a")),
-        (INFER, full),
-        (INFER, typed),
-        ("/inference.GRPCInferenceService/ModelMetadata", message((1, "m"), (2, "1"))),
-        ("/inference.GRPCInferenceService/ModelReady", message((1, "m"), (2, "1"))),
-        (CHECK, field(1, "tei.v1.Embed")),
-        (REFLECT.format(""), message((4, "tei.v1.Embed"), (5, message((1, "a"), (2, 3))))),
-        (STREAM, message((1, "some text"), (6, 64))),
-    ]
-    rng = random.Random(17)
-    codes: Counter[str] = Counter()
-    for number in range(2000):
-        path, raw = seeds[number % len(seeds)]
-        fuzzed = mutated(rng, raw) if number % 3 else rng.randbytes(rng.randint(0, 64))
-        try:
-            list(client.stream(path, [fuzzed], timeout=20))
-            codes["OK"] += 1
-        except grpc.RpcError as exc:
-            code: Any = exc.code()  # pyright: ignore[reportAttributeAccessIssue]
-            codes[code.name] += 1
-            assert code not in (Code.UNKNOWN, Code.INTERNAL), (path, fuzzed)
-    assert set(codes) <= {"OK", "INVALID_ARGUMENT", "NOT_FOUND"}
-    assert min(codes["OK"], codes["INVALID_ARGUMENT"]) > 100
-    assert client.ask(EMBED, field(1, "a"))[1]
-    wait_until(lambda: held(live) == 0)
 
 
 class TestFaults:

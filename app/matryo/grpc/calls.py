@@ -22,6 +22,7 @@ from google.protobuf.descriptor import MethodDescriptor
 from matryo.core.budget import Lease
 from matryo.core.errors import BodyTimeout, EmptyInput, InvalidRequest
 from matryo.core.metrics import Metrics
+from matryo.grpc.aio import Methods
 from matryo.grpc.errors import Refusal, refusal
 from matryo.grpc.messages import Message, methods_of, parse
 from matryo.service import OPEN, Answer, Caller, Options, Service, Texts
@@ -250,8 +251,8 @@ def handlers_of(
     *,
     name: str | None = None,
     keyless: Collection[str] = (),
-) -> grpc.GenericRpcHandler:
-    """The handlers of a service's methods.
+) -> dict[str, Methods]:
+    """The handlers of a service's methods, under its name.
 
     Args:
         door: what every call needs.
@@ -262,15 +263,14 @@ def handlers_of(
     """
     methods = methods_of(service)
     name = name or service
-    return grpc.method_handlers_generic_handler(
-        name,
-        {
+    return {
+        name: {
             method: _handler(
                 door, methods[method], f"/{name}/{method}", answer, keyed=method not in keyless
             )
             for method, answer in answers.items()
-        },
-    )
+        }
+    }
 
 
 def _handler(

@@ -5,10 +5,7 @@ A message names no model: the default one answers, or the one in the metadata `m
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-import grpc
-
+from matryo.grpc.aio import Methods
 from matryo.grpc.calls import Call, Door, check_given, handlers_of
 from matryo.grpc.messages import Message, make
 from matryo.grpc.wire import rows
@@ -41,7 +38,7 @@ async def _metadata(call: Call, _: Message) -> bytes:
     return answer.SerializeToString()
 
 
-def handlers(door: Door) -> Sequence[grpc.GenericRpcHandler]:
+def handlers(door: Door) -> dict[str, Methods]:
     """The service."""
     answers = {"Predict": _predict, "GetModelMetadata": _metadata}
-    return (handlers_of(door, SERVICE, answers),)
+    return handlers_of(door, SERVICE, answers)

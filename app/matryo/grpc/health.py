@@ -5,9 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Sequence
 
-import grpc
-
 from matryo.core.errors import InvalidRequest, Overloaded, UnknownModel
+from matryo.grpc.aio import Methods
 from matryo.grpc.calls import Call, Door, handlers_of
 from matryo.grpc.messages import Message, make
 
@@ -80,7 +79,7 @@ async def _unless_set(event: asyncio.Event, seconds: float) -> None:
         return
 
 
-def handlers(door: Door, services: Sequence[str]) -> grpc.GenericRpcHandler:
+def handlers(door: Door, services: Sequence[str]) -> dict[str, Methods]:
     """The service; no key is asked.
 
     Args:

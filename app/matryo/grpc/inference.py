@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 
-import grpc
 import numpy as np
 
 from matryo.core.errors import InvalidRequest, UnknownModel
 from matryo.engine import Engine
+from matryo.grpc.aio import Methods
 from matryo.grpc.calls import Call, Door, check_given, handlers_of
 from matryo.grpc.messages import Message, make
 from matryo.grpc.tensors import OUTPUTS, options_of, outputs_of, texts_of
@@ -123,7 +122,7 @@ def _find(call: Call, name: str, version: str) -> tuple[str | None, Engine]:
     return name or None, directory.resolve(name or None)[0]
 
 
-def handlers(door: Door) -> Sequence[grpc.GenericRpcHandler]:
+def handlers(door: Door) -> dict[str, Methods]:
     """The service; whether the server and its models are ready, anybody may ask."""
     answers = {
         "ServerLive": _live,
@@ -133,4 +132,4 @@ def handlers(door: Door) -> Sequence[grpc.GenericRpcHandler]:
         "ModelMetadata": _model,
         "ModelInfer": _infer,
     }
-    return (handlers_of(door, SERVICE, answers, keyless=_OPEN),)
+    return handlers_of(door, SERVICE, answers, keyless=_OPEN)

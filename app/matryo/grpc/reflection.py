@@ -10,6 +10,7 @@ import grpc
 from google.protobuf.descriptor import FileDescriptor
 
 from matryo.core.budget import Lease
+from matryo.grpc.aio import Methods
 from matryo.grpc.calls import Call, Door, handlers_of
 from matryo.grpc.messages import Message, file_named, file_with, make
 from matryo.grpc.stream import in_order
@@ -31,12 +32,17 @@ _NOT_FOUND = {
 def _info(call: Call, *, services: Sequence[str]) -> AsyncGenerator[bytes, None]:
     """The answers to questions about the services."""
 
-    async def answer(message: Message, _: Lease) -> bytes:
-        field = _answer(message, services)
-        found = _ANSWER(valid_host=message.host, original_request=message, **field)
-        return found.SerializeToString()
+    async def answers(messages: Sequence[Message], _: Lease) -> Sequence[bytes]:
+        return [_written(message, services) for message in messages]
 
-    return in_order(call, answer)
+    return in_order(call, answers)
+
+
+def _written(message: Message, services: Sequence[str]) -> bytes:
+    """The answer to one question."""
+    field = _answer(message, services)
+    found = _ANSWER(valid_host=message.host, original_request=message, **field)
+    return found.SerializeToString()
 
 
 def _answer(message: Message, services: Sequence[str]) -> dict[str, Any]:
@@ -69,7 +75,7 @@ def _with_imports(file: FileDescriptor) -> list[bytes]:
     return list(files.values())
 
 
-def handlers(door: Door, services: Sequence[str]) -> Sequence[grpc.GenericRpcHandler]:
+def handlers(door: Door, services: Sequence[str]) -> dict[str, Methods]:
     """The service under both of its names; no key is asked.
 
     Args:
@@ -77,6 +83,6 @@ def handlers(door: Door, services: Sequence[str]) -> Sequence[grpc.GenericRpcHan
         services: names of the other services of this server.
     """
     answers = {"ServerReflectionInfo": partial(_info, services=(*services, SERVICE))}
-    return [
-        handlers_of(door, SERVICE, answers, name=name, keyless=answers) for name in (SERVICE, OLDER)
-    ]
+    return handlers_of(door, SERVICE, answers, keyless=answers) | handlers_of(
+        door, SERVICE, answers, name=OLDER, keyless=answers
+    )

@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import ssl
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -20,11 +19,13 @@ from matryo.core.errors import SettingsInvalid
 from matryo.core.metrics import Metrics
 from matryo.core.settings import Settings
 from matryo.grpc import encoderfile, health, inference, reflection, tei
+from matryo.grpc.aio import Methods, server_of
 from matryo.grpc.calls import Door, Limits
 from matryo.service import Service
 
 log = logging.getLogger("matryo")
 
+_MOST_METADATA_BYTES = 16 * 1024
 _NO_COMPRESSION = 1  # a set of algorithms, with a bit for each
 
 
@@ -117,10 +118,7 @@ class GrpcServer:
             config.log_client,
             self._draining,
         )
-        server = grpc.aio.server(
-            options=_options(config), maximum_concurrent_rpcs=config.limits.max_calls
-        )
-        server.add_generic_rpc_handlers(_handlers(door))
+        server = server_of(_handlers(door), _options(config), config.limits.max_calls)
         host = f"[{config.host}]" if ":" in config.host else config.host
         address = f"{host}:{config.port}"
         try:
@@ -158,15 +156,15 @@ class GrpcServer:
             await self._server.stop(None)
 
 
-def _handlers(door: Door) -> Sequence[grpc.GenericRpcHandler]:
+def _handlers(door: Door) -> dict[str, Methods]:
     """The handlers of every service."""
     services = (*tei.SERVICES, *encoderfile.SERVICES, *inference.SERVICES)
     return (
-        *tei.handlers(door),
-        *encoderfile.handlers(door),
-        *inference.handlers(door),
-        health.handlers(door, services),
-        *reflection.handlers(door, (*services, health.SERVICE)),
+        tei.handlers(door)
+        | encoderfile.handlers(door)
+        | inference.handlers(door)
+        | health.handlers(door, services)
+        | reflection.handlers(door, (*services, health.SERVICE))
     )
 
 
@@ -184,6 +182,9 @@ def _options(config: GrpcConfig) -> list[tuple[str, int]]:
         # Calls that arrive faster than Python takes them; past the first number some are dropped.
         ("grpc.server.max_pending_requests", config.limits.max_calls),
         ("grpc.server.max_pending_requests_hard_limit", 2 * config.limits.max_calls),
+        # Twice the library's bound. Between two bounds calls would be refused at random.
+        ("grpc.max_metadata_size", _MOST_METADATA_BYTES),
+        ("grpc.absolute_max_metadata_size", _MOST_METADATA_BYTES),
         ("grpc.max_connection_idle_ms", int(1000 * config.idle_s)),
         # A compressed message may be a thousand times as large as its bytes.
         ("grpc.compression_enabled_algorithms_bitset", _NO_COMPRESSION),

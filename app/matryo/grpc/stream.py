@@ -5,28 +5,33 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import deque
-from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from matryo.core.budget import Lease
-from matryo.core.errors import BodyTimeout, Overloaded, Stopping
+from matryo.core.errors import BodyTimeout, CapacityError, Overloaded, Stopping
 from matryo.grpc.calls import Call
 from matryo.grpc.messages import Message
 
-WINDOW = 128
-"""Messages of one stream that are answered at a time: full batches of short texts."""
+GROUPS = 4
+"""Groups of one stream that are answered at a time."""
+MOST_MESSAGES = 32
+"""Of a group: with four groups, full batches of short texts."""
 
+_MOST_BYTES = 64 * 1024  # of the messages that wait for a group
 _FIRST_PAUSE_S, _MOST_PAUSE_S = 0.05, 1.0
 
-Work = Callable[[Message, Lease], Awaitable[bytes]]
-"""Answers one message of a stream; the lease holds what the message needs."""
+Work = Callable[[Sequence[Message], Lease], Awaitable[Sequence[bytes]]]
+"""Answers a group of messages; the lease holds what the messages need."""
 
 
 async def in_order(call: Call, work: Work) -> AsyncGenerator[bytes, None]:
     """The answers to the messages of a call.
 
-    A message that is refused for lack of room is tried again until there is room, and no further
-    message is read meanwhile. Any other error ends the stream after the answers before it.
+    Messages that have come while others were answered form a group, which costs little more than
+    one message. A group that is refused for lack of room is tried again until there is room, and no
+    further message is read meanwhile. Any other error ends the stream after the answers before it.
 
     Raises:
         BodyTimeout: the caller sent nothing for too long, with no answer left to wait for.
@@ -36,7 +41,11 @@ async def in_order(call: Call, work: Work) -> AsyncGenerator[bytes, None]:
     reader = asyncio.create_task(stream.read())
     try:
         while (task := await stream.oldest()) is not None:
-            yield await task
+            group = await task
+            for content in group.answers:
+                yield content
+            if group.error:
+                raise group.error
             stream.forget(task)
     finally:
         left: list[asyncio.Task[Any]] = [reader, *stream.pending]
@@ -45,19 +54,32 @@ async def in_order(call: Call, work: Work) -> AsyncGenerator[bytes, None]:
         await asyncio.gather(*left, return_exceptions=True)
 
 
+@dataclass(frozen=True, slots=True)
+class _Group:
+    """What became of a group.
+
+    Attributes:
+        answers: to its messages, or to those before an error.
+        error: of the next message; None if every message has its answer.
+    """
+
+    answers: Sequence[bytes]
+    error: Exception | None = None
+
+
 class _Stream:
     """The messages that are read and not answered.
 
     Attributes:
-        pending: a task for each of them, the oldest first.
+        pending: a task for each group, the oldest first.
     """
 
     def __init__(self, call: Call, work: Work) -> None:
         self._call, self._work = call, work
-        self.pending: deque[asyncio.Task[bytes]] = deque()
+        self._waiting: list[bytes] = []
+        self.pending: deque[asyncio.Task[_Group]] = deque()
         self._n_refused = 0
         self._room, self._news = asyncio.Event(), asyncio.Event()
-        self._room.set()
         self._is_over = False
         self._error: Exception | None = None
 
@@ -65,9 +87,8 @@ class _Stream:
         """Read messages and begin to answer them, until the last message or an error."""
         try:
             while (raw := await self._call.read_raw()) is not None:
-                self.pending.append(asyncio.create_task(self._answer(raw)))
-                self._news.set()
-                self._look()
+                self._waiting.append(raw)
+                self._begin()
                 await self._room.wait()
         except Exception as exc:
             self._error = exc
@@ -75,8 +96,25 @@ class _Stream:
             self._is_over = True
             self._news.set()
 
-    async def oldest(self) -> asyncio.Task[bytes] | None:
-        """The answer to the oldest message, which may come only now; None after the last one."""
+    def _begin(self) -> None:
+        """Begin to answer the messages that wait, if there is room for a group."""
+        if self._waiting and len(self.pending) < GROUPS:
+            self.pending.append(asyncio.create_task(self._answered(self._waiting)))
+            self._waiting = []
+            self._news.set()
+        self._look()
+
+    def _look(self) -> None:
+        """Note whether there is room for another message."""
+        most = min(MOST_MESSAGES, self._call.limits.max_texts)
+        n_bytes = sum(map(len, self._waiting))
+        if len(self._waiting) < most and n_bytes <= _MOST_BYTES and not self._n_refused:
+            self._room.set()
+        else:
+            self._room.clear()
+
+    async def oldest(self) -> asyncio.Task[_Group] | None:
+        """The answers to the oldest group, which may come only now; None after the last one."""
         while not self.pending and not self._is_over:
             self._news.clear()
             await self._wait()
@@ -102,25 +140,35 @@ class _Stream:
             return
         raise Stopping if done else BodyTimeout(timeout_s=timeout_s)
 
-    def forget(self, task: asyncio.Task[bytes]) -> None:
-        """Make room for another message."""
+    def forget(self, task: asyncio.Task[_Group]) -> None:
+        """Make room for another group."""
         self.pending.remove(task)
-        self._look()
+        self._begin()
 
-    def _look(self) -> None:
-        """Note whether there is room for another message."""
-        if len(self.pending) < WINDOW and not self._n_refused:
-            self._room.set()
-        else:
-            self._room.clear()
+    async def _answered(self, raws: Sequence[bytes]) -> _Group:
+        try:
+            return _Group(await self._patiently(raws))
+        except Exception as exc:
+            if len(raws) == 1 or isinstance(exc, CapacityError):
+                return _Group((), exc)
+        # One of the messages is at fault: those before it have answers.
+        answers: list[bytes] = []
+        for raw in raws:
+            group = await self._answered([raw])
+            answers += group.answers
+            if group.error:
+                return _Group(answers, group.error)
+        return _Group(answers)
 
-    async def _answer(self, raw: bytes) -> bytes:
+    async def _patiently(self, raws: Sequence[bytes]) -> Sequence[bytes]:
+        """The answers to some messages, as soon as there is room for them."""
         pause_s = _FIRST_PAUSE_S
         with contextlib.ExitStack() as stack:
             while True:
                 try:
                     with self._call.service.budget.lease() as lease:
-                        return await self._work(self._call.parsed(raw, lease), lease)
+                        messages = [self._call.parsed(raw, lease) for raw in raws]
+                        return await self._work(messages, lease)
                 except Overloaded:
                     if pause_s == _FIRST_PAUSE_S:
                         stack.enter_context(self._refused())

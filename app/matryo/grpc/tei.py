@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncGenerator, Sequence
-
-import grpc
+from itertools import groupby
 
 from matryo.core.budget import Lease
 from matryo.core.errors import EmptyInput, InvalidRequest
 from matryo.engine import Tokens
+from matryo.grpc.aio import Methods
 from matryo.grpc.calls import Call, Door, check_given, handlers_of
 from matryo.grpc.messages import Message, make
 from matryo.grpc.stream import in_order
@@ -52,32 +52,42 @@ async def _info(call: Call, _: Message) -> bytes:
 
 async def _embed(call: Call, message: Message) -> bytes:
     """The vector of one text."""
-    options = _options(call, message)
-    return await _embedded(call, message, options, None)
+    (content,) = await _embedded(call, (message,), _options(call, message), None)
+    return content
 
 
 def _embed_stream(call: Call) -> AsyncGenerator[bytes, None]:
     """The vectors of many texts. Online queries go first."""
 
-    async def answer(message: Message, lease: Lease) -> bytes:
-        return await _embedded(call, message, _options(call, message, "bulk"), lease)
+    async def answers(messages: Sequence[Message], lease: Lease) -> Sequence[bytes]:
+        found: list[bytes] = []
+        for options, alike in groupby(messages, lambda one: _options(call, one, "bulk")):
+            found += await _embedded(call, tuple(alike), options, lease)
+        return found
 
-    return in_order(call, answer)
+    return in_order(call, answers)
 
 
-async def _embedded(call: Call, message: Message, options: Options, lease: Lease | None) -> bytes:
+async def _embedded(
+    call: Call, messages: Sequence[Message], options: Options, lease: Lease | None
+) -> list[bytes]:
+    """The answers to messages with the same options."""
     started = time.perf_counter_ns()
-    text = message.inputs
-    check_given((text,), "inputs")
-    answer = await call.embed(options, Texts((text,), is_list=False), lease)
-    facts = _EMBED_ANSWER(
-        metadata={
-            "compute_chars": len(text),
-            "compute_tokens": answer.n_tokens,
-            "total_time_ns": time.perf_counter_ns() - started,
-        }
-    )
-    return floats(1, answer.vectors[0]) + facts.SerializeToString()
+    texts = tuple(message.inputs for message in messages)
+    check_given(texts, "inputs")
+    answer = await call.embed(options, Texts(texts, is_list=len(texts) > 1), lease)
+    spent_ns = time.perf_counter_ns() - started
+    found: list[bytes] = []
+    for text, n_tokens, vector in zip(texts, answer.lengths, answer.vectors, strict=True):
+        facts = _EMBED_ANSWER(
+            metadata={
+                "compute_chars": len(text),
+                "compute_tokens": n_tokens,
+                "total_time_ns": spent_ns,
+            }
+        )
+        found.append(floats(1, vector) + facts.SerializeToString())
+    return found
 
 
 def _options(call: Call, message: Message, priority: Priority = "online") -> Options:
@@ -103,10 +113,10 @@ async def _tokenize(call: Call, message: Message) -> bytes:
 def _tokenize_stream(call: Call) -> AsyncGenerator[bytes, None]:
     """The tokens of many texts."""
 
-    async def answer(message: Message, lease: Lease) -> bytes:
-        return await _tokenized(call, message, lease)
+    async def answers(messages: Sequence[Message], lease: Lease) -> Sequence[bytes]:
+        return [await _tokenized(call, message, lease) for message in messages]
 
-    return in_order(call, answer)
+    return in_order(call, answers)
 
 
 async def _tokenized(call: Call, message: Message, lease: Lease) -> bytes:
@@ -141,10 +151,10 @@ async def _decode(call: Call, message: Message) -> bytes:
 def _decode_stream(call: Call) -> AsyncGenerator[bytes, None]:
     """The texts of many lists of ids."""
 
-    async def answer(message: Message, lease: Lease) -> bytes:
-        return await _decoded(call, message, lease)
+    async def answers(messages: Sequence[Message], lease: Lease) -> Sequence[bytes]:
+        return [await _decoded(call, message, lease) for message in messages]
 
-    return in_order(call, answer)
+    return in_order(call, answers)
 
 
 async def _decoded(call: Call, message: Message, lease: Lease) -> bytes:
@@ -163,19 +173,17 @@ async def _decoded(call: Call, message: Message, lease: Lease) -> bytes:
     return _DECODE_ANSWER(text=text).SerializeToString()
 
 
-def handlers(door: Door) -> Sequence[grpc.GenericRpcHandler]:
+def handlers(door: Door) -> dict[str, Methods]:
     """The services."""
+    embed = {"Embed": _embed, "EmbedStream": _embed_stream}
+    tokenize = {
+        "Tokenize": _tokenize,
+        "TokenizeStream": _tokenize_stream,
+        "Decode": _decode,
+        "DecodeStream": _decode_stream,
+    }
     return (
-        handlers_of(door, INFO, {"Info": _info}),
-        handlers_of(door, EMBED, {"Embed": _embed, "EmbedStream": _embed_stream}),
-        handlers_of(
-            door,
-            TOKENIZE,
-            {
-                "Tokenize": _tokenize,
-                "TokenizeStream": _tokenize_stream,
-                "Decode": _decode,
-                "DecodeStream": _decode_stream,
-            },
-        ),
+        handlers_of(door, INFO, {"Info": _info})
+        | handlers_of(door, EMBED, embed)
+        | handlers_of(door, TOKENIZE, tokenize)
     )
