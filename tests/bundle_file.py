@@ -10,6 +10,7 @@ programs. Each flipped bit of the list must keep the file from serving.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import os
@@ -26,6 +27,7 @@ from pathlib import Path
 
 import numpy as np
 import requests
+from mcp import Client, StdioServerParameters
 
 from matryo.store.bundle import read_bundle
 from tests import closed_root
@@ -71,6 +73,7 @@ def main() -> None:
     ):
         assert said in _say([str(file), *arguments], cache), arguments
     _serve(file, cache)
+    asyncio.run(_mcp(file, cache))
     _flip(file, cache, root / "flipped", expected)
     if os.geteuid() == 0 and shutil.which("unshare"):
         _in_a_closed_root(file, root)
@@ -162,6 +165,15 @@ def _serve(file: Path, env: dict[str, str]) -> None:
             assert len(answer.json()["data"][0]["embedding"]) == _SIZE
             answer = requests.post(url, json={"input": "", "dimensions": 8}, timeout=_START_S)
             assert answer.status_code == 400, answer.text
+
+
+async def _mcp(file: Path, env: dict[str, str]) -> None:
+    """The tools for assistants answer over standard input and output."""
+    async with Client(StdioServerParameters(command=str(file), args=["mcp"], env=env)) as client:
+        texts = ["Cats purr.", _TEXT]
+        result = await client.call_tool("rank", {"query": _TEXT, "texts": texts})
+    assert result.structured_content, result
+    assert [found["index"] for found in result.structured_content["results"]] == [1, 0], result
 
 
 def _flip(file: Path, env: dict[str, str], changed: Path, expected: list[float]) -> None:

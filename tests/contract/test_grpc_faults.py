@@ -271,7 +271,7 @@ class TestOverload:
 
     def test_memory(self, engine: FakeEngine) -> None:
         """What all calls hold together stays within the memory budget."""
-        limits = {"max_body_bytes": 1 << 20, "memory_budget_bytes": 4 << 20}
+        limits: dict[str, Any] = {"max_body_bytes": 1 << 20, "memory_budget_bytes": 4 << 20}
         with live_server(engine, grpc_port=0, **limits) as live, Client(live) as client:
             engine.gate.clear()
             text = "a " * (1 << 18)

@@ -13,6 +13,7 @@ import matryo
 from matryo.assembly import build_service, ready_engines
 from matryo.core import logging as logs
 from matryo.core.errors import SettingsInvalid
+from matryo.core.fixed import fixed
 from matryo.core.memory import tune_allocator
 from matryo.core.settings import Settings
 from matryo.core.signals import held_back, outlive_others
@@ -35,6 +36,10 @@ def run(settings: Settings, *, over_http: bool) -> None:
         Stopped: a signal to stop came; over HTTP, before the server was ready.
     """
     if importlib.util.find_spec("mcp") is None:
+        if bundle := fixed().where:
+            raise SettingsInvalid(
+                f"{bundle} was made without MCP. Make the file again on a machine with matryo[mcp]."
+            )
         raise SettingsInvalid(
             "matryo mcp needs the SDK of the Model Context Protocol. Install it with: "
             "pip install 'matryo[mcp]'"

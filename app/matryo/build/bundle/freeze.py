@@ -49,6 +49,7 @@ class _Door:
         packages: the libraries; other bundles leave them out.
         hidden: modules that PyInstaller does not find by itself.
         data: files in our package that are no modules.
+        metadata: distributions whose metadata are read when they are imported.
     """
 
     name: str
@@ -56,6 +57,7 @@ class _Door:
     packages: tuple[str, ...]
     hidden: tuple[str, ...] = ()
     data: tuple[str, ...] = ()
+    metadata: tuple[str, ...] = ()
 
     @property
     def is_installed(self) -> bool:
@@ -70,6 +72,13 @@ _DOORS = (
         packages=("grpc", "google.protobuf"),
         hidden=("google._upb._message",),
         data=("grpc/protos/descriptors.binpb",),
+    ),
+    _Door(
+        "MCP",
+        extra="mcp",
+        packages=("mcp", "mcp_types"),
+        hidden=("opentelemetry.context.contextvars_context",),
+        metadata=("opentelemetry-api",),
     ),
 )
 _TARGETS = {"x86_64": "x86_64-linux-musl", "aarch64": "aarch64-linux-musl"}
@@ -159,6 +168,8 @@ def _door_flags(package: Path) -> list[str]:
     for door in installed:
         for name in door.hidden:
             flags += ["--hidden-import", name]
+        for name in door.metadata:
+            flags += ["--copy-metadata", name]
         for path in map(Path, door.data):
             flags += ["--add-data", f"{package / path}:matryo/{path.parent}"]
     return flags
