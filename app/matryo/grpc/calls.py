@@ -45,7 +45,7 @@ class Limits:
     Attributes:
         timeout_s: for a message to arrive, and for the next message of a stream to come.
         max_texts: of one call.
-        max_calls: of the server, at a time.
+        max_calls: of the server, at a time; so many connections too.
     """
 
     timeout_s: float
