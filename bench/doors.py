@@ -203,7 +203,7 @@ def main(flags_given: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--model", default="all-minilm-l6-v2")
     parser.add_argument("--precision", default="fp32")
-    parser.add_argument("--seconds", type=float, default=5, help="of one measurement")
+    parser.add_argument("--seconds", type=float, default=10, help="of one measurement")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--instant", action="store_true", help="leave the model out")
     parser.add_argument("--smoke", action="store_true", help="a moment, without the model")

@@ -329,6 +329,15 @@ class TestMessages:
         nested = field(5, message((5, piece * (1 << 20))))
         assert client.refused(INFER, nested).code() is Code.INVALID_ARGUMENT
 
+    @pytest.mark.parametrize(
+        "raw", [field(3, b"\1" * (1 << 20)), field(5, field(3, b"\1" * (1 << 20)))]
+    )
+    def test_many_packed_numbers(self, client: Client, raw: bytes) -> None:
+        """Numbers of a byte that take eight once they are parsed count as fields."""
+        error = client.refused(INFER, field(5, raw))
+        assert error.code() is Code.INVALID_ARGUMENT
+        assert "fields" in error.details()
+
     def test_too_many_texts(self, engine: FakeEngine) -> None:
         """More texts than `MATRYO_MAX_INPUTS` are refused, whatever the tensor says."""
         with live_server(engine, grpc_port=0, max_inputs=3) as live, Client(live) as client:
@@ -522,6 +531,24 @@ class TestTls:
                     Code.UNAVAILABLE,
                     Code.DEADLINE_EXCEEDED,
                 }
+
+    def test_another_authority(self, engine: FakeEngine, pem: dict[str, Path]) -> None:
+        """A client that trusts another certificate sends nothing; others are answered as before."""
+        files: dict[str, Any] = {"grpc_cert_file": pem["cert"], "grpc_key_file": pem["key"]}
+        with live_server(engine, grpc_port=0, **files) as live:
+            target = f"localhost:{live.application.state.grpc_server.port}"
+            wrong = grpc.ssl_channel_credentials((pem["key"].parent / "unused.pem").read_bytes())
+            right = grpc.ssl_channel_credentials(pem["cert"].read_bytes())
+            with (
+                grpc.secure_channel(target, wrong) as stranger,
+                grpc.secure_channel(target, right) as channel,
+            ):
+                refused: Any = stranger.unary_unary(EMBED)
+                with pytest.raises(grpc.RpcError, match="UNAVAILABLE"):
+                    refused(field(1, "a"), timeout=30)
+                call: Any = channel.unary_unary(EMBED)
+                assert fields_of(call(field(1, "a"), timeout=30))[1]
+            assert count(live, EMBED, "OK") == 1
 
     @pytest.mark.parametrize(
         ("cert", "key", "says"),

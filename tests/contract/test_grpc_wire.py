@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import socket
 import struct
 from collections.abc import Iterator
 
@@ -13,7 +14,7 @@ pytest.importorskip("grpc")
 
 from matryo.grpc import encoderfile, health, inference, reflection, tei
 from matryo.grpc.messages import methods_of
-from tests.contract.conftest import Live, live_server
+from tests.contract.conftest import Live, live_server, wait_until
 from tests.contract.http2 import Exchange, data_frame, headers_frame
 from tests.contract.test_grpc import EMBED
 from tests.contract.wire import Client, field
@@ -78,6 +79,34 @@ def test_large_metadata(live: Live, size: int, code: str) -> None:
     with Client(live, trace="x" * size) as client:
         calls = [client.start(EMBED, field(1, "a")) for _ in range(30)]
         assert {call.code().name for call in calls} == {code}
+
+
+def is_open(one: socket.socket) -> bool:
+    """Whether the server has not closed a connection."""
+    try:
+        while one.recv(4096):
+            pass
+    except BlockingIOError:
+        return True
+    except ConnectionError:
+        return False
+    return False
+
+
+def test_idle_connections(engine: FakeEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Connections past `MATRYO_MAX_CONNECTIONS` are closed, and so are those that say nothing."""
+    monkeypatch.setattr("matryo.grpc.server.FIRST_S", 1)
+    with live_server(engine, grpc_port=0, max_connections=10) as live, Client(live) as client:
+        idle = [socket.create_connection(("127.0.0.1", client.port)) for _ in range(30)]
+        try:
+            for one in idle:
+                one.setblocking(False)
+            wait_until(lambda: sum(map(is_open, idle)) <= 10)
+            wait_until(lambda: not any(map(is_open, idle)))
+            assert client.ask(EMBED, field(1, "a"))[1]
+        finally:
+            for one in idle:
+                one.close()
 
 
 def test_fuzz() -> None:

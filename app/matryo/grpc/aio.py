@@ -19,9 +19,11 @@ from grpc._cython import cygrpc
 Methods = Mapping[str, "grpc.RpcMethodHandler[Any, Any]"]
 """The handlers of a service, by the names of its methods."""
 
-# The library logs metadata that are not UTF-8, a key among them, with the caller's bytes.
+# The library logs as errors what callers do: they send metadata that are not UTF-8 (the line shows
+# the bytes, which may be a key), and they leave while an answer is sent.
+_CALLERS = ("Invalid encoding", "ExecuteBatchError raised in core")
 logging.getLogger("grpc._cython.cygrpc").addFilter(
-    lambda record: not record.getMessage().startswith("Invalid encoding")
+    lambda record: not record.getMessage().startswith(_CALLERS)
 )
 
 _cygrpc: Any = cygrpc  # pyright: ignore[reportUnknownVariableType] - compiled, without stubs

@@ -23,7 +23,7 @@ from matryo.core.budget import Lease
 from matryo.core.errors import BodyTimeout, EmptyInput, InvalidRequest
 from matryo.core.metrics import Metrics
 from matryo.grpc.aio import Methods
-from matryo.grpc.errors import Refusal, refusal
+from matryo.grpc.errors import refusal
 from matryo.grpc.messages import Message, methods_of, parse
 from matryo.service import OPEN, Answer, Caller, Options, Service, Texts
 from matryo.service.keys import key_of
@@ -45,7 +45,7 @@ class Limits:
     Attributes:
         timeout_s: for a message to arrive, and for the next message of a stream to come.
         max_texts: of one call.
-        max_calls: of the server, at a time.
+        max_calls: of the server, at a time; so many connections too.
     """
 
     timeout_s: float
@@ -281,7 +281,7 @@ def _handler(
             # Closed here and not some time later: what runs for a caller that is gone ends with it.
             async with aclosing(cast("Streaming", answer)(call)) as contents:
                 async for content in contents:
-                    await context.write(content)
+                    await _write(context, content)
             return
         message = await call.read()
         if message is None:
@@ -291,7 +291,7 @@ def _handler(
             )
         # Returns when the caller has taken the answer, or the connection has room for it. Until
         # then the lease holds the answer.
-        await context.write(await cast("Unary", answer)(call, message))
+        await _write(context, await cast("Unary", answer)(call, message))
 
     streams = cast("Any", method).server_streaming
 
@@ -327,7 +327,8 @@ async def _answered(
             if code is grpc.StatusCode.INTERNAL:
                 extra = {"request_id": call.request_id, **call.facts}
                 log.exception("unhandled error", extra=extra)
-            await _refuse(context, refused, call.trailers)
+            metadata = (*call.trailers.items(), *refused.trailers)
+            await context.abort(refused.code, refused.details, metadata)
         else:
             code = grpc.StatusCode.OK
             context.set_trailing_metadata(tuple(call.trailers.items()))
@@ -343,6 +344,9 @@ async def _answered(
         log.log(level, "gRPC %s %s", path, code.name, extra=extra | call.facts)
 
 
-async def _refuse(context: Any, refused: Refusal, trailers: Mapping[str, str]) -> None:  # noqa: ANN401 - generic in grpc
-    metadata = (*trailers.items(), *refused.trailers)
-    await context.abort(refused.code, refused.details, metadata)
+async def _write(context: Any, content: bytes) -> None:  # noqa: ANN401 - generic in grpc
+    try:
+        await context.write(content)
+    except grpc.aio.InternalError as exc:
+        # The caller is gone, and the library is about to cancel this task.
+        raise asyncio.CancelledError from exc

@@ -25,6 +25,8 @@ from matryo.service import Service
 
 log = logging.getLogger("matryo")
 
+FIRST_S = 20
+"""Seconds to the first bytes of a connection, TLS included."""
 _MOST_METADATA_BYTES = 16 * 1024
 _NO_COMPRESSION = 1  # a set of algorithms, with a bit for each
 
@@ -185,6 +187,8 @@ def _options(config: GrpcConfig) -> list[tuple[str, int]]:
         # Twice the library's bound. Between two bounds calls would be refused at random.
         ("grpc.max_metadata_size", _MOST_METADATA_BYTES),
         ("grpc.absolute_max_metadata_size", _MOST_METADATA_BYTES),
+        ("grpc.max_allowed_incoming_connections", config.limits.max_calls),
+        ("grpc.server_handshake_timeout_ms", int(1000 * FIRST_S)),
         ("grpc.max_connection_idle_ms", int(1000 * config.idle_s)),
         # A compressed message may be a thousand times as large as its bytes.
         ("grpc.compression_enabled_algorithms_bitset", _NO_COMPRESSION),

@@ -14,12 +14,12 @@ from matryo.core.errors import BodyTimeout, CapacityError, Overloaded, Stopping
 from matryo.grpc.calls import Call
 from matryo.grpc.messages import Message
 
-GROUPS = 4
-"""Groups of one stream that are answered at a time."""
-MOST_MESSAGES = 32
-"""Of a group: with four groups, full batches of short texts."""
+GROUPS = 2
+"""Groups of one stream that are answered at a time: one computes while one waits."""
+MOST_MESSAGES = 64
+"""Of a group: full batches of short texts."""
 
-_MOST_BYTES = 64 * 1024  # of the messages that wait for a group
+_MOST_BYTES = 8 * 1024  # of the messages of a group but for its last one: about two batches
 _FIRST_PAUSE_S, _MOST_PAUSE_S = 0.05, 1.0
 
 Work = Callable[[Sequence[Message], Lease], Awaitable[Sequence[bytes]]]

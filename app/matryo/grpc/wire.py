@@ -6,11 +6,12 @@ Source: https://protobuf.dev/programming-guides/encoding/
 from __future__ import annotations
 
 import numpy as np
-from google.protobuf.descriptor import Descriptor
+from google.protobuf.descriptor import Descriptor, FieldDescriptor
 
 from matryo.engine.postprocess import FloatArray
 
 _LEN = 2
+_LONG = (FieldDescriptor.CPPTYPE_INT64, FieldDescriptor.CPPTYPE_UINT64)
 _VARINT_BYTES = 10
 
 
@@ -48,6 +49,8 @@ def rows(field: int, row_field: int, matrix: FloatArray) -> bytes:
 def count_fields(raw: bytes, descriptor: Descriptor, most: int) -> int | None:
     """Number of fields of a message and of the messages in it.
 
+    Each byte of packed 64-bit numbers counts as a field, because it may become eight bytes.
+
     Args:
         raw: the message.
         descriptor: of the message.
@@ -84,6 +87,8 @@ class _Counter:
                     field = descriptor and descriptor.fields_by_number.get(tag >> 3)
                     if field and field.message_type and at + size <= end:
                         self.count(at, at + size, field.message_type)
+                    elif field and field.cpp_type in _LONG:
+                        self._n += size
                 case kind:
                     raise ValueError(f"wire type {kind}")  # groups are of proto2
             at += size

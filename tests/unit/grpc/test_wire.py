@@ -25,14 +25,15 @@ def test_rows(n_rows: int, size: int) -> None:
 
 
 def test_count_fields() -> None:
-    """Fields of a message and of all messages in it count, those of packed numbers once."""
+    """Fields of a message and of all messages in it count, and bytes of packed long numbers."""
     tensor = {"name": "text", "datatype": "BYTES", "shape": [300, 1], "contents": {}}
     message = REQUEST(inputs=[tensor, tensor], raw_input_contents=[b"a" * 300, b""])
     message.parameters["dimensions"].int64_param = 64
     raw = message.SerializeToString()
-    # Two inputs with four fields each, two contents, a parameter: key, value, and the choice in it.
-    assert wire.count_fields(raw, REQUEST.DESCRIPTOR, 100) == 2 * 5 + 2 + 4
-    assert wire.count_fields(raw, REQUEST.DESCRIPTOR, 5) in range(6, 17)
+    # Two inputs with four fields and a shape of three bytes each, two contents, a parameter: key,
+    # value, and the choice in it.
+    assert wire.count_fields(raw, REQUEST.DESCRIPTOR, 100) == 2 * (5 + 3) + 2 + 4
+    assert wire.count_fields(raw, REQUEST.DESCRIPTOR, 5) in range(6, 23)
     assert wire.count_fields(b"", REQUEST.DESCRIPTOR, 5) == 0
 
 
