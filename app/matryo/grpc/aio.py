@@ -19,8 +19,8 @@ from grpc._cython import cygrpc
 Methods = Mapping[str, "grpc.RpcMethodHandler[Any, Any]"]
 """The handlers of a service, by the names of its methods."""
 
-# The library logs as errors what callers do: they send metadata that are not UTF-8 (the log then has
-# the bytes, which may be a key), and they leave while an answer is sent.
+# The library logs as errors what callers do. They send metadata that are not UTF-8, whose bytes the
+# log then has, a key among them, or they leave while an answer is sent.
 _CALLERS = ("Invalid encoding", "ExecuteBatchError raised in core")
 logging.getLogger("grpc._cython.cygrpc").addFilter(
     lambda record: not record.getMessage().startswith(_CALLERS)
