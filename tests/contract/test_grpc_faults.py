@@ -610,6 +610,15 @@ class TestPorts:
         with pytest.raises(SettingsInvalid, match=r"Install matryo\[grpc\]"):
             check_installed()
 
+    def test_an_old_library(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A grpcio that is too old is refused in words; any newer one is taken."""
+        for found in ("1.84.0", "1.100.0rc1", "2.0.0"):
+            monkeypatch.setattr("matryo.grpc.listening.version", lambda _, found=found: found)
+            check_installed()
+        monkeypatch.setattr("matryo.grpc.listening.version", lambda _: "1.83.2")
+        with pytest.raises(SettingsInvalid, match=r"1\.83\.2 is too old"):
+            check_installed()
+
 
 @pytest.mark.timeout(180)
 @pytest.mark.parametrize("processes", [1, 2])

@@ -12,11 +12,13 @@ import importlib.util
 import socket
 from collections.abc import Generator
 from contextlib import ExitStack, contextmanager
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from matryo.core.errors import SettingsInvalid
 from matryo.core.fixed import fixed
 
+_OLDEST = (1, 84)  # grpcio; older ones know no registered methods in grpc.aio
 # `localhost` may stand for ::1 on a machine where IPv6 is switched off.
 _ABSENT = frozenset((errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT))
 
@@ -25,7 +27,7 @@ def check_installed() -> None:
     """Return if the library for gRPC is installed.
 
     Raises:
-        SettingsInvalid: grpcio is missing.
+        SettingsInvalid: grpcio is missing, or too old for `matryo.grpc.aio`.
     """
     if importlib.util.find_spec("grpc") is None:
         if bundle := fixed().where:
@@ -36,6 +38,15 @@ def check_installed() -> None:
         raise SettingsInvalid(
             "MATRYO_GRPC_PORT is set, but grpcio is not installed. Install matryo[grpc], or unset "
             "MATRYO_GRPC_PORT."
+        )
+    try:
+        found = version("grpcio")
+    except PackageNotFoundError:  # in a bundle
+        return
+    if tuple(map(int, found.split(".")[:2])) < _OLDEST:
+        raise SettingsInvalid(
+            f"MATRYO_GRPC_PORT is set, but grpcio {found} is too old. Install grpcio "
+            f"{'.'.join(map(str, _OLDEST))} or newer, which matryo[grpc] does."
         )
 
 
