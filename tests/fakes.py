@@ -15,7 +15,15 @@ import numpy as np
 from matryo.catalog.manifest import Manifest
 from matryo.catalog.reading import read_manifest
 from matryo.core.choices import Precision
-from matryo.engine import BatchResult, Encoded, EngineLimits, TokenIds, most_chars
+from matryo.engine import (
+    BatchResult,
+    Encoded,
+    EngineLimits,
+    Side,
+    Token,
+    TokenIds,
+    most_chars,
+)
 from matryo.engine.postprocess import FloatArray, l2_normalize
 
 MODELS = Path(__file__).parent.parent / "models"
@@ -23,6 +31,7 @@ NOMIC = read_manifest(MODELS / "nomic-embed-text-v1.5")
 MINILM = read_manifest(MODELS / "all-minilm-l6-v2")
 
 CLS, SEP, UNKNOWN = 1, 2, 0
+SPECIALS = {CLS: "[CLS]", SEP: "[SEP]"}
 
 LIMITS = EngineLimits(
     solo_tokens=512,
@@ -67,11 +76,13 @@ class FakeEngine:
         self.closed = False
         self._lock = threading.Lock()
 
-    def tokenize(self, texts: Sequence[str], prefix: str = "") -> list[Encoded]:
+    def tokenize(
+        self, texts: Sequence[str], prefix: str = "", side: Side = "start"
+    ) -> list[Encoded]:
         """A token for each word, between CLS and SEP; `UNKNOWN` for one with U+FFFD."""
         self.on_tokenize(texts)
         most = most_chars(self.manifest.tokenizer.max_tokens)
-        read = [text[:most] for text in texts]
+        read = [text[:most] if side == "start" else text[-most:] for text in texts]
         whole = [text if self._is_prefixed(_words(text)) else prefix + text for text in read]
         self.seen.extend(whole)
         return [
@@ -100,12 +111,48 @@ class FakeEngine:
         before = [] if self._is_prefixed(list(ids)) else [_word_id(word) for word in _words(prefix)]
         return Encoded(np.array([CLS, *before, *ids, SEP]))
 
-    def cut(self, ids: TokenIds) -> TokenIds:
-        """The first tokens and SEP."""
-        limit = self.manifest.tokenizer.max_tokens
-        return ids if len(ids) <= limit else np.append(ids[: limit - 1], SEP)
+    def pieces(
+        self, texts: Sequence[str], prefix: str = "", *, add_special_tokens: bool = True
+    ) -> list[list[Token]]:
+        """A token for each word, as `tokenize` has them."""
+        self.on_tokenize(texts)
+        return [self._pieces(text, prefix, around=add_special_tokens) for text in texts]
 
-    def embed(self, texts: Sequence[TokenIds], dimensions: Sequence[int]) -> BatchResult:
+    def _pieces(self, text: str, prefix: str, *, around: bool) -> list[Token]:
+        whole = text if self._is_prefixed(_words(text)) else prefix + text
+        found: list[Token] = []
+        at = 0
+        for word in _words(whole):
+            start = whole.index(word, at)
+            at = start + len(word)
+            span = tuple(len(whole[:end].encode()) for end in (start, at))
+            found.append(Token(_word_id(word), word, special=False, span=(span[0], span[1])))
+        if not around:
+            return found
+        first, last = (Token(n, name, special=True, span=None) for n, name in SPECIALS.items())
+        return [first, *found, last]
+
+    def decode(self, ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
+        """The ids in decimal, and the names of special tokens."""
+        if skip_special_tokens:
+            ids = [token for token in ids if token not in SPECIALS]
+        return " ".join(SPECIALS.get(token, str(token)) for token in ids)
+
+    def cut(self, ids: TokenIds, side: Side = "start") -> TokenIds:
+        """The first tokens and SEP, or CLS and the last tokens."""
+        limit = self.manifest.tokenizer.max_tokens
+        if len(ids) <= limit:
+            return ids
+        if side == "start":
+            return np.append(ids[: limit - 1], SEP)
+        return np.concatenate([[CLS], ids[len(ids) - limit + 1 :]])
+
+    def embed(
+        self,
+        texts: Sequence[TokenIds],
+        dimensions: Sequence[int],
+        normalize: Sequence[bool] | None = None,
+    ) -> BatchResult:
         """`vector` of each text, after whatever the test asked for."""
         started = time.perf_counter()
         assert self.gate.wait(30), "a test forgot to open the gate"
@@ -114,7 +161,12 @@ class FakeEngine:
             time.sleep(self.delay_s)
         with self._lock:
             self.batches.append([len(ids) for ids in texts])
-        vectors = [self.vector(ids, size) for ids, size in zip(texts, dimensions, strict=True)]
+        vectors = [
+            self.vector(ids, size) if unit else self.raw(ids, size)
+            for ids, size, unit in zip(
+                texts, dimensions, normalize or [True] * len(texts), strict=True
+            )
+        ]
         return BatchResult(vectors, 0, time.perf_counter() - started, 0.0)
 
     def hidden_states(self, ids: TokenIds) -> FloatArray:
@@ -124,10 +176,14 @@ class FakeEngine:
 
     def vector(self, ids: TokenIds, dimensions: int) -> FloatArray:
         """What `embed` gives for one text."""
+        return l2_normalize(self.raw(ids, dimensions)[None])[0]
+
+    def raw(self, ids: TokenIds, dimensions: int) -> FloatArray:
+        """What `embed` gives for one text without the last step."""
         seed = int.from_bytes(hashlib.sha256(ids.astype("<i8").tobytes()).digest()[:8], "little")
         native = self.manifest.output.dimensions.native
         row = np.random.default_rng(seed).standard_normal((1, native), dtype=np.float32)
-        return l2_normalize(row[:, :dimensions])[0]
+        return row[0, :dimensions]
 
     def expected(self, text: str, dimensions: int | None = None) -> FloatArray:
         """The vector of a text as the tokenizer gets it, prefix included."""

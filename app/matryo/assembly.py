@@ -24,8 +24,9 @@ from matryo.catalog.names import look_up
 from matryo.core import logging as logs
 from matryo.core.cores import available_cores
 from matryo.core.errors import ArtifactDamaged, ArtifactMissing, ModelNotFound, SettingsInvalid
+from matryo.core.fixed import fixed
 from matryo.core.logging import ERROR_PREFIX
-from matryo.core.memory import available_memory
+from matryo.core.memory import available_memory, is_in_memory
 from matryo.core.metrics import Metrics
 from matryo.core.settings import Settings
 from matryo.core.signals import held_back
@@ -37,6 +38,7 @@ from matryo.service.choices import Defaults
 from matryo.service.limits import RequestLimits
 from matryo.service.token_arrays import TokenDecoder
 from matryo.store.artifact import find_artifact
+from matryo.store.bundle import running, running_check
 from matryo.store.derived import find_derived, read_derived
 from matryo.store.encodings import find_table
 from matryo.store.layout import Store
@@ -67,9 +69,7 @@ def build_service(
     config = ServiceConfig(
         aliases=settings.alias_map,
         others=open_catalog(settings).names,
-        defaults=Defaults(
-            settings.default_input_type, settings.dimensions, settings.strict_dimensions
-        ),
+        defaults=operator_defaults(settings),
         limits=RequestLimits(settings.max_inputs, settings.max_request_tokens),
         keys=settings.api_keys,
         scheduler=SchedulerConfig(
@@ -86,6 +86,16 @@ def build_service(
     own_ids = settings.token_input == "model"  # noqa: S105 - not a secret
     decoder = None if own_ids else TokenDecoder(partial(find_table, Store(settings.home)))
     return Service(engines, config, metrics, decoder)
+
+
+def operator_defaults(settings: Settings) -> Defaults:
+    """What the operator chose for requests that leave a choice open, or may not choose."""
+    return Defaults(
+        settings.default_input_type,
+        settings.dimensions,
+        settings.strict_dimensions,
+        frozenset(name.removeprefix("default_") for name in fixed().locked),
+    )
 
 
 def memory_budget(settings: Settings) -> int:
@@ -107,12 +117,15 @@ def memory_budget(settings: Settings) -> int:
     )
 
 
-def build_local_service(settings: Settings, cores: int | None = None) -> Service:
+def build_local_service(
+    settings: Settings, cores: int | None = None, defaults: Defaults | None = None
+) -> Service:
     """A service for the callers of this very process: ready models, no limits of a request.
 
     Args:
         settings: as for a server.
         cores: to use; None for all that this process may use.
+        defaults: for requests that leave a choice open; None for the input type of `settings`.
 
     Raises:
         SetupError: anything that keeps a model from being served.
@@ -120,7 +133,7 @@ def build_local_service(settings: Settings, cores: int | None = None) -> Service
     """
     use = core_use(settings, cores)
     config = ServiceConfig(
-        defaults=Defaults(settings.default_input_type),
+        defaults=defaults or Defaults(settings.default_input_type),
         scheduler=SchedulerConfig(workers=use.workers, batch_s=settings.batch_ms / 1000),
     )
     return Service(ready_engines(settings, use), config, Metrics(CollectorRegistry()))
@@ -200,6 +213,8 @@ def ready_engines(settings: Settings, use: CoreUse | None = None) -> tuple[Engin
     try:
         return load_engines(settings, use)
     except ArtifactDamaged as exc:
+        if running():
+            raise  # a bundle has nothing to build from
         log.warning("%s Building it again.", exc.message)
     for manifest in _manifests(settings, open_catalog(settings)):
         _prepare_apart(settings, manifest.id)
@@ -214,9 +229,19 @@ def load_engines(settings: Settings, use: CoreUse | None = None) -> tuple[Engine
         use: of the cores; None as the settings say.
 
     Raises:
-        SetupError: an unknown model, a bad manifest, or an artefact missing or damaged.
+        SetupError: an unknown model, a bad manifest, or an artefact or a bundle that is missing
+            or damaged.
     """
-    catalog, store, use = open_catalog(settings), Store(settings.home), use or core_use(settings)
+    check = running_check()  # goes on while the models load
+    try:
+        return _load_all(settings, use or core_use(settings))
+    finally:
+        if check:
+            check.result()  # a damaged bundle is the cause of any failure above
+
+
+def _load_all(settings: Settings, use: CoreUse) -> tuple[Engine, ...]:
+    catalog, store = open_catalog(settings), Store(settings.home)
     engines: list[Engine] = []
     for manifest in _manifests(settings, catalog):
         artifact = find_artifact(store, manifest, manifest.precision_for(settings.precision))
@@ -255,10 +280,15 @@ def _is_ready(settings: Settings, manifest: Manifest) -> bool:
     try:
         artifact = find_artifact(Store(settings.home), manifest, precision)
     except (ArtifactMissing, ArtifactDamaged):
+        if running():
+            raise
         log.info("%s has no artefact in %s to serve; making one", manifest.id, precision)
         return False
     # In a store that we may not write, weights cannot be laid out, and need not be.
-    return is_prepared(artifact) or not os.access(artifact.folder, os.W_OK)
+    if is_prepared(artifact) or not os.access(artifact.folder, os.W_OK):
+        return True
+    # Laid out in a tmpfs, the weights of a bundle would take memory twice.
+    return artifact.weights is not None and is_in_memory(artifact.folder)
 
 
 def _prepare_apart(settings: Settings, model_id: str) -> None:
@@ -268,6 +298,8 @@ def _prepare_apart(settings: Settings, model_id: str) -> None:
     interpreter, and not a child of `multiprocessing`, since that would run a library user's own
     main module again.
     """
+    if check := running_check():
+        check.result()  # weights of a damaged bundle would be laid out, and kept
     job = settings.model_dump(mode="json") | {"model": [model_id], "api_keys": []}
     # On a terminal the child draws its own bars. A log of JSON lines gets one for each line of it.
     piped = subprocess.PIPE if logs.writes_json() else None

@@ -15,6 +15,7 @@ import matryo
 from matryo.core import logging as logs
 from matryo.core import signals
 from matryo.core.errors import MatryoError, SettingsInvalid
+from matryo.core.fixed import REFUSED, fixed
 
 # Until `main` runs, a process with the id 1 is deaf to signals: nothing slow is imported here.
 if TYPE_CHECKING:
@@ -55,6 +56,11 @@ class _Commands(click.Group):
             signals.outlive_others()
             _log_early(rest)
         return name, command, rest
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """The commands that help lists; a bundle has fewer."""
+        names = super().list_commands(ctx)
+        return [name for name in names if not (fixed().where and name in REFUSED)]
 
     def invoke(self, ctx: click.Context) -> Any:  # noqa: ANN401
         try:
@@ -170,6 +176,14 @@ def _manifest(settings: Settings, name: str) -> Manifest:
     return catalog.manifest(name)
 
 
+class _ModelArgument(click.Argument):
+    """The id of a model, which a bundle's user need not name."""
+
+    def make_metavar(self, ctx: click.Context) -> str:  # noqa: ARG002 - click's signature
+        """What a usage line calls the argument."""
+        return "[ID]" if fixed().where else "ID"
+
+
 class _SettingOption(click.Option):
     """An option of the setting of the same name; its help names the setting's default."""
 
@@ -196,6 +210,7 @@ def _flag(flag: str, text: str, **more: Any) -> Callable[[Callback], Callback]:
 @_trust
 @_flag("--host", "Address to listen on; 0.0.0.0 for every one.")
 @_flag("--port", "Port to listen on; 0 for any free one.")
+@_flag("--grpc-port", "Port of the gRPC services; 0 for any free one.")
 @_flag("--uds", "Unix socket to listen on, in place of host and port.", metavar="PATH")
 @_flag("--processes", "Server processes on one socket.")
 @_flag("--log-format", "Log lines: text, json, or auto, which is text on a terminal.")
@@ -208,6 +223,28 @@ def serve(
     from matryo.commands.serve import run
 
     run(settings)
+
+
+@main.command()
+@_flag("--model", "Model; give it again for more, the first is the default.", multiple=True)
+@_flag("--precision", "Numbers of the models: fp32, int8, q8, q4 or auto.")
+@_trust
+@click.option(
+    "--transport",
+    type=click.Choice(["stdio", "http"]),
+    default="stdio",
+    show_default=True,
+    help="Standard input and output, for a client that starts this command; or HTTP, at /mcp.",
+)
+@_flag("--host", "With http: address to listen on; 0.0.0.0 for every one.")
+@_flag("--port", "With http: port to listen on; 0 for any free one.")
+@_flag("--log-format", "Log lines: text, json, or auto, which is text on a terminal.")
+def mcp(model: tuple[str, ...], transport: str, **flags: str | bool | None) -> None:
+    """Give assistants tools that compare texts, by the Model Context Protocol (MCP)."""
+    settings = _settings(model=model or None, **flags)
+    from matryo.commands.mcp import run
+
+    run(settings, over_http=transport == "http")
 
 
 @main.command()
@@ -269,7 +306,7 @@ def build(
 
 
 @main.command()
-@click.argument("model_id", metavar="ID")
+@click.argument("model_id", cls=_ModelArgument)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object in place of a table.")
 @_precision
 def verify(model_id: str, as_json: bool, precision: str | None) -> None:
@@ -284,7 +321,7 @@ def verify(model_id: str, as_json: bool, precision: str | None) -> None:
 
 
 @main.command()
-@click.argument("model_id", metavar="ID")
+@click.argument("model_id", cls=_ModelArgument)
 @click.argument("file", type=click.Path(path_type=Path, allow_dash=True), required=False)
 @click.option("--input-type", help="query, document, classification, clustering or none.")
 @click.option("--dimensions", type=click.IntRange(min=1), help="Output size.")
@@ -371,6 +408,52 @@ def remove(model_id: str) -> None:
     from matryo.commands.remove import run
 
     run(_settings(), model_id)
+
+
+@main.command()
+@click.argument("model_id", metavar="ID")
+@click.option("--output", type=click.Path(path_type=Path), required=True, help="File to write.")
+@click.option("--dimensions", type=click.IntRange(min=1), help="Output size of the file.")
+@click.option("--input-type", help="What a text is when a request does not say.")
+@click.option(
+    "--lock",
+    is_flag=True,
+    help="Refuse requests for another size or input type than the two options above.",
+)
+@_trust
+@_precision
+def bundle(
+    model_id: str,
+    output: Path,
+    dimensions: int | None,
+    input_type: str | None,
+    lock: bool,
+    trust_manifest: bool | None,
+    precision: str | None,
+) -> None:
+    """Write one executable file that serves a model: no Python, no network, no other file.
+
+    The file has the commands serve, embed, verify, info and models, and every setting.
+    """
+    from matryo.commands.bundle import run
+
+    run(
+        _settings(model=(model_id,), precision=precision, trust_manifest=trust_manifest),
+        output,
+        dimensions=dimensions,
+        input_type=input_type,
+        lock=lock,
+    )
+
+
+@main.command()
+@click.argument("file", type=click.Path(path_type=Path), required=False)
+@click.option("--json", "as_json", is_flag=True, help="One JSON object in place of a table.")
+def info(file: Path | None, as_json: bool) -> None:
+    """Check every byte of a bundle, and say what the bundle holds."""
+    from matryo.commands.info import run
+
+    run(file, as_json=as_json)
 
 
 @main.command()

@@ -6,7 +6,8 @@ Nothing is global, and nothing is read from the environment unless no settings a
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from typing import TYPE_CHECKING, Any
 
 from fastapi import FastAPI, Request
 from prometheus_client import CollectorRegistry
@@ -22,11 +23,18 @@ from matryo.engine import Engine
 from matryo.http import operations
 from matryo.http.connections import ConnectionLimits
 from matryo.http.context import BodyLimits, Context
+from matryo.http.encoderfile import routes as encoderfile
 from matryo.http.errors import error_response
+from matryo.http.guest import guest_route
 from matryo.http.listening import Listener
 from matryo.http.middleware import Cors, RequestMiddleware
 from matryo.http.openai import document, routes
 from matryo.http.server import Server, ServerConfig
+from matryo.http.tei import routes as tei
+from matryo.service import Service
+
+if TYPE_CHECKING:
+    from matryo.grpc.server import GrpcServer
 
 _EXPOSED = [
     "x-request-id",
@@ -36,6 +44,10 @@ _EXPOSED = [
     "x-matryo-truncated",
     "x-matryo-unknown",
     "x-matryo-warning",
+    "x-matryo-shape",
+    "x-matryo-dtype",
+    "x-matryo-model",
+    "x-matryo-prompt-tokens",
 ]
 
 
@@ -53,38 +65,33 @@ def create_app(
         SetupError: settings, manifests or artefacts that cannot be used.
     """
     settings = settings or load_settings()
-    match engine:
-        case None:
-            engines = load_engines(settings)
-        case Sequence():
-            engines = tuple(engine)
-        case _:
-            engines = (engine,)
+    engines = _engines(settings, engine)
     metrics = Metrics(CollectorRegistry())
     service = build_service(settings, engines, metrics)
+    grpc_server = _grpc_server(settings, service, metrics)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncGenerator[None, None]:
-        async with service:
+        async with AsyncExitStack() as stack:
+            await stack.enter_async_context(service)
+            if grpc_server:
+                await stack.enter_async_context(grpc_server)
             yield
 
-    application = FastAPI(
-        title="Matryo",
-        version=matryo.__version__,
+    application = _application(
+        settings,
+        service,
+        metrics,
+        lifespan,
         description="OpenAI's embeddings endpoint over Matryoshka text models.",
-        lifespan=lifespan,
-        redirect_slashes=False,
         docs_url=None,  # FastAPI's pages load their scripts from elsewhere; ours is plain HTML
         redoc_url=None,
     )
-    body_limits = BodyLimits(settings.max_body_bytes, settings.body_timeout_s)
-    application.state.context = Context(service, body_limits, settings.unknown_fields, metrics)
+    application.state.grpc_server = grpc_server
     document.install(application)
     # Not included as routers: FastAPI would match each request to an included route twice.
-    for router in (routes.build_router(), operations.build_router()):
-        application.router.routes.extend(router.routes)
-    for kind in (MatryoError, HTTPException):
-        application.add_exception_handler(kind, _answer)
+    for door in (routes, tei, encoderfile, operations):
+        application.router.routes.extend(door.build_router().routes)
     if settings.cors_origins:
         application.add_middleware(
             Cors,
@@ -97,12 +104,93 @@ def create_app(
             allow_private_network=True,
         )
     application.add_middleware(RequestMiddleware, metrics=metrics, log_client=settings.log_client)
+    return application
 
+
+def create_mcp_app(settings: Settings, engine: Engine | Sequence[Engine]) -> FastAPI:
+    """The application of `matryo mcp` over HTTP: `/mcp` and the operators' routes.
+
+    Args:
+        settings: the operator's choices.
+        engine: what to serve, the default first.
+
+    Raises:
+        SettingsInvalid: a default or an alias that does not fit the models.
+    """
+    from matryo.mcp.server import build_tools_server
+    from matryo.mcp.sessions import PATH, build_sessions
+
+    metrics = Metrics(CollectorRegistry())
+    service = build_service(settings, _engines(settings, engine), metrics)
+    sessions = build_sessions(
+        build_tools_server(service, matryo.__version__),
+        host=settings.host,
+        origins=settings.cors_origins,
+        has_keys=bool(settings.api_keys),
+        max_bytes=settings.max_body_bytes,
+    )
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncGenerator[None, None]:
+        async with service, sessions.run():
+            yield
+
+    application = _application(settings, service, metrics, lifespan, openapi_url=None)
+    # The tools send nothing by themselves, which is what a GET would wait for.
+    application.router.routes.append(guest_route(PATH, sessions.handle_request, ("POST", "DELETE")))
+    application.router.routes.extend(operations.build_router().routes)
+    application.add_middleware(RequestMiddleware, metrics=metrics, log_client=settings.log_client)
+    return application
+
+
+def _engines(settings: Settings, engine: Engine | Sequence[Engine] | None) -> tuple[Engine, ...]:
+    match engine:
+        case None:
+            return load_engines(settings)
+        case Sequence():
+            return tuple(engine)
+        case _:
+            return (engine,)
+
+
+def _application(
+    settings: Settings,
+    service: Service,
+    metrics: Metrics,
+    lifespan: Callable[[FastAPI], AbstractAsyncContextManager[None]],
+    **options: Any,
+) -> FastAPI:
+    """An application without routes and middleware: context, errors, and the models' metrics."""
+    application = FastAPI(
+        title="Matryo",
+        version=matryo.__version__,
+        lifespan=lifespan,
+        redirect_slashes=False,
+        **options,
+    )
+    body_limits = BodyLimits(settings.max_body_bytes, settings.body_timeout_s)
+    application.state.grpc_server = None
+    application.state.context = Context(service, body_limits, settings.unknown_fields, metrics)
+    for kind in (MatryoError, HTTPException):
+        application.add_exception_handler(kind, _answer)
+    engines = service.directory.engines
     metrics.start_at_zero(served.manifest.id for served in engines)
     for served in engines:
         facts = (served.manifest.id, matryo.__version__, served.precision, served.fingerprint)
         metrics.build_info.labels(*facts).set(1)
     return application
+
+
+def _grpc_server(settings: Settings, service: Service, metrics: Metrics) -> GrpcServer | None:
+    """The gRPC server, if there is a port for it."""
+    if settings.grpc_port is None:
+        return None
+    from matryo.grpc.listening import check_installed
+
+    check_installed()
+    from matryo.grpc.server import GrpcServer, config_of
+
+    return GrpcServer(service, config_of(settings, matryo.__version__), metrics)
 
 
 async def _answer(request: Request, exc: Exception) -> Response:
@@ -123,6 +211,7 @@ def build_server(
         on_ready: called once the server has answered a request of its own.
     """
     context: Context = application.state.context
+    grpc_server: GrpcServer | None = application.state.grpc_server
     config = ServerConfig(
         ConnectionLimits(settings.max_connections, settings.keep_alive_s),
         settings.grace_s,
@@ -136,4 +225,5 @@ def build_server(
         config,
         context.metrics,
         on_ready,
+        [grpc_server] if grpc_server else (),
     )

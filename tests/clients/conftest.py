@@ -2,7 +2,7 @@
 
     pytest tests/clients -n 0 --compatibility docs/COMPATIBILITY.md
 
-A test marked `shows(package, what)` is a line of that page.
+A test marked `shows(package, what)` is a line of that page, in the part of its file.
 """
 
 from __future__ import annotations
@@ -30,6 +30,8 @@ _INTRODUCTION = """# Compatibility
 What real clients were seen to do against a live server, written by `make compatibility` from
 `tests/clients`. Every line is a test that runs with the suite; versions are those of that run.
 """
+_PARTS = {"test_grpc.py": "gRPC", "test_tei.py": "TEI's routes"}
+_OPENAI = "OpenAI's routes"
 _MARKS = {"passed": "yes", "failed": "**no**", "skipped": "not tried"}
 
 
@@ -54,13 +56,14 @@ def what_clients_leave_open() -> Iterator[None]:
     gc.collect()
 
 
-def shown(item: pytest.Item) -> tuple[str, str] | None:
-    """Package and sentence of a test's line."""
+def shown(item: pytest.Item) -> tuple[str, str, str] | None:
+    """Part of the page, package and sentence of a test's line."""
     mark = item.get_closest_marker("shows")
-    return (str(mark.args[0]), str(mark.args[1])) if mark else None
+    part = _PARTS.get(item.path.name, _OPENAI)
+    return (part, str(mark.args[0]), str(mark.args[1])) if mark else None
 
 
-_outcomes: dict[tuple[str, str], str] = {}
+_outcomes: dict[tuple[str, str, str], str] = {}
 
 
 @pytest.hookimpl(wrapper=True)
@@ -82,18 +85,19 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
         path.write_text(page(_outcomes), encoding="utf-8")
 
 
-def page(outcomes: dict[tuple[str, str], str]) -> str:
-    """The page as Markdown, a table for each client."""
+def page(outcomes: dict[tuple[str, str, str], str]) -> str:
+    """The page as Markdown, with a part for each door and a table for each client."""
     lines = [_INTRODUCTION]
-    packages = dict.fromkeys(package for package, _ in outcomes)
-    for package in packages:
-        lines += [f"## {package} {_version(package)}".rstrip(), "", "| | |", "|---|---|"]
-        lines += [
-            f"| {what} | {_MARKS[outcome]} |"
-            for (p, what), outcome in outcomes.items()
-            if p == package
-        ]
-        lines.append("")
+    for part in dict.fromkeys((_OPENAI, *_PARTS.values())):
+        lines += [f"## {part}", ""]
+        for package in dict.fromkeys(one for door, one, _ in outcomes if door == part):
+            lines += [f"### {package} {_version(package)}".rstrip(), "", "| | |", "|---|---|"]
+            lines += [
+                f"| {what} | {_MARKS[outcome]} |"
+                for (*key, what), outcome in outcomes.items()
+                if key == [part, package]
+            ]
+            lines.append("")
     return "\n".join(lines)
 
 

@@ -84,11 +84,15 @@ class Live:
 
 @contextmanager
 def live_server(
-    engine: Engine | list[Engine], *, grace_s: float = 5, **changes: Any
+    engine: Engine | list[Engine],
+    *,
+    grace_s: float = 5,
+    create: Callable[[Settings, Engine | list[Engine]], FastAPI] = create_app,
+    **changes: Any,
 ) -> Generator[Live, None, None]:
-    """Serve an engine on a free port until the block ends."""
+    """Serve an engine on a free port until the block ends, by the application of `create`."""
     chosen = settings(grace_s=grace_s, **changes)
-    application = create_app(chosen, engine)
+    application = create(chosen, engine)
     listener = bind("127.0.0.1", 0)
     ready = threading.Event()
     server = build_server(application, listener, chosen, on_ready=ready.set)

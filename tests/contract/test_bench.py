@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from bench import abuse, serving
+from bench import abuse, doors, serving
+from bench.door_clients import BASE64, WAYS
 from bench.shapes import SHAPES
 from tests.checkpoints import make_model
 from tests.conftest import build_tiny
@@ -61,6 +62,18 @@ def test_abuse(
     assert cells["statuses"].startswith("1 x ")  # 431, or closed before that could be read
     assert cells["query p99 / alone, ms"] != "0 / 0"
     assert row in capsys.readouterr().out
+
+
+def test_doors(capsys: pytest.CaptureFixture[str]) -> None:
+    """Every way through every door is answered, and has a row of each table that it is in."""
+    pytest.importorskip("grpc")
+    doors.main(["--smoke"])
+    shown = capsys.readouterr().out
+    assert shown.count(BASE64) == 3
+    for way in WAYS:
+        rows = [line.split() for line in shown.splitlines() if line.startswith(f"{way} ")]
+        assert rows
+        assert all(float(row[-4]) > 0 for row in rows)
 
 
 @pytest.mark.parametrize("name", SHAPES)

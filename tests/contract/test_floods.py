@@ -16,6 +16,7 @@ import numpy as np
 import orjson
 import pytest
 
+from matryo.http import vectors
 from matryo.http.openai import routes
 from matryo.http.openai.encoding import PIECE_NUMBERS, Encoding
 from matryo.http.openai.tally import SMALL_BYTES
@@ -201,7 +202,7 @@ async def test_nothing_keeps_the_body(engine: FakeEngine, monkeypatch: pytest.Mo
     async def read(*_: object) -> bytes:
         return Body(texts(["a" * 3000] * 100))
 
-    monkeypatch.setattr(routes, "read_body", read)
+    monkeypatch.setattr(vectors, "read_body", read)
     seen: list[bool] = []
     async with client_of(engine) as client:
         # The thread that parsed may still be on its way to let go.

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import contextlib
-from contextlib import AbstractContextManager
 from pathlib import Path
 
 from matryo.build import arch
@@ -28,13 +27,9 @@ from matryo.core.choices import Precision
 from matryo.core.errors import (
     ArtifactDamaged,
     ArtifactMissing,
-    BuildFailed,
     CheckpointMismatch,
-    StoreFull,
-    StoreUnwritable,
 )
 from matryo.core.progress import Reporter
-from matryo.engine.onnx.prepacked import prepack
 from matryo.store.artifact import Artifact, find_artifact, unverified_origin
 from matryo.store.derived import find_derived, models_folder
 from matryo.store.encodings import ENCODING
@@ -67,7 +62,7 @@ def build_model(
     precision = manifest.precision_for(precision)
     if checkpoint is not None:
         checkpoint = given_path(checkpoint)
-    with _lock(store, manifest.id, reporter):
+    with store.lock_reporting(manifest.id, reporter):
         if checkpoint is not None:
             return build(
                 store,
@@ -99,7 +94,7 @@ def ensure_model(
     """
     arch.load(manifest)
     precision = manifest.precision_for(precision)
-    with _lock(store, manifest.id, reporter):
+    with store.lock_reporting(manifest.id, reporter):
         if artifact := _intact(store, manifest, precision, reporter):
             return artifact
         origin = unverified_origin(store, manifest.id, precision)
@@ -122,31 +117,13 @@ def ensure_model(
         )
 
 
-def pack_model(store: Store, manifest: Manifest, precision: Precision, reporter: Reporter) -> None:
-    """Save the weights of the artefact last built in this machine's layout, if possible.
-
-    A failure is reported and not raised: each process then keeps a copy of its own.
-
-    Raises:
-        ArtifactMissing: there is no artefact.
-        ArtifactDamaged: a file is not the one that was built.
-    """
-    with _lock(store, manifest.id, reporter):
-        artifact = find_artifact(store, manifest, precision)
-        artifact.check_files()
-        try:
-            prepack(artifact, manifest.output)
-        except (StoreFull, StoreUnwritable, BuildFailed) as exc:
-            reporter.say(f"weights stay in this process's own memory: {exc.message}")
-
-
 def pull_model(store: Store, manifest: Manifest, origin: str | None, reporter: Reporter) -> Path:
     """What `matryo pull` does: `pull` under the store's lock.
 
     Raises:
         SetupError: of any kind; see `pull`.
     """
-    with _lock(store, manifest.id, reporter):
+    with store.lock_reporting(manifest.id, reporter):
         return pull(store, manifest, origin, reporter)
 
 
@@ -170,7 +147,7 @@ def derive_model(
     Raises:
         SetupError: the checkpoint cannot be read, fetched or computed; says what to do.
     """
-    with _lock(store, MODELS_LOCK, reporter):
+    with store.lock_reporting(MODELS_LOCK, reporter):
         known = find_derived(store.home, reference.text)
         if target is None and known is not None:
             return models_folder(store.home) / known
@@ -206,8 +183,8 @@ def remove_model(store: Store, model_id: str, reporter: Reporter) -> int | None:
         return None
     with contextlib.ExitStack() as locks:
         if derived.exists():
-            locks.enter_context(_lock(store, MODELS_LOCK, reporter))
-        locks.enter_context(_lock(store, model_id, reporter))
+            locks.enter_context(store.lock_reporting(MODELS_LOCK, reporter))
+        locks.enter_context(store.lock_reporting(model_id, reporter))
         with room_for(store.home):
             n_bytes = sum(map(folder_bytes, folders))
             remove_file(derived / "model.toml")  # no catalogue finds the model from here on
@@ -224,16 +201,8 @@ def pull_encoding(store: Store, origin: str | None, reporter: Reporter) -> Path:
     Raises:
         SetupError: of any kind; see `pull_table`.
     """
-    with _lock(store, ENCODING, reporter):
+    with store.lock_reporting(ENCODING, reporter):
         return pull_table(store, origin, reporter)
-
-
-def _lock(store: Store, name: str, reporter: Reporter) -> AbstractContextManager[None]:
-    """The store's lock of this name; waiting for another process is reported."""
-    sentence = f"{name}: another process is pulling or building it; waiting for that to end"
-    if name == MODELS_LOCK:
-        sentence = "another process is deriving a model; waiting for that to end"
-    return store.lock(name, waiting=lambda: reporter.say(sentence))
 
 
 def _build_published(

@@ -15,7 +15,7 @@ from pathlib import Path
 import click
 import numpy as np
 
-from matryo.build.check import TEXTS
+from matryo.build.texts import TEXTS
 from matryo.commands.agreement import ADVICE, NUMBERS, Comparison, compare
 from matryo.commands.embed import embed_items
 from matryo.commands.others import Others, ask_endpoint, load_file

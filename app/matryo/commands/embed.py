@@ -12,11 +12,12 @@ from pathlib import Path
 import click
 import numpy as np
 
-from matryo.assembly import build_local_service
+from matryo.assembly import build_local_service, operator_defaults
 from matryo.commands.rows import NOTHING, Asked
 from matryo.commands.texts import Format, Item, open_source
 from matryo.commands.vectors import Writer, check_output, open_writer
 from matryo.core.errors import ContextTooLong, InvalidRequest, RequestError
+from matryo.core.fixed import fixed
 from matryo.core.progress import TerminalReporter
 from matryo.core.settings import Settings
 from matryo.service import Answer, LocalService, Options, Texts
@@ -48,7 +49,11 @@ def run(
         source = stack.enter_context(open_source(file, form))
         check_output(output, source.stat)
         asked, items = source.read_ahead()
-        local = stack.enter_context(LocalService(lambda: build_local_service(settings)))
+        # A bundle's own command line gives what its server gives.
+        defaults = operator_defaults(settings) if fixed().where else None
+        local = stack.enter_context(
+            LocalService(lambda: build_local_service(settings, defaults=defaults))
+        )
         job = _Job(local, options)
         for wish, line in asked.items():
             job.options_of(wish, line)

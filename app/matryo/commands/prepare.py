@@ -49,16 +49,18 @@ def _run() -> int:
 
 def _prepare(settings: Settings) -> None:
     from matryo.assembly import referred
-    from matryo.build.provision import derive_model, ensure_model, pack_model
     from matryo.catalog.catalog import open_catalog
     from matryo.core.errors import ArtifactDamaged, ArtifactMissing
     from matryo.core.progress import TerminalReporter
+    from matryo.engine.packing import pack_model
     from matryo.store.artifact import find_artifact
     from matryo.store.layout import Store
 
     reporter = TerminalReporter()
     store, catalog, name = Store(settings.home), open_catalog(settings), settings.model[0]
     if reference := referred(catalog, name):
+        from matryo.build.provision import derive_model
+
         name = derive_model(store, catalog, reference, reporter).name
         catalog = open_catalog(settings)
     manifest = catalog.manifest(name)
@@ -66,6 +68,9 @@ def _prepare(settings: Settings) -> None:
     try:
         find_artifact(store, manifest, precision).check_files()
     except (ArtifactMissing, ArtifactDamaged):
+        # A bundle has its artefact, and no libraries to build another one.
+        from matryo.build.provision import ensure_model
+
         trust = settings.trust_manifest
         ensure_model(store, manifest, precision, reporter, trust_manifest=trust)
     pack_model(store, manifest, precision, reporter=reporter)

@@ -16,6 +16,7 @@ from matryo.core import logging as logs
 from matryo.core.memory import tune_allocator
 from matryo.core.settings import Settings
 from matryo.core.signals import held_back, outlive_others, reload_on_hangup
+from matryo.grpc.listening import check_installed, held_port
 from matryo.http.listening import Listener, bind
 from matryo.main import build_server, create_app
 
@@ -37,6 +38,7 @@ def run(settings: Settings) -> None:
         with held_back(signal.SIGTERM, signal.SIGINT):
             listener = bind(settings.host, settings.port, settings.uds)
             stack.callback(listener.close)
+            settings = _with_grpc_port(settings, stack)
 
         def on_ready() -> None:
             listener.publish()
@@ -72,6 +74,15 @@ def serve_on(settings: Settings, listener: Listener, on_ready: Callable[[], None
     build_server(application, listener, settings, on_ready=ready).run()
 
 
+def _with_grpc_port(settings: Settings, stack: ExitStack) -> Settings:
+    """The settings with the number of the gRPC port, which is held until the stack ends."""
+    if settings.grpc_port is None:
+        return settings
+    check_installed()
+    port = stack.enter_context(held_port(settings.host, settings.grpc_port))
+    return settings.model_copy(update={"grpc_port": port})
+
+
 def _reload() -> None:
     log.info("SIGHUP: nothing to reload")
 
@@ -84,6 +95,8 @@ def _announce(settings: Settings, listener: Listener) -> None:
     )
     path = listener.file and listener.file.path
     log.info("ready: %s on %s", served, path or listener.url)
+    if settings.grpc_port is not None:
+        log.info("gRPC on %s, port %d", settings.host, settings.grpc_port)
     over = f"--unix-socket {shlex.quote(str(path))} " if path else ""
     key = "-H 'Authorization: Bearer YOUR_KEY' " if settings.api_keys else ""
     log.info(

@@ -3,7 +3,9 @@
     MatryoError
     ├─ RequestError    the caller must change the request
     │   ├─ InvalidRequest      a field, type or value that the API does not allow
-    │   │   └─ TooManyTexts       more inputs than a request may have
+    │   │   ├─ TooManyTexts       more inputs than a request may have
+    │   │   ├─ EmptyInput         no input, or an input without a character or an id
+    │   │   └─ NotJson            a body that is not JSON
     │   ├─ ContextTooLong      an input over the model's token limit
     │   ├─ TooManyTokens       more tokens than the inputs of a request may have together
     │   ├─ BadDimensions       an output size that the model cannot give
@@ -26,7 +28,8 @@
         └─ UnsupportedArchitecture, BuildFailed, ArtifactMissing, ArtifactDamaged
 
 A message says what was wrong, the value, the limit and the remedy. Values that code may need are
-attributes. Only `matryo.http.errors` maps an error to an HTTP status.
+attributes. Only `matryo.http.errors` maps an error to an HTTP status, and only
+`matryo.grpc.errors` to a gRPC code.
 """
 
 from __future__ import annotations
@@ -67,6 +70,14 @@ class RequestError(MatryoError):
 
 class InvalidRequest(RequestError):
     """A field, type or value that the API does not allow."""
+
+
+class EmptyInput(InvalidRequest):
+    """A request without an input, or with an input that has no character and no id."""
+
+
+class NotJson(InvalidRequest):
+    """A body that is not JSON."""
 
 
 class ContextTooLong(RequestError):
@@ -207,8 +218,9 @@ class DeadlinePassed(RequestError):
 
     def __init__(self, *, timeout_s: float) -> None:
         super().__init__(
-            f"The request was not done within {timeout_s:g} s, the read timeout that its client "
-            "announced (x-stainless-read-timeout). Send fewer texts at once, or wait longer.",
+            f"The request was not done within {timeout_s:g} s, the time that its client announced "
+            "(x-stainless-read-timeout, or a gRPC deadline). Send fewer texts at once, or wait "
+            "longer.",
             code="request_timeout",
         )
 
@@ -279,7 +291,8 @@ class WaitTooLong(Overloaded):
         self.expected_s = expected_s
         self.limit_s = limit_s
         limit = (
-            f"its client waits at most {limit_s:.3g} s (x-stainless-read-timeout)"
+            f"its client waits at most {limit_s:.3g} s (x-stainless-read-timeout, or a gRPC "
+            "deadline)"
             if by_caller
             else f"the limit is {limit_s:.3g} s (MATRYO_MAX_WAIT_S)"
         )

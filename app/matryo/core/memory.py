@@ -69,3 +69,22 @@ def available_memory(root: Path = ROOT, membership: Path = MEMBERSHIP) -> int:
             except (OSError, ValueError):  # absent, or "max"
                 continue
     return min(limits)
+
+
+def is_in_memory(folder: Path, mounts: Path = Path("/proc/self/mounts")) -> bool:
+    """Whether the files of a folder take memory and no disk.
+
+    Args:
+        folder: an absolute path without links.
+        mounts: the table of mounts. Source: fstab(5).
+    """
+    try:
+        lines = mounts.read_text(encoding="utf-8", errors="surrogateescape").splitlines()
+    except OSError:
+        return False
+    kinds: dict[Path, str] = {}
+    for line in lines:  # of two mounts at one path, the later one counts
+        _, path, kind, *_ = line.split(" ")
+        kinds[Path(path.replace("\\040", " "))] = kind
+    found = next((kinds[path] for path in (folder, *folder.parents) if path in kinds), "")
+    return found in ("tmpfs", "ramfs")

@@ -73,6 +73,19 @@ class Metrics:
             buckets=_SLOW_S,
             registry=registry,
         )
+        self.grpc_requests = Counter(
+            "matryo_grpc_requests",
+            "gRPC calls answered, by method and status code.",
+            ("method", "code"),
+            registry=registry,
+        )
+        self.grpc_request_seconds = Histogram(
+            "matryo_grpc_request_seconds",
+            "Time from the start of a gRPC call to its status. A stream is one call.",
+            ("method",),
+            buckets=_SLOW_S,
+            registry=registry,
+        )
         self.requests_in_progress = Gauge(
             "matryo_requests_in_progress",
             "HTTP requests not answered yet.",

@@ -11,13 +11,14 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 from types import NoneType
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal, cast, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 from pydantic.fields import FieldInfo
 
 from matryo.core.choices import PrecisionChoice, TokenInput
 from matryo.core.errors import SettingsInvalid
+from matryo.core.fixed import fixed
 from matryo.core.names import check_names
 from matryo.core.sources import (
     PREFIX,
@@ -77,6 +78,20 @@ class Settings(BaseModel):
         None,
         description="Path of a Unix socket to listen on, in place of host and port; its owner and "
         "its group may connect.",
+    )
+    grpc_port: int | None = Field(
+        None,
+        ge=0,
+        le=65535,
+        description="Port of the gRPC services, on the same host; 0 for any free one, empty = no "
+        "gRPC. Needs matryo[grpc].",
+    )
+    grpc_cert_file: Path | None = Field(
+        None,
+        description="Certificate chain of the gRPC port, a PEM file; empty = no TLS.",
+    )
+    grpc_key_file: Path | None = Field(
+        None, description="Private key of the certificate, a PEM file without a password."
     )
     api_keys: _Words = Field(
         (),
@@ -288,6 +303,11 @@ class Settings(BaseModel):
     def _socket(cls, value: Path | None) -> Path | None:
         return value and expanded(value).absolute()
 
+    @field_validator("grpc_cert_file", "grpc_key_file")
+    @classmethod
+    def _pem(cls, value: Path | None) -> Path | None:
+        return value and expanded(value).absolute()
+
     @field_validator("host")
     @classmethod
     def _address(cls, value: str) -> str:
@@ -344,6 +364,7 @@ def load_settings(env_file: Path | str | None = ".env", **flags: Any) -> Setting
         settings = Settings(**given)
     except ValidationError as exc:
         raise SettingsInvalid(_explain(exc, given, labels)) from exc
+    _check_held(settings, labels)
     for sentence in warnings:
         log.warning(sentence)
     return settings
@@ -367,7 +388,7 @@ def _gather(
     sources = [("", prefixed(os.environ))]
     if env_file is not None:
         sources.insert(0, (str(env_file), read_env_file(Path(env_file))))
-    given: dict[str, Any] = {}
+    given: dict[str, Any] = dict(fixed().values)
     labels: dict[str, str] = {}
     warnings: list[str] = []
     for source, values in sources:  # the later one wins
@@ -381,6 +402,32 @@ def _gather(
             given[field] = value
             labels[field] = f"--{field.replace('_', '-')}"
     return given, labels, warnings
+
+
+def _check_held(settings: Settings, labels: Mapping[str, str]) -> None:
+    """Refuse other values of the settings that a bundle holds.
+
+    Raises:
+        SettingsInvalid: a flag or a variable has another value.
+    """
+    if not (bundle := fixed()).held:
+        return
+    # The default of `home` cannot be used where a user has no home folder.
+    own = Settings(**cast("dict[str, Any]", {**bundle.values, "home": settings.home}))
+    for name in sorted(bundle.held & labels.keys()):
+        found, expected = getattr(settings, name), getattr(own, name)
+        if found != expected:
+            raise SettingsInvalid(
+                f"{labels[name]} is {_words(found)}, but {bundle.where} was made with "
+                f"{_words(expected)}. Leave it out, or make another file with matryo bundle."
+            )
+
+
+def _words(value: object) -> str:
+    """A setting's value for a message."""
+    if isinstance(value, tuple):
+        return ", ".join(map(shown, cast("tuple[object, ...]", value))) or "none"
+    return "none" if value is None else shown(value)
 
 
 def default_text(name: str) -> str:

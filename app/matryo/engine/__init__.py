@@ -7,8 +7,8 @@ engine so far, on ONNX Runtime. `factory` loads the engine of an artefact.
 
 from matryo.engine.cores import CoreUse, plan_cores
 from matryo.engine.limits import EngineLimits
-from matryo.engine.protocol import BatchResult, Engine
-from matryo.engine.tokenizer import Encoded, TokenIds, most_chars
+from matryo.engine.protocol import BatchResult, Engine, Tokens
+from matryo.engine.tokenizer import Encoded, Side, Token, TokenIds, most_chars
 
 __all__ = [
     "BatchResult",
@@ -16,7 +16,10 @@ __all__ = [
     "Encoded",
     "Engine",
     "EngineLimits",
+    "Side",
+    "Token",
     "TokenIds",
+    "Tokens",
     "most_chars",
     "plan_cores",
 ]

@@ -149,6 +149,7 @@ def postprocess(
     dimensions: Sequence[int],
     output: Output,
     layers: Sequence[DenseLayer] = (),
+    normalize: Sequence[bool] | None = None,
 ) -> list[FloatArray]:
     """Vectors of a batch, by the manifest's steps. Each text may have its own output size.
 
@@ -159,10 +160,11 @@ def postprocess(
         dimensions: output size of each text, 1 to the native size.
         output: the manifest's steps and their constants.
         layers: the layer of each step `dense`, in order.
+        normalize: whether each text's vector gets the last step, `l2_normalize`; None for all.
 
     Returns:
-        A float32 unit vector `(dimensions[i],)` for each text, in order; zeros for a text without
-        tokens.
+        A float32 vector `(dimensions[i],)` for each text, in order: of unit length, or as it was
+        before the last step; zeros for a text without tokens.
     """
     x = pool(states, mask, output)
     dense_layers = iter(layers)
@@ -180,4 +182,6 @@ def postprocess(
         rows = np.flatnonzero(sizes == size)
         for row, vector in zip(rows, l2_normalize(truncate(x[rows], size)), strict=True):
             vectors[row] = vector
+    for row in np.flatnonzero(~np.asarray(normalize)) if normalize is not None else ():
+        vectors[row] = x[row, : sizes[row]].copy()  # a view would keep the whole batch
     return vectors

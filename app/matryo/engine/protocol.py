@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -10,7 +10,7 @@ from matryo.catalog.manifest import Manifest
 from matryo.core.choices import Precision
 from matryo.engine.limits import EngineLimits
 from matryo.engine.postprocess import FloatArray
-from matryo.engine.tokenizer import Encoded, TokenIds
+from matryo.engine.tokenizer import Encoded, Side, Token, TokenIds
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,7 +18,7 @@ class BatchResult:
     """The vectors of one batch, and the cost of computing them.
 
     Attributes:
-        embeddings: one float32 unit vector for each text, in order.
+        embeddings: one float32 vector for each text, in order.
         n_padding: padding tokens that the matrix products computed too; always 0 for a graph
             that Matryo built.
         inference_s: seconds of the model's runs.
@@ -29,6 +29,18 @@ class BatchResult:
     n_padding: int
     inference_s: float
     postprocess_s: float
+
+
+class Tokens(Protocol):
+    """The tokens of one text."""
+
+    def __len__(self) -> int:
+        """Number of tokens, at least of those that are given."""
+        ...
+
+    def __iter__(self) -> Iterator[Token]:
+        """The tokens in order."""
+        ...
 
 
 class Engine(Protocol):
@@ -59,13 +71,37 @@ class Engine(Protocol):
         """Number of token ids: every id is at least 0 and less than this."""
         ...
 
-    def tokenize(self, texts: Sequence[str], prefix: str = "") -> list[Encoded]:
+    def tokenize(
+        self, texts: Sequence[str], prefix: str = "", side: Side = "start"
+    ) -> list[Encoded]:
         """Token ids of each text, special tokens included, uncut.
 
         Args:
             texts: the texts; of each, at most `most_chars` of the model's limit are read.
             prefix: put before each text whose tokens do not begin with one of the model's own
                 prefixes.
+            side: the end of a very long text that is read.
+        """
+        ...
+
+    def pieces(
+        self, texts: Sequence[str], prefix: str = "", *, add_special_tokens: bool = True
+    ) -> Sequence[Tokens]:
+        """The tokens of each text with the strings that they stand for, uncut.
+
+        Args:
+            texts: the texts, each with at most `most_chars` characters of the model's limit.
+            prefix: as for `tokenize`.
+            add_special_tokens: whether the special tokens around a text are among its tokens.
+        """
+        ...
+
+    def decode(self, ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
+        """The string of token ids, each less than `vocab_size`.
+
+        Args:
+            ids: ids of this model.
+            skip_special_tokens: whether special tokens are left out.
         """
         ...
 
@@ -87,16 +123,28 @@ class Engine(Protocol):
         """
         ...
 
-    def cut(self, ids: TokenIds) -> TokenIds:
-        """The ids, cut to the model's limit; special tokens at the end are kept."""
+    def cut(self, ids: TokenIds, side: Side = "start") -> TokenIds:
+        """The ids, cut to the model's limit; special tokens at both ends are kept.
+
+        Args:
+            ids: of a text.
+            side: the end of the text whose tokens are kept.
+        """
         ...
 
-    def embed(self, texts: Sequence[TokenIds], dimensions: Sequence[int]) -> BatchResult:
+    def embed(
+        self,
+        texts: Sequence[TokenIds],
+        dimensions: Sequence[int],
+        normalize: Sequence[bool] | None = None,
+    ) -> BatchResult:
         """Vectors of a batch.
 
         Args:
             texts: token ids of each text; at least one text, each within the model's limit.
             dimensions: output size of each text, 1 to the native size.
+            normalize: whether each text's vector has unit length; None for all. A vector that has
+                not is what the model gives before the last step, `l2_normalize`.
 
         Raises:
             InferenceFailed: the run raised, or gave values that are not finite.

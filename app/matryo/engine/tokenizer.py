@@ -6,11 +6,14 @@ refuses texts over the limit; this module puts the prefix before a text that has
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import json
-from collections.abc import Callable, Sequence
+from array import array
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +25,8 @@ from matryo.engine.prefixes import Prefixes
 from matryo.store.limits import TOKENIZER_MAX_BYTES
 
 TokenIds = NDArray[np.int64]
+Side = Literal["start", "end"]
+"""An end of a text."""
 
 # Tokenising 16 MB takes seconds and 60 bytes of memory for each character. The tokenizer therefore
 # reads only the head of a very long text first: this many characters for each token of the limit.
@@ -50,9 +55,9 @@ class Encoded:
     """A tokenised text, with the special tokens that the model has.
 
     Attributes:
-        ids: `(n_tokens,)` int64. If `exact` is False, they are the ids of the text's head. A text
-            without special tokens may have no ids.
-        unread: characters at the end of the text that were not tokenised. A text with such
+        ids: `(n_tokens,)` int64. If `exact` is False, they are the ids of one end of the text. A
+            text without special tokens may have no ids.
+        unread: characters at the text's other end that were not tokenised. A text with such
             characters is over the model's limit, however few `ids` there are.
         n_dropped: unknown tokens that were left out of `ids`.
     """
@@ -70,6 +75,59 @@ class Encoded:
     def n_tokens(self) -> int:
         """Number of tokens in `ids`."""
         return len(self.ids)
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """A token of a text, and what it stands for.
+
+    Attributes:
+        id: of the token.
+        text: the part of the text, or the name of a special token.
+        special: whether the tokenizer put the token around the text.
+        span: offsets of the part in the text's UTF-8 bytes, prefix included; None for a special
+            token.
+    """
+
+    id: int
+    text: str
+    special: bool
+    span: tuple[int, int] | None
+
+
+class Pieces:
+    """The tokens of a text; each is made when it is asked for, because a text may have many.
+
+    Args:
+        text: that was tokenised.
+        encoding: the library's tokens of the text.
+        dropped_id: of tokens that are left out; None if none are.
+    """
+
+    def __init__(self, text: str, encoding: Any, dropped_id: int | None = None) -> None:  # noqa: ANN401 - the library's types are incomplete
+        self._text = text
+        self._encoding = encoding
+        self._dropped_id = dropped_id
+
+    def __len__(self) -> int:
+        """Number of tokens, and of tokens that are left out."""
+        return len(self._encoding)
+
+    def __iter__(self) -> Iterator[Token]:
+        """The tokens in order."""
+        text, encoding = self._text, self._encoding
+        widths = (len(character.encode("utf-8", "replace")) for character in text)
+        at = array("Q", itertools.accumulate(widths, initial=0))  # the library counts characters
+        offsets: list[tuple[int, int]] = encoding.offsets
+        for token_id, name, special, (start, end) in zip(
+            encoding.ids, encoding.tokens, encoding.special_tokens_mask, offsets, strict=True
+        ):
+            if token_id == self._dropped_id:
+                continue
+            if special:
+                yield Token(token_id, name, special=True, span=None)
+            else:
+                yield Token(token_id, text[start:end], special=False, span=(at[start], at[end]))
 
 
 def load_tokenizer(path: Path, error: Callable[[str], MatryoError]) -> Tokenizer:
@@ -137,7 +195,7 @@ class TextTokenizer:
         """Number of token ids, added tokens included."""
         return self._tokenizer.get_vocab_size(with_added_tokens=True)
 
-    def encode(self, texts: Sequence[str], prefix: str = "") -> list[Encoded]:
+    def encode(self, texts: Sequence[str], prefix: str = "", side: Side = "start") -> list[Encoded]:
         """Token ids of each text, in order; an empty text gives its prefix and special tokens.
 
         If the tokenizer adds no special tokens, or leaves unknown tokens out, a text may have no
@@ -146,21 +204,82 @@ class TextTokenizer:
         Args:
             texts: the texts; of each, at most `most_chars(max_tokens)` characters are read.
             prefix: put before each text that does not begin with one of the model's prefixes.
+            side: the end of a very long text that is read.
 
         Raises:
             InferenceFailed: the library failed; its panics are no `Exception`.
         """
         read = [text[: self._most_chars] for text in texts]
-        try:
-            encoded = self._encode_prefixed(read, prefix) if prefix else self._encode_all(read)
-        except BaseException as exc:
-            if not isinstance(exc, Exception) and not is_panic(exc):
-                raise
-            raise InferenceFailed(f"the tokenizer failed: {reason_of(exc)}") from exc
-        return [
-            self._without_unknown(replace(one, unread=one.unread + len(text) - len(part)))
-            for one, text, part in zip(encoded, texts, read, strict=True)
-        ]
+        with _failing():
+            encoded = self._encode_prefixed(read, prefix)
+            found = [
+                replace(one, unread=one.unread + len(text) - len(part))
+                for one, text, part in zip(encoded, texts, read, strict=True)
+            ]
+            if side == "end":
+                found = [
+                    one if one.exact else self._encode_end(text, prefix)
+                    for one, text in zip(found, texts, strict=True)
+                ]
+        return [self._without_unknown(one) for one in found]
+
+    def _encode_end(self, text: str, prefix: str) -> Encoded:
+        """Token ids of the end of a text whose beginning was not read to its end."""
+        end = text[-self._head_chars :]
+        ids = self._tokenizer.encode_batch_fast([end])[0].ids
+        if len(ids) >= self.max_tokens + _HEAD_MARGIN:
+            # The first tokens may differ from those of the whole text. They are cut.
+            return Encoded(_ids(ids), unread=len(text) - len(end))
+        # The end has few tokens, and all of it is read: blanks, or one endless word.
+        end = text[-self._most_chars :]
+        for whole in (prefix + end, end):
+            ids = self._tokenizer.encode_batch_fast([whole])[0].ids
+            if not (prefix and self._is_doubled(ids, prefix)):
+                break
+        return Encoded(_ids(ids), unread=max(1, len(text) - len(end)))
+
+    def pieces(
+        self, texts: Sequence[str], prefix: str = "", *, add_special_tokens: bool = True
+    ) -> list[Pieces]:
+        """The tokens of each text with the strings that they stand for, in order; uncut.
+
+        Args:
+            texts: the texts, each with at most `most_chars(max_tokens)` characters.
+            prefix: put before each text that does not begin with one of the model's prefixes.
+            add_special_tokens: whether the special tokens around a text are among its tokens.
+
+        Raises:
+            InferenceFailed: the library failed; its panics are no `Exception`.
+        """
+        with _failing():
+            whole = [prefix + text for text in texts]
+            if prefix:
+                found = self._heads(whole)
+                pairs = zip(whole, texts, found, strict=True)
+                whole = [
+                    text if self._is_doubled(ids, prefix) else both for both, text, ids in pairs
+                ]
+            return [
+                Pieces(
+                    text,
+                    self._tokenizer.encode(text, add_special_tokens=add_special_tokens),
+                    self._dropped_id,
+                )
+                for text in whole
+            ]
+
+    def decode(self, ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
+        """The string of token ids, each less than `vocab_size`.
+
+        Args:
+            ids: ids of this tokenizer.
+            skip_special_tokens: whether special tokens are left out.
+
+        Raises:
+            InferenceFailed: the library failed; its panics are no `Exception`.
+        """
+        with _failing():
+            return self._tokenizer.decode(list(ids), skip_special_tokens=skip_special_tokens)
 
     def _without_unknown(self, encoded: Encoded) -> Encoded:
         if self._dropped_id is None:
@@ -169,22 +288,22 @@ class TextTokenizer:
         return replace(encoded, ids=ids, n_dropped=encoded.n_tokens - len(ids))
 
     def _encode_prefixed(self, texts: Sequence[str], prefix: str) -> list[Encoded]:
+        if not prefix:
+            return self._encode_all(texts)
         whole = [prefix + text for text in texts]
         found = self._heads(whole)
         encoded = [self._encode(text, ids) for text, ids in zip(whole, found, strict=True)]
-        # The text's own tokens follow those of the prefix. Where they begin with a prefix, too,
-        # the text is tokenised alone.
-        start = len(self._head) + len(self._prefixes.pieces(prefix))
-        n_tail = len(self._tail)
-        doubtful = [
-            index
-            for index, ids in enumerate(found)
-            if self._prefixes.begins(ids[: len(ids) - n_tail], start)
-        ]
+        # Where the text's own tokens begin with a prefix, too, the text is tokenised alone.
+        doubtful = [index for index, ids in enumerate(found) if self._is_doubled(ids, prefix)]
         alone = self._encode_all([texts[index] for index in doubtful])
         for index, one in zip(doubtful, alone, strict=True):
             encoded[index] = one
         return encoded
+
+    def _is_doubled(self, ids: list[int], prefix: str) -> bool:
+        """Whether a prefix follows the prefix that was put before a text."""
+        start = len(self._head) + len(self._prefixes.pieces(prefix))
+        return self._prefixes.begins(ids[: len(ids) - len(self._tail)], start)
 
     def from_ids(self, ids: Sequence[int], prefix: str = "") -> TokenIds:
         """Token ids of a text that comes as ids, with its prefix and special tokens.
@@ -228,12 +347,32 @@ class TextTokenizer:
             return Encoded(_ids(head), unread=len(text) - self._head_chars)
         return Encoded(_ids(self._tokenizer.encode_batch_fast([text])[0].ids))
 
-    def cut(self, ids: TokenIds) -> TokenIds:
-        """The ids, cut to `max_tokens`; special tokens at the end are kept."""
+    def cut(self, ids: TokenIds, side: Side = "start") -> TokenIds:
+        """The ids, cut to `max_tokens`; special tokens at both ends are kept.
+
+        Args:
+            ids: of a text.
+            side: the end of the text whose tokens are kept. A text whose end is kept loses its
+                prefix, as it does where the library cuts at the left.
+        """
         if len(ids) <= self.max_tokens:
             return ids
+        if side == "end":
+            n_head = len(self._head)
+            return np.concatenate([ids[:n_head], ids[len(ids) - self.max_tokens + n_head :]])
         n_tail = len(self._tail)
         return np.concatenate([ids[: self.max_tokens - n_tail], ids[len(ids) - n_tail :]])
+
+
+@contextlib.contextmanager
+def _failing() -> Generator[None, None, None]:
+    """Turn a failure of the library into `InferenceFailed`."""
+    try:
+        yield
+    except BaseException as exc:
+        if not isinstance(exc, Exception) and not is_panic(exc):
+            raise
+        raise InferenceFailed(f"the tokenizer failed: {reason_of(exc)}") from exc
 
 
 def remove_special_tokens(tokenizer: Tokenizer) -> None:

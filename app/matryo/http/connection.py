@@ -19,9 +19,10 @@ from starlette.types import Scope
 from matryo.core.budget import Lease
 from matryo.core.errors import NotReady, Overloaded, Stopping
 from matryo.http.connections import Connections
-from matryo.http.errors import body, error_answer, new_request_id
+from matryo.http.errors import body, error_answer
 from matryo.http.exchange import Exchange, status_line
 from matryo.http.reader import Refusal, RequestReader
+from matryo.service.request_id import new_request_id
 
 _MAX_PIPELINED = 16
 _MAX_HELD_BYTES = 64 * 1024

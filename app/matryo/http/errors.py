@@ -1,15 +1,18 @@
-"""Maps exceptions to HTTP answers: status, OpenAI's error type, and headers.
+"""Maps exceptions to HTTP answers: status, error type, and headers.
 
-Every 4xx and 5xx answer has OpenAI's body, `{"error": {message, type, param, code}}`, which this
-module writes. The cause may be a `MatryoError`, the router or a bug. The message of a bug is only
-logged, never sent.
+Every 4xx and 5xx answer has OpenAI's body, `{"error": {message, type, param, code}}`, or, on TEI's
+routes, TEI's body, `{"error", "error_type"}`, with TEI's status, or, on Encoderfile's routes, the
+message as plain text, with Encoderfile's status. This module writes them all. The cause may be a
+`MatryoError`, the router or a bug. The message of a bug is only logged, never sent.
+
+Source: text-embeddings-inference, `router/src/lib.rs`, ErrorType, and `router/src/http/server.rs`;
+Encoderfile, `encoderfile/src/transport/http/error.rs`, and axum's refusals of a body.
 """
 
 from __future__ import annotations
 
 import difflib
 import logging
-import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -28,25 +31,43 @@ _MAX_PATH = 256  # characters of a caller's path in a message
 
 @dataclass(frozen=True, slots=True)
 class _Rule:
+    """What becomes of an exception: OpenAI's status and type, TEI's, and Encoderfile's status."""
+
     status: int
     type: str = INVALID
     headers: Mapping[str, str] = field(default_factory=dict[str, str])
+    tei: tuple[int, str] = (422, "Validation")
+    plain: int = 422
 
 
 _CLOSE = {"connection": "close"}
 # The rule of an exception is that of its class, or of the nearest base class that has a rule.
 _RULES: dict[type[BaseException], _Rule] = {
     errors.RequestError: _Rule(400),
+    errors.EmptyInput: _Rule(400, tei=(400, "Empty")),
+    errors.NotJson: _Rule(400, tei=(400, "Validation"), plain=400),
     errors.TooManyTokens: _Rule(400, "max_tokens_per_request"),
-    errors.Unauthorized: _Rule(401, headers={"www-authenticate": 'Bearer realm="Matryo API"'}),
+    errors.Unauthorized: _Rule(
+        401,
+        headers={"www-authenticate": 'Bearer realm="Matryo API"'},
+        tei=(401, "Validation"),
+        plain=401,
+    ),
     errors.UnknownModel: _Rule(404),
-    errors.BodyTimeout: _Rule(408, headers=_CLOSE | {"x-should-retry": "false"}),
-    errors.DeadlinePassed: _Rule(408),
-    errors.BodyTooLarge: _Rule(413),
-    errors.UnsupportedMedia: _Rule(415),
-    errors.Overloaded: _Rule(429, "tokens"),
-    errors.NotReady: _Rule(503, "service_unavailable_error", _CLOSE),
+    errors.BodyTimeout: _Rule(
+        408, headers=_CLOSE | {"x-should-retry": "false"}, tei=(408, "Validation"), plain=408
+    ),
+    errors.DeadlinePassed: _Rule(408, tei=(408, "Validation"), plain=408),
+    errors.BodyTooLarge: _Rule(413, tei=(413, "Validation"), plain=413),
+    errors.UnsupportedMedia: _Rule(415, tei=(415, "Validation"), plain=415),
+    errors.Overloaded: _Rule(429, "tokens", tei=(429, "Overloaded"), plain=429),
+    errors.NotReady: _Rule(503, "service_unavailable_error", _CLOSE, (503, "Unhealthy"), 503),
+    errors.EngineError: _Rule(500, "server_error", tei=(424, "Backend"), plain=500),
+    Exception: _Rule(500, "server_error", tei=(500, "Backend"), plain=500),
 }
+
+_TEI_PATHS = frozenset({"/embed", "/info", "/tokenize", "/decode"})
+_PLAIN_PATHS = frozenset({"/predict", "/model"})
 
 
 def error_response(exc: BaseException, request_id: str, *, method: str, path: str) -> Response:
@@ -59,21 +80,26 @@ def error_response(exc: BaseException, request_id: str, *, method: str, path: st
         path: path of the request, likewise.
     """
     if isinstance(exc, HTTPException):  # raised by the router
-        return _from_router(exc, method, path)
-    if isinstance(exc, errors.RequestError | errors.CapacityError):
-        return error_answer(exc)
-    return body(
-        500,
-        "The server had an error while processing your request. Please try again; if the error "
-        f"comes back, send this request id to the operator: {request_id}",
-        type_="server_error",
-    )
+        answer = _from_router(exc, method, path)
+        tei, plain = (answer.status_code, "Validation"), answer.status_code
+    else:
+        answer, rule = error_answer(exc, request_id), _rule_of(exc)
+        tei, plain = rule.tei, rule.plain
+    if path in _TEI_PATHS or (method, path) == ("POST", "/"):
+        return _as_tei(answer, path, *tei)
+    return _as_plain(answer, path, plain) if path in _PLAIN_PATHS else answer
 
 
-def error_answer(exc: errors.RequestError | errors.CapacityError) -> Response:
-    """The answer to a request that is refused."""
-    rule = next(_RULES[base] for base in type(exc).__mro__ if base in _RULES)
+def error_answer(exc: BaseException, request_id: str = "") -> Response:
+    """The answer to a request that is refused, or that failed, with OpenAI's error object."""
+    rule = _rule_of(exc)
     headers = dict(rule.headers)
+    if not isinstance(exc, errors.RequestError | errors.CapacityError):
+        message = (
+            "The server had an error while processing your request. Please try again; if the error "
+            f"comes back, send this request id to the operator: {request_id}"
+        )
+        return body(rule.status, message, type_=rule.type, headers=headers)
     if isinstance(exc, errors.CapacityError):
         headers["retry-after"] = str(exc.retry_after_s)
     param = code = None
@@ -82,6 +108,35 @@ def error_answer(exc: errors.RequestError | errors.CapacityError) -> Response:
     elif isinstance(exc, errors.Overloaded):
         code = "rate_limit_exceeded"
     return body(rule.status, exc.message, type_=rule.type, param=param, code=code, headers=headers)
+
+
+def _rule_of(exc: BaseException) -> _Rule:
+    return next(_RULES[base] for base in type(exc).__mro__ if base in _RULES)
+
+
+def _as_tei(answer: Response, path: str, status: int, error_type: str = "Validation") -> Response:
+    """An answer with TEI's error and status in place of OpenAI's."""
+    content = orjson.dumps({"error": _words(answer, path), "error_type": error_type})
+    return Response(content, status, _headers(answer))
+
+
+def _as_plain(answer: Response, path: str, status: int) -> Response:
+    """An answer with the message alone, and Encoderfile's status."""
+    headers = _headers(answer) | {"content-type": "text/plain; charset=utf-8"}
+    return Response(_words(answer, path).encode(), status, headers)
+
+
+def _words(answer: Response, path: str) -> str:
+    """The message of an answer, with the names that fields have on another server's route."""
+    message: str = orjson.loads(answer.body)["error"]["message"]
+    texts = "ids" if path == "/decode" else "inputs"
+    for ours, theirs in (("'input_type'", "prompt_name"), ("'input'", texts), ("'input[", texts)):
+        message = message.replace(ours, f"'{theirs}{ours[-1]}")
+    return message
+
+
+def _headers(answer: Response) -> dict[str, str]:
+    return {name: value for name, value in answer.headers.items() if name != "content-length"}
 
 
 def _from_router(exc: HTTPException, method: str, path: str) -> Response:
@@ -108,6 +163,11 @@ def _from_router(exc: HTTPException, method: str, path: str) -> Response:
 _ROUTES = {
     "embeddings": "/v1/embeddings",
     "models": "/v1/models",
+    "embed": "/embed",
+    "info": "/info",
+    "tokenize": "/tokenize",
+    "decode": "/decode",
+    "predict": "/predict",
     "livez": "/livez",
     "readyz": "/readyz",
     "health": "/health",
@@ -124,11 +184,6 @@ def _hint(path: str) -> str:
     if not near and "models" in parts:
         near = ["models"]
     return f". Did you mean {_ROUTES[near[0]]}?" if near else ""
-
-
-def new_request_id() -> str:
-    """An id for a request that came without one."""
-    return f"req_{uuid.uuid4().hex}"
 
 
 def shown_path(path: str) -> str:

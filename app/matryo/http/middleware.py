@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import http
 import logging
-import re
 import time
 from typing import Any
 
@@ -19,14 +18,14 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from matryo.core.errors import CallerGone
 from matryo.core.metrics import Metrics
-from matryo.http.errors import body, error_response, new_request_id, shown_path
+from matryo.http.errors import body, error_response, shown_path
+from matryo.service.request_id import request_id_of
 
 log = logging.getLogger("matryo.request")
 
 CLIENT_GONE = 499
 """nginx's status for a caller that disconnected before the answer; logged and counted only."""
 
-_REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 _QUIET = frozenset({"/livez", "/readyz", "/health", "/metrics"})
 
 
@@ -54,7 +53,7 @@ class RequestMiddleware:
             return
         started = time.perf_counter()
         headers = Headers(scope=scope)
-        request_id = _request_id(headers.get("x-request-id"))
+        request_id = request_id_of(headers.get("x-request-id"))
         facts: dict[str, Any] = {}
         if self._log_client and scope.get("client"):
             facts["client"] = scope["client"][0]
@@ -115,13 +114,6 @@ def _shown_path(scope: Scope) -> str:
     """The path as it came, percent-encoded: no path can pretend to be another fact of the line."""
     raw: bytes = scope.get("raw_path") or scope["path"].encode("utf-8", "replace")
     return shown_path(raw.decode("ascii", "backslashreplace"))
-
-
-def _request_id(given: str | None) -> str:
-    """The id that a gateway gave, if it is short and has plain characters only; else a new id."""
-    if given and _REQUEST_ID.fullmatch(given):
-        return given
-    return new_request_id()
 
 
 class Cors(CORSMiddleware):

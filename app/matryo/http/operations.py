@@ -20,6 +20,13 @@ class Health(BaseModel):
     reason: str | None = None
 
 
+class TeiHealth(Health):
+    """The same, with TEI's words for a service that is not well."""
+
+    error: str | None = None
+    error_type: Literal["Unhealthy"] | None = None
+
+
 async def livez() -> Response:
     """The process answers; restart it if it does not."""
     return _json({"status": "ok"})
@@ -31,6 +38,15 @@ async def readyz(request: Request) -> Response:
     if reason is None:
         return _json({"status": "ok"})
     return _json({"status": "unavailable", "reason": reason}, 503)
+
+
+async def health(request: Request) -> Response:
+    """The same as `/readyz`; TEI's clients find its error object as well."""
+    reason = context_of(request).service.why_not_ready()
+    if reason is None:
+        return _json({"status": "ok"})
+    words = {"error": f"unhealthy: {reason}", "error_type": "Unhealthy"}
+    return _json({"status": "unavailable", "reason": reason, **words}, 503)
 
 
 async def metrics(request: Request) -> Response:
@@ -52,7 +68,7 @@ def build_router() -> APIRouter:
     routes = {
         "/livez": livez,
         "/readyz": readyz,
-        "/health": readyz,
+        "/health": health,
         "/metrics": metrics,
     }
     text = {"schema": {"type": "string"}}
@@ -60,7 +76,7 @@ def build_router() -> APIRouter:
     answers: dict[str, dict[int | str, dict[str, Any]]] = {
         "/livez": {200: {"model": Health}},
         "/readyz": {200: {"model": Health}, 503: unready},
-        "/health": {200: {"model": Health}, 503: unready},
+        "/health": {200: {"model": Health}, 503: unready | {"model": TeiHealth}},
         "/metrics": {200: {"content": {"text/plain": text, "application/openmetrics-text": text}}},
     }
     for path, endpoint in routes.items():

@@ -7,23 +7,31 @@ from collections.abc import AsyncIterable, Mapping
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+Piece = bytes | memoryview
+
 
 class PiecesResponse(Response):
-    """A JSON body in pieces, sent in chunks: its length is not known before the last is made.
+    """A body in pieces, sent in chunks where its length is not known before the last is made.
 
     The server takes a piece when the caller has read the one before, so that no more than one piece
     is held. Starlette's StreamingResponse would end without an error when the caller is gone.
 
     Args:
         pieces: the body.
-        headers: of the response.
+        headers: of the response, its Content-Type among them.
+        n_bytes: of the body; None if unknown.
     """
 
-    media_type = "application/json"
-
-    def __init__(self, pieces: AsyncIterable[bytes], headers: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        pieces: AsyncIterable[Piece],
+        headers: Mapping[str, str],
+        n_bytes: int | None = None,
+    ) -> None:
         super().__init__(headers=headers)
         del self.headers["content-length"]  # that of an empty body
+        if n_bytes is not None:
+            self.headers["content-length"] = str(n_bytes)
         self._pieces = pieces
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -59,6 +59,14 @@ class Served(Protocol):
         ...
 
 
+class Door(Protocol):
+    """Another way into the service, which opens and closes with the lifespan."""
+
+    async def drain(self, grace_s: float) -> None:
+        """Take nothing more; return once what runs has ended, after the grace at the latest."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class ServerConfig:
     """The operator's choices.
@@ -85,6 +93,7 @@ class Server:
         config: the operator's choices.
         metrics: what is counted.
         on_ready: called once the server has answered a request of its own.
+        doors: which drain beside HTTP.
 
     Attributes:
         connections: the open ones; None before the start.
@@ -99,6 +108,7 @@ class Server:
         config: ServerConfig,
         metrics: Metrics,
         on_ready: Callable[[], None],
+        doors: Sequence[Door] = (),
     ) -> None:
         self._application = answering(application, listener.token)
         self._lifespan = lifespan
@@ -107,6 +117,7 @@ class Server:
         self._config = config
         self._metrics = metrics
         self._on_ready = on_ready
+        self._doors = doors
         self._loop: asyncio.AbstractEventLoop | None = None
         self._signal, self._signalled_at = 0, 0.0
         self._stopping, self._hurry = asyncio.Event(), asyncio.Event()
@@ -183,14 +194,18 @@ class Server:
         self._service.drain(self._config.grace_s)
         connections.drain()
         hurry = asyncio.ensure_future(self._hurry.wait())
-        empty = asyncio.ensure_future(connections.empty.wait())
+        grace_s = self._config.grace_s + _LAST_WORDS_S
+        drained = (door.drain(grace_s) for door in self._doors)
+        empty = asyncio.gather(connections.empty.wait(), *drained)
         await asyncio.wait(
             (hurry, empty),
-            timeout=self._config.grace_s + _LAST_WORDS_S,
+            timeout=grace_s,
             return_when=asyncio.FIRST_COMPLETED,
         )
         hurry.cancel()
         empty.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await empty
 
     async def _wait(self, event: asyncio.Event, seconds: float) -> None:
         """Wait for an event for so long at most."""

@@ -59,10 +59,13 @@ class Health:
         for engine in engines or self._engines:
             self._records[id(engine)].failed = True
 
-    def why_not_ready(self) -> str | None:
-        """None if every model ran well within the interval; else a sentence for the operator."""
+    def why_not_ready(self, *engines: Engine) -> str | None:
+        """None if these models ran well within the interval; else a sentence for the operator.
+
+        Every model is meant, if none is given.
+        """
         now = self._clock()
-        for engine in self._engines:
+        for engine in engines or self._engines:
             record, name = self._records[id(engine)], engine.manifest.id
             if record.last_success is None:
                 return f"{name} has not run yet"

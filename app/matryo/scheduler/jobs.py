@@ -47,6 +47,7 @@ class Ticket:
         now: the clock at admission, in seconds.
         priority: see `Priority`.
         request_id: names the request in the log; None for a request without a name.
+        normalize: whether every vector has unit length; see `Engine.embed`.
 
     Attributes:
         number: a larger one than that of every ticket before.
@@ -70,10 +71,13 @@ class Ticket:
         now: float,
         priority: Priority = "online",
         request_id: str | None = None,
+        *,
+        normalize: bool = True,
     ) -> None:
         self.number = next(_numbers)
         self.engine = engine
         self.dimensions = dimensions
+        self.normalize = normalize
         self.priority: Priority = priority
         self.request_id = request_id
         self.arrived = now

@@ -142,9 +142,12 @@ class Scheduler:
         """Requests that are admitted and not done."""
         return len(self._queue)
 
-    def why_not_ready(self) -> str | None:
-        """None if every model ran well within the interval; else a sentence for the operator."""
-        return "draining" if self._queue.draining else self._health.why_not_ready()
+    def why_not_ready(self, *engines: Engine) -> str | None:
+        """None if these models ran well within the interval; else a sentence for the operator.
+
+        Every model is meant, if none is given.
+        """
+        return "draining" if self._queue.draining else self._health.why_not_ready(*engines)
 
     def check_room(self, priority: Priority = "online", patience_s: float | None = None) -> None:
         """Refuse a request before it costs anything, if even the smallest has no room.
@@ -165,6 +168,7 @@ class Scheduler:
         texts: Sequence[TokenIds],
         dimensions: int,
         *,
+        normalize: bool = True,
         priority: Priority = "online",
         patience_s: float | None = None,
         request_id: str | None = None,
@@ -177,20 +181,23 @@ class Scheduler:
             engine: one of the scheduler's.
             texts: ids of each text, at least one text, each within the model's limit.
             dimensions: output size, 1 to native.
+            normalize: whether the vectors have unit length; see `Engine.embed`.
             priority: `bulk` lets every online query go first, however small this request is.
             patience_s: seconds that the caller still waits; None if the caller did not say. The
                 request is refused if its answer is expected later.
             request_id: names the request in the log.
 
         Returns:
-            `(len(texts), dimensions)` float32 unit vectors, in input order.
+            `(len(texts), dimensions)` float32 vectors, in input order.
 
         Raises:
             NotReady: draining, or closed meanwhile.
             Overloaded: no room for the whole request, or the wait is too long.
             InferenceFailed: the run of one of its texts failed, alone too.
         """
-        ticket = Ticket(engine, texts, dimensions, self._clock(), priority, request_id)
+        ticket = Ticket(
+            engine, texts, dimensions, self._clock(), priority, request_id, normalize=normalize
+        )
         self._queue.check(ticket, patience_s)
         return await self._wait(ticket)
 

@@ -161,7 +161,8 @@ def _embed(engine: Engine, batch: Sequence[Job]) -> BatchResult | BaseException:
     """
     try:
         sizes = [job.ticket.dimensions for job in batch]
-        result = engine.embed([job.ids for job in batch], sizes)
+        normalize = [job.ticket.normalize for job in batch]
+        result = engine.embed([job.ids for job in batch], sizes, normalize)
         _check(result, sizes)
     except BaseException as exc:
         return exc
@@ -181,5 +182,6 @@ def _check(result: BatchResult, sizes: Sequence[int]) -> None:
             raise InferenceFailed(
                 f"a vector of {vector.dtype} {vector.shape}, where float32 ({size},) was asked for"
             )
-        if not math.isfinite(vector.dot(vector)):  # unit vectors: no finite number is too large
+        # The sum is faster, but squares of a vector that is no unit vector may overflow.
+        if not (math.isfinite(vector.dot(vector)) or np.isfinite(vector).all()):
             raise InferenceFailed("a vector has NaN or infinity")

@@ -19,11 +19,13 @@ class Defaults:
         input_type: of texts that come without one.
         dimensions: output size; None for the model's own.
         strict_dimensions: refuse sizes that a model was not trained for.
+        locked: names of the attributes above that no request may choose otherwise.
     """
 
     input_type: str = "document"
     dimensions: int | None = None
     strict_dimensions: bool = False
+    locked: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,13 +41,17 @@ class Choices:
     dimensions: int
     embedding_type: EmbeddingType
     warnings: tuple[str, ...]
+    normalize: bool = True
 
     @property
     def fingerprint(self) -> str:
         """Names everything that shapes a vector: model, precision, weights, and these choices."""
         # A model without prompts makes the same vector of every input type.
         input_type = self.input_type if self.engine.manifest.has_prompts else "none"
-        parts = (self.engine.fingerprint, input_type, str(self.dimensions), self.embedding_type)
+        kind: str = self.embedding_type
+        if kind == "float" and not self.normalize:  # signs are those of the unit vector
+            kind += "+unnormalized"
+        parts = (self.engine.fingerprint, input_type, str(self.dimensions), kind)
         return "/".join(parts)
 
 
@@ -60,16 +66,36 @@ def choose(options: Options, directory: Directory, defaults: Defaults) -> Choice
     engine, suffix_type = directory.resolve(options.model)
     manifest = engine.manifest
     input_type = suffix_type
+    default_type = _default_type(manifest, defaults)
     if options.input_type is not None:
         input_type = _input_type(options.input_type, manifest)
     if input_type is None:
-        # The operator's default may be meant for another model served beside this one.
-        names = manifest.input_type_names
-        own = manifest.default_input_type
-        wanted = own if own and defaults.input_type == "document" else defaults.input_type
-        input_type = names.get(wanted) or names.get("document") or "none"
+        input_type = default_type
+    if "input_type" in defaults.locked and input_type != default_type:
+        raise InvalidRequest(
+            f"Invalid value for 'input_type': {input_type!r}. This server embeds {default_type!r} "
+            "only; leave input_type out.",
+            param="input_type",
+            code="invalid_value",
+        )
     dimensions, warnings = _dimensions(options.dimensions, manifest, defaults)
-    return Choices(engine, input_type, dimensions, options.embedding_type, warnings)
+    return Choices(
+        engine,
+        input_type,
+        dimensions,
+        options.embedding_type,
+        warnings,
+        normalize=options.normalize,
+    )
+
+
+def _default_type(manifest: Manifest, defaults: Defaults) -> str:
+    """The input type of a text that comes without one."""
+    # The operator's default may be meant for another model served beside this one.
+    names = manifest.input_type_names
+    own = manifest.default_input_type
+    wanted = own if own and defaults.input_type == "document" else defaults.input_type
+    return names.get(wanted) or names.get("document") or "none"
 
 
 def _input_type(name: str, manifest: Manifest) -> str:
@@ -89,6 +115,11 @@ def _dimensions(
     asked: int | None, manifest: Manifest, defaults: Defaults
 ) -> tuple[int, tuple[str, ...]]:
     sizes = manifest.output.dimensions
+    if "dimensions" in defaults.locked and asked not in (None, defaults.dimensions):
+        raise BadDimensions(
+            f"Invalid value for 'dimensions': {asked}. This server gives {defaults.dimensions} "
+            "only; leave dimensions out."
+        )
     wanted = asked or defaults.dimensions or sizes.default or sizes.native
     if wanted == sizes.native:
         return wanted, ()

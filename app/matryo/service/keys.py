@@ -6,6 +6,8 @@ or wrong, is ever logged; an error shows at most its two ends, as OpenAI's does.
 
 from __future__ import annotations
 
+import base64
+import binascii
 import hashlib
 import hmac
 from collections.abc import Sequence
@@ -55,6 +57,22 @@ class KeyRing:
                 code="invalid_api_key",
             )
         return found[0]
+
+
+def key_of(authorization: str | None) -> str:
+    """The key that an `Authorization` header holds; empty if the header holds none."""
+    scheme, _, rest = (authorization or "").strip().partition(" ")
+    match scheme.lower():  # RFC 9110: the scheme is case-insensitive
+        case "bearer":
+            return rest.strip()
+        case "basic":
+            try:
+                decoded = base64.b64decode(rest, validate=True).decode("utf-8", "surrogateescape")
+            except (binascii.Error, ValueError):
+                return ""
+            return decoded.partition(":")[2]
+        case _:
+            return ""
 
 
 def _digest(key: str) -> bytes:

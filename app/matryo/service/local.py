@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future
+from concurrent.futures import CancelledError, Future
+from functools import partial
 from types import TracebackType
 from typing import Self
 
@@ -100,4 +102,32 @@ class LocalService:
                 future.cancel()
 
     def _submit(self, options: Options, texts: Texts) -> Future[Answer]:
-        return asyncio.run_coroutine_threadsafe(self.service.embed(options, texts), self._loop)
+        """The answer to come. The coroutine is made on the loop's thread.
+
+        A signal's exception may end this thread's work at any step, and must not leave a coroutine
+        behind that nobody awaits.
+        """
+        future: Future[Answer] = Future()
+        self._loop.call_soon_threadsafe(self._start, future, options, texts)
+        return future
+
+    def _start(self, future: Future[Answer], options: Options, texts: Texts) -> None:
+        task = self._loop.create_task(self.service.embed(options, texts))
+        task.add_done_callback(partial(_settle, future))
+        future.add_done_callback(partial(self._cancel, task))
+
+    def _cancel(self, task: asyncio.Task[Answer], future: Future[Answer]) -> None:
+        if future.cancelled():
+            with contextlib.suppress(RuntimeError):  # the loop is closed, and the task is over
+                self._loop.call_soon_threadsafe(task.cancel)
+
+
+def _settle(future: Future[Answer], task: asyncio.Task[Answer]) -> None:
+    """Give a future its task's outcome, unless its caller has cancelled the future."""
+    exc = CancelledError() if task.cancelled() else task.exception()
+    if not future.set_running_or_notify_cancel():
+        return
+    if exc:
+        future.set_exception(exc)
+    else:
+        future.set_result(task.result())

@@ -19,12 +19,22 @@ _BITS = 8
 _INT8_SPAN = 6.0
 
 
-def check_embedding_type(embedding_type: EmbeddingType, dimensions: int) -> None:
-    """Refuse signs that do not fill their bytes.
+def check_embedding_type(
+    embedding_type: EmbeddingType, dimensions: int, *, normalize: bool = True
+) -> None:
+    """Refuse signs that do not fill their bytes, and small numbers of vectors of any length.
 
     Raises:
-        InvalidRequest: `binary` or `ubinary` with a size that eight does not divide.
+        InvalidRequest: `binary` or `ubinary` with a size that eight does not divide; `int8` or
+            `uint8`, whose scale is that of unit vectors, with `normalize` False.
     """
+    if embedding_type in ("int8", "uint8") and not normalize:
+        raise InvalidRequest(
+            f"Invalid value for 'embedding_type': '{embedding_type}' has a scale for vectors of "
+            "unit length, and 'normalize' is false. Ask for float, or leave 'normalize' out.",
+            param="embedding_type",
+            code="invalid_value",
+        )
     if embedding_type in ("binary", "ubinary") and dimensions % _BITS:
         raise InvalidRequest(
             f"Invalid value for 'embedding_type': '{embedding_type}' packs eight dimensions into "

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from matryo.engine import Side
 from matryo.engine.postprocess import FloatArray
 from matryo.scheduler import Priority
 
@@ -26,6 +27,9 @@ class Options:
         input_type: what the texts are for, or a synonym; wins over the suffix.
         dimensions: output size, at least 1.
         truncate: cut texts over the model's limit; False refuses them.
+        keep: the end of a text that is kept where the text is cut.
+        normalize: give vectors of unit length; False gives what the model has before its last
+            step, `l2_normalize`.
         embedding_type: numbers of the answer. `Answer.vectors` are float32 all the same.
         priority: `bulk` lets every online query pass.
         deadline_s: seconds after which nobody waits for the answer any more.
@@ -35,6 +39,8 @@ class Options:
     input_type: str | None = None
     dimensions: int | None = None
     truncate: bool = False
+    keep: Side = "start"
+    normalize: bool = True
     embedding_type: EmbeddingType = "float"
     priority: Priority = "online"
     deadline_s: float | None = None
@@ -50,12 +56,14 @@ class Texts:
         is_list: False for a bare text, which errors call `input` and not `input[0]`.
         positions: where each text stood in its source, for instance its line; empty where that
             is its index here.
+        own_ids: whether the ids are the served model's own, whatever the operator chose for ids.
     """
 
     strings: Sequence[str] = ()
     token_arrays: Sequence[Sequence[int]] = ()
     is_list: bool = True
     positions: Sequence[int] = ()
+    own_ids: bool = False
 
     def __len__(self) -> int:
         """How many texts there are."""
@@ -80,10 +88,12 @@ class Answer:
     """The vectors of a request, and what shaped them.
 
     Attributes:
-        vectors: `(n, D)` float32, C-contiguous, unit rows in the order of the texts.
+        vectors: `(n, D)` float32, C-contiguous, rows in the order of the texts: unit vectors,
+            unless the caller chose otherwise.
         model: id of the model.
         input_type: what the texts were taken for.
         n_tokens: of all texts, prefixes and special tokens included.
+        lengths: tokens of each text.
         truncated: positions of the texts that were cut.
         unknown: positions of the texts with characters or words that the model cannot read.
         fingerprint: names everything that shaped the vectors.
@@ -94,6 +104,7 @@ class Answer:
     model: str
     input_type: str
     n_tokens: int
+    lengths: tuple[int, ...]
     truncated: tuple[int, ...]
     unknown: tuple[int, ...]
     fingerprint: str

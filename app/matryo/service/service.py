@@ -5,15 +5,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from types import TracebackType
-from typing import Self
+from typing import Any, Self, TypeVar
 
 from matryo.core.budget import Budget, Lease
 from matryo.core.errors import SettingsInvalid
 from matryo.core.metrics import Metrics
-from matryo.engine import Engine
+from matryo.engine import Engine, Tokens
 from matryo.engine.postprocess import FloatArray
 from matryo.scheduler import Scheduler, SchedulerConfig
 from matryo.service.choices import Choices, Defaults, choose
@@ -24,9 +25,12 @@ from matryo.service.limits import RequestLimits
 from matryo.service.numbers import check_embedding_type
 from matryo.service.patience import Gone, while_wanted
 from matryo.service.request import OPEN, Answer, Caller, Options, Texts
+from matryo.service.spelling import join, spell
 from matryo.service.text_pool import TextPool
 from matryo.service.token_arrays import TokenDecoder
 from matryo.service.tokenize import Tokenized, tokenize
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +79,7 @@ class Service:
         decoder: TokenDecoder | None = None,
     ) -> None:
         _check_defaults(config.defaults, engines)
+        self.config = config
         self.directory = Directory(engines, config.aliases, config.others)
         self.defaults = config.defaults
         self.limits = config.limits
@@ -124,9 +129,12 @@ class Service:
         """Admit nothing more; admitted requests may still run for so many seconds."""
         self._scheduler.drain(grace_s)
 
-    def why_not_ready(self) -> str | None:
-        """None if every model ran lately; else a sentence for the operator."""
-        return "stopping" if self._is_stopping else self._scheduler.why_not_ready()
+    def why_not_ready(self, *engines: Engine) -> str | None:
+        """None if these models ran lately; else a sentence for the operator.
+
+        Every model is meant, if none is given.
+        """
+        return "stopping" if self._is_stopping else self._scheduler.why_not_ready(*engines)
 
     # --- requests
 
@@ -161,7 +169,9 @@ class Service:
         del caller  # every caller has the same rights so far
         self.limits.check_texts(len(texts))
         choices = choose(options, self.directory, self.defaults)
-        check_embedding_type(options.embedding_type, choices.dimensions)
+        check_embedding_type(
+            options.embedding_type, choices.dimensions, normalize=options.normalize
+        )
         with contextlib.nullcontext(lease) if lease else self.budget.lease() as held:
             tokenized, vectors = await while_wanted(
                 self._embed(options, texts, choices, held, request_id),
@@ -174,11 +184,104 @@ class Service:
             model=choices.engine.manifest.id,
             input_type=choices.input_type,
             n_tokens=tokenized.n_tokens,
+            lengths=tuple(map(len, tokenized.ids)),
             truncated=tokenized.truncated,
             unknown=tokenized.unknown,
             fingerprint=choices.fingerprint,
             warnings=choices.warnings,
         )
+
+    async def tokenize(
+        self,
+        options: Options,
+        texts: Texts,
+        write: Callable[[Sequence[Tokens]], T],
+        caller: Caller = OPEN,
+        *,
+        add_special_tokens: bool = True,
+        gone: Gone | None = None,
+        lease: Lease | None = None,
+    ) -> list[T]:
+        """The tokens that the model reads of some texts, uncut.
+
+        Args:
+            options: what the caller chose; the model and the input type count.
+            texts: at least one, as strings.
+            write: makes what the caller gets of the tokens of some texts; called on a thread, for
+                one piece of the request at a time.
+            caller: who calls; see `KeyRing.caller`.
+            add_special_tokens: whether the special tokens around a text are among its tokens.
+            gone: see `embed`.
+            lease: of the request, which holds what `write` made; see `embed`.
+
+        Returns:
+            What `write` made, in the order of the texts.
+
+        Raises:
+            RequestError: the request can never succeed as it is.
+            CapacityError: the service has no room now, or is stopping.
+            CallerGone: the caller was gone first.
+        """
+        work = partial(spell, texts, write=write, add_special_tokens=add_special_tokens)
+        return await self._read(work, options, texts, caller, gone, lease)
+
+    async def decode(
+        self,
+        options: Options,
+        texts: Texts,
+        write: Callable[[Sequence[str]], T],
+        caller: Caller = OPEN,
+        *,
+        skip_special_tokens: bool = True,
+        gone: Gone | None = None,
+        lease: Lease | None = None,
+    ) -> list[T]:
+        """The strings of some texts that come as ids of the model.
+
+        Args:
+            options: what the caller chose; the model counts.
+            texts: at least one, as arrays of the model's own ids.
+            write: makes what the caller gets of some strings; see `tokenize`.
+            caller: who calls; see `KeyRing.caller`.
+            skip_special_tokens: whether special tokens are left out.
+            gone: see `embed`.
+            lease: see `tokenize`.
+
+        Returns:
+            What `write` made, in the order of the texts.
+
+        Raises:
+            MatryoError: see `tokenize`.
+            CallerGone: the caller was gone first.
+        """
+        work = partial(join, texts, write=write, skip_special_tokens=skip_special_tokens)
+        return await self._read(work, options, texts, caller, gone, lease)
+
+    async def _read(
+        self,
+        work: Callable[..., Coroutine[Any, Any, list[T]]],
+        options: Options,
+        texts: Texts,
+        caller: Caller,
+        gone: Gone | None,
+        lease: Lease | None,
+    ) -> list[T]:
+        """What `work` makes of a request that needs the tokenizer alone."""
+        del caller
+        self.limits.check_texts(len(texts))
+        choices = choose(options, self.directory, self.defaults)
+        with contextlib.nullcontext(lease) if lease else self.budget.lease() as held:
+            return await while_wanted(
+                work(
+                    choices=choices,
+                    pool=self.pool,
+                    limits=self.limits,
+                    lease=held,
+                    patience_s=options.deadline_s,
+                ),
+                gone=gone,
+                deadline_s=options.deadline_s,
+            )
 
     async def _embed(
         self,
@@ -195,6 +298,7 @@ class Service:
             texts,
             choices,
             truncate=options.truncate,
+            keep=options.keep,
             pool=self.pool,
             limits=self.limits,
             decoder=self.decoder,
@@ -208,6 +312,7 @@ class Service:
             choices.engine,
             tokenized.ids,
             choices.dimensions,
+            normalize=options.normalize,
             priority=options.priority,
             patience_s=None if options.deadline_s is None else options.deadline_s - spent_s,
             request_id=request_id,

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from functools import partial
 
 from matryo.core.errors import ContextTooLong
-from matryo.engine import Encoded, TokenIds, most_chars
+from matryo.engine import Encoded, Side, TokenIds, most_chars
 from matryo.service.choices import Choices
 from matryo.service.limits import (
     INLINE_CHARACTERS,
@@ -50,6 +51,7 @@ async def tokenize(
     choices: Choices,
     *,
     truncate: bool,
+    keep: Side = "start",
     pool: TextPool,
     limits: RequestLimits,
     decoder: TokenDecoder | None = None,
@@ -63,6 +65,7 @@ async def tokenize(
         texts: strings, or arrays of ids.
         choices: the model and the input type.
         truncate: cut texts over the model's limit.
+        keep: the end of a text that is kept where the text is cut.
         pool: threads to work on.
         limits: of the request.
         decoder: turns ids into strings; None if the ids are the served model's own.
@@ -74,8 +77,9 @@ async def tokenize(
         TooManyTokens: the texts are over the request's limit together.
         Overloaded: the texts would have to wait too long.
     """
-    work = _Work(texts, choices, decoder)
-    found = _Found(texts, choices, limits, truncate=truncate)
+    keep = keep if truncate else "start"
+    work = _Work(texts, choices, None if texts.own_ids else decoder, keep)
+    found = _Found(texts, choices, limits, truncate=truncate, keep=keep)
     if work.is_small():
         if texts.token_arrays:
             work.check()
@@ -99,11 +103,14 @@ async def tokenize(
 class _Work:
     """The texts of a request, and what threads do with them."""
 
-    def __init__(self, texts: Texts, choices: Choices, decoder: TokenDecoder | None) -> None:
+    def __init__(
+        self, texts: Texts, choices: Choices, decoder: TokenDecoder | None, keep: Side
+    ) -> None:
         manifest = choices.engine.manifest
         self._texts = texts
         self._engine = choices.engine
         self._decoder = decoder
+        self._keep: Side = keep
         self._prefix = manifest.prefix(choices.input_type)
         self._most_chars = most_chars(manifest.tokenizer.max_tokens)
         per_item = 1 if texts.strings else _CHARS_PER_ID
@@ -148,30 +155,39 @@ class _Work:
     def encode(self, start: int, end: int) -> list[Encoded]:
         """Ids of some of the texts; of fewer texts than asked for, if their strings are long."""
         if self._texts.strings:
-            return self._engine.tokenize(self._texts.strings[start:end], self._prefix)
+            strings = self._texts.strings[start:end]
+            return self._engine.tokenize(strings, self._prefix, self._keep)
         arrays = self._texts.token_arrays[start:end]
         if not self._decoder:
             return [self._engine.from_ids(ids, self._prefix) for ids in arrays]
-        strings: list[str] = []
+        decoded: list[str] = []
         n_chars = 0
         for ids in arrays:
-            strings.append(self._decoder.decode(ids, self._most_chars))
-            n_chars += len(strings[-1])
+            most = self._most_chars if self._keep == "start" else sys.maxsize
+            decoded.append(self._decoder.decode(ids, most))
+            n_chars += len(decoded[-1])
             if n_chars > PIECE_CHARACTERS:
                 break
-        return self._engine.tokenize(strings, self._prefix)
+        return self._engine.tokenize(decoded, self._prefix, self._keep)
 
 
 class _Found:
     """The ids that were found so far, held against the limits."""
 
     def __init__(
-        self, texts: Texts, choices: Choices, limits: RequestLimits, *, truncate: bool
+        self,
+        texts: Texts,
+        choices: Choices,
+        limits: RequestLimits,
+        *,
+        truncate: bool,
+        keep: Side,
     ) -> None:
         self._texts = texts
         self._engine = choices.engine
         self._limits = limits
         self._truncate = truncate
+        self._keep: Side = keep
         self._ids: list[TokenIds] = []
         self._truncated: list[int] = []
         self._unknown: list[int] = []
@@ -201,7 +217,7 @@ class _Found:
                 max_chars=most_chars(most),
             )
         self._truncated.append(self._texts.position(index) or 0)
-        return self._engine.cut(encoded.ids)
+        return self._engine.cut(encoded.ids, self._keep)
 
     def tokenized(self) -> Tokenized:
         """All ids; known once every text was added."""

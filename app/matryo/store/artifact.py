@@ -27,6 +27,7 @@ from matryo.catalog.manifest import Manifest
 from matryo.core.choices import Precision
 from matryo.core.errors import ArtifactDamaged, ArtifactMissing
 from matryo.core.untrusted import read_bytes, refusing
+from matryo.store.bundle import WEIGHTS, running
 from matryo.store.files import find_folder, naming_the_store, sha256_file, write_atomically
 from matryo.store.layout import Store
 from matryo.store.limits import RECORD_MAX_BYTES
@@ -48,10 +49,17 @@ VERIFIED_FILE = "verified.json"
 
 @dataclass(frozen=True, slots=True)
 class Artifact:
-    """A complete artefact on disk."""
+    """A complete artefact on disk.
+
+    Attributes:
+        folder: of its files.
+        record: what it was made of.
+        weights: the bundle that holds the large tensors; None if they are in the folder.
+    """
 
     folder: Path
     record: ArtifactRecord
+    weights: Path | None = None
 
     @property
     def graph(self) -> Path:
@@ -76,7 +84,10 @@ class Artifact:
     @property
     def n_bytes(self) -> int:
         """Bytes on disk, `artifact.json` not counted."""
-        return sum(file.bytes for file in self.record.files.values())
+        n_bytes = sum(file.bytes for file in self.record.files.values())
+        if self.weights and (bundle := running()):
+            n_bytes += sum(part.bytes for part in bundle.index.parts if part.name == WEIGHTS)
+        return n_bytes
 
     def check_files(self, *, skip: Collection[str] = ()) -> None:
         """Compare every file but those of `skip` with its record, by size and sha256.
@@ -165,7 +176,9 @@ def find_artifact(store: Store, manifest: Manifest, precision: Precision) -> Art
     record = artifact.record
     if record.verified and (reason := _other_pins(manifest, record)):
         raise ArtifactMissing(f"{artifact.folder} {reason}; run: {command}")
-    if not record.verified and (reason := find_change(own_sources(record))):
+    # Where a bundle runs, a file at the checkpoint's path has nothing to do with the bundle.
+    is_bundled = artifact.weights is not None
+    if not (record.verified or is_bundled) and (reason := find_change(own_sources(record))):
         raise ArtifactMissing(
             f"{reason}; run: {command} --checkpoint {record.checkpoint_path} --unverified"
         )
@@ -311,7 +324,15 @@ def read_artifact(folder: Path) -> Artifact:
     """
     path = folder / RECORD_FILE
     with refusing(partial(_unreadable, path)):
-        return Artifact(folder, read_artifact_record(path))
+        return Artifact(folder, read_artifact_record(path), _bundle_of(folder))
+
+
+def _bundle_of(folder: Path) -> Path | None:
+    """The bundle that holds the weights of an artefact in this folder; None for any other."""
+    bundle = running()
+    if bundle and bundle.home and folder.is_relative_to(bundle.home):
+        return bundle.file
+    return None
 
 
 def _damaged(artifact: Artifact, what: str) -> ArtifactDamaged:

@@ -20,6 +20,7 @@ import contextlib
 from collections.abc import Callable, Generator
 from pathlib import Path
 
+from matryo.core.progress import Reporter
 from matryo.store.files import check_home, make_folder, room_for, tidy_folder
 
 MODELS_LOCK = "derive"
@@ -99,6 +100,15 @@ class Store:
             yield
         finally:
             lock.release()
+
+    def lock_reporting(
+        self, name: str, reporter: Reporter
+    ) -> contextlib.AbstractContextManager[None]:
+        """The lock of this name; see `lock`. Waiting for another process is reported."""
+        sentence = f"{name}: another process is pulling or building it; waiting for that to end"
+        if name == MODELS_LOCK:
+            sentence = "another process is deriving a model; waiting for that to end"
+        return self.lock(name, waiting=lambda: reporter.say(sentence))
 
     def _guarded(self, model_id: str) -> list[Path]:
         """The folders in which only the holder of a model's lock writes."""

@@ -93,6 +93,12 @@ class ArtifactRecord:
     against: tuple[_Text, ...] = ()
     dense_sha256: tuple[_Text, ...] = ()
 
+    @property
+    def fingerprint(self) -> str:
+        """Names everything that shapes a vector of the model's own size and type."""
+        trusted = "+trusted" if self.against else ""
+        return f"{self.model_id}/{self.precision}/{self.key}{trusted}"
+
 
 _ARTIFACT = TypeAdapter(ArtifactRecord)
 _FILES = TypeAdapter(dict[_FileName, FileRecord])

@@ -12,12 +12,13 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from matryo.build.provision import build_model, pack_model
+from matryo.build.provision import build_model
 from matryo.catalog.reading import read_manifest
 from matryo.core.errors import BuildFailed, CheckpointMismatch, MatryoError
 from matryo.core.progress import SILENT
 from matryo.engine.onnx import OnnxEngine
 from matryo.engine.onnx.prepacked import find_prepacked
+from matryo.engine.packing import pack_model
 from matryo.store.artifact import find_artifact
 from matryo.store.layout import Store
 from tests.checkpoints import HIDDEN, TinyModel, make_model, save_tensors, vocabulary

@@ -197,10 +197,8 @@ def test_company_can_be_found_out(
     (model.models / model.id / "golden.json").write_text('{"checks": []}')
     right = OnnxEngine.embed
 
-    def leaky(
-        engine: OnnxEngine, texts: Sequence[TokenIds], dimensions: Sequence[int]
-    ) -> BatchResult:
-        result = right(engine, texts, dimensions)
+    def leaky(engine: OnnxEngine, texts: Sequence[TokenIds], *how: Any, **more: Any) -> BatchResult:
+        result = right(engine, texts, *how, **more)
         if len(texts) > 1:
             result.embeddings[0][0] = np.nextafter(result.embeddings[0][0], np.float32(1))
         return result

@@ -8,7 +8,7 @@ import pytest
 
 from matryo.assembly import memory_budget
 from matryo.core.errors import SettingsInvalid
-from matryo.core.memory import available_memory
+from matryo.core.memory import available_memory, is_in_memory
 from matryo.core.settings import load_settings
 
 
@@ -44,3 +44,25 @@ def test_a_budget_without_room_for_one_body() -> None:
     """A budget that could never hold one allowed body is refused, and both settings are named."""
     with pytest.raises(SettingsInvalid, match=r"MATRYO_MAX_BODY_BYTES.*MATRYO_MEMORY_BUDGET_BYTES"):
         memory_budget(load_settings(None, memory_budget_bytes=20_000_000))
+
+
+@pytest.mark.parametrize(
+    ("folder", "expected"),
+    [
+        ("/run/a/b", True),
+        ("/run", True),
+        ("/run/disk/a", False),
+        ("/runfile", False),
+        ("/with blank/a", True),
+        ("/over", False),
+    ],
+)
+def test_folders_in_memory(tmp_path: Path, folder: str, expected: bool) -> None:
+    """The nearest mount above a folder counts, and of two at one path the later one."""
+    mounts = tmp_path / "mounts"
+    mounts.write_text(
+        "/dev/sda1 / ext4 rw 0 0\ntmpfs /run tmpfs rw 0 0\n/dev/sdb1 /run/disk xfs rw 0 0\n"
+        "none /with\\040blank ramfs rw 0 0\ntmpfs /over tmpfs rw 0 0\n/dev/sdc /over ext4 rw 0 0\n"
+    )
+    assert is_in_memory(Path(folder), mounts) == expected
+    assert not is_in_memory(Path(folder), tmp_path / "none")

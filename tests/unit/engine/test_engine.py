@@ -155,3 +155,17 @@ def test_a_graph_that_is_none(tmp_path_factory: pytest.TempPathFactory, tiny_ber
     path.write_bytes(b"rubbish")
     with pytest.raises(ArtifactDamaged, match="ONNX Runtime cannot load"):
         SessionPool(path, plan_cores(1))
+
+
+def test_with_and_without_the_last_step_in_one_batch(tiny_nomic: Tiny) -> None:
+    """Texts of both kinds share a batch, and each has the bits that it has alone."""
+    _, engine = tiny_nomic
+    texts = texts_of([4, 9, 30, SOLO_TOKENS + 5])
+    for normalize in ([True, False, True, False], [False, True, False, True]):
+        together = engine.embed(texts, [32, 16, 8, 32], normalize).embeddings
+        for text, size, unit, vector in zip(
+            texts, [32, 16, 8, 32], normalize, together, strict=True
+        ):
+            (alone,) = engine.embed([text], [size], [unit]).embeddings
+            assert alone.tobytes() == vector.tobytes()
+            assert unit == (abs(float(np.linalg.norm(vector)) - 1) < 1e-5)

@@ -280,3 +280,26 @@ def test_steps_in_another_order_are_refused(steps: tuple[str, ...]) -> None:
         Output.model_validate(
             {"steps": steps, "dimensions": Dimensions(native=1, trained=(1,), cut=True)}
         )
+
+
+@given(
+    lengths=st.lists(st.integers(1, 20), min_size=1, max_size=6),
+    unit=st.lists(st.booleans(), min_size=6, max_size=6),
+    steps=any_steps(),
+    seed=st.integers(0, 2**32 - 1),
+)
+def test_without_the_last_step(
+    lengths: list[int], unit: list[bool], steps: Steps, seed: int
+) -> None:
+    """A vector without the last step leads to the unit vector, and changes no other of the batch."""
+    rng = np.random.default_rng(seed)
+    mask = (np.arange(max(lengths)) < np.array(lengths)[:, None]).astype(np.int64)
+    hidden = rng.standard_normal((*mask.shape, steps.hidden_size), dtype=np.float32)
+    sizes = [1 + n % steps.output.dimensions.native for n in range(len(lengths))]
+    plain = postprocess(hidden, mask, sizes, steps.output, steps.layers)
+    mixed = postprocess(hidden, mask, sizes, steps.output, steps.layers, unit[: len(lengths)])
+    for before, after, is_unit in zip(plain, mixed, unit, strict=False):
+        assert after.dtype == np.float32
+        made = after if is_unit else l2_normalize(after[None])[0]
+        assert made.tobytes() == before.tobytes()
+        assert after.base is None or is_unit

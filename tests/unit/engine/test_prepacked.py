@@ -10,13 +10,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from matryo.build.provision import pack_model
 from matryo.catalog.reading import read_manifest
 from matryo.core.errors import BuildFailed, StoreFull
 from matryo.engine import CoreUse
 from matryo.engine.onnx import OnnxEngine
 from matryo.engine.onnx import prepacked as module
 from matryo.engine.onnx.prepacked import find_prepacked, is_settled, prepack
+from matryo.engine.packing import pack_model
 from matryo.store.artifact import Artifact
 from matryo.store.layout import Store
 from tests.checkpoints import EXPERTS, TinyModel, make_model

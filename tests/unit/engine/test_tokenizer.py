@@ -300,3 +300,53 @@ def test_an_interrupt_is_no_fault(
     monkeypatch.setattr(tokenizer, "_heads", interrupt)
     with pytest.raises(KeyboardInterrupt):
         tokenizer.encode(["a"])
+
+
+@pytest.mark.parametrize("prefix", ["", "the sky: "])
+def test_the_end_is_kept_as_the_library_keeps_it(tokenizer: TextTokenizer, prefix: str) -> None:
+    """A text cut at its beginning has the ids that the library's truncation at the left gives."""
+    other = make_tokenizer()
+    other.no_padding()
+    other.enable_truncation(20, direction="left")
+    for n in (1, 9, 3000, 30_000):
+        text = "green grass is the blue sky " * n + "the grass"
+        (encoded,) = tokenizer.encode([text], prefix, "end")
+        assert tokenizer.cut(encoded.ids, "end").tolist() == other.encode(prefix + text).ids
+        assert encoded.exact == (n <= 9)
+
+
+def test_the_end_of_blanks_is_read(tokenizer: TextTokenizer) -> None:
+    """Of a text with more blanks than are read, the words at its end are kept, with the prefix."""
+    (expected,) = tokenizer.encode(["blue sky"], "the sky: ")
+    for text in (" " * 100_000 + "blue sky", "blue " * 5000 + " " * 60_000 + "blue sky"):
+        (encoded,) = tokenizer.encode([text], "the sky: ", "end")
+        assert not encoded.exact
+        assert np.array_equal(tokenizer.cut(encoded.ids, "end"), expected.ids)
+
+
+def test_pieces_are_what_is_encoded(tokenizer: TextTokenizer) -> None:
+    """Pieces have the ids of `encode`, and their spans give back the bytes of the prefixed text."""
+    texts = ["blue  sky", "é sky", "the sky: blue", ""]
+    encoded = tokenizer.encode(texts, "the sky: ")
+    found = tokenizer.pieces(texts, "the sky: ")
+    for text, one, pieces in zip(texts, encoded, found, strict=True):
+        whole = (text if text.startswith("the sky: ") else "the sky: " + text).encode()
+        assert [piece.id for piece in pieces] == one.ids.tolist()
+        first, *inner, last = pieces
+        assert (first.text, first.span, last.text) == ("[CLS]", None, "[SEP]")
+        for piece in inner:
+            assert piece.span is not None
+            assert whole[slice(*piece.span)].decode() == piece.text
+    bare = tokenizer.pieces(["blue sky"], add_special_tokens=False)
+    assert [piece.text for piece in bare[0]] == ["blue", "sky"]
+
+
+def test_decode(tmp_path: Path) -> None:
+    """Ids become the text again, with special tokens or without."""
+    made: Any = make_tokenizer()
+    made.add_special_tokens(["[CLS]", "[SEP]"])
+    made.save(str(tmp_path / "tokenizer.json"))
+    tokenizer = TextTokenizer(tmp_path / "tokenizer.json", max_tokens=20)
+    ids = tokenizer.encode(["blue sky"])[0].ids.tolist()
+    assert tokenizer.decode(ids) == "blue sky"
+    assert tokenizer.decode(ids, skip_special_tokens=False) == "[CLS] blue sky [SEP]"

@@ -111,9 +111,14 @@ class TimelessEngine(FakeEngine):
     token_s = 0.0
     spoil: Callable[[list[FloatArray]], list[FloatArray]] = staticmethod(lambda vectors: vectors)
 
-    def embed(self, texts: Sequence[TokenIds], dimensions: Sequence[int]) -> BatchResult:
+    def embed(
+        self,
+        texts: Sequence[TokenIds],
+        dimensions: Sequence[int],
+        normalize: Sequence[bool] | None = None,
+    ) -> BatchResult:
         """The fake's vectors, spoilt."""
-        result = super().embed(texts, dimensions)
+        result = super().embed(texts, dimensions, normalize)
         spent_s = self.token_s * sum(map(len, texts))
         return BatchResult(self.spoil(result.embeddings), 0, spent_s, 0.0)
 

@@ -257,7 +257,10 @@ class TestWait:
             stage.task(run(engine, texts(*[100] * 20), 8))
             refused = stage.task(run(engine, texts(50), 8, patience_s=0.4)).exception()
             assert isinstance(refused, WaitTooLong)
-            assert "waits at most 0.4 s (x-stainless-read-timeout)" in refused.message
+            assert (
+                "waits at most 0.4 s (x-stainless-read-timeout, or a gRPC deadline)"
+                in refused.message
+            )
             assert not stage.task(run(engine, texts(50), 8, patience_s=0.6)).done()
             with pytest.raises(WaitTooLong):
                 stage.scheduler.check_room(patience_s=0.2)
@@ -660,8 +663,8 @@ class TestSupervision:
         """An engine that returns too few vectors fails the batch; nobody waits for the rest."""
         real = engine.embed
 
-        def short(batch: Sequence[TokenIds], dimensions: Sequence[int]) -> object:
-            result = real(batch, dimensions)
+        def short(batch: Sequence[TokenIds], dimensions: Sequence[int], *more: Any) -> object:
+            result = real(batch, dimensions, *more)
             result.embeddings.pop()
             return result
 

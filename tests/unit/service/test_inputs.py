@@ -137,6 +137,28 @@ def test_input_type_the_model_was_not_trained_for() -> None:
     assert choose(Options(), directory, Defaults(input_type="clustering")).input_type == "document"
 
 
+@pytest.mark.parametrize(
+    "fields", [{"input_type": "document"}, {"model": "nomic-embed-text-v1.5-document"}]
+)
+def test_locked_input_type(fields: dict[str, Any]) -> None:
+    """A locked input type may be named or left out; another one is refused."""
+    defaults = Defaults(input_type="query", locked=frozenset(("input_type",)))
+    assert choose(Options(), DIRECTORY, defaults).input_type == "query"
+    assert choose(Options(input_type="search_query"), DIRECTORY, defaults).input_type == "query"
+    with pytest.raises(InvalidRequest, match="This server embeds 'query' only") as raised:
+        choose(Options(**fields), DIRECTORY, defaults)
+    assert raised.value.param == "input_type"
+
+
+def test_locked_dimensions() -> None:
+    """A locked size may be named or left out; another one is refused."""
+    defaults = Defaults(dimensions=256, locked=frozenset(("dimensions",)))
+    assert choose(Options(), DIRECTORY, defaults).dimensions == 256
+    assert choose(Options(dimensions=256), DIRECTORY, defaults).dimensions == 256
+    with pytest.raises(BadDimensions, match=r"512\. This server gives 256 only"):
+        choose(Options(dimensions=512), DIRECTORY, defaults)
+
+
 class TestDimensions:
     """Any size from 1 to native; the manifest and the operator may narrow it."""
 

@@ -7,9 +7,8 @@ import base64
 import pytest
 
 from matryo.core.errors import Unauthorized
-from matryo.http.authentication import key_of
 from matryo.service import OPEN, Caller
-from matryo.service.keys import KeyRing
+from matryo.service.keys import KeyRing, key_of
 
 KEY = "sk-0123456789abcdefghij"
 RING = KeyRing(["other", KEY])

@@ -15,6 +15,7 @@ from prometheus_client import CollectorRegistry
 from matryo.core.errors import (
     CallerGone,
     DeadlinePassed,
+    InvalidRequest,
     NotReady,
     Overloaded,
     SettingsInvalid,
@@ -250,8 +251,13 @@ async def test_what_the_scheduler_learns_of_a_caller(
     await service.embed(Options(), Texts(["a"]))
     assert checked == [("bulk", 30.0), ("online", None)]
     assert 20 < learnt[0].pop("patience_s") < 30
-    assert learnt[0] == {"priority": "bulk", "request_id": "this one"}
-    assert learnt[1] == {"priority": "online", "patience_s": None, "request_id": None}
+    assert learnt[0] == {"normalize": True, "priority": "bulk", "request_id": "this one"}
+    assert learnt[1] == {
+        "normalize": True,
+        "priority": "online",
+        "patience_s": None,
+        "request_id": None,
+    }
 
 
 async def test_drain(service: Service) -> None:
@@ -333,3 +339,12 @@ class TestLocal:
         with pytest.raises(Exception, match="failed"), LocalService(lambda: make(engine)):
             pass
         assert threading.active_count() == before
+
+
+async def test_vectors_of_any_length_have_no_small_numbers(service: Service) -> None:
+    """int8 has a scale for unit vectors: with `normalize` False, int8 is refused and signs are not."""
+    for kind in ("int8", "uint8"):
+        with pytest.raises(InvalidRequest, match="unit length"):
+            await service.embed(Options(embedding_type=kind, normalize=False), Texts(["a"]))
+    answer = await service.embed(Options(embedding_type="binary", normalize=False), Texts(["a"]))
+    assert answer.fingerprint.endswith("/binary")  # the signs are the same

@@ -12,12 +12,13 @@ from pathlib import Path
 
 import pytest
 
-from matryo.build.provision import build_model, ensure_model, pack_model, pull_encoding, pull_model
+from matryo.build.provision import build_model, ensure_model, pull_encoding, pull_model
 from matryo.catalog.manifest import Manifest
 from matryo.catalog.reading import read_manifest
 from matryo.core.errors import ArtifactMissing
 from matryo.core.progress import SILENT
 from matryo.engine.onnx.prepacked import find_prepacked
+from matryo.engine.packing import pack_model
 from matryo.store import files
 from matryo.store.artifact import Artifact, find_artifact, unverified_origin
 from matryo.store.encodings import TABLE_FILE, find_table

@@ -15,8 +15,9 @@ import pytest
 ZYGOTE = """
 import json, os, shutil, sys
 from pathlib import Path
+from matryo.engine.packing import pack_model
 from matryo.build import arch
-from matryo.build.provision import build_model, ensure_model, pack_model, pull_model
+from matryo.build.provision import build_model, ensure_model, pull_model
 from matryo.catalog.reading import read_manifest
 from matryo.core.errors import ArtifactMissing
 from matryo.core.progress import SILENT

@@ -21,7 +21,7 @@ from matryo.engine.onnx.prepacked import find_prepacked
 from matryo.engine.onnx.sessions import SessionPool
 from matryo.engine.postprocess import FloatArray, postprocess
 from matryo.engine.protocol import BatchResult
-from matryo.engine.tokenizer import Encoded, TextTokenizer, TokenIds
+from matryo.engine.tokenizer import Encoded, Pieces, Side, TextTokenizer, TokenIds
 from matryo.store.artifact import DATA_FILE, GRAPH_FILE, TOKENIZER_FILE, Artifact
 
 
@@ -41,8 +41,7 @@ class OnnxEngine:
     def __init__(self, manifest: Manifest, artifact: Artifact, use: CoreUse) -> None:
         self.manifest = manifest
         self.precision: Precision = artifact.record.precision
-        trusted = "+trusted" if artifact.record.against else ""
-        self.fingerprint = f"{manifest.id}/{self.precision}/{artifact.record.key}{trusted}"
+        self.fingerprint = artifact.record.fingerprint
         prepacked = find_prepacked(artifact)
         if prepacked:
             prepacked.hold(self)  # no other process removes the files while this engine lives
@@ -67,7 +66,8 @@ class OnnxEngine:
                     drop_unknown=manifest.tokenizer.drop_unknown,
                 )
                 graph = prepacked.graph if prepacked else artifact.graph
-                self._session = SessionPool(graph, use, manifest.output)
+                weights = None if prepacked else artifact.weights
+                self._session = SessionPool(graph, use, manifest.output, weights)
             finally:
                 check.result()  # a damaged file is the cause of any failure above
         try:
@@ -85,20 +85,38 @@ class OnnxEngine:
         """Token id of everything that the vocabulary lacks; see `Engine.unknown_id`."""
         return self._tokenizer.unknown_id
 
-    def tokenize(self, texts: Sequence[str], prefix: str = "") -> list[Encoded]:
+    def tokenize(
+        self, texts: Sequence[str], prefix: str = "", side: Side = "start"
+    ) -> list[Encoded]:
         """Token ids of each text; see `Engine.tokenize`."""
-        return self._tokenizer.encode(texts, prefix)
+        return self._tokenizer.encode(texts, prefix, side)
+
+    def pieces(
+        self, texts: Sequence[str], prefix: str = "", *, add_special_tokens: bool = True
+    ) -> list[Pieces]:
+        """Tokens of each text, with their strings; see `Engine.pieces`."""
+        return self._tokenizer.pieces(texts, prefix, add_special_tokens=add_special_tokens)
+
+    def decode(self, ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
+        """The string of token ids; see `Engine.decode`."""
+        return self._tokenizer.decode(ids, skip_special_tokens=skip_special_tokens)
 
     def from_ids(self, ids: Sequence[int], prefix: str) -> Encoded:
         """Token ids of a text that comes as ids of this model; see `Engine.from_ids`."""
         return Encoded(self._tokenizer.from_ids(ids, prefix))
 
-    def cut(self, ids: TokenIds) -> TokenIds:
+    def cut(self, ids: TokenIds, side: Side = "start") -> TokenIds:
         """The ids, cut to the model's limit; see `Engine.cut`."""
-        return self._tokenizer.cut(ids)
+        return self._tokenizer.cut(ids, side)
 
-    def embed(self, texts: Sequence[TokenIds], dimensions: Sequence[int]) -> BatchResult:
+    def embed(
+        self,
+        texts: Sequence[TokenIds],
+        dimensions: Sequence[int],
+        normalize: Sequence[bool] | None = None,
+    ) -> BatchResult:
         """Vectors of a batch; see `Engine.embed`."""
+        normalize = [True] * len(texts) if normalize is None else normalize
         indexes = range(len(texts))
         long = [index for index in indexes if len(texts[index]) > SOLO_TOKENS]
         short = [index for index in indexes if 0 < len(texts[index]) <= SOLO_TOKENS]
@@ -114,7 +132,12 @@ class OnnxEngine:
             ran = time.perf_counter()
             sizes = [dimensions[index] for index in group]
             vectors = postprocess(
-                hidden, batch.attention_mask, sizes, self.manifest.output, self._layers
+                hidden,
+                batch.attention_mask,
+                sizes,
+                self.manifest.output,
+                self._layers,
+                [normalize[index] for index in group],
             )
             for index, vector in zip(group, vectors, strict=True):
                 if not np.isfinite(vector).all():
@@ -125,18 +148,23 @@ class OnnxEngine:
             postprocess_s += time.perf_counter() - ran
         if empty:
             started = time.perf_counter()
-            sizes = [dimensions[index] for index in empty]
-            for index, vector in zip(empty, self._without_tokens(sizes), strict=True):
+            vectors = self._without_tokens(
+                [dimensions[index] for index in empty], [normalize[index] for index in empty]
+            )
+            for index, vector in zip(empty, vectors, strict=True):
                 embeddings[index] = vector
             postprocess_s += time.perf_counter() - started
         return BatchResult(embeddings, n_padding, inference_s, postprocess_s)
 
-    def _without_tokens(self, dimensions: Sequence[int]) -> list[FloatArray]:
+    def _without_tokens(
+        self, dimensions: Sequence[int], normalize: Sequence[bool]
+    ) -> list[FloatArray]:
         """Vectors of texts without a token: those of one hidden state of zeros."""
         shape = len(dimensions), 1
         output = self.manifest.output
         hidden = np.zeros((*shape, output.graph_width), np.float32)
-        return postprocess(hidden, np.ones(shape, np.int64), dimensions, output, self._layers)
+        mask = np.ones(shape, np.int64)
+        return postprocess(hidden, mask, dimensions, output, self._layers, normalize)
 
     def hidden_states(self, ids: TokenIds) -> FloatArray:
         """The graph's output for one text, `(T, H)` or `(H,)`; see `Engine.hidden_states`."""

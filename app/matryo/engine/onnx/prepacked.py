@@ -144,9 +144,9 @@ def prepack(artifact: Artifact, output: Output | None = None) -> None:
         room_for(artifact.folder, 2 * artifact.n_bytes),
         temporary_folder(artifact.folder, _PREFIX) as aside,
     ):
-        _save(artifact.graph, aside, output)
+        _save(artifact, aside, output)
         try:
-            _compare(artifact.graph, aside / GRAPH_FILE, output)
+            _compare(artifact, aside / GRAPH_FILE, output)
         except BuildFailed:
             for path in aside.iterdir():
                 remove_file(path)
@@ -233,7 +233,7 @@ def _cpu() -> str:
     return "".join(sorted(lines)) or platform.processor() or platform.machine()
 
 
-def _save(graph: Path, folder: Path, output: Output | None) -> None:
+def _save(artifact: Artifact, folder: Path, output: Output | None) -> None:
     options = session_options(threads=1)
     options.optimized_model_filepath = str(folder / GRAPH_FILE)
     for key, value in (
@@ -243,18 +243,21 @@ def _save(graph: Path, folder: Path, output: Output | None) -> None:
     ):
         options.add_session_config_entry(key, value)
     try:
-        GraphSession(graph, options, output)
+        GraphSession(artifact.graph, options, output, artifact.weights)
     except Exception as exc:
-        raise BuildFailed(f"{graph}: ONNX Runtime cannot save prepacked weights: {exc}") from exc
+        raise BuildFailed(
+            f"{artifact.graph}: ONNX Runtime cannot save prepacked weights: {exc}"
+        ) from exc
 
 
-def _compare(graph: Path, prepacked: Path, output: Output | None) -> None:
+def _compare(artifact: Artifact, prepacked: Path, output: Output | None) -> None:
     """Run a prepacked graph and the graph that it was saved from.
 
     Raises:
         BuildFailed: a bit of the results differs, at any thread count.
     """
-    original = GraphSession(graph, session_options(threads=1), output)
+    graph = artifact.graph
+    original = GraphSession(graph, session_options(threads=1), output, artifact.weights)
     ids = np.arange(1, 25, dtype=np.int64).reshape(3, 8)[:, : original.plan.n_tokens]
     mask = np.ones_like(ids)
     mask[1, 5:] = 0

@@ -23,10 +23,14 @@ from matryo.engine.onnx.interface import (
     plan_graph,
 )
 from matryo.engine.postprocess import FloatArray
+from matryo.store.bundle import bundled_graph
 
 # This optimizer fuses Add and LayerNormalization into SkipLayerNormalization. On a CPU the fused
 # operator is several times slower than the two operators (docs/LOG.md).
 _DISABLED_OPTIMIZERS = ["SkipLayerNormFusion"]
+
+# The folder of a graph that ORT gets as bytes, and not as a file.
+_WEIGHTS_FOLDER = "session.model_external_initializers_file_folder_path"
 
 ORT_VERSION: str = cast("Any", ort).__version__
 
@@ -55,6 +59,7 @@ class GraphSession:
         path: the graph. Its data files are in the same folder.
         options: options made by `session_options`.
         output: the manifest's output; None reads the hidden states under their usual names.
+        weights: the bundle that holds the large tensors; None if the graph names their files.
 
     Attributes:
         plan: the way to run the graph.
@@ -64,9 +69,19 @@ class GraphSession:
         Exception: ORT cannot load the graph.
     """
 
-    def __init__(self, path: Path, options: object, output: Output | None = None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        options: Any,  # noqa: ANN401 - ORT's options have no type
+        output: Output | None = None,
+        weights: Path | None = None,
+    ) -> None:
+        graph: str | bytes = str(path)
+        if weights and (content := bundled_graph(path, weights)):
+            graph = content
+            options.add_session_config_entry(_WEIGHTS_FOLDER, str(weights.parent))
         self._session: Any = ort.InferenceSession(
-            str(path),
+            graph,
             options,
             providers=["CPUExecutionProvider"],
             disabled_optimizers=_DISABLED_OPTIMIZERS,

@@ -31,12 +31,19 @@ class SessionPool:
         path: `model.onnx`. Its data file is in the same folder.
         use: the cores.
         output: the manifest's output; None reads the hidden states under their usual names.
+        weights: the bundle that holds the large tensors; None if the graph names their files.
 
     Raises:
         ArtifactDamaged: ORT cannot load the graph, or an input or output is missing.
     """
 
-    def __init__(self, path: Path, use: CoreUse, output: Output | None = None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        use: CoreUse,
+        output: Output | None = None,
+        weights: Path | None = None,
+    ) -> None:
         self._runs = use.runs
         self._lock = threading.Lock()
         self._shared_used = False
@@ -52,10 +59,11 @@ class SessionPool:
         self._shrinking.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
         probe = PaddedBatch(np.zeros((1, 2), np.int64), np.ones((1, 2), np.int64))
         try:
-            self._session = GraphSession(path, session_options(use.threads), output)
+            self._session = GraphSession(path, session_options(use.threads), output, weights)
             self._lone = self._session
             if use.lone_threads != use.threads:
-                self._lone = GraphSession(path, session_options(use.lone_threads), output)
+                options = session_options(use.lone_threads)
+                self._lone = GraphSession(path, options, output, weights)
             # This run loads the weights into memory. The other session maps the same pages.
             self._run(self._lone, probe, apply_mask=True, shrink=True)
         except Exception as exc:

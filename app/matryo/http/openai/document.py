@@ -14,8 +14,11 @@ from fastapi.openapi.utils import get_openapi
 from starlette.responses import HTMLResponse, Response
 
 from matryo.http.context import Context
+from matryo.http.encoderfile import document as encoderfile
 from matryo.http.openai.reference import PAGE_HEADERS, render
 from matryo.http.openai.wire import EmbeddingRequest
+from matryo.http.raw import RAW
+from matryo.http.tei import document as tei
 from matryo.service.token_arrays import LAST_RANK, SPECIAL_TOKENS
 
 REQUEST_EXAMPLES: dict[str, dict[str, Any]] = {
@@ -59,6 +62,21 @@ _HEADERS: dict[str, tuple[str, dict[str, Any]]] = {
         "Texts with characters or words that the model cannot read; absent if none.",
         {"type": "integer"},
     ),
+    "x-matryo-shape": ("Of bytes: rows, and numbers of a row.", {"type": "string"}),
+    "x-matryo-dtype": (
+        "Of bytes: the type of a number, least significant byte first.",
+        {"type": "string", "enum": ["float32", "int8", "uint8"]},
+    ),
+    "x-matryo-model": ("Of bytes: the model.", {"type": "string"}),
+    "x-matryo-prompt-tokens": (
+        "Of bytes: tokens of all texts.",
+        {"type": "integer", "minimum": 0},
+    ),
+    "x-compute-type": ("What computed the vectors.", {"type": "string"}),
+    "x-compute-time": ("Milliseconds in the server.", {"type": "integer", "minimum": 0}),
+    "x-compute-characters": ("Characters, or ids, sent.", {"type": "integer", "minimum": 0}),
+    "x-compute-tokens": ("Tokens of all texts.", {"type": "integer", "minimum": 0}),
+    "x-total-time": ("Milliseconds in the server.", {"type": "integer", "minimum": 0}),
     "x-matryo-warning": ("A size the model was not trained for.", {"type": "string"}),
     "retry-after": ("Seconds to wait.", {"type": "integer", "minimum": 1, "maximum": 60}),
 }
@@ -67,6 +85,16 @@ _OF_VECTORS = (
     "x-matryo-fingerprint",
     "x-matryo-truncated",
     "x-matryo-unknown",
+)
+
+
+_OF_BYTES = ("x-matryo-shape", "x-matryo-dtype", "x-matryo-model", "x-matryo-prompt-tokens")
+_OF_TEI = (
+    "x-compute-type",
+    "x-compute-time",
+    "x-compute-characters",
+    "x-compute-tokens",
+    "x-total-time",
 )
 
 
@@ -86,7 +114,8 @@ def describe(application: FastAPI, context: Context) -> dict[str, Any]:
     for operations in document["paths"].values():
         for operation in operations.values():
             responses: dict[str, Any] = operation["responses"]
-            responses.pop("422", None)  # FastAPI's own; nothing here answers it
+            if responses.get("422", {}).get("description") == "Validation Error":
+                del responses["422"]  # FastAPI's own; nothing here answers it
             for status, response in responses.items():
                 _add_headers(response, "x-request-id")
                 if status in ("429", "503"):
@@ -105,16 +134,30 @@ def describe(application: FastAPI, context: Context) -> dict[str, Any]:
     reference = {"$ref": "#/components/schemas/EmbeddingRequest"}
     content = {"application/json": {"schema": reference, "examples": examples}}
     create["requestBody"] = {"required": True, "content": content}
-    if context.service.keys:
-        document["components"]["securitySchemes"] = {
-            "key": {"type": "http", "scheme": "bearer"},
-            "azure": {"type": "apiKey", "in": "header", "name": "api-key"},
-        }
-        for path, operations in document["paths"].items():
-            if path.startswith("/v1/"):
-                for operation in operations.values():
-                    operation["security"] = [{"key": []}, {"azure": []}]
+    ok = create["responses"]["200"]
+    ok["content"][RAW] = {"schema": {"type": "string", "format": "binary"}}
+    _add_headers(ok, *_OF_BYTES)
+    tei.describe(document, context)
+    encoderfile.describe(document, context)
+    for path, own in (("/embed", _OF_TEI), ("/predict", ())):
+        ok = document["paths"][path]["post"]["responses"]["200"]
+        _add_headers(ok, *own, *_OF_VECTORS[1:], "x-matryo-warning")
+    _add_security(document, context)
     return document
+
+
+def _add_security(document: dict[str, Any], context: Context) -> None:
+    """Say which operations need a key, if the server has keys."""
+    if not context.service.keys:
+        return
+    document["components"]["securitySchemes"] = {
+        "key": {"type": "http", "scheme": "bearer"},
+        "azure": {"type": "apiKey", "in": "header", "name": "api-key"},
+    }
+    for path, operations in document["paths"].items():
+        if path.startswith("/v1/") or path in (*tei.PATHS, *encoderfile.PATHS):
+            for operation in operations.values():
+                operation["security"] = [{"key": []}, {"azure": []}]
 
 
 def _add_headers(response: dict[str, Any], *names: str) -> None:

@@ -52,6 +52,20 @@ class Encoding:
     model: str
     n_tokens: int
 
+    @property
+    def media_type(self) -> str:
+        """JSON."""
+        return "application/json"
+
+    @property
+    def n_bytes(self) -> None:
+        """Unknown before the last piece is made."""
+
+    @property
+    def computes(self) -> bool:
+        """Every piece is computed."""
+        return True
+
     def pieces(self) -> Iterator[Callable[[], bytes]]:
         """Functions that make the pieces of the response, which may be called on any thread."""
         n_rows, size = self.vectors.shape

@@ -8,7 +8,7 @@ from typing import Any, cast
 import orjson
 from pydantic import ValidationError
 
-from matryo.core.errors import InvalidRequest
+from matryo.core.errors import EmptyInput, InvalidRequest, NotJson
 from matryo.http.openai import json_pieces
 from matryo.http.openai.fields import UnknownFields, check_count, settle, warning_of
 from matryo.http.openai.tally import SMALL_BYTES, Tally
@@ -18,13 +18,16 @@ from matryo.service.request import Options, Texts
 
 _OWN = tuple(EmbeddingRequest.model_fields)
 
+Parsed = tuple[EmbeddingRequest, Texts, tuple[str, ...]]
+"""What `parse_request` returns."""
+
 
 def parse_request(
     body: bytes | bytearray,
     limits: RequestLimits,
     unknown: UnknownFields = "warn",
     tally: Tally | None = None,
-) -> tuple[EmbeddingRequest, Texts, tuple[str, ...]]:
+) -> Parsed:
     """The fields and the texts of a body, and warnings about fields that were ignored.
 
     The fields that are returned have no texts: `input` is None. Call this on a thread if the body
@@ -41,7 +44,7 @@ def parse_request(
         TooManyTexts: more texts than the limit.
         TooManyTokens: far more ids than the limit.
     """
-    data = _loads(body, limits, tally)
+    data = loads(body, limits, tally)
     del body  # the caller may have given up the last other reference to the body
     if not isinstance(data, dict):
         raise InvalidRequest(
@@ -61,8 +64,13 @@ def parse_request(
     return request, _parse_input(value, limits), warning_of(ignored)
 
 
-def _loads(body: bytes | bytearray, limits: RequestLimits, tally: Tally | None) -> Any:  # noqa: ANN401 - whatever JSON holds
-    """The value of a body; a body that is large is counted first, and parsed in pieces."""
+def loads(body: bytes | bytearray, limits: RequestLimits, tally: Tally | None = None) -> Any:  # noqa: ANN401 - whatever JSON holds
+    """The value of a body; a body that is large is counted first, and parsed in pieces.
+
+    Raises:
+        NotJson: the body is not JSON.
+        InvalidRequest: the body holds too much of something.
+    """
     try:
         if len(body) <= SMALL_BYTES:
             return orjson.loads(body)
@@ -71,7 +79,7 @@ def _loads(body: bytes | bytearray, limits: RequestLimits, tally: Tally | None) 
             tally.feed(body)
         return json_pieces.loads(body, tally.finish())
     except (orjson.JSONDecodeError, json_pieces.NotJson) as exc:
-        raise InvalidRequest(
+        raise NotJson(
             f"We could not parse the JSON body of your request: {_why(body, exc)}. (HINT: send one "
             "JSON object in UTF-8, without NaN, Infinity or lone surrogates such as \\ud83d.)"
         ) from exc
@@ -154,7 +162,7 @@ def _parse_input(value: Any, limits: RequestLimits) -> Texts:  # noqa: ANN401 - 
 def _several_texts(items: list[str]) -> Texts:
     if "" in items:
         index = items.index("")
-        raise InvalidRequest(
+        raise EmptyInput(
             f"Invalid 'input[{index}]': empty string. Expected a string with minimum length "
             "1; leave empty texts out of the list.",
             param="input",
@@ -175,8 +183,8 @@ def _several_arrays(items: list[list[Any]]) -> Texts:
     return Texts(token_arrays=items)
 
 
-def _empty_array(name: str) -> InvalidRequest:
-    return InvalidRequest(
+def _empty_array(name: str) -> EmptyInput:
+    return EmptyInput(
         f"Invalid '{name}': empty array. Expected an array with minimum length 1, but got an "
         "empty array instead.",
         param="input",

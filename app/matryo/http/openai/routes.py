@@ -3,70 +3,54 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine
 from dataclasses import replace
-from functools import partial
-from typing import Any, cast
+from typing import Any
 
 import orjson
 from fastapi import APIRouter, Request
-from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
-from starlette.routing import request_response
 
 from matryo.catalog.manifest import Manifest
-from matryo.core.budget import Lease
-from matryo.core.errors import CallerGone, MatryoError
-from matryo.http.authentication import caller_of
-from matryo.http.body import announced_deadline_s, check_media, hang_up, is_short, read_body
-from matryo.http.context import Context, context_of
-from matryo.http.openai.encoding import PIECE_NUMBERS, Encoding, most_piece_bytes
-from matryo.http.openai.parsing import options_of, parse_request
-from matryo.http.openai.tally import SMALL_BYTES, Tally
-from matryo.http.openai.wire import (
-    EmbeddingRequest,
-    EmbeddingResponse,
-    ErrorResponse,
-    Model,
-    ModelList,
-)
-from matryo.http.pieces import PiecesResponse
-from matryo.service import Answer, Texts
-
-# Results of so few numbers are written on the event loop. Larger ones are written on a thread in
-# pieces, of which one at a time is held. Few texts have small results.
-_INLINE_NUMBERS, _FEW_TEXTS = 4096, 4
-# Bytes that are parsed, and numbers that are encoded, while one character is tokenised.
-_BYTES_PER_CHAR, _NUMBERS_PER_CHAR = 64, 16
+from matryo.http.body import announced_deadline_s
+from matryo.http.context import context_of
+from matryo.http.openai.encoding import Encoding, most_piece_bytes
+from matryo.http.openai.parsing import Parsed, options_of, parse_request
+from matryo.http.openai.tally import Tally
+from matryo.http.openai.wire import EmbeddingResponse, ErrorResponse, Model, ModelList
+from matryo.http.raw import Raw, most_raw_bytes, prefers_raw, raw_headers
+from matryo.http.routing import Direct, Keyed
+from matryo.http.vectors import FEW_TEXTS, embed, headers_of, read_call, respond
 
 
 async def create_embeddings(request: Request) -> Response:
     """Embed one text or up to 2048."""
     started = time.perf_counter()
     context = context_of(request)
-    check_media(request)
     lease = request.state.lease = context.service.budget.lease()
-    call, texts, ignored = await _parsed(request, context, lease)
+
+    def parse(body: bytes | bytearray, tally: Tally | None) -> Parsed:
+        return parse_request(body, context.service.limits, context.unknown_fields, tally)
+
+    call, texts, ignored = await read_call(request, context, lease, parse, _text_bytes)
     options = options_of(call, announced_deadline_s(request))
     if deployment := request.path_params.get("deployment"):  # Azure names the model in the path
         options = replace(options, model=deployment)
-    if len(texts) > _FEW_TEXTS:
+    is_raw = prefers_raw(request.headers.getlist("accept"))
+    if len(texts) > FEW_TEXTS:
         size = options.dimensions or context.service.directory.largest
-        lease.grow(most_piece_bytes(len(texts) * size))
-    try:
-        answer = await context.service.embed(
-            options,
-            texts,
-            request.state.caller,
-            gone=partial(hang_up, request),
-            lease=lease,
-            request_id=request.state.request_id,
+        n_numbers = len(texts) * size
+        lease.grow(
+            most_raw_bytes(n_numbers, options.embedding_type)
+            if is_raw
+            else most_piece_bytes(n_numbers)
         )
-    except (MatryoError, CallerGone):
-        request.state.facts["model"] = context.service.directory.find(options.model)
-        raise
-    request.state.facts |= _facts(answer, len(texts))
+    answer = await embed(request, context, options, texts, lease)
+    headers = headers_of(answer, ignored)
+    headers["openai-processing-ms"] = str(round((time.perf_counter() - started) * 1000))
+    if is_raw:
+        raw = Raw(answer.vectors, options.embedding_type)
+        return respond(raw, headers | raw_headers(raw, answer), context, answer)
     encoding = Encoding(
         answer.vectors,
         call.encoding_format or "float",
@@ -74,72 +58,11 @@ async def create_embeddings(request: Request) -> Response:
         answer.model,
         answer.n_tokens,
     )
-    headers = _headers(answer, ignored)
-    headers["openai-processing-ms"] = str(round((time.perf_counter() - started) * 1000))
-    if encoding.vectors.size > _INLINE_NUMBERS:
-        return PiecesResponse(_encoded(encoding, context), headers)
-    started = time.perf_counter()
-    content = b"".join(make() for make in encoding.pieces())
-    context.metrics.encode_seconds.labels(answer.model).observe(time.perf_counter() - started)
-    return Response(content, headers=headers, media_type="application/json")
+    return respond(encoding, headers, context, answer)
 
 
-async def _parsed(
-    request: Request, context: Context, lease: Lease
-) -> tuple[EmbeddingRequest, Texts, tuple[str, ...]]:
-    """What `parse_request` makes of a request's body; the lease then holds the texts."""
-    service = context.service
-    tally = None if is_short(request, SMALL_BYTES) else Tally(service.limits)
-    body = await read_body(request, context.body, lease, tally and tally.feed)
-    n_bytes = len(body)
-    if tally is None or n_bytes <= SMALL_BYTES:
-        return parse_request(body, service.limits, context.unknown_fields)
-    # Of a large body, no name here may keep what threads have read.
-    tally.finish()
-    lease.grow(tally.parsed_bytes)
-    parse = partial(parse_request, body, service.limits, context.unknown_fields, tally)
-    del body
-    with service.pool.job(n_bytes // _BYTES_PER_CHAR) as job:
-        parsed = await job.run(parse)
-    del parse
-    lease.hold(parsed[1].n_bytes)
-    return parsed
-
-
-async def _encoded(encoding: Encoding, context: Context) -> AsyncIterator[bytes]:
-    """The pieces of a response, each made when the one before is sent."""
-    spent_s = 0.0
-    for make in encoding.pieces():
-        started = time.perf_counter()
-        with context.service.pool.job(PIECE_NUMBERS // _NUMBERS_PER_CHAR) as job:
-            piece = await job.run(make)
-        spent_s += time.perf_counter() - started
-        yield piece
-    context.metrics.encode_seconds.labels(encoding.model).observe(spent_s)
-
-
-def _facts(answer: Answer, n_texts: int) -> dict[str, Any]:
-    """What the log line of a request says of its answer."""
-    return {
-        "model": answer.model,
-        "texts": n_texts,
-        "tokens": answer.n_tokens,
-        "input_type": answer.input_type,
-        "dimensions": answer.vectors.shape[1],
-        "truncated": len(answer.truncated) or None,
-        "unknown": len(answer.unknown) or None,
-    }
-
-
-def _headers(answer: Answer, ignored: tuple[str, ...]) -> dict[str, str]:
-    headers = {"x-matryo-fingerprint": answer.fingerprint}
-    if answer.truncated:
-        headers["x-matryo-truncated"] = str(len(answer.truncated))
-    if answer.unknown:
-        headers["x-matryo-unknown"] = str(len(answer.unknown))
-    if warnings := (*answer.warnings, *ignored):
-        headers["x-matryo-warning"] = "; ".join(warnings)
-    return headers
+def _text_bytes(parsed: Parsed) -> int:
+    return parsed[1].n_bytes
 
 
 async def list_models(request: Request) -> Response:
@@ -170,43 +93,6 @@ def _json(data: Any) -> Response:  # noqa: ANN401
     return Response(orjson.dumps(data), media_type="application/json")
 
 
-class _Keyed(APIRoute):
-    """A route that asks for a key before anything else, and leaves the caller in the state."""
-
-    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        """FastAPI's handler behind the check of the key."""
-        return _with_key(super().get_route_handler())
-
-
-class _Direct(APIRoute):
-    """A route with a key whose endpoint reads the request and writes the answer itself.
-
-    FastAPI still describes the route, but has no parameters to solve, nothing to serialise and no
-    dependencies to leave: its handling of these takes a quarter of a short request's time.
-    """
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.app = request_response(self.get_route_handler())
-
-    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        """The endpoint behind the check of the key."""
-        return _with_key(cast("_Handler", self.endpoint))
-
-
-_Handler = Callable[[Request], Coroutine[Any, Any, Response]]
-
-
-def _with_key(handler: _Handler) -> _Handler:
-    """`handler`, called only for callers with a key."""
-
-    async def check_first(request: Request) -> Response:
-        request.state.caller = caller_of(request)
-        return await handler(request)
-
-    return check_first
-
-
 _ERRORS: dict[int, str] = {
     400: "The request can never succeed as it is; the message says why.",
     401: "No API key, or a wrong one.",
@@ -232,7 +118,7 @@ def build_router() -> APIRouter:
 
     Those without `/v1` serve base URLs that lack it, those below `/openai` Azure's clients.
     """
-    router = APIRouter(route_class=_Keyed)
+    router = APIRouter(route_class=Keyed)
     paths = ("/v1/embeddings", "/embeddings", "/openai/v1/embeddings")
     for path in (*paths, "/openai/deployments/{deployment:path}/embeddings"):
         router.add_api_route(
@@ -243,7 +129,7 @@ def build_router() -> APIRouter:
             summary="Create embeddings",
             operation_id="createEmbedding",
             responses=_responses(EmbeddingResponse, *_ERRORS),
-            route_class_override=_Direct,
+            route_class_override=Direct,
             include_in_schema=path == paths[0],
         )
     for prefix in ("/v1", "", "/openai/v1"):

@@ -1,0 +1,1 @@
+"""Encoderfile's door over HTTP: its two routes, wire types and part of the document."""

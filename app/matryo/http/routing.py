@@ -1,0 +1,49 @@
+"""Kinds of routes that ask for a key before anything else."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine
+from typing import Any, cast
+
+from fastapi import Request
+from fastapi.routing import APIRoute
+from starlette.responses import Response
+from starlette.routing import request_response
+
+from matryo.http.authentication import caller_of
+
+_Handler = Callable[[Request], Coroutine[Any, Any, Response]]
+
+
+class Keyed(APIRoute):
+    """A route that asks for a key before anything else, and leaves the caller in the state."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        """FastAPI's handler behind the check of the key."""
+        return _with_key(super().get_route_handler())
+
+
+class Direct(APIRoute):
+    """A route with a key whose endpoint reads the request and writes the answer itself.
+
+    FastAPI still describes the route, but has no parameters to solve, nothing to serialise and no
+    dependencies to leave: its handling of these takes a quarter of a short request's time.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.app = request_response(self.get_route_handler())
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        """The endpoint behind the check of the key."""
+        return _with_key(cast("_Handler", self.endpoint))
+
+
+def _with_key(handler: _Handler) -> _Handler:
+    """`handler`, called only for callers with a key."""
+
+    async def check_first(request: Request) -> Response:
+        request.state.caller = caller_of(request)
+        return await handler(request)
+
+    return check_first
