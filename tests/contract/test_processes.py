@@ -319,3 +319,24 @@ def test_killed_before_ready(start: Start, lines: Lines) -> None:
     os.kill(min(servers_of(process)), signal.SIGKILL)
     assert process.wait(60) == 1
     assert lines()[-1] == "matryo: a server process ended with SIGKILL before it was ready"
+
+
+_STOPPED_EARLY = """
+from multiprocessing import Pipe
+from matryo.commands.processes import _child
+from matryo.core.settings import load_settings
+from matryo.core.signals import Stopped
+
+def serve(*_):
+    raise Stopped(15)
+
+_child(load_settings(None), None, serve, Pipe()[1])
+"""
+
+
+def test_a_process_that_is_stopped_early_says_nothing() -> None:
+    """A server process that a signal ends before it is ready leaves the words to its parent."""
+    done = subprocess.run(
+        [sys.executable, "-c", _STOPPED_EARLY], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (143, "")

@@ -314,6 +314,8 @@ def _child(settings: Settings, listener: Listener, serve: Serve, ready: Connecti
 
     try:
         serve(settings, listener, on_ready)
+    except Stopped as exc:  # before this process was ready; the parent says why
+        sys.exit(exc.status)
     except MatryoError as exc:
         logs.fatal(exc.message)
         sys.exit(1)
