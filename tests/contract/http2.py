@@ -12,10 +12,13 @@ from types import TracebackType
 from typing import Self
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
-_DATA, _HEADERS, _RESET, _SETTINGS, _PING, _GOAWAY, _CONTINUATION = 0, 1, 3, 4, 6, 7, 9
+_DATA, _HEADERS, _RESET, _SETTINGS, _PING, _GOAWAY, _WINDOW, _CONTINUATION = 0, 1, 3, 4, 6, 7, 8, 9
 _END_STREAM, _ACK, _END_HEADERS, _PADDED, _PRIORITY = 1, 1, 4, 8, 32
 # `SETTINGS_HEADER_TABLE_SIZE` 0: the server's heads then refer to the static table alone.
-_NO_TABLE = struct.pack(">HI", 1, 0)
+# `SETTINGS_INITIAL_WINDOW_SIZE`: an answer of any size here fits the windows of stream and connection.
+_MOST_WINDOW = (1 << 31) - 1
+_SETTINGS_SENT = struct.pack(">HIHI", 1, 0, 4, _MOST_WINDOW)
+_WINDOW_GROWN = struct.pack(">I", _MOST_WINDOW - 0xFFFF)
 
 
 def _frame(kind: int, flags: int, stream: int, payload: bytes) -> bytes:
@@ -123,7 +126,8 @@ class Exchange:
     def __init__(self, port: int, seconds: float) -> None:
         self._socket = socket.create_connection(("127.0.0.1", port), timeout=seconds)
         self._is_broken = False
-        self.send(PREFACE + _frame(_SETTINGS, 0, 0, _NO_TABLE))
+        self.send(PREFACE + _frame(_SETTINGS, 0, 0, _SETTINGS_SENT))
+        self.send(_frame(_WINDOW, 0, 0, _WINDOW_GROWN))
 
     def __enter__(self) -> Self:
         """Return the connection itself."""
