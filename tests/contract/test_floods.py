@@ -18,8 +18,9 @@ import pytest
 
 from matryo.http import vectors
 from matryo.http.openai import routes
-from matryo.http.openai.encoding import PIECE_NUMBERS, Encoding
+from matryo.http.openai.encoding import Encoding
 from matryo.http.openai.tally import SMALL_BYTES
+from matryo.http.rows import PIECE_NUMBERS
 from matryo.service.limits import PIECE_CHARACTERS
 from tests.contract.conftest import client_of, entered_application
 from tests.fakes import MINILM, FakeEngine

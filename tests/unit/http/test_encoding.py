@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 
 from matryo.core.errors import InvalidRequest
 from matryo.engine.postprocess import FloatArray, l2_normalize
-from matryo.http.openai.encoding import PIECE_NUMBERS, Encoding, most_piece_bytes
+from matryo.http.openai.encoding import Encoding
+from matryo.http.rows import PIECE_NUMBERS, most_piece_bytes
 from matryo.service.numbers import check_embedding_type, quantize
 from tests.fakes import as_float32
 

@@ -13,9 +13,9 @@ from matryo.http.body import announced_deadline_s
 from matryo.http.context import context_of
 from matryo.http.encoderfile.encoding import Results
 from matryo.http.encoderfile.wire import ModelMetadata, PredictRequest, PredictResponse
-from matryo.http.openai.encoding import most_piece_bytes
 from matryo.http.openai.tally import Tally
 from matryo.http.routing import Direct
+from matryo.http.rows import most_piece_bytes
 from matryo.http.tei.parsing import parse
 from matryo.http.vectors import FEW_TEXTS, embed, headers_of, read_call, respond
 from matryo.service import Options, Texts

@@ -14,12 +14,13 @@ from starlette.responses import Response
 from matryo.catalog.manifest import Manifest
 from matryo.http.body import announced_deadline_s
 from matryo.http.context import context_of
-from matryo.http.openai.encoding import Encoding, most_piece_bytes
+from matryo.http.openai.encoding import Encoding
 from matryo.http.openai.parsing import Parsed, options_of, parse_request
 from matryo.http.openai.tally import Tally
 from matryo.http.openai.wire import EmbeddingResponse, ErrorResponse, Model, ModelList
 from matryo.http.raw import Raw, most_raw_bytes, prefers_raw, raw_headers
 from matryo.http.routing import Direct, Keyed
+from matryo.http.rows import most_piece_bytes
 from matryo.http.vectors import FEW_TEXTS, embed, headers_of, read_call, respond
 
 

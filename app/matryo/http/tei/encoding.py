@@ -3,55 +3,34 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import orjson
 
 from matryo.engine import Token, Tokens
-from matryo.engine.postprocess import FloatArray
-from matryo.http.openai.encoding import PIECE_NUMBERS
+from matryo.http.rows import JsonRows
 
 _PIECE_TOKENS = 4096  # that are held as Python objects at a time
 
 
 @dataclass(frozen=True, slots=True)
-class VectorLists:
-    """A list of lists of numbers.
-
-    Attributes:
-        vectors: `(n, D)` float32, C-contiguous, at least one row, in input order.
-    """
-
-    vectors: FloatArray
+class VectorLists(JsonRows):
+    """A list of lists of numbers."""
 
     @property
-    def media_type(self) -> str:
-        """JSON."""
-        return "application/json"
+    def head(self) -> bytes:
+        """The list's begin."""
+        return b"["
 
     @property
-    def n_bytes(self) -> None:
-        """Unknown before the last piece is made."""
+    def tail(self) -> bytes:
+        """The list's end."""
+        return b"]"
 
-    @property
-    def computes(self) -> bool:
-        """Every piece is computed."""
-        return True
-
-    def pieces(self) -> Iterator[Callable[[], bytes]]:
-        """Functions that make the pieces of the body, which may be called on any thread."""
-        n_rows, size = self.vectors.shape
-        step = max(1, PIECE_NUMBERS // size)
-        for start in range(0, n_rows, step):
-            yield partial(self._piece, start, min(start + step, n_rows))
-
-    def _piece(self, start: int, end: int) -> bytes:
-        rows = orjson.dumps(self.vectors[start:end], option=orjson.OPT_SERIALIZE_NUMPY)
-        before = b"[" if start == 0 else b","
-        behind = b"]" if end == len(self.vectors) else b""
-        return b"".join((before, memoryview(rows)[1:-1], behind))
+    def items(self, start: int, end: int) -> object:
+        """The rows themselves."""
+        return self.vectors[start:end]
 
 
 def token_lists(texts: Sequence[Tokens]) -> bytes:

@@ -15,13 +15,13 @@ from starlette.responses import Response
 from starlette.routing import Match
 from starlette.types import Scope
 
-from matryo.catalog.manifest import HubSource, Manifest
+from matryo.catalog.manifest import Manifest
 from matryo.http.body import announced_deadline_s, hang_up
 from matryo.http.context import Context, context_of
-from matryo.http.openai.encoding import most_piece_bytes
 from matryo.http.openai.tally import Tally
 from matryo.http.pieces import PiecesResponse
 from matryo.http.routing import Direct
+from matryo.http.rows import most_piece_bytes
 from matryo.http.tei.encoding import VectorLists, joined, strings, token_lists
 from matryo.http.tei.parsing import options_of, parse
 from matryo.http.tei.wire import (
@@ -103,7 +103,7 @@ async def info(request: Request) -> Response:
     service = context_of(request).service
     engine = service.directory.engines[0]
     manifest = engine.manifest
-    hub = next((source for source in manifest.sources if isinstance(source, HubSource)), None)
+    hub = manifest.hub
     config = service.config.scheduler
     answer = Info(
         model_id=hub.repo if hub else manifest.id,
