@@ -92,6 +92,10 @@ class GraphSession:
         declared = (*self._session.get_inputs(), *self._session.get_overridable_initializers())
         self.plan = plan_graph(_ports(declared), _ports(self._session.get_outputs()), output)
 
+    def end_profiling(self) -> str:
+        """Path of the file with the times of all runs; needs options with `enable_profiling`."""
+        return str(self._session.end_profiling())
+
     def n_padding(self, attention_mask: NDArray[np.int64]) -> int:
         """Padding tokens that the matrix products compute in a run of these texts."""
         if self.plan.takes_apply_mask:
