@@ -171,16 +171,13 @@ def _runner(
         inputs: ONNX type and value, by name; the first axis may have any size.
         constants: initializers, by name.
     """
-    graph = helper.make_graph(
-        nodes,
-        "ceiling",
-        [
-            helper.make_tensor_value_info(name, kind, shape)
-            for name, (kind, shape) in inputs.items()
-        ],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
-        [onnx.numpy_helper.from_array(value, name) for name, value in constants.items()],
-    )
+    declared = [
+        helper.make_tensor_value_info(name, kind, ["n", *value.shape[1:]])
+        for name, (kind, value) in inputs.items()
+    ]
+    output = helper.make_tensor_value_info("y", TensorProto.FLOAT, None)
+    tensors = [onnx.numpy_helper.from_array(value, name) for name, value in constants.items()]
+    graph = helper.make_graph([node], "ceiling", declared, [output], tensors)
     imports = [helper.make_opsetid("", 21), helper.make_opsetid("com.microsoft", 1)]
     model = helper.make_model(graph, opset_imports=imports, ir_version=10)
     session: Any = ort.InferenceSession(
