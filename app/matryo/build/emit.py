@@ -32,6 +32,9 @@ Source: https://github.com/microsoft/onnxruntime/blob/main/docs/ContribOperators
 # ORT maps external data, and a mapping begins at a page (ONNX, docs/ExternalData.md).
 _ALIGN_BYTES = 4096
 
+NATIVE = "matryo.native"
+"""Domain of the operators of the package matryo-native."""
+
 
 class GraphBuilder:
     """A graph under construction; a context manager that closes the data file.
@@ -39,9 +42,14 @@ class GraphBuilder:
     Args:
         graph_path: the file that `save` writes.
         data_path: the file of large tensors, in the same folder.
+        native: whether the graph may use the operators of matryo-native.
+
+    Attributes:
+        native: likewise.
     """
 
-    def __init__(self, graph_path: Path, data_path: Path) -> None:
+    def __init__(self, graph_path: Path, data_path: Path, *, native: bool = False) -> None:
+        self.native = native
         self._graph_path = graph_path
         self._data_name = data_path.name
         self._data = data_path.open("wb")
@@ -126,6 +134,12 @@ class GraphBuilder:
         self._initializers.append(numpy_helper.from_array(np.asarray(array, order="C"), name))
         return name
 
+    def shared(self, name: str, array: NDArray[Any]) -> str:
+        """Like `constant`, but a second call with the same name adds nothing."""
+        if all(initializer.name != name for initializer in self._initializers):
+            self.constant(name, array)
+        return name
+
     def tensor(
         self, name: str, shape: tuple[int, ...], pieces: Iterable[FloatArray | ByteArray]
     ) -> str:
@@ -164,12 +178,10 @@ class GraphBuilder:
         graph = helper.make_graph(
             self._nodes, name, self._inputs, self._outputs, self._initializers
         )
+        domains = (("", OPSET), (CONTRIB, 1), *(((NATIVE, 1),) if self.native else ()))
         model = helper.make_model(
             graph,
-            opset_imports=[
-                helper.make_opsetid("", OPSET),
-                helper.make_opsetid(CONTRIB, 1),
-            ],
+            opset_imports=[helper.make_opsetid(*domain) for domain in domains],
             ir_version=IR_VERSION,
             producer_name="matryo",
         )

@@ -9,18 +9,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import numpy as np
 from numpy.typing import NDArray
 from onnx import TensorProto
 
+from matryo.build.arch._rotary import emit_rotate
 from matryo.build.checkpoint import FloatArray, Weights
-from matryo.build.emit import CONTRIB, GraphBuilder
+from matryo.build.emit import CONTRIB, NATIVE, GraphBuilder
 from matryo.build.limits import MAX_PADDING_ROWS
-from matryo.build.precision import Operand, Products
+from matryo.build.precision import LANES, Activation, Fused, Operand, Products
 from matryo.core.choices import Precision
 from matryo.engine.onnx.interface import APPLY_MASK, ATTENTION_MASK, INPUT_IDS
+
+_MOST_HEAD = 256  # width of a head that the native attention takes
 
 # --- the graph
 
@@ -59,6 +62,7 @@ class Layers:
         graph.input(APPLY_MASK, TensorProto.BOOL, ())
         graph.constant(APPLY_MASK, np.array(True))  # noqa: FBT003 - the input's default value
         self._mask = graph.op("Cast", ATTENTION_MASK, to=TensorProto.INT32)
+        self._lengths = ""  # (B,) int64, written by the first native attention
 
         def constant(name: str, value: int | list[int]) -> str:
             return graph.constant(name, np.array(value, np.int64))
@@ -112,6 +116,8 @@ class Layers:
         *,
         bias: bool,
         fine: bool = False,
+        activation: Literal["none", "gelu"] = "none",
+        residual: str = "",
     ) -> str:
         """`x @ weight.T`, plus the bias if there is one; `(N, out)`.
 
@@ -121,10 +127,21 @@ class Layers:
             shape: shape of the weight, `(out, in)`.
             bias: whether the layer has a bias.
             fine: round `x` more finely in int8; see `Products.product`.
+            activation: applied after the bias.
+            residual: `(N, out)`, added at the end; empty for nothing.
         """
         operand = self.products.operand(x) if isinstance(x, str) else x
+        if self.products.native:
+            biases = (f"{name}.bias",) if bias else ()
+            layer = Fused((f"{name}.weight",), shape, biases, activation, residual)
+            return self.products.fused(operand, layer, fine=fine)
         y = self.products.product(operand, f"{name}.weight", shape, fine=fine)
-        return self.graph.op("Add", y, self.vector(f"{name}.bias", shape[0])) if bias else y
+        shift = self.vector(f"{name}.bias", shape[0]) if bias else None
+        if activation == "gelu":
+            y = self.gelu(y, shift)
+        elif shift is not None:
+            y = self.graph.op("Add", y, shift)
+        return self.graph.op("Add", residual, y) if residual else y
 
     def vector(self, name: str, width: int) -> str:
         """The weight `name`, `(width,)`, as an initializer of the graph."""
@@ -137,7 +154,71 @@ class Layers:
         """
         scale = self.vector(f"{name}.weight", width)
         shift = (self.vector(f"{name}.bias", width),) if bias else ()
-        return self.graph.op("LayerNormalization", x, scale, *shift, axis=-1, epsilon=eps)
+        call = ("LayerNormalization", x, scale, *shift)
+        if self.products.native and width % LANES == 0:
+            return self.graph.op(*call, domain=NATIVE, epsilon=eps)
+        return self.graph.op(*call, axis=-1, epsilon=eps)
+
+    def self_attention(
+        self,
+        x: str,
+        at: str,
+        *,
+        num_heads: int,
+        hidden: int,
+        bias: bool,
+        rotary: tuple[str, str] | None = None,
+        score_bias: str = "",
+    ) -> str:
+        """Bidirectional multi-head attention of `x` on itself, within each text; `(N, H)`.
+
+        Args:
+            x: `(N, H)`.
+            at: prefix of the names of the layers `query`, `key` and `value`.
+            num_heads: number of heads.
+            hidden: `H`.
+            bias: whether the layers have a bias.
+            rotary: names of the cosines and of the sines of each position, each
+                `(positions, head_size / 2)`; None for a model without rotary positions.
+            score_bias: see `attention`.
+        """
+        names, square = [at + name for name in ("query", "key", "value")], (hidden, hidden)
+        size = hidden // num_heads
+        step = 2 * LANES if rotary else LANES
+        if self.products.native and not score_bias and size % step == 0 and size <= _MOST_HEAD:
+            biases = tuple(f"{name}.bias" for name in names) if bias else ()
+            joint = Fused(tuple(f"{name}.weight" for name in names), square, biases)
+            qkv = self.products.fused(self.products.operand(x), joint, fine=True)
+            return self._native_attention(qkv, num_heads, size, rotary or ())
+        # q, k and v are separate products: splitting one joint product costs more (docs/LOG.md).
+        q, k, v = (
+            self.linear(x, name, square, bias=bias, fine=name.endswith("value")) for name in names
+        )
+
+        def rotate(y: str) -> str:
+            if not rotary:
+                return y
+            first = self.graph.shared("first_position", np.zeros(1, np.int64))
+            return emit_rotate(self.graph, y, first, rotary, num_heads)
+
+        return self.attention(q, k, v, num_heads=num_heads, rotate=rotate, bias=score_bias)
+
+    def _native_attention(
+        self, qkv: str, num_heads: int, size: int, rotary: tuple[str, ...]
+    ) -> str:
+        if not self._lengths:
+            last = self.graph.constant("length_axes", np.array([1], np.int64))
+            self._lengths = self.graph.op("ReduceSum", ATTENTION_MASK, last, keepdims=0)
+        return self.graph.op(
+            "SelfAttention",
+            qkv,
+            self._lengths,
+            *rotary,
+            domain=NATIVE,
+            num_heads=num_heads,
+            floats=int(self.products.precision == "fp32"),
+            scale=1 / math.sqrt(size),
+        )
 
     def attention(
         self,

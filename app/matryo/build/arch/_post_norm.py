@@ -224,20 +224,17 @@ def emit_encoder(net: Layers, x: str, size: Encoder, *, attention_bias: str = ""
 
     x = norm(x, "embedding_norm")
     for i in range(size.n_layers):
-        at, square = f"layer.{i}.", (hidden, hidden)
-        q, k, v = (
-            net.linear(x, at + name, square, bias=True, fine=name == "value")
-            for name in ("query", "key", "value")
+        at = f"layer.{i}."
+        y = net.self_attention(
+            x, at, num_heads=size.n_heads, hidden=hidden, bias=True, score_bias=attention_bias
         )
-        y = net.attention(q, k, v, num_heads=size.n_heads, bias=attention_bias)
-        y = net.linear(y, at + "attention_output", square, bias=True)
-        x = norm(graph.op("Add", x, y), at + "attention_norm")
+        y = net.linear(y, at + "attention_output", (hidden, hidden), bias=True, residual=x)
+        x = norm(y, at + "attention_norm")
         wide = net.products.operand(x, norm=at + "attention_norm")
-        y = net.linear(wide, at + "fc1", (inner, hidden), bias=False)
-        y = net.gelu(y, net.vector(f"{at}fc1.bias", inner))
+        y = net.linear(wide, at + "fc1", (inner, hidden), bias=True, activation="gelu")
         positive = net.products.operand(y, one_sided=True)
-        y = net.linear(positive, at + "fc2", (hidden, inner), bias=True)
-        x = norm(graph.op("Add", x, y), at + "mlp_norm")
+        y = net.linear(positive, at + "fc2", (hidden, inner), bias=True, residual=x)
+        x = norm(y, at + "mlp_norm")
     graph.output(LAST_HIDDEN_STATE, net.restore_padding(x), ("B", "T", hidden))
 
 

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from matryo.build.checkpoint import BLOCK_SIZE, FloatArray, Weights
-from matryo.build.emit import CONTRIB, GraphBuilder
+from matryo.build.emit import CONTRIB, NATIVE, GraphBuilder
+from matryo.build.precision.panels import GROUP, into_panels, pack
 from matryo.build.precision.quantize import (
     LEAST_SCALE,
+    Together,
     block_bytes,
     quantize_blocks,
     quantize_rows,
 )
-from matryo.core.choices import Precision
+from matryo.core.choices import NATIVE_PRECISIONS, Precision
 
 _BITS: dict[Precision, int] = {"q8": 8, "q4": 4}
 # At level 4 MatMulNBits quantises activations to int8. At lower levels it computes in float.
@@ -48,6 +51,7 @@ class Operand:
             weights are multiplied by them. None for no smoothing.
         source: `(N, K)` float32, the activations before rounding; empty if they are not known.
         row_scales: `(N,)` float32, the scales without pending scales.
+        zero_byte: the byte that means 0, where a native operator rounds the values.
     """
 
     values: str
@@ -56,6 +60,34 @@ class Operand:
     channels: FloatArray | None = None
     source: str = ""
     row_scales: str = ""
+    zero_byte: int = _ZERO_POINT
+
+
+Activation = Literal["none", "gelu", "silu_gate", "gelu_gate"]
+"""What a linear layer applies at its end. A gate multiplies `up(x)` by the activated `gate(x)`."""
+
+_ACTIVATIONS: tuple[Activation, ...] = get_args(Activation)
+_GATES: frozenset[Activation] = frozenset(("silu_gate", "gelu_gate"))
+
+
+@dataclass(frozen=True, slots=True)
+class Fused:
+    """A linear layer with what comes after its product.
+
+    Attributes:
+        weights: names of the weights, each of `shape`. Their results are joined, or, with a gate,
+            the first is `up` and the second is `gate`.
+        shape: `(out, in)` of each weight.
+        biases: names of the biases, `(out,)`, one for each weight; empty for none.
+        activation: applied to the result.
+        residual: `(N, out)`, added at the end; empty for nothing.
+    """
+
+    weights: tuple[str, ...]
+    shape: tuple[int, int]
+    biases: tuple[str, ...] = ()
+    activation: Activation = "none"
+    residual: str = ""
 
 
 class Products:
@@ -65,16 +97,22 @@ class Products:
         graph: the graph under construction.
         weights: the weights, under the architecture's names.
         precision: the precision of every product.
+
+    Attributes:
+        precision: the precision of every product.
+        native: whether the products are operators of matryo-native.
     """
 
     def __init__(self, graph: GraphBuilder, weights: Weights, precision: Precision) -> None:
         self._graph = graph
         self._weights = weights
-        self._precision: Precision = precision
+        self.precision: Precision = precision
         self._operands: dict[tuple[str, bool, str], Operand] = {}
         self._errors: dict[str, str] = {}
+        self._factors: dict[bytes, str] = {}
         self._even: dict[str, tuple[str, str]] = {}
-        if precision == "int8":
+        self.native = graph.native and precision in NATIVE_PRECISIONS
+        if precision == "int8" and not self.native:
             for name, value in (
                 ("one", np.float32(1)),
                 ("finer", np.float32(1 / _FINER)),
@@ -102,7 +140,7 @@ class Products:
         """
         graph = self._graph
         n_blocks = -(-table[1] // BLOCK_SIZE)
-        if self._precision == "fp32" or table[1] % BLOCK_SIZE:
+        if self.precision == "fp32" or table[1] % BLOCK_SIZE:
             return graph.op("Gather", graph.tensor("word_embeddings", table, rows), ids)
         scales = np.empty((table[0], n_blocks), np.float32)
 
@@ -141,8 +179,12 @@ class Products:
             pending_scales: `(N, 1)`, scales by which `x` has not been multiplied yet; the
                 products are multiplied by them. Only in `int8`.
         """
-        if self._precision != "int8":
+        if self.precision != "int8":
             return Operand(x)
+        if self.native:
+            channels = self._channel_widths(norm) if norm else None
+            zero = _ONE_SIDED_ZERO_POINT if one_sided else _ZERO_POINT
+            return Operand(x, channels=channels, zero_byte=zero)
         key = (x, one_sided, norm)
         if key not in self._operands:
             self._operands[key] = self._quantize(x, norm=norm, one_sided=one_sided)
@@ -195,7 +237,7 @@ class Products:
         """The rows of an operand at the indices `rows`, `(M,)` int64; M may be 0."""
         values = self._graph.op("Gather", operand.values, rows)
         if not operand.scales:
-            return Operand(values)
+            return replace(operand, values=values)
         scales = self._graph.op("Gather", operand.scales, rows)
         return Operand(values, scales, operand.zero_point, operand.channels)
 
@@ -209,7 +251,7 @@ class Products:
         """
         values = self._graph.ops("Split", n, operand.values, counts)
         if not operand.scales:
-            return [Operand(piece) for piece in values]
+            return [replace(operand, values=piece) for piece in values]
         scales = self._graph.ops("Split", n, operand.scales, counts)
         return [
             Operand(*piece, operand.zero_point, operand.channels)
@@ -237,15 +279,77 @@ class Products:
             apply_scales: False leaves the multiplication by `operand.scales`, which only `int8`
                 has, to the caller.
         """
-        if self._precision == "fp32":
+        if self.native:
+            return self.fused(operand, Fused((name,), shape), fine=fine)
+        if self.precision == "fp32":
             out, into = shape
             transposed = self._weights.read(name, shape).T  # MatMul takes (in, out)
             weight = self._graph.tensor(name, (into, out), [transposed])
             return self._graph.op("MatMul", operand.values, weight)
-        if self._precision == "int8":
+        if self.precision == "int8":
             y = self._int8(operand, name, shape, fine=fine)
             return self._graph.op("Mul", y, operand.scales) if apply_scales else y
         return self._blocks(operand.values, name, shape)
+
+    def fused(self, operand: Operand, layer: Fused, *, fine: bool = False) -> str:
+        """A whole linear layer as one native operator; `(N, out)` float32.
+
+        Args:
+            operand: the left side, `(N, in)`.
+            layer: what the layer computes.
+            fine: in `int8`, round the activations to 16 bits and not to 8.
+        """
+        graph, (out, into) = self._graph, layer.shape
+        gated = layer.activation in _GATES
+        weights = [self._weights.read(name, layer.shape) for name in layer.weights]
+        columns = np.concatenate([into_panels(weight) for weight in weights])  # (panels, 16, in)
+        biases = [into_panels(self._weights.read(name, (out,))) for name in layer.biases]
+        bias = np.concatenate(biases) if biases else None  # (panels, 16)
+        if gated:  # a panel of up, then the same panel of gate
+            order = np.arange(len(columns)).reshape(2, -1).T.reshape(-1)
+            columns, bias = columns[order], None if bias is None else bias[order]
+        name = layer.weights[0]
+        n_columns = out if gated else out * len(weights)
+        attributes = {
+            "columns": n_columns,
+            "activation": _ACTIVATIONS.index(layer.activation),
+        }
+        channels = ""
+        if self.precision == "fp32":
+            packed = graph.tensor(f"{name}.packed", *pack(columns, 1))
+            inputs = ["Linear", operand.values, packed, "", ""]
+        else:
+            if operand.channels is not None:
+                columns = columns * operand.channels
+                channels = self._reciprocals(operand.channels)
+            together: Together = "one" if fine else "four"
+            width = into if fine else GROUP
+            levels = np.empty(columns.shape, np.int8)
+            scales, sums = list[FloatArray](), list[NDArray[np.int32]]()
+            for start in range(0, into, width):
+                group = columns[..., start : start + width]
+                rounded, scale = quantize_rows(group.reshape(-1, group.shape[-1]), together)
+                levels[..., start : start + width] = rounded.reshape(group.shape)
+                scales.append(scale)
+                sums.append(rounded.sum(-1, dtype=np.int32))
+            packed = graph.tensor(f"{name}.packed", *pack(levels, 2 if fine else 4, 1 if fine else 2))
+            scale = graph.constant(f"{name}.scales", np.stack(scales))
+            of_bytes = "" if fine else graph.constant(f"{name}.sums", np.stack(sums))
+            inputs = ["QuantizedLinear", operand.values, packed, scale, of_bytes]
+            attributes |= {"fine": int(fine), "zero_point": operand.zero_byte}
+        shift = "" if bias is None else graph.constant(f"{name}.shift", bias.reshape(-1))
+        inputs += [shift, channels, layer.residual]
+        while not inputs[-1]:
+            inputs.pop()
+        return graph.op(inputs[0], *inputs[1:], domain=NATIVE, **attributes)
+
+    def _reciprocals(self, channels: FloatArray) -> str:
+        """The factors that divide by the widths of the channels, as an initializer; `(K,)`."""
+        key = channels.tobytes()
+        if key not in self._factors:
+            name = f"channels.{len(self._factors)}"
+            self._factors[key] = self._graph.constant(name, 1 / channels)
+        return self._factors[key]
 
     def _int8(self, operand: Operand, name: str, shape: tuple[int, int], *, fine: bool) -> str:
         """A product of bytes, not yet multiplied by the operand's scales."""
@@ -283,7 +387,7 @@ class Products:
     def _blocks(self, x: str, name: str, shape: tuple[int, int]) -> str:
         """A product with weights in blocks of 32; `(N, out)` float32."""
         graph, (out, into) = self._graph, shape
-        bits = _BITS[self._precision]
+        bits = _BITS[self.precision]
         # Blocks that the checkpoint already holds are taken as they are, without new rounding.
         blocks = self._weights.blocks(name, shape, bits)
         blocks = blocks or quantize_blocks(self._weights.read(name, shape), bits)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -11,22 +13,38 @@ LEAST_SCALE = np.float32(1e-20)
 """Lower bound of a row's scale or range: without it a row of zeros would give a divisor of 0."""
 
 
-def quantize_rows(weight: FloatArray) -> tuple[NDArray[np.int8], FloatArray]:
+Together = Literal["one", "two", "four"]
+"""How many neighbours' products a CPU without VNNI adds in 16 bits.
+
+Of `four`, the neighbours are 0, 1, 4 and 5 of 8, and 2, 3, 6 and 7: one instruction adds each pair,
+and the next one adds the pairs of two steps."""
+
+
+def quantize_rows(
+    weight: FloatArray, together: Together = "two"
+) -> tuple[NDArray[np.int8], FloatArray]:
     """A matrix as int8 levels `(out, in)`, and the float32 scale of each row, `(out,)`.
 
-    The levels are symmetric around 0. The magnitudes of two neighbours with the same sign add up
-    to at most 128.
+    The levels are symmetric around 0. The magnitudes of neighbours that are added together, and
+    have the same sign, add up to at most 128.
 
     Args:
         weight: `(out, in)` float32, finite.
+        together: the number of neighbours that are added together.
     """
-    # CPUs without VNNI add the products of two neighbours in 16 bits, which saturate at 2^15 - 1.
-    # A sum of at most 255 x 128 = 32,640 does not saturate, so every CPU gives the same values.
-    # The bound costs a row of normally distributed weights a quarter of its resolution.
-    pairs = np.pad(weight, ((0, 0), (0, weight.shape[1] % 2))).reshape(len(weight), -1, 2)
-    sums = np.maximum(np.maximum(pairs, 0).sum(2), np.maximum(-pairs, 0).sum(2))
-    # 127 and not 128, because rounding may add half a level to each neighbour.
-    scales = np.maximum(sums.max(1), LEAST_SCALE) / np.float32(127)
+    if together == "one":  # activations have 16 bits, and products 32
+        scales = np.maximum(np.abs(weight).max(1), LEAST_SCALE) / np.float32(127)
+        return np.rint(weight / scales[:, None]).astype(np.int8), scales.astype(np.float32)
+    # 16 bits saturate at 2^15 - 1. A sum of at most 255 x 128 = 32,640 does not saturate, so every
+    # CPU gives the same values. The bound costs a row of normally distributed weights a quarter of
+    # its resolution with two neighbours, and about half with four.
+    step = 8 if together == "four" else 2
+    padded = np.pad(weight, ((0, 0), (0, -weight.shape[1] % step)))
+    groups = padded.reshape(len(weight), -1, step // 4 or 1, min(step // 2, 2), 2)
+    sums = [np.maximum(sign * groups, 0).sum((2, 4)) for sign in (1, -1)]
+    # Rounding may add half a level to each neighbour.
+    most = np.float32(128 - {"two": 1, "four": 2}[together])
+    scales = np.maximum(np.maximum(*sums).max((1, 2)), LEAST_SCALE) / most
     return np.rint(weight / scales[:, None]).astype(np.int8), scales.astype(np.float32)
 
 

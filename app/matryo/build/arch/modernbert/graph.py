@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Literal
 
 import numpy as np
 
@@ -21,7 +22,7 @@ def emit(graph: GraphBuilder, weights: Weights, config: Config, precision: Preci
     """Write the nodes of the graph, from `input_ids` to `last_hidden_state`."""
     net = Layers(graph, weights, config.hidden_size, precision)
     hidden, inner = config.hidden_size, config.intermediate_size
-    activate = net.gelu if config.hidden_activation == "gelu" else net.silu
+    activation: Literal["gelu", "silu"] = "gelu" if config.hidden_activation == "gelu" else "silu"
     attend = _emit_attention(net, config)
 
     def norm(x: str, name: str) -> str:
@@ -37,12 +38,13 @@ def emit(graph: GraphBuilder, weights: Weights, config: Config, precision: Preci
             for name in ("query", "key", "value")
         )
         y = attend(i, q, k, v)
-        y = net.linear(y, at + "attention_output", square, bias=config.attention_bias)
-        x = graph.op("Add", x, y)
+        output, bias = at + "attention_output", config.attention_bias
+        x = net.linear(y, output, square, bias=bias, residual=x)
         wide = net.products.operand(norm(x, at + "mlp_norm"), norm=at + "mlp_norm")
-        bias = config.mlp_bias
-        y = emit_gated_mlp(net, wide, at, (inner, hidden), activate, bias=bias, down_bias=bias)
-        x = graph.op("Add", x, y)
+        widen, bias = (inner, hidden), config.mlp_bias
+        x = emit_gated_mlp(
+            net, wide, at, widen, activation, bias=bias, down_bias=bias, residual=x
+        )
     x = norm(x, "final_norm")
     graph.output(LAST_HIDDEN_STATE, net.restore_padding(x), ("B", "T", hidden))
 

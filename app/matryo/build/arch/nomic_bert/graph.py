@@ -7,7 +7,6 @@ from onnx import TensorProto
 
 from matryo.build.arch._gated_mlp import emit_gated_mlp
 from matryo.build.arch._layers import Layers
-from matryo.build.arch._rotary import emit_rotate
 from matryo.build.arch.nomic_bert.config import Config
 from matryo.build.arch.nomic_bert.rotary import rotary_tables
 from matryo.build.checkpoint import FloatArray, Weights
@@ -21,45 +20,39 @@ def emit(graph: GraphBuilder, weights: Weights, config: Config, precision: Preci
     net = Layers(graph, weights, config.hidden_size, precision)
     hidden, heads = config.hidden_size, config.num_attention_heads
     tables = _emit_rotary_tables(graph, config)
-    first = graph.constant("first_position", np.zeros(1, np.int64))
 
     def norm(x: str, name: str) -> str:
         return net.layer_norm(x, name, width=hidden, eps=config.layer_norm_eps)
 
-    def rotate(x: str) -> str:
-        return emit_rotate(graph, x, first, tables, heads)
-
     x = net.embed_tokens((config.vocab_size, hidden), config.type_vocab_size)
     x = norm(x, "embedding_norm")
     for i in range(config.num_hidden_layers):
-        at, square = f"layer.{i}.", (hidden, hidden)
-        # q, k and v are separate products: splitting one joint product costs more (docs/LOG.md).
-        q, k, v = (
-            net.linear(x, at + name, square, bias=config.qkv_proj_bias, fine=name == "value")
-            for name in ("query", "key", "value")
-        )
-        y = net.attention(q, k, v, num_heads=heads, rotate=rotate)
-        y = net.linear(y, at + "attention_output", square, bias=config.qkv_proj_bias)
-        x = norm(graph.op("Add", x, y), at + "attention_norm")
+        at, bias = f"layer.{i}.", config.qkv_proj_bias
+        y = net.self_attention(x, at, num_heads=heads, hidden=hidden, bias=bias, rotary=tables)
+        output = at + "attention_output"
+        y = net.linear(y, output, (hidden, hidden), bias=bias, residual=x)
+        x = norm(y, at + "attention_norm")
         if config.has_experts(i):
-            y = _emit_experts(net, x, at, config)
+            y = graph.op("Add", x, _emit_experts(net, x, at, config))
         else:
             y = _emit_mlp(net, x, at, config)
-        x = norm(graph.op("Add", x, y), at + "mlp_norm")
+        x = norm(y, at + "mlp_norm")
     graph.output(LAST_HIDDEN_STATE, net.restore_padding(x), ("B", "T", hidden))
 
 
 def _emit_mlp(net: Layers, x: str, at: str, config: Config) -> str:
-    """The MLP on `x`, `(N, H)`: gated with SiLU, or plain with GELU; `(N, H)`."""
+    """The MLP on `x`, `(N, H)`, plus `x`: gated with SiLU, or plain with GELU; `(N, H)`."""
     products, bias = net.products, config.mlp_bias
     hidden, inner = config.hidden_size, config.intermediate_size
     widen = (inner, hidden)
     wide = products.operand(x, norm=at + "attention_norm")
     if config.hidden_act == "swiglu":
-        return emit_gated_mlp(net, wide, at, widen, net.silu, bias=bias, down_bias=bias)
-    y = net.gelu(net.linear(wide, at + "up", widen, bias=bias))
+        return emit_gated_mlp(
+            net, wide, at, widen, "silu", bias=bias, down_bias=bias, residual=x
+        )
+    y = net.linear(wide, at + "up", widen, bias=bias, activation="gelu")
     inside = products.operand(y, one_sided=True)
-    return net.linear(inside, at + "down", (hidden, inner), bias=bias)
+    return net.linear(inside, at + "down", (hidden, inner), bias=bias, residual=x)
 
 
 def _emit_rotary_tables(graph: GraphBuilder, config: Config) -> tuple[str, str]:

@@ -1,0 +1,5 @@
+#include "simd/avx512.h"
+
+#define MATRYO_ISA "avx512-vnni"
+#define MATRYO_KERNELS avx512_kernels
+#include "kernels.inc.h"
