@@ -19,6 +19,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from matryo.core.errors import CallerGone
 from matryo.core.metrics import Metrics
 from matryo.http.errors import body, error_response, shown_path
+from matryo.http.heads import header_of
 from matryo.service.request_id import request_id_of
 
 log = logging.getLogger("matryo.request")
@@ -53,8 +54,7 @@ class RequestMiddleware:
             await self._app(scope, receive, send)
             return
         started = time.perf_counter()
-        headers = Headers(scope=scope)
-        request_id = request_id_of(headers.get("x-request-id"))
+        request_id = request_id_of(header_of(scope, b"x-request-id"))
         facts: dict[str, Any] = {}
         if self._log_client and scope.get("client"):
             facts["client"] = scope["client"][0]

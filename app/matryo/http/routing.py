@@ -45,7 +45,7 @@ def _with_key(handler: _Handler) -> _Handler:
     """`handler`, called only for callers with a key."""
 
     async def check_first(request: Request) -> Response:
-        request.state.caller = caller_of(request)
+        request.scope["state"]["caller"] = caller_of(request)
         return await handler(request)
 
     return check_first
