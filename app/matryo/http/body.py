@@ -109,11 +109,15 @@ async def read_body(
 
 
 def hang_up(request: Request) -> Awaitable[object]:
-    """Completes when the caller disconnects. The body must have been read before.
+    """An awaitable that completes when the caller disconnects. The body must have been read before."""
+    coming = request.receive()
+    # Our server's futures need no task. After the body, they have nothing but the disconnect.
+    return coming if isinstance(coming, asyncio.Future) else _disconnect(request, coming)
 
-    After the body, ASGI's `receive` has nothing but the disconnect.
-    """
-    return request.receive()
+
+async def _disconnect(request: Request, coming: Awaitable[Message]) -> None:
+    while (await coming)["type"] != "http.disconnect":
+        coming = request.receive()
 
 
 def announced_deadline_s(request: Request) -> float | None:
