@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import math
 from collections.abc import Awaitable, Callable
 
 from starlette.requests import Request
-from starlette.types import Message
+from starlette.types import Message, Receive
 
 from matryo.core.budget import Lease
 from matryo.core.errors import BodyTimeout, BodyTooLarge, CallerGone, UnsupportedMedia
@@ -110,14 +111,14 @@ async def read_body(
 
 def hang_up(request: Request) -> Awaitable[object]:
     """An awaitable that completes when the caller disconnects. The body must have been read before."""
-    coming = request.receive()
-    # Our server's futures need no task. After the body, they have nothing but the disconnect.
-    return coming if isinstance(coming, asyncio.Future) else _disconnect(request, coming)
+    receive = request.receive
+    # The future of our own server needs no task, and has nothing but the disconnect by then.
+    return _disconnect(receive) if inspect.iscoroutinefunction(receive) else receive()
 
 
-async def _disconnect(request: Request, coming: Awaitable[Message]) -> None:
-    while (await coming)["type"] != "http.disconnect":
-        coming = request.receive()
+async def _disconnect(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
 
 
 def announced_deadline_s(request: Request) -> float | None:
