@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import inspect
 import math
 from collections.abc import Awaitable, Callable
 
@@ -13,6 +12,7 @@ from starlette.types import Message, Receive
 from matryo.core.budget import Lease
 from matryo.core.errors import BodyTimeout, BodyTooLarge, CallerGone, UnsupportedMedia
 from matryo.http.context import BodyLimits
+from matryo.http.exchange import Exchange
 from matryo.http.heads import header_of
 
 
@@ -112,8 +112,9 @@ async def read_body(
 def hang_up(request: Request) -> Awaitable[object]:
     """An awaitable that completes when the caller disconnects. The body must have been read before."""
     receive = request.receive
-    # The future of our own server needs no task, and has nothing but the disconnect by then.
-    return _disconnect(receive) if inspect.iscoroutinefunction(receive) else receive()
+    # A future of our own server needs no task, and has nothing but the disconnect by then.
+    is_own = isinstance(getattr(receive, "__self__", None), Exchange)
+    return receive() if is_own else _disconnect(receive)
 
 
 async def _disconnect(receive: Receive) -> None:
