@@ -205,6 +205,7 @@ def build_server(
         ConnectionLimits(settings.max_connections, settings.keep_alive_s),
         settings.grace_s,
         settings.drain_delay_s,
+        is_shared=settings.processes > 1,
     )
     return Server(
         application,
