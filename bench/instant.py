@@ -1,6 +1,6 @@
 """A server whose engine costs nothing: what is measured of it is the cost of serving.
 
-    python -m bench.instant --port 8080
+python -m bench.instant --port 8080
 """
 
 from __future__ import annotations
@@ -29,7 +29,9 @@ class InstantEngine(FakeEngine):
         self._row = super().vector(np.zeros(1, np.int64), native)
         self._known: dict[tuple[str, str], Encoded] = {}
 
-    def tokenize(self, texts: Sequence[str], prefix: str = "", side: Side = "start") -> list[Encoded]:
+    def tokenize(
+        self, texts: Sequence[str], prefix: str = "", side: Side = "start"
+    ) -> list[Encoded]:
         """The tokens of each text, which are found once for equal texts."""
         for text in texts:
             if (prefix, text) not in self._known:

@@ -110,7 +110,7 @@ async def read_body(
 
 
 def hang_up(request: Request) -> Awaitable[object]:
-    """An awaitable that completes when the caller disconnects. The body must have been read before."""
+    """What completes when the caller disconnects; for a request whose body was read."""
     receive = request.receive
     # A future of our own server needs no task, and has nothing but the disconnect by then.
     is_own = isinstance(getattr(receive, "__self__", None), Exchange)
