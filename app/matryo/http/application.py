@@ -1,9 +1,8 @@
 """The application: FastAPI's routes and document, behind the few layers that this server needs.
 
-FastAPI's own stack has seven layers for each request: telemetry, two that answer errors, bounds of
-bodies and stacks of dependencies. A short request spends as long in them as in all that is done
-for it. Here a request passes `RequestMiddleware`, CORS where an operator asks for it, and
-`Dispatch`.
+FastAPI's own stack has seven layers for each request: telemetry, errors, bounds of bodies, stacks
+of dependencies. A short request would spend a fifth of its time in them. Here a request passes
+`RequestMiddleware`, CORS where an operator asks for it, and `Dispatch`.
 """
 
 from __future__ import annotations
