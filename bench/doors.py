@@ -23,18 +23,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
-
 from bench.corpus import debian_pairs
 from bench.door_clients import BASE64, WAYS, Clients, Task
 from bench.load import body
 from bench.service import Service
-from matryo.core.settings import load_settings
-from matryo.engine import TokenIds
-from matryo.engine.postprocess import FloatArray
-from matryo.http.listening import bind
-from matryo.main import build_server, create_app
-from tests.fakes import FakeEngine
 
 _CONNECTIONS = 4
 _TEXTS = 512
@@ -79,27 +71,6 @@ def cases(queries: Sequence[str], documents: Sequence[str]) -> dict[str, Case]:
         "16 texts a request": Case(documents, 16, many),
         "64 texts a request": Case(documents, 64, many),
     }
-
-
-class InstantEngine(FakeEngine):
-    """An engine whose vectors cost nothing."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        native = self.manifest.output.dimensions.native
-        self._row = super().vector(np.zeros(1, np.int64), native)
-
-    def vector(self, ids: TokenIds, dimensions: int) -> FloatArray:  # noqa: ARG002 - as its class
-        """The same vector for every text."""
-        return self._row[:dimensions]
-
-
-def serve(port: int, grpc_port: int) -> None:
-    """Serve `InstantEngine` until a signal to stop."""
-    settings = load_settings(None, port=port, grpc_port=grpc_port)
-    listener = bind("127.0.0.1", port)
-    application = create_app(settings, InstantEngine())
-    build_server(application, listener, settings, on_ready=lambda: None).run()
 
 
 def measured(
@@ -210,17 +181,12 @@ def main(flags_given: Sequence[str] | None = None) -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--instant", action="store_true", help="leave the model out")
     parser.add_argument("--smoke", action="store_true", help="a moment, without the model")
-    parser.add_argument("--serve", type=int, help=argparse.SUPPRESS)
-    parser.add_argument("--port", type=int, help=argparse.SUPPRESS)
     given = parser.parse_args(flags_given)
-    if given.serve:
-        serve(given.port, given.serve)
-        return
     queries, documents = texts_of(smoke=given.smoke)
     seconds, rounds = (0.1, 1) if given.smoke else (given.seconds, given.rounds)
     grpc_port = _free_port()
     port = str(grpc_port)
-    instant = Service(command=(sys.executable, "-m", "bench.doors", "--serve", port))
+    instant = Service(command=(sys.executable, "-m", "bench.instant", "--grpc-port", port))
     servers = {"an engine that costs nothing": instant}
     if not (given.smoke or given.instant):
         flags = ("--model", given.model, "--precision", given.precision)

@@ -9,22 +9,19 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
-from fastapi import FastAPI, Request
+from fastapi import FastAPI
 from prometheus_client import CollectorRegistry
-from starlette.exceptions import HTTPException
-from starlette.responses import Response
 
 import matryo
 from matryo.assembly import build_service, load_engines
-from matryo.core.errors import MatryoError
 from matryo.core.metrics import Metrics
 from matryo.core.settings import Settings, load_settings
 from matryo.engine import Engine
 from matryo.http import operations
+from matryo.http.application import Application
 from matryo.http.connections import ConnectionLimits
 from matryo.http.context import BodyLimits, Context
 from matryo.http.encoderfile import routes as encoderfile
-from matryo.http.errors import error_response
 from matryo.http.guest import guest_route
 from matryo.http.listening import Listener
 from matryo.http.middleware import Cors, RequestMiddleware
@@ -161,7 +158,7 @@ def _application(
     **options: Any,
 ) -> FastAPI:
     """An application without routes and middleware: context, errors, and the models' metrics."""
-    application = FastAPI(
+    application = Application(
         title="Matryo",
         version=matryo.__version__,
         lifespan=lifespan,
@@ -171,8 +168,6 @@ def _application(
     body_limits = BodyLimits(settings.max_body_bytes, settings.body_timeout_s)
     application.state.grpc_server = None
     application.state.context = Context(service, body_limits, settings.unknown_fields, metrics)
-    for kind in (MatryoError, HTTPException):
-        application.add_exception_handler(kind, _answer)
     engines = service.directory.engines
     metrics.start_at_zero(served.manifest.id for served in engines)
     for served in engines:
@@ -193,12 +188,6 @@ def _grpc_server(settings: Settings, service: Service, metrics: Metrics) -> Grpc
     return GrpcServer(service, config_of(settings, matryo.__version__), metrics)
 
 
-async def _answer(request: Request, exc: Exception) -> Response:
-    return error_response(
-        exc, request.state.request_id, method=request.method, path=request.url.path
-    )
-
-
 def build_server(
     application: FastAPI, listener: Listener, settings: Settings, on_ready: Callable[[], None]
 ) -> Server:
@@ -216,6 +205,7 @@ def build_server(
         ConnectionLimits(settings.max_connections, settings.keep_alive_s),
         settings.grace_s,
         settings.drain_delay_s,
+        is_shared=settings.processes > 1,
     )
     return Server(
         application,

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from bench import abuse, doors, serving
+from bench import abuse, doors, requests, serving
 from bench.door_clients import BASE64, WAYS
 from bench.shapes import SHAPES
 from tests.checkpoints import make_model
@@ -74,6 +74,19 @@ def test_doors(capsys: pytest.CaptureFixture[str]) -> None:
         rows = [line.split() for line in shown.splitlines() if line.startswith(f"{way} ")]
         assert rows
         assert all(float(row[-4]) > 0 for row in rows)
+
+
+def test_requests(capsys: pytest.CaptureFixture[str]) -> None:
+    """Echo, server and two processes are measured at each number of connections, and have ratios."""
+    requests.main(
+        ["--seconds", "0.2", "--rounds", "1", "--connections", "1", "4", "--processes", "2"]
+    )
+    shown = capsys.readouterr().out
+    for connections in (1, 4):
+        assert f"{connections} connections" in shown
+    rows = [line.rsplit(maxsplit=6) for line in shown.splitlines() if line.startswith("matryo")]
+    assert [row[0] for row in rows] == ["matryo", "matryo x 2"] * 2
+    assert all(float(cell) > 0 for row in rows for cell in (*row[1:3], *row[5:]))
 
 
 @pytest.mark.parametrize("name", SHAPES)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from starlette.requests import Request
 
 from matryo.http.context import context_of
+from matryo.http.heads import header_of
 from matryo.service import Caller
 from matryo.service.keys import key_of
 
@@ -18,6 +19,6 @@ def caller_of(request: Request) -> Caller:
     Raises:
         Unauthorized: the server has keys, and the request shows none of them.
     """
-    headers = request.headers
-    key = key_of(headers.get("authorization")) or headers.get("api-key", "").strip()
+    scope = request.scope
+    key = key_of(header_of(scope, b"authorization")) or (header_of(scope, b"api-key") or "").strip()
     return context_of(request).service.keys.caller(key)

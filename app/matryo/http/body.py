@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
+from starlette.types import Message, Receive
 
 from matryo.core.budget import Lease
 from matryo.core.errors import BodyTimeout, BodyTooLarge, CallerGone, UnsupportedMedia
 from matryo.http.context import BodyLimits
+from matryo.http.exchange import Exchange
+from matryo.http.heads import header_of
 
 
 def check_media(request: Request) -> None:
@@ -19,13 +22,13 @@ def check_media(request: Request) -> None:
     Raises:
         UnsupportedMedia: the Content-Type is not JSON, or the body is compressed.
     """
-    encoding = request.headers.get("content-encoding", "identity").strip().lower()
+    encoding = (header_of(request.scope, b"content-encoding") or "").strip().lower()
     if encoding not in ("", "identity"):
         raise UnsupportedMedia(
             f"Unsupported Content-Encoding: {encoding[:64]!r}. Send the body uncompressed.",
             code="unsupported_content_encoding",
         )
-    content_type = request.headers.get("content-type", "")
+    content_type = header_of(request.scope, b"content-type") or ""
     media = content_type.partition(";")[0].strip().lower()
     if media and media != "application/json" and not media.endswith("+json"):
         raise UnsupportedMedia(
@@ -37,7 +40,7 @@ def check_media(request: Request) -> None:
 
 def _announced(request: Request) -> int | None:
     """The Content-Length of a request; None if the length is not known yet."""
-    text = request.headers.get("content-length", "")
+    text = header_of(request.scope, b"content-length") or ""
     return int(text[:20]) if text.isdecimal() else None
 
 
@@ -74,30 +77,48 @@ async def read_body(
         raise BodyTooLarge(max_bytes=limits.max_bytes)
     lease.grow(n_held)
     body = bytearray()
+
+    def take(message: Message) -> bool:
+        """Take a piece; whether more of the body is to come."""
+        nonlocal body, n_held
+        if message["type"] == "http.disconnect":
+            raise CallerGone
+        piece: bytes = message.get("body", b"")
+        if len(body) + len(piece) > limits.max_bytes:
+            raise BodyTooLarge(max_bytes=limits.max_bytes)
+        over = len(body) + len(piece) - n_held
+        lease.grow(over)
+        n_held += max(0, over)
+        if on_piece:
+            on_piece(piece)
+        body += piece
+        return message.get("more_body", False)
+
+    coming = request.receive()
+    # A short body came with its head. Nothing has to wait, and no timer is set.
+    if isinstance(coming, asyncio.Future) and coming.done():
+        if not take(coming.result()):
+            return body
+        coming = request.receive()
     try:
         async with asyncio.timeout(limits.timeout_s):
-            async for piece in request.stream():
-                if len(body) + len(piece) > limits.max_bytes:
-                    raise BodyTooLarge(max_bytes=limits.max_bytes)
-                over = len(body) + len(piece) - n_held
-                lease.grow(over)
-                n_held += max(0, over)
-                if on_piece:
-                    on_piece(piece)
-                body += piece
+            while take(await coming):
+                coming = request.receive()
     except TimeoutError as exc:
         raise BodyTimeout(timeout_s=limits.timeout_s) from exc
-    except ClientDisconnect as exc:
-        raise CallerGone from exc
     return body
 
 
-async def hang_up(request: Request) -> None:
-    """Return when the caller disconnects.
+def hang_up(request: Request) -> Awaitable[object]:
+    """What completes when the caller disconnects; for a request whose body was read."""
+    receive = request.receive
+    # A future of our own server needs no task, and has nothing but the disconnect by then.
+    is_own = isinstance(getattr(receive, "__self__", None), Exchange)
+    return receive() if is_own else _disconnect(receive)
 
-    The body must have been read before. After the body, `receive` only waits for the disconnect.
-    """
-    while (await request.receive())["type"] != "http.disconnect":
+
+async def _disconnect(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
         pass
 
 
@@ -107,7 +128,7 @@ def announced_deadline_s(request: Request) -> float | None:
     OpenAI's SDKs send their read timeout, in seconds, in the header `x-stainless-read-timeout`.
     """
     try:
-        seconds = float(request.headers.get("x-stainless-read-timeout", ""))
+        seconds = float(header_of(request.scope, b"x-stainless-read-timeout") or "")
     except ValueError:
         return None
     return seconds if 0 < seconds < math.inf else None

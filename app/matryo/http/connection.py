@@ -101,6 +101,8 @@ class Connection(asyncio.Protocol):
             self._transport.close()
             return
         self._become(Phase.FRESH, FIRST_BYTE_S)
+        if self._owner.is_draining:  # accepted just before the socket was closed
+            self._close()
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: D102
         del exc

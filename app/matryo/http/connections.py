@@ -92,6 +92,7 @@ class Connections:
         # Connections without admitted work, the one that is so for longest first: those without a
         # request, those with a part of a head, those with a part of a body.
         self._idle: tuple[dict[Member, None], ...] = ({}, {}, {})
+        self._ranks: dict[Member, int] = {}  # which of these each of them is in
         self._tasks: set[asyncio.Task[None]] = set()
         self._timer: asyncio.TimerHandle | None = None
         self._n_crowded, self._next_warning = 0, 0.0
@@ -136,10 +137,11 @@ class Connections:
             member: the connection.
             rank: 0 to 2, the lowest goes first; None if a request of the connection is in work.
         """
-        for some in self._idle:
-            some.pop(member, None)
+        if (before := self._ranks.pop(member, None)) is not None:
+            del self._idle[before][member]
         if rank is not None and member in self._all:
             self._idle[rank][member] = None
+            self._ranks[member] = rank
 
     def drain(self) -> None:
         """Let every connection end after the request that it has."""

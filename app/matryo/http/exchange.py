@@ -90,12 +90,13 @@ class Exchange:
         "_body",
         "_expects_continue",
         "_gone",
+        "_has_news",
         "_head",
         "_interrupted",
         "_is_chunked",
         "_left",
-        "_news",
         "_started",
+        "_waiting",
         "_wire",
         "is_answered",
         "keep_alive",
@@ -113,7 +114,8 @@ class Exchange:
         self.more_body = True
         self.is_answered = False
         self._body = bytearray()
-        self._news = asyncio.Event()
+        self._waiting: list[asyncio.Future[Message]] = []
+        self._has_news = False
         self._gone = False
         self._interrupted = False
         self._started = False
@@ -128,24 +130,24 @@ class Exchange:
         self._body += piece
         if len(self._body) > _WAITING_BYTES:
             self._wire.pause_reading()
-        self._news.set()
+        self._tell()
 
     def end_body(self) -> None:
         """Note that the body is complete."""
         self.more_body = False
-        self._news.set()
+        self._tell()
 
     def interrupt(self) -> None:
         """Refuse the rest of the body, if there is one: the server stops."""
         if self.more_body:
             self._interrupted = True
-            self._news.set()
+            self._tell()
 
     def hang_up(self) -> None:
         """Note that the caller is gone."""
         self._gone = True
         self._body.clear()
-        self._news.set()
+        self._tell()
 
     @property
     def has_begun(self) -> bool:
@@ -156,27 +158,48 @@ class Exchange:
         """Note that the application is done, with or without a complete answer."""
         self._wire.on_ended(self)
 
+    def _tell(self) -> None:
+        """Complete what the application waits for."""
+        self._has_news = True
+        waiting, self._waiting = self._waiting, []
+        for one in waiting:
+            if not one.done():
+                self._complete(one)
+
+    def _complete(self, receiving: asyncio.Future[Message]) -> None:
+        """Give what came to a call of `receive`."""
+        self._has_news = False
+        if self._gone or self.is_answered:
+            receiving.set_result({"type": "http.disconnect"})
+        elif self._interrupted:
+            receiving.set_exception(Stopping())
+        else:
+            body, self._body = self._body, bytearray()
+            more = self.more_body
+            receiving.set_result({"type": "http.request", "body": bytes(body), "more_body": more})
+
     # --- the application's side
 
-    async def receive(self) -> Message:
+    def receive(self) -> asyncio.Future[Message]:
         """The next piece of the body; after the body, wait for the caller to hang up.
 
-        Raises:
-            Stopping: the server stops before the body is complete.
+        The future is done already where nothing has to wait. It has `Stopping` if the server stops
+        before the body is complete.
         """
         if self._expects_continue and not self._gone:
             self._expects_continue = False
             self._wire.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-        if not self._gone and not self.is_answered:
-            self._wire.resume_reading()
-            await self._news.wait()
-            self._news.clear()
+        receiving: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
         if self._gone or self.is_answered:
-            return {"type": "http.disconnect"}
-        if self._interrupted:
-            raise Stopping
-        body, self._body = self._body, bytearray()
-        return {"type": "http.request", "body": bytes(body), "more_body": self.more_body}
+            self._complete(receiving)
+            return receiving
+        self._wire.resume_reading()
+        # To resume may bring the next piece at once.
+        if self._has_news:
+            self._complete(receiving)
+        else:
+            self._waiting.append(receiving)
+        return receiving
 
     async def send(self, message: Message) -> None:
         """Write a part of the answer; returns once the socket took the part.
@@ -244,7 +267,7 @@ class Exchange:
                 raise CallerGone
         if not more:
             self.is_answered = True
-            self._news.set()
+            self._tell()
             self._wire.on_answered(self)
 
     def _framed(self, body: bytes | memoryview, *, more: bool) -> bytes | memoryview:

@@ -11,7 +11,7 @@ import logging
 import time
 from typing import Any
 
-from starlette.datastructures import Headers, MutableHeaders
+from starlette.datastructures import Headers
 from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -19,6 +19,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from matryo.core.errors import CallerGone
 from matryo.core.metrics import Metrics
 from matryo.http.errors import body, error_response, shown_path
+from matryo.http.heads import header_of
 from matryo.service.request_id import request_id_of
 
 log = logging.getLogger("matryo.request")
@@ -32,8 +33,9 @@ _QUIET = frozenset({"/livez", "/readyz", "/health", "/metrics"})
 class RequestMiddleware:
     """Gives every request an id, and its answer the header `x-request-id`; logs and counts it.
 
-    A route may add values to the log line: it puts them into `scope["state"]["facts"]`. A lease in
-    `scope["state"]["lease"]` ends when the answer is written.
+    In `scope["state"]`, a route finds `request_id`, and `status`, the status of the answer, which
+    is 0 until the answer begins. A route may add values to the log line: it puts them into `facts`.
+    A lease in `lease` ends when the answer is written.
 
     Args:
         app: answers the requests.
@@ -52,45 +54,46 @@ class RequestMiddleware:
             await self._app(scope, receive, send)
             return
         started = time.perf_counter()
-        headers = Headers(scope=scope)
-        request_id = request_id_of(headers.get("x-request-id"))
+        request_id = request_id_of(header_of(scope, b"x-request-id"))
         facts: dict[str, Any] = {}
         if self._log_client and scope.get("client"):
             facts["client"] = scope["client"][0]
-        scope.setdefault("state", {})["facts"] = facts
-        scope["state"]["request_id"] = request_id
-        status = 0
+        state = scope.setdefault("state", {})
+        state["facts"] = facts
+        state["request_id"] = request_id
+        state["status"] = 0
+        id_header = (b"x-request-id", request_id.encode())
 
         async def send_with_id(message: Message) -> None:
-            nonlocal status
             if message["type"] == "http.response.start":
-                status = message["status"]
-                MutableHeaders(scope=message)["x-request-id"] = request_id
+                state["status"] = message["status"]
+                message = {**message, "headers": [*message.get("headers", ()), id_header]}
             await send(message)
 
         self._metrics.requests_in_progress.inc()
         try:
             await self._app(scope, receive, send_with_id)
         except CallerGone:
-            status = CLIENT_GONE
+            state["status"] = CLIENT_GONE
         except Exception as exc:
             log.exception("unhandled error", extra={"request_id": request_id, **facts})
-            if status:  # the answer has begun; the server closes the connection
+            if state["status"]:  # the answer has begun; the server closes the connection
                 raise
             response = error_response(exc, request_id, method=scope["method"], path=scope["path"])
             await response(scope, receive, send_with_id)
         finally:
-            if lease := scope["state"].get("lease"):
+            if lease := state.get("lease"):
                 lease.end()
             self._metrics.requests_in_progress.dec()
-            self._record(scope, status, time.perf_counter() - started)
+            self._record(scope, time.perf_counter() - started)
 
-    def _record(self, scope: Scope, status: int, spent_s: float) -> None:
+    def _record(self, scope: Scope, spent_s: float) -> None:
         """Count and log a request that ended."""
         # A route's name is its path. An unknown path is a text of the caller, and never a label.
         route = getattr(scope.get("route"), "name", "other")
         state = scope["state"]
         facts: dict[str, Any] = state["facts"]
+        status: int = state["status"]
         self._metrics.requests.labels(route, str(status), facts.get("model") or "").inc()
         self._metrics.request_seconds.labels(route).observe(spent_s)
         level = logging.DEBUG if route in _QUIET and status < 400 else logging.INFO  # noqa: PLR2004

@@ -9,6 +9,7 @@ from typing import Any
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 _HEADER = "x-matryo-probe"
+_NAME = _HEADER.encode()
 _STATUS = 204
 _MOST_BYTES = 65_536
 
@@ -48,7 +49,7 @@ def answering(application: ASGIApp, token: str) -> ASGIApp:
 
     async def answer(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
-            shown = [value for name, value in scope["headers"] if name == _HEADER.encode()]
+            shown = [value for name, value in scope["headers"] if name == _NAME]
             if shown and secrets.compare_digest(shown[0], expected):
                 await send({"type": "http.response.start", "status": _STATUS, "headers": []})
                 await send({"type": "http.response.body", "body": b""})

@@ -5,6 +5,7 @@ Source: RFC 9110, section 12.5.1, for the header `Accept`.
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -44,7 +45,12 @@ def prefers_raw(accept: Sequence[str]) -> bool:
     Args:
         accept: the values of its `Accept` headers.
     """
-    ranges = list(_ranges(", ".join(accept)[:_MOST_CHARS]))
+    return _is_raw_better(", ".join(accept)[:_MOST_CHARS])
+
+
+@functools.lru_cache(64)  # a client sends the same with each request
+def _is_raw_better(accept: str) -> bool:
+    ranges = list(_ranges(accept))
     return _quality(RAW, ranges) > _quality(_JSON, ranges)
 
 

@@ -30,9 +30,10 @@ from starlette.types import ASGIApp
 from matryo.core.budget import Budget
 from matryo.core.metrics import Metrics
 from matryo.core.signals import AGAIN_S, Stopped
+from matryo.http.accepting import Acceptor
 from matryo.http.connection import Connection
 from matryo.http.connections import ConnectionLimits, Connections, allow_open_files
-from matryo.http.listening import BACKLOG, Listener
+from matryo.http.listening import Listener
 from matryo.http.probe import answering
 
 log = logging.getLogger("matryo")
@@ -75,11 +76,13 @@ class ServerConfig:
         connections: bounds of connections.
         grace_s: seconds that running requests get after the signal.
         drain_delay_s: seconds before that in which new requests are still taken.
+        is_shared: whether several processes take connections of the same sockets.
     """
 
     connections: ConnectionLimits = field(default_factory=ConnectionLimits)
     grace_s: float = 25.0
     drain_delay_s: float = 0.0
+    is_shared: bool = False
 
 
 class Server:
@@ -159,7 +162,7 @@ class Server:
             connections = self.connections = Connections(
                 loop, self._application, limits, self._service.budget, self._metrics
             )
-            servers: list[asyncio.Server] = []
+            servers: list[Acceptor] = []
             try:
                 servers += await self._listen(connections)
                 self._on_ready()
@@ -174,12 +177,16 @@ class Server:
                 await self._wait(connections.empty, _LAST_WORDS_S)
                 connections.close()
 
-    async def _listen(self, connections: Connections) -> Sequence[asyncio.Server]:
-        # Not left to the loop: uvloop loses the error of a failed `listen`.
+    async def _listen(self, connections: Connections) -> Sequence[Acceptor]:
         self._listener.listen()
         loop = asyncio.get_running_loop()
         servers = [
-            await loop.create_server(lambda: Connection(connections), sock=one, backlog=BACKLOG)
+            Acceptor(
+                loop,
+                one,
+                lambda: Connection(connections),
+                is_shared=self._config.is_shared,
+            )
             for one in self._listener.sockets
         ]
         try:
@@ -189,7 +196,7 @@ class Server:
             raise
         return servers
 
-    async def _drain(self, servers: Sequence[asyncio.Server], connections: Connections) -> None:
+    async def _drain(self, servers: Sequence[Acceptor], connections: Connections) -> None:
         _close(servers)
         self._service.drain(self._config.grace_s)
         connections.drain()
@@ -234,7 +241,7 @@ def _handlers_kept() -> Generator[None, None, None]:
             signal.signal(number, handler)
 
 
-def _close(servers: Sequence[asyncio.Server]) -> None:
+def _close(servers: Sequence[Acceptor]) -> None:
     for server in servers:
         server.close()
 

@@ -102,15 +102,16 @@ async def embed(
         MatryoError: what `Service.embed` raises.
         CallerGone: the caller was gone first.
     """
-    facts: dict[str, Any] = request.state.facts
+    state = request.scope["state"]
+    facts: dict[str, Any] = state["facts"]
     try:
         answer = await context.service.embed(
             options,
             texts,
-            request.state.caller,
+            state["caller"],
             gone=partial(hang_up, request),
             lease=lease,
-            request_id=request.state.request_id,
+            request_id=state["request_id"],
         )
     except (MatryoError, CallerGone):
         facts["model"] = context.service.directory.find(options.model)

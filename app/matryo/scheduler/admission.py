@@ -84,7 +84,10 @@ class Queue:
     @property
     def n_tokens(self) -> int:
         """Tokens that are admitted and not computed."""
-        return self.waiting.n_tokens + sum([run.n_tokens for run in self._runs])
+        n_tokens = self.waiting.n_tokens
+        for run in self._runs:
+            n_tokens += run.n_tokens
+        return n_tokens
 
     @property
     def n_long(self) -> int:
@@ -136,19 +139,10 @@ class Queue:
 
     def _check(self, n_tokens: int, own_s: float, *, bulk: bool, patience_s: float | None) -> None:
         config, used = self._config, self.n_tokens
-        for reason, resource, requested, held, limit in (
-            ("requests", "waiting requests", 1, len(self._tickets), config.max_requests),
-            ("queue_full", "queued tokens", n_tokens, used, config.queue_tokens),
-        ):
-            if limit is not None and (over := held + requested - limit) > 0:
-                full = Overloaded(
-                    resource=resource,
-                    requested=requested,
-                    used=held,
-                    limit=limit,
-                    retry_after_s=self.expected_s(bulk=True) * min(1.0, over / held),
-                )
-                raise self._refused(reason, full)
+        self._check_bound(
+            "requests", "waiting requests", 1, len(self._tickets), config.max_requests
+        )
+        self._check_bound("queue_full", "queued tokens", n_tokens, used, config.queue_tokens)
         if config.max_wait_s is None:
             return
         limit_s = min(config.max_wait_s, math.inf if patience_s is None else patience_s)
@@ -163,6 +157,25 @@ class Queue:
             )
             raise self._refused("wait", late)
 
+    def _check_bound(
+        self, reason: str, resource: str, requested: int, held: int, limit: int | None
+    ) -> None:
+        """Refuse a request that asks for more of a resource than is left of it.
+
+        Raises:
+            Overloaded: more than is left.
+        """
+        if limit is None or (over := held + requested - limit) <= 0:
+            return
+        full = Overloaded(
+            resource=resource,
+            requested=requested,
+            used=held,
+            limit=limit,
+            retry_after_s=self.expected_s(bulk=True) * min(1.0, over / held),
+        )
+        raise self._refused(reason, full)
+
     def _refused(self, reason: str, error: CapacityError) -> CapacityError:
         self._metrics.rejections.labels(reason).inc()
         return error
@@ -176,10 +189,10 @@ class Queue:
             bulk: whether the request is bulk, which goes after everything.
         """
         config, now = self._config, self._clock()
-        before_s = self._waiting_s(self.waiting.queries) + sum(
-            max(0.0, self._rates.of(run.engine).seconds(run.work) - (now - run.started))
-            for run in self._runs
-        )
+        before_s = self._waiting_s(self.waiting.queries)
+        for run in self._runs:
+            left_s = self._rates.of(run.engine).seconds(run.work) - (now - run.started)
+            before_s += max(0.0, left_s)
         bulk_s = self._waiting_s(self.waiting.bulk)
         if not bulk:
             turns = 1 + before_s / config.workers / config.starve_s
@@ -188,7 +201,11 @@ class Queue:
 
     def _waiting_s(self, lanes: Sequence[Lane]) -> float:
         """Seconds of one worker for all that is pending in some lanes."""
-        return sum(self._rates.of(lane.engine).seconds(lane.work) for lane in lanes)
+        waiting_s = 0.0
+        for lane in lanes:
+            if lane.by_size:
+                waiting_s += self._rates.of(lane.engine).seconds(lane.work)
+        return waiting_s
 
     def add(self, ticket: Ticket) -> None:
         """Admit a request, whatever the bounds."""

@@ -127,7 +127,8 @@ class Ticket:
         if not self.live:
             return
         assert self._vectors is not None, "allocate comes before the first run"
-        self._vectors[list(job.rows)] = vector
+        for row in job.rows:
+            self._vectors[row] = vector
         self._n_left -= 1
         if not self._n_left:
             self.future.set_result(self._vectors)

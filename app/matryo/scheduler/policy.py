@@ -94,7 +94,7 @@ def next_batch(
     share = config.query_share if query_leads else 1.0
     batch = _Batch(first, longest, budget, share, config.joining_cost)
     batch.fill(leader)
-    for lane in (*waiting.queries, *waiting.bulk):
+    for lane in (*waiting.queries, *waiting.bulk) if len(waiting) > 1 else ():
         if lane.engine is leader.engine and lane.by_size and not lane.all_long:
             batch.fill_from(lane, leader)
     return batch.jobs

@@ -75,7 +75,11 @@ class Rate:
 
     def seconds(self, work: Work) -> float:
         """Seconds of one worker for some work."""
-        return sum(n_tokens * self._of_class(kind) for kind, n_tokens in work.items())
+        spent_s = 0.0
+        for kind, n_tokens in work.items():
+            if n_tokens:
+                spent_s += n_tokens * self._of_class(kind)
+        return spent_s
 
     def _of_class(self, kind: int) -> float:
         known = self._by_class.get(kind)

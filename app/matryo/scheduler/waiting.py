@@ -60,6 +60,10 @@ class Waiting:
         # Lane, entries and work of each ticket as they were when it came.
         self._places: dict[Ticket, tuple[Lane, Entry, Entry, Work]] = {}
 
+    def __len__(self) -> int:
+        """Number of tickets that wait."""
+        return len(self._places)
+
     def add(self, ticket: Ticket) -> None:
         """Let a ticket with pending jobs wait."""
         lane = self._lane(ticket)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import math
 from collections.abc import Callable, Sequence
-from concurrent.futures import Executor
+from concurrent.futures import Executor, Future
+from functools import partial
 
 import numpy as np
 
@@ -67,7 +69,8 @@ class Workers:
         queue = self._queue
         max_long = max(1, self._config.workers // 2)
         while True:
-            batch = next_batch(
+            # All workers wake up for each arrival, and most find that another was first.
+            batch = len(queue.waiting) and next_batch(
                 queue.waiting,
                 self._rates.budget,
                 self._config,
@@ -98,7 +101,11 @@ class Workers:
     async def _try(self, engine: Engine, batch: Sequence[Job]) -> BaseException | None:
         """Run a batch and deliver its vectors; the error, if the run failed."""
         loop = asyncio.get_running_loop()
-        outcome = await loop.run_in_executor(self._executor, _embed, engine, batch)
+        done: asyncio.Future[Future[BatchResult | BaseException]] = loop.create_future()
+        # Less than half of what asyncio's `run_in_executor` costs.
+        run = self._executor.submit(_embed, engine, batch)
+        run.add_done_callback(partial(_report, loop, done))
+        outcome = (await done).result()
         if isinstance(outcome, BaseException):
             return outcome
         self._deliver(engine, batch, outcome)
@@ -151,6 +158,24 @@ class Workers:
         metrics.padding_tokens.labels(model).inc(result.n_padding)
         for job, vector in zip(batch, result.embeddings, strict=True):
             job.ticket.deliver(job, vector)
+
+
+def _report(
+    loop: asyncio.AbstractEventLoop,
+    done: asyncio.Future[Future[BatchResult | BaseException]],
+    run: Future[BatchResult | BaseException],
+) -> None:
+    """Complete `done` with a run that ended; on the run's thread."""
+    with contextlib.suppress(RuntimeError):  # the loop was closed
+        loop.call_soon_threadsafe(_complete, done, run)
+
+
+def _complete(
+    done: asyncio.Future[Future[BatchResult | BaseException]],
+    run: Future[BatchResult | BaseException],
+) -> None:
+    if not done.done():  # else nobody waits any more: the worker was cancelled
+        done.set_result(run)
 
 
 def _embed(engine: Engine, batch: Sequence[Job]) -> BatchResult | BaseException:

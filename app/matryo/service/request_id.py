@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import re
-import uuid
 
 _PLAIN = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 
 
 def new_request_id() -> str:
     """An id for a request that came without one."""
-    return f"req_{uuid.uuid4().hex}"
+    return f"req_{os.urandom(16).hex()}"
 
 
 def request_id_of(given: str | None) -> str:

@@ -198,7 +198,7 @@ class _Found:
         unknown_id = self._engine.unknown_id
         for encoded in encodings:
             ids = self._cut(encoded, len(self._ids))
-            if encoded.n_dropped or (unknown_id is not None and unknown_id in ids):
+            if encoded.n_dropped or (unknown_id is not None and unknown_id in ids.tolist()):
                 self._unknown.append(self._texts.position(len(self._ids)) or 0)
             self._ids.append(ids)
             self._n_tokens += len(ids)

@@ -14,6 +14,7 @@ from starlette.responses import Response
 from matryo.catalog.manifest import Manifest
 from matryo.http.body import announced_deadline_s
 from matryo.http.context import context_of
+from matryo.http.heads import values_of
 from matryo.http.openai.encoding import Encoding
 from matryo.http.openai.parsing import Parsed, options_of, parse_request
 from matryo.http.openai.tally import Tally
@@ -28,7 +29,7 @@ async def create_embeddings(request: Request) -> Response:
     """Embed one text or up to 2048."""
     started = time.perf_counter()
     context = context_of(request)
-    lease = request.state.lease = context.service.budget.lease()
+    lease = request.scope["state"]["lease"] = context.service.budget.lease()
 
     def parse(body: bytes | bytearray, tally: Tally | None) -> Parsed:
         return parse_request(body, context.service.limits, context.unknown_fields, tally)
@@ -37,7 +38,7 @@ async def create_embeddings(request: Request) -> Response:
     options = options_of(call, announced_deadline_s(request))
     if deployment := request.path_params.get("deployment"):  # Azure names the model in the path
         options = replace(options, model=deployment)
-    is_raw = prefers_raw(request.headers.getlist("accept"))
+    is_raw = prefers_raw(values_of(request.scope, b"accept"))
     if len(texts) > FEW_TEXTS:
         size = options.dimensions or context.service.directory.largest
         n_numbers = len(texts) * size
