@@ -4,9 +4,10 @@
     .venv/bin/python -m bench.startup --against ../before/app
 
 Starts servers in turn, and prints the least of all runs, because other work on the machine only
-adds. Byte code is kept, as after an installation. The floor is a process that imports the same libraries and loads the same tokenizer and graph.
-What a start takes beyond the floor is Matryo's own. With `--against` the package of another folder
-starts in turn with this one. Before the first run each package lays out what its store lacks.
+adds. Byte code is kept, as after an installation. The floor is a process that imports the same
+libraries and loads the same tokenizer and graph. What a start takes beyond the floor is Matryo's
+own. With `--against` the package of another folder starts in turn with this one. The first start of
+each is not counted.
 """
 
 from __future__ import annotations
@@ -73,7 +74,7 @@ def start(command: Sequence[str], environ: Mapping[str, str]) -> tuple[Start, li
     began = time.perf_counter()
     with subprocess.Popen(  # noqa: S603 - our own command
         command,
-        env=os.environ | {"PYTHONDONTWRITEBYTECODE": ""} | environ,
+        env={**os.environ, "PYTHONDONTWRITEBYTECODE": "", **environ},
         stderr=subprocess.PIPE,
         text=True,
     ) as process:
