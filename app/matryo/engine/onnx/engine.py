@@ -23,6 +23,7 @@ from matryo.engine.postprocess import FloatArray, postprocess
 from matryo.engine.protocol import BatchResult
 from matryo.engine.tokenizer import Encoded, Pieces, Side, TextTokenizer, TokenIds
 from matryo.store.artifact import DATA_FILE, GRAPH_FILE, TOKENIZER_FILE, Artifact
+from matryo.store.files import sha256_file
 
 
 class OnnxEngine:
@@ -55,7 +56,7 @@ class OnnxEngine:
         if prepacked:
             prepacked.hold(self)  # no other process removes the files while this engine lives
         session = None
-        if prepacked and _is_complete(prepacked):
+        if prepacked and _may_load(prepacked):
             session = self._load_prepacked(artifact, prepacked, use)
         if session is None:
             # Two sessions would hold the weights twice. One session with a thread for every core
@@ -197,10 +198,14 @@ class OnnxEngine:
         self._session.interrupt()
 
 
-def _is_complete(prepacked: PrepackedGraph) -> bool:
-    """Whether every file has its recorded size; reading a mapped page behind its end is fatal."""
+def _may_load(prepacked: PrepackedGraph) -> bool:
+    """Whether the graph has its hash, which ONNX Runtime parses, and every file its size.
+
+    Reading a page of a mapped file behind the file's end ends the process.
+    """
+    graph = prepacked.files.get(GRAPH_FILE)
     try:
-        return all(
+        return bool(graph and sha256_file(prepacked.graph) == graph.sha256) and all(
             (prepacked.folder / name).stat().st_size == file.bytes
             for name, file in prepacked.files.items()
         )
