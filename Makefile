@@ -79,6 +79,7 @@ clean: ## remove .venv and caches
 	@echo 'Installing from the lock; this takes about half a minute.'
 	$(PIP) install --require-hashes -r requirements/run.lock
 	$(PIP) install --no-deps --no-build-isolation -e .
+	$(BIN)/python -m compileall -q app
 	@touch $@
 
 .venv/.dev: requirements/dev.lock .venv/.run

@@ -20,7 +20,6 @@ from prometheus_client import CollectorRegistry
 
 from matryo.catalog.catalog import Catalog, open_catalog
 from matryo.catalog.manifest import Manifest
-from matryo.catalog.names import look_up
 from matryo.core import logging as logs
 from matryo.core.cores import available_cores
 from matryo.core.errors import ArtifactDamaged, ArtifactMissing, ModelNotFound, SettingsInvalid
@@ -186,7 +185,7 @@ def referred(catalog: Catalog, name: str) -> Reference | None:
     Raises:
         ModelNotFound: the name is none of these.
     """
-    if not is_path(name) and look_up(name, catalog.names) is not None:
+    if not is_path(name) and catalog.find(name) is not None:
         record = read_derived(catalog.folder(name))
         return parse_reference(record.reference) if record else None
     reference = parse_reference(name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import sys
@@ -219,10 +220,15 @@ def serve(
     **flags: str | bool | None,
 ) -> None:
     """Serve one model or several; pull and build them first if need be."""
-    settings = _settings(model=model or None, **flags)
-    from matryo.commands.serve import run
+    # Nearly all that a start makes stays. Looks for garbage would take a tenth of the start.
+    gc.disable()
+    try:
+        settings = _settings(model=model or None, **flags)
+        from matryo.commands.serve import run
 
-    run(settings)
+        run(settings)
+    finally:
+        gc.enable()
 
 
 @main.command()

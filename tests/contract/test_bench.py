@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from bench import abuse, doors, requests, serving
+from bench import abuse, doors, requests, serving, startup
 from bench.door_clients import BASE64, WAYS
 from bench.shapes import SHAPES
 from tests.checkpoints import make_model
@@ -97,3 +97,23 @@ def test_shapes(name: str) -> None:
     assert body.startswith(b'{"input": ')
     if name != "nested":
         assert json.loads(body)["input"]
+
+
+def test_startup(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The benchmark of a start prints both packages, the floor, and what was imported."""
+    model = make_model(tmp_path, "bert", max_tokens=200)
+    build_tiny(tmp_path, model)
+    monkeypatch.setenv("MATRYO_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("MATRYO_MODELS", str(model.models))
+    package = Path(startup.__file__).parent.parent / "app"
+    startup.main(["--model", model.id, "--runs", "1", "--against", str(package)])
+    rows = {
+        cells[1].strip(): [cell.strip() for cell in cells[2:-1]]
+        for line in capsys.readouterr().out.splitlines()
+        if len(cells := line.split("|")) > 2
+    }
+    assert all(float(cell) > 0 for cell in rows["this"] if cell != rows["this"][1])
+    assert float(rows["floor"][1]) == 0
+    assert rows.keys() >= {"other", "everything", "matryo", "numpy", "matryo.core.settings"}

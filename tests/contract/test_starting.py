@@ -388,3 +388,19 @@ def local_ports(pid: int) -> set[int]:
             if fields[9] in inodes:
                 ports.add(int(fields[1].rpartition(":")[2], 16))
     return ports
+
+
+def test_a_start_imports_what_serving_needs(start: Start) -> None:
+    """No library of a build, of another door or of several processes is loaded to serve HTTP."""
+    server = start("--port", "0", PYTHONPROFILEIMPORTTIME="1")
+    server.wait_ready()
+    found = re.findall(r"^import time:.*\| +(\S+)$", "\n".join(server.lines), re.MULTILINE)
+    assert {"numpy", "onnxruntime", "fastapi", "matryo.http.openai.routes"} <= set(found)
+    unused = ("onnx", "grpc", "httpx", "httpx2", "huggingface_hub", "mcp", "gguf", "safetensors")
+    unused += ("transformers", "pyarrow", "pydantic.v1", "multiprocessing.resource_tracker")
+    unused += ("matryo.build", "matryo.mcp", "matryo.embedder", "matryo.commands.processes")
+    loaded = [name for name in found if f"{name}.".startswith(tuple(f"{one}." for one in unused))]
+    assert loaded == []
+    assert len({name for name in found if name.partition(".")[0] == "matryo"}) < 150
+    assert len(set(found)) < 850
+    assert server.stop() == 0

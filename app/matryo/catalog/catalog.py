@@ -74,15 +74,18 @@ class Catalog:
                     aliases.setdefault(alias.lower(), model_id)
         return aliases | {model_id.lower(): model_id for model_id in self._folders}
 
+    def find(self, name: str) -> str | None:
+        """The id of a model, by any of its names; see `folder`. None if no model has the name."""
+        # The names are those of all manifests, which take a while to read.
+        return name if name in self._folders else look_up(name, self.names)
+
     def folder(self, name: str) -> Path:
         """The folder of a model, by its id, an alias, or another server's spelling of either.
 
         Raises:
             ModelNotFound: no model has this name.
         """
-        if name in self._folders:
-            return self._folders[name]
-        model_id = look_up(name, self.names)
+        model_id = self.find(name)
         if model_id is None:
             near = difflib.get_close_matches(name, self.ids, n=1)
             hint = f"did you mean '{near[0]}'? " if near else ""

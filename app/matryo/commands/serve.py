@@ -11,7 +11,6 @@ from contextlib import ExitStack
 
 from matryo.assembly import make_ready, ready_engines, resolve_models
 from matryo.catalog.catalog import open_catalog
-from matryo.commands.processes import run_processes
 from matryo.core import logging as logs
 from matryo.core.memory import tune_allocator
 from matryo.core.settings import Settings
@@ -45,6 +44,9 @@ def run(settings: Settings) -> None:
             _announce(settings, listener)
 
         if settings.processes > 1:
+            from matryo.commands.processes import run_processes
+
+            gc.enable()  # this process starts no model
             settings = make_ready(settings)
             run_processes(settings, listener, serve_on, on_ready)
         else:
@@ -58,6 +60,7 @@ def serve_on(settings: Settings, listener: Listener, on_ready: Callable[[], None
     Raises:
         SetupError: a model cannot be loaded, or the sockets cannot listen.
     """
+    gc.disable()  # until the server is ready
     tune_allocator()
     logs.configure(settings.log_level, settings.log_format)
     engines = ready_engines(settings)
@@ -67,8 +70,8 @@ def serve_on(settings: Settings, listener: Listener, on_ready: Callable[[], None
 
     def ready() -> None:
         # What the start made stays for good: without a look at it, no collection takes long.
-        gc.collect()
         gc.freeze()
+        gc.enable()
         on_ready()
 
     build_server(application, listener, settings, on_ready=ready).run()

@@ -22,23 +22,21 @@ from tokenizers import Tokenizer
 from matryo.core.errors import ArtifactDamaged, InferenceFailed, MatryoError
 from matryo.core.untrusted import is_panic, read_bytes, reason_of, refusing
 from matryo.engine.prefixes import Prefixes
+from matryo.engine.windows import Windows
 from matryo.store.limits import TOKENIZER_MAX_BYTES
 
 TokenIds = NDArray[np.int64]
 Side = Literal["start", "end"]
 """An end of a text."""
 
-# Tokenising 16 MB takes seconds and 60 bytes of memory for each character. The tokenizer therefore
-# reads only the head of a very long text first: this many characters for each token of the limit.
-# English has about 4 characters a token.
-_CHARS_PER_TOKEN = 32
-# A head of blanks, or of one endless word, has few tokens. The tokenizer then reads on, up to this
-# many characters for each token of the limit.
+# Tokenising 16 MB takes seconds and 60 bytes of memory for each character. Of a text that is surely
+# over the limit, the tokenizer therefore reads a window at one end, with this many characters for
+# each token of the limit. English has about 4 characters a token.
+_CHARS_PER_TOKEN = (6, 24)
+# A window of blanks, or of one endless word, has too few tokens that are final. The tokenizer then
+# reads the whole text, up to this many characters for each token of the limit.
 _MOST_CHARS_PER_TOKEN = 128
-# The whole text may give other tokens than its head where the head ends. This many tokens at the
-# end of a head are therefore never used. (A word longer than the head may have equal readings in a
-# unigram model. The cut decides between them, always in the same way.)
-_HEAD_MARGIN = 256
+_SPARE_TOKENS = 256  # counted in addition to the limit, because a prefix and blanks take some
 
 # The library gives a batch of several texts to threads of its own, behind the batches of all other
 # callers: eight words then wait 40 ms, where they cost 0.4 ms one by one on the caller's thread.
@@ -47,7 +45,7 @@ _FEW_TEXTS = 8
 
 def most_chars(max_tokens: int) -> int:
     """Characters that are read of a text for a model with this limit, its prefix not counted."""
-    return _MOST_CHARS_PER_TOKEN * (max_tokens + _HEAD_MARGIN)
+    return _MOST_CHARS_PER_TOKEN * (max_tokens + _SPARE_TOKENS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,9 +53,9 @@ class Encoded:
     """A tokenised text, with the special tokens that the model has.
 
     Attributes:
-        ids: `(n_tokens,)` int64. If `exact` is False, they are the ids of one end of the text. A
-            text without special tokens may have no ids.
-        unread: characters at the text's other end that were not tokenised. A text with such
+        ids: `(n_tokens,)` int64. If `exact` is False, they are the ids that the whole text has at
+            one end. A text without special tokens may have no ids.
+        unread: characters at the text's other end that have no ids here. A text with such
             characters is over the model's limit, however few `ids` there are.
         n_dropped: unknown tokens that were left out of `ids`.
     """
@@ -178,7 +176,7 @@ class TextTokenizer:
         if not add_special_tokens:
             remove_special_tokens(self._tokenizer)
         self.max_tokens = max_tokens
-        self._head_chars = _CHARS_PER_TOKEN * (max_tokens + _HEAD_MARGIN)
+        self._windows = [n * (max_tokens + _SPARE_TOKENS) for n in _CHARS_PER_TOKEN]
         self._most_chars = most_chars(max_tokens)
         # The special tokens before and after every text, such as [CLS] and [SEP].
         with refusing(damaged):
@@ -187,6 +185,8 @@ class TextTokenizer:
         first, last = (inside[0], inside[-1]) if inside else (0, len(probe.ids))
         self._head, self._tail = probe.ids[:first], probe.ids[last + 1 :]
         self._prefixes = Prefixes(self._tokenizer, prefixes)
+        with refusing(damaged):
+            self._judge = Windows(self._tokenizer)
         self.unknown_id = _unknown_id(self._tokenizer)
         self._dropped_id = _stated_unknown_id(self._tokenizer) if drop_unknown else None
 
@@ -225,11 +225,11 @@ class TextTokenizer:
 
     def _encode_end(self, text: str, prefix: str) -> Encoded:
         """Token ids of the end of a text whose beginning was not read to its end."""
-        end = text[-self._head_chars :]
-        ids = self._tokenizer.encode_batch_fast([end])[0].ids
-        if len(ids) >= self.max_tokens + _HEAD_MARGIN:
-            # The first tokens may differ from those of the whole text. They are cut.
-            return Encoded(_ids(ids), unread=len(text) - len(end))
+        for n_chars in self._useful_windows(len(text)):
+            window = text[-n_chars:]
+            ids = self._read(window, "end")
+            if ids is not None:
+                return Encoded(_ids(ids), unread=len(text) - n_chars)
         # The end has few tokens, and all of it is read: blanks, or one endless word.
         end = text[-self._most_chars :]
         for whole in (prefix + end, end):
@@ -254,10 +254,10 @@ class TextTokenizer:
         with _failing():
             whole = [prefix + text for text in texts]
             if prefix:
-                found = self._heads(whole)
-                pairs = zip(whole, texts, found, strict=True)
+                pairs = zip(whole, texts, self._encode_all(whole), strict=True)
                 whole = [
-                    text if self._is_doubled(ids, prefix) else both for both, text, ids in pairs
+                    text if self._is_doubled(one.ids.tolist(), prefix) else both
+                    for both, text, one in pairs
                 ]
             return [
                 Pieces(
@@ -290,11 +290,11 @@ class TextTokenizer:
     def _encode_prefixed(self, texts: Sequence[str], prefix: str) -> list[Encoded]:
         if not prefix:
             return self._encode_all(texts)
-        whole = [prefix + text for text in texts]
-        found = self._heads(whole)
-        encoded = [self._encode(text, ids) for text, ids in zip(whole, found, strict=True)]
+        encoded = self._encode_all([prefix + text for text in texts])
         # Where the text's own tokens begin with a prefix, too, the text is tokenised alone.
-        doubtful = [index for index, ids in enumerate(found) if self._is_doubled(ids, prefix)]
+        doubtful = [
+            index for index, one in enumerate(encoded) if self._is_doubled(one.ids.tolist(), prefix)
+        ]
         alone = self._encode_all([texts[index] for index in doubtful])
         for index, one in zip(doubtful, alone, strict=True):
             encoded[index] = one
@@ -326,26 +326,53 @@ class TextTokenizer:
         return self._without_unknown(Encoded(whole)).ids
 
     def _encode_all(self, texts: Sequence[str]) -> list[Encoded]:
+        """Token ids of each text; of a text that is surely over the limit, those of its start."""
+        found: list[Encoded | None] = [self._encode_start(text) for text in texts]
+        rest = [text for text, one in zip(texts, found, strict=True) if one is None]
+        whole = iter(self._encode_whole(rest))
+        return [next(whole) if one is None else one for one in found]
+
+    def _encode_whole(self, texts: Sequence[str]) -> list[Encoded]:
+        step = 1 if len(texts) <= _FEW_TEXTS else len(texts)
         return [
-            self._encode(text, ids) for text, ids in zip(texts, self._heads(texts), strict=True)
+            Encoded(_ids(encoding.ids))
+            for start in range(0, len(texts), step)
+            for encoding in self._tokenizer.encode_batch_fast(texts[start : start + step])
         ]
 
-    def _heads(self, texts: Sequence[str]) -> list[list[int]]:
-        """Token ids of each text's beginning: of a text of usual length, all of its ids."""
-        heads = [text[: self._head_chars] for text in texts]
-        step = 1 if len(heads) <= _FEW_TEXTS else len(heads)
-        return [
-            encoding.ids
-            for start in range(0, len(heads), step)
-            for encoding in self._tokenizer.encode_batch_fast(heads[start : start + step])
-        ]
+    def _encode_start(self, text: str) -> Encoded | None:
+        """Token ids of a text's start; None if the text has to be read whole."""
+        for n_chars in self._useful_windows(len(text)):
+            ids = self._read(text[:n_chars], "start")
+            if ids is not None:
+                return Encoded(_ids(ids), unread=len(text) - n_chars)
+        return None
 
-    def _encode(self, text: str, head: list[int]) -> Encoded:
-        if len(text) <= self._head_chars:
-            return Encoded(_ids(head))
-        if len(head) >= self.max_tokens + _HEAD_MARGIN:
-            return Encoded(_ids(head), unread=len(text) - self._head_chars)
-        return Encoded(_ids(self._tokenizer.encode_batch_fast([text])[0].ids))
+    def _useful_windows(self, n_chars: int) -> list[int]:
+        """Sizes of the windows to try on a text of `n_chars` characters, the smallest first."""
+        if not self._judge.useful:
+            return []
+        return [size for size in self._windows if size < n_chars]
+
+    def _read(self, window: str, side: Side) -> list[int] | None:
+        """Ids at one end of a text that are those of the whole text, special tokens included.
+
+        Args:
+            window: the end of the text.
+            side: which end.
+
+        Returns:
+            More ids than `max_tokens`; None if the window has fewer.
+        """
+        (encoding,) = self._tokenizer.encode_batch([window])
+        ids = encoding.ids
+        if side == "start":
+            ids = [*ids[: self._judge.final_at_start(window, encoding)], *self._tail]
+        else:
+            n_final = self._judge.final_at_end(window, encoding)
+            ids = [*self._head, *ids[len(ids) - n_final :]]
+        n_known = len(ids) - (0 if self._dropped_id is None else ids.count(self._dropped_id))
+        return ids if n_known > self.max_tokens else None
 
     def cut(self, ids: TokenIds, side: Side = "start") -> TokenIds:
         """The ids, cut to `max_tokens`; special tokens at both ends are kept.

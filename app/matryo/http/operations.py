@@ -11,6 +11,7 @@ from pydantic import BaseModel
 from starlette.responses import Response
 
 from matryo.http.context import context_of
+from matryo.http.routing import Described
 
 
 class Health(BaseModel):
@@ -64,7 +65,7 @@ def _json(data: dict[str, str], status: int = 200) -> Response:
 
 def build_router() -> APIRouter:
     """The operators' routes; load balancers may ask with HEAD."""
-    router = APIRouter(tags=["operations"])
+    router = APIRouter(tags=["operations"], route_class=Described)
     routes = {
         "/livez": livez,
         "/readyz": readyz,

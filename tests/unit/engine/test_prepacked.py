@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import shutil
+import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,8 +16,10 @@ from matryo.catalog.reading import read_manifest
 from matryo.core.errors import BuildFailed, StoreFull
 from matryo.engine import CoreUse
 from matryo.engine.onnx import OnnxEngine
+from matryo.engine.onnx import engine as engine_module
 from matryo.engine.onnx import prepacked as module
-from matryo.engine.onnx.prepacked import find_prepacked, is_settled, prepack
+from matryo.engine.onnx.prepacked import PrepackedGraph, find_prepacked, is_settled, prepack
+from matryo.engine.onnx.sessions import SessionPool
 from matryo.engine.packing import pack_model
 from matryo.store.artifact import Artifact
 from matryo.store.layout import Store
@@ -83,6 +87,51 @@ def test_damage_is_found(built: Built, name: str) -> None:
     (prepacked.folder / name).write_bytes(content)
     assert vectors(load_tiny(model, artifact)) == before
     assert is_settled(artifact) == (name != "packed.json")
+
+
+@pytest.mark.parametrize("n_lost", [1, 5000])
+def test_short_files_are_not_mapped(
+    built: Built, monkeypatch: pytest.MonkeyPatch, n_lost: int
+) -> None:
+    """A prepacked file that lacks bytes is never given to ONNX Runtime, which maps the file."""
+    model, artifact = built
+    prepack(artifact)
+    prepacked = find_prepacked(artifact)
+    assert prepacked
+    weights = prepacked.folder / "model.onnx.data"
+    os.truncate(weights, max(0, weights.stat().st_size - n_lost))
+    loaded: list[Path] = []
+
+    class Pool(SessionPool):
+        def __init__(self, path: Path, *args: Any) -> None:
+            loaded.append(path)
+            super().__init__(path, *args)
+
+    monkeypatch.setattr(engine_module, "SessionPool", Pool)
+    load_tiny(model, artifact)
+    assert loaded == [artifact.graph]
+
+
+def test_weights_are_hashed_while_they_load(built: Built, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The hash of prepacked weights does not hold up the sessions, and still refuses damage."""
+    model, artifact = built
+    prepack(artifact)
+    loading, paths = threading.Event(), list[Path]()
+    intact = PrepackedGraph.intact
+
+    def hash_once_loading(self: PrepackedGraph) -> bool:
+        return loading.wait(20) and intact(self)
+
+    class Pool(SessionPool):
+        def __init__(self, path: Path, *args: Any) -> None:
+            paths.append(path)
+            loading.set()
+            super().__init__(path, *args)
+
+    monkeypatch.setattr(PrepackedGraph, "intact", hash_once_loading)
+    monkeypatch.setattr(engine_module, "SessionPool", Pool)
+    load_tiny(model, artifact)
+    assert [path.parent != artifact.folder for path in paths] == [True]
 
 
 class TestSharedStore:

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from tokenizers import Tokenizer, models, pre_tokenizers
+from tokenizers import Tokenizer, models
 
 from matryo.core.errors import ArtifactDamaged, InferenceFailed
 from matryo.engine.tokenizer import TextTokenizer, most_chars
@@ -80,12 +76,16 @@ def test_texts_are_read_to_a_bound(
 ) -> None:
     """Of blanks or one endless word, the tokenizer reads no more than the bound, and says so."""
     n_read: list[int] = []
-    encode = tokenizer._tokenizer.encode_batch_fast
+    library = tokenizer._tokenizer
 
     class Recorder:
         def encode_batch_fast(self, texts: list[str]) -> Any:
             n_read.extend(map(len, texts))
-            return encode(texts)
+            return library.encode_batch_fast(texts)
+
+        def encode_batch(self, texts: list[str]) -> Any:
+            n_read.extend(map(len, texts))
+            return library.encode_batch(texts)
 
     monkeypatch.setattr(tokenizer, "_tokenizer", Recorder())
     most = most_chars(20)
@@ -94,7 +94,7 @@ def test_texts_are_read_to_a_bound(
         assert not encoded.exact
         assert encoded.unread == 2_000_003 - most or encoded.n_tokens > 20
     assert max(n_read) <= most + len("the sky: ")
-    assert sum(n_read) < 4 * most
+    assert sum(n_read) < 3 * most
 
 
 def test_texts_within_the_bound_are_read_whole(tokenizer: TextTokenizer) -> None:
@@ -107,46 +107,6 @@ def test_texts_within_the_bound_are_read_whole(tokenizer: TextTokenizer) -> None
     assert encoded.exact
     (encoded,) = tokenizer.encode([" " * (most - 2) + "sky"])
     assert encoded.unread == 1
-
-
-def unigram() -> Tokenizer:
-    """A small SentencePiece-like tokenizer that reads each text in one way only.
-
-    With a piece `aa`, a word of many `a` would have equal readings, and where the word is cut
-    would decide between them.
-    """
-    pieces = [("<unk>", 0.0), ("\u2581", -3.0), ("\u2581sky", -2.0), ("\u2581the", -2.0)]
-    pieces += [("sk", -2.5), ("y", -4.0), ("ab", -3.0), ("a", -4.0), ("b", -4.0), ("e", -4.0)]
-    tokenizer = Tokenizer(models.Unigram(pieces, 0, False))
-    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()  # pyright: ignore[reportAttributeAccessIssue]
-    return tokenizer
-
-
-parts = st.sampled_from(["sky ", "the sky: ", " ", "aab", "\u4e00", "a", "\n", "blue.", "e\u0301"])
-long_texts = st.lists(st.tuples(parts, st.integers(1, 9000)), min_size=1, max_size=4).map(
-    lambda runs: "".join(part * n for part, n in runs)[: most_chars(20)]
-)
-
-
-@pytest.mark.parametrize("make", [make_tokenizer, unigram])
-@settings(max_examples=40)
-@given(long_texts, st.sampled_from(["", "the sky: "]))
-def test_windows_change_no_ids(make: Callable[[], Tokenizer], text: str, prefix: str) -> None:
-    """A text within the bound has the ids that the library gives for all of it, cut or not."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "tokenizer.json"
-        make().save(str(path))
-        tokenizer = TextTokenizer(path, max_tokens=20)
-    whole = make()
-    whole.no_truncation()
-    whole.no_padding()
-    expected = np.array(whole.encode(prefix + text).ids)
-    (encoded,) = tokenizer.encode([text], prefix)
-    assert np.array_equal(tokenizer.cut(encoded.ids), tokenizer.cut(expected))
-    if encoded.exact:
-        assert np.array_equal(encoded.ids, expected)
-    else:
-        assert encoded.n_tokens > 20
 
 
 def test_order_is_kept(tokenizer: TextTokenizer) -> None:
@@ -283,7 +243,7 @@ def test_a_library_that_fails(
     def fail(_: object) -> None:
         raise fault
 
-    monkeypatch.setattr(tokenizer, "_heads", fail)
+    monkeypatch.setattr(tokenizer, "_encode_all", fail)
     for prefix in ("", "the sky: "):
         with pytest.raises(InferenceFailed, match="the tokenizer failed"):
             tokenizer.encode(["a"], prefix)
@@ -297,7 +257,7 @@ def test_an_interrupt_is_no_fault(
     def interrupt(_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(tokenizer, "_heads", interrupt)
+    monkeypatch.setattr(tokenizer, "_encode_all", interrupt)
     with pytest.raises(KeyboardInterrupt):
         tokenizer.encode(["a"])
 

@@ -17,12 +17,13 @@ from matryo.engine.dense import load_dense
 from matryo.engine.onnx.interface import SOLO_TOKENS
 from matryo.engine.onnx.limits import cpu_limits
 from matryo.engine.onnx.padding import pad
-from matryo.engine.onnx.prepacked import find_prepacked
+from matryo.engine.onnx.prepacked import PrepackedGraph, find_prepacked
 from matryo.engine.onnx.sessions import SessionPool
 from matryo.engine.postprocess import FloatArray, postprocess
 from matryo.engine.protocol import BatchResult
 from matryo.engine.tokenizer import Encoded, Pieces, Side, TextTokenizer, TokenIds
 from matryo.store.artifact import DATA_FILE, GRAPH_FILE, TOKENIZER_FILE, Artifact
+from matryo.store.files import sha256_file
 
 
 class OnnxEngine:
@@ -42,38 +43,58 @@ class OnnxEngine:
         self.manifest = manifest
         self.precision: Precision = artifact.record.precision
         self.fingerprint = artifact.record.fingerprint
+        # The library may crash on a damaged tokenizer, which is therefore checked before.
+        artifact.check_files(skip=artifact.record.files.keys() - {TOKENIZER_FILE})
+        self._tokenizer = TextTokenizer(
+            artifact.tokenizer,
+            manifest.tokenizer.max_tokens,
+            manifest.prefixes,
+            add_special_tokens=manifest.tokenizer.add_special_tokens,
+            drop_unknown=manifest.tokenizer.drop_unknown,
+        )
         prepacked = find_prepacked(artifact)
         if prepacked:
             prepacked.hold(self)  # no other process removes the files while this engine lives
-        if prepacked and not prepacked.intact():
-            prepacked = None  # load the artefact's own graph instead
-        if not prepacked:
+        session = None
+        if prepacked and _may_load(prepacked):
+            session = self._load_prepacked(artifact, prepacked, use)
+        if session is None:
             # Two sessions would hold the weights twice. One session with a thread for every core
             # lowers the rate of concurrent runs by a tenth.
             use = replace(use, threads=use.lone_threads)
+            session = self._load(artifact, use)
+        self._session = session
         self.limits = cpu_limits(use)
-        # The library may crash on a damaged tokenizer, which is therefore checked before.
-        artifact.check_files(skip=artifact.record.files.keys() - {TOKENIZER_FILE})
-        skip = {TOKENIZER_FILE, *((GRAPH_FILE, DATA_FILE) if prepacked else ())}
-        with ThreadPoolExecutor(1) as pool:
-            check = pool.submit(artifact.check_files, skip=skip)
-            try:
-                self._tokenizer = TextTokenizer(
-                    artifact.tokenizer,
-                    manifest.tokenizer.max_tokens,
-                    manifest.prefixes,
-                    add_special_tokens=manifest.tokenizer.add_special_tokens,
-                    drop_unknown=manifest.tokenizer.drop_unknown,
-                )
-                graph = prepacked.graph if prepacked else artifact.graph
-                weights = None if prepacked else artifact.weights
-                self._session = SessionPool(graph, use, manifest.output, weights)
-            finally:
-                check.result()  # a damaged file is the cause of any failure above
         try:
             self._layers = load_dense(artifact.dense, manifest.output.dense)
         except (OSError, ValueError) as exc:
             raise ArtifactDamaged(f"{exc}. Build the model again with matryo build.") from exc
+
+    def _load_prepacked(
+        self, artifact: Artifact, prepacked: PrepackedGraph, use: CoreUse
+    ) -> SessionPool | None:
+        """The prepacked graph, hashed while it loads; None if one of its files is damaged."""
+        with ThreadPoolExecutor(1) as pool:
+            intact = pool.submit(prepacked.intact)
+            check = pool.submit(artifact.check_files, skip={TOKENIZER_FILE, GRAPH_FILE, DATA_FILE})
+            try:
+                session = SessionPool(prepacked.graph, use, self.manifest.output)
+            except ArtifactDamaged:
+                if intact.result():
+                    raise
+                return None
+            finally:
+                check.result()
+            return session if intact.result() else None
+
+    def _load(self, artifact: Artifact, use: CoreUse) -> SessionPool:
+        """The artefact's own graph, hashed while it loads."""
+        with ThreadPoolExecutor(1) as pool:
+            check = pool.submit(artifact.check_files, skip={TOKENIZER_FILE})
+            try:
+                return SessionPool(artifact.graph, use, self.manifest.output, artifact.weights)
+            finally:
+                check.result()  # a damaged file is the cause of any failure above
 
     @property
     def vocab_size(self) -> int:
@@ -175,3 +196,18 @@ class OnnxEngine:
     def close(self) -> None:
         """Make current and later runs fail; see `Engine.close`."""
         self._session.interrupt()
+
+
+def _may_load(prepacked: PrepackedGraph) -> bool:
+    """Whether the graph has its hash, which ONNX Runtime parses, and every file its size.
+
+    Reading a page of a mapped file behind the file's end ends the process.
+    """
+    graph = prepacked.files.get(GRAPH_FILE)
+    try:
+        return bool(graph and sha256_file(prepacked.graph) == graph.sha256) and all(
+            (prepacked.folder / name).stat().st_size == file.bytes
+            for name, file in prepacked.files.items()
+        )
+    except OSError:
+        return False

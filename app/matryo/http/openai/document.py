@@ -18,6 +18,7 @@ from matryo.http.encoderfile import document as encoderfile
 from matryo.http.openai.reference import PAGE_HEADERS, render
 from matryo.http.openai.wire import EmbeddingRequest
 from matryo.http.raw import RAW
+from matryo.http.routing import Described
 from matryo.http.tei import document as tei
 from matryo.service.token_arrays import LAST_RANK, SPECIAL_TOKENS
 
@@ -109,7 +110,10 @@ def describe(application: FastAPI, context: Context) -> dict[str, Any]:
         title=application.title,
         version=application.version,
         description=application.description,
-        routes=application.routes,
+        routes=[
+            route.described() if isinstance(route, Described) else route
+            for route in application.routes
+        ],
     )
     for operations in document["paths"].values():
         for operation in operations.values():

@@ -74,8 +74,9 @@ async def list_models(request: Request) -> Response:
     return _json({"object": "list", "data": models})
 
 
-async def retrieve_model(request: Request, model: str) -> Response:
+async def retrieve_model(request: Request) -> Response:
     """One served model, by id or alias."""
+    model: str = request.path_params["model"]
     if not model:
         raise HTTPException(404)
     engine, _ = context_of(request).service.directory.resolve(model, param="model")
@@ -106,6 +107,10 @@ _ERRORS: dict[int, str] = {
     500: "A fault of the server; the message carries an id for its operator.",
     503: "Starting or shutting down: try again after Retry-After seconds.",
 }
+
+
+# Described here, because FastAPI would load pydantic's old version to look at a parameter.
+_MODEL = {"name": "model", "in": "path", "required": True, "schema": {"type": "string"}}
 
 
 def _responses(model: type[Any], *statuses: int) -> dict[int | str, dict[str, Any]]:
@@ -155,6 +160,7 @@ def build_router() -> APIRouter:
                 summary="Retrieve a model",
                 operation_id="retrieveModel",
                 responses=_responses(Model, 401, 404),
+                openapi_extra={"parameters": [_MODEL]},
                 **shared,
             )
     return router
