@@ -43,7 +43,7 @@ from matryo.engine.factory import load_engine
 from matryo.engine.postprocess import FloatArray
 from matryo.service import LocalService
 from matryo.store.artifact import find_artifact
-from matryo.store.layout import Store
+from matryo.store.layout import open_store
 
 _SAMPLE, _ROUNDS = 3000, 3
 _LONGEST = 2000
@@ -102,7 +102,7 @@ def measure(
     for precision in precisions:
         settings = load_settings(None, model=manifest.id, precision=precision)
         make_ready(settings)
-        artifact = find_artifact(Store(settings.home), manifest, precision)
+        artifact = find_artifact(open_store(settings), manifest, precision)
         facts[precision] = found = {"artifact_mb": artifact.n_bytes / 1e6}
         flags = ("--model", manifest.id, "--precision", precision)
         with Service(*flags, environ={"MATRYO_HOME": str(settings.home)}) as service:

@@ -36,7 +36,7 @@ from matryo.catalog.catalog import open_catalog
 from matryo.core.settings import load_settings
 from matryo.engine.onnx.runtime import GraphSession, session_options
 from matryo.store.artifact import find_artifact
-from matryo.store.layout import Store
+from matryo.store.layout import open_store
 
 PRODUCTS = frozenset(
     ("FusedMatMul", "Gemm", "MatMul", "MatMulInteger", "MatMulIntegerToFloat", "MatMulNBits")
@@ -299,7 +299,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--runs", type=int, default=10)
     given = parser.parse_args(arguments)
     settings = make_ready(load_settings(None, model=(given.model,), precision=given.precision))
-    catalog, store = open_catalog(settings), Store(settings.home)
+    catalog, store = open_catalog(settings), open_store(settings)
     manifest = catalog.manifest(settings.model[0])
     artifact = find_artifact(store, manifest, manifest.precision_for(settings.precision))
     width = manifest.output.dimensions.native

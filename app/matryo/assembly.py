@@ -40,7 +40,7 @@ from matryo.store.artifact import find_artifact
 from matryo.store.bundle import running, running_check
 from matryo.store.derived import find_derived, read_derived
 from matryo.store.encodings import find_table
-from matryo.store.layout import Store
+from matryo.store.layout import Store, open_store
 from matryo.store.references import Reference, is_path, parse_reference
 
 log = logging.getLogger("matryo")
@@ -240,7 +240,7 @@ def load_engines(settings: Settings, use: CoreUse | None = None) -> tuple[Engine
 
 
 def _load_all(settings: Settings, use: CoreUse) -> tuple[Engine, ...]:
-    catalog, store = open_catalog(settings), Store(settings.home)
+    catalog, store = open_catalog(settings), open_store(settings)
     engines: list[Engine] = []
     for manifest in _manifests(settings, catalog):
         artifact = find_artifact(store, manifest, manifest.precision_for(settings.precision))
@@ -277,7 +277,7 @@ def _manifests(settings: Settings, catalog: Catalog) -> list[Manifest]:
 def _is_ready(settings: Settings, manifest: Manifest) -> bool:
     precision = manifest.precision_for(settings.precision)
     try:
-        artifact = find_artifact(Store(settings.home), manifest, precision)
+        artifact = find_artifact(open_store(settings), manifest, precision)
     except (ArtifactMissing, ArtifactDamaged):
         if running():
             raise

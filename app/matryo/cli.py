@@ -294,13 +294,13 @@ def build(
     """Build a model's artefact from its checkpoint; pull that first if need be."""
     from matryo.build.provision import build_model
     from matryo.core.progress import TerminalReporter
-    from matryo.store.layout import Store
+    from matryo.store.layout import open_store
 
     settings = _settings(precision=precision, trust_manifest=trust_manifest)
     manifest = _manifest(settings, model_id)
     reporter = TerminalReporter()
     artifact = build_model(
-        Store(settings.home),
+        open_store(settings),
         manifest,
         manifest.precision_for(settings.precision),
         checkpoint,

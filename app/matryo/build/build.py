@@ -31,6 +31,7 @@ from matryo.build.vocabulary import check_rows
 from matryo.catalog.manifest import Manifest
 from matryo.core.choices import Precision
 from matryo.core.errors import BuildFailed, CheckpointMismatch, ManifestInvalid
+from matryo.core.native import INTERFACE
 from matryo.core.progress import Reporter
 from matryo.engine.dense import save_dense
 from matryo.store.artifact import (
@@ -65,11 +66,13 @@ class _Written:
     Attributes:
         files: names of the graph's files.
         lacks: tensors that the model has and the checkpoint lacks.
+        native: the interface of matryo-native that the graph uses; 0 for none.
     """
 
     files: tuple[str, ...]
     lacks: tuple[str, ...]
     agreement: Agreement
+    native: int = 0
 
 
 def build(
@@ -177,6 +180,7 @@ def _record(
         files.tokenizer_sha256,
         (*written.lacks, *against),
         dense_sha256,
+        written.native,
     )
     names = (*written.files, TOKENIZER_FILE, *([DENSE_FILE] if dense_sha256 else []))
     return ArtifactRecord(
@@ -199,6 +203,7 @@ def _record(
         },
         sources=files.sources,
         dense_sha256=dense_sha256,
+        native=written.native,
     )
 
 
@@ -225,7 +230,9 @@ def _emit(
         texts = tokenize_texts(tokenizer, manifest)
         with (
             room_for(store.home, files.weights.stat().st_size),
-            GraphBuilder(aside / GRAPH_FILE, aside / DATA_FILE) as graph,
+            GraphBuilder(
+                aside / GRAPH_FILE, aside / DATA_FILE, native=store.native(precision)
+            ) as graph,
         ):
             architecture.emit(graph, weights, config, precision)
             graph.save(manifest.id)
@@ -233,8 +240,11 @@ def _emit(
             expected = architecture.forward(weights, config, texts)
     finally:
         checkpoint.close()  # before ORT maps the artefact: never both at once
-    agreement = check_graph(aside / GRAPH_FILE, tokenizer, expected, manifest, precision)
-    return _Written((GRAPH_FILE, DATA_FILE), weights.lacks, agreement)
+    native = INTERFACE if store.native(precision) else 0
+    agreement = check_graph(
+        aside / GRAPH_FILE, tokenizer, expected, manifest, precision, native=bool(native)
+    )
+    return _Written((GRAPH_FILE, DATA_FILE), weights.lacks, agreement, native)
 
 
 def _adopt(

@@ -62,6 +62,8 @@ def check_graph(
     expected: Sequence[FloatArray] | None,
     manifest: Manifest,
     precision: Precision,
+    *,
+    native: bool = False,
 ) -> Agreement:
     """Run each text alone and unmasked, then all in one batch; then probe the model's limits.
 
@@ -76,6 +78,7 @@ def check_graph(
         manifest: the model, which says the width of a hidden state and the accuracy that each
             precision must keep.
         precision: precision of the graph.
+        native: whether the graph uses the operators of matryo-native.
 
     Raises:
         BuildFailed: the graph differs by more than its precision may, gives values that are not
@@ -85,8 +88,8 @@ def check_graph(
     """
     texts = tokenize_texts(tokenizer, manifest)
     with refusing(lambda reason: BuildFailed(f"ONNX Runtime cannot run the graph: {reason}")):
-        options = session_options(threads=0)
-        if precision == "fp32":
+        options = session_options(threads=0, native=native)
+        if precision == "fp32" and not native:
             # ORT copies the weights that it prepacks. A check reads each weight only a few times,
             # so the copy would cost memory and save no time. q8 and q4 need the prepacking: ORT
             # computes MatMulNBits on another path without it.

@@ -14,14 +14,14 @@ from matryo.core.settings import Settings
 from matryo.store.artifact import find_artifact
 from matryo.store.derived import read_derived
 from matryo.store.files import folder_bytes
-from matryo.store.layout import Store
+from matryo.store.layout import Store, open_store
 
 _ROW = "{:<38} {:<8} {:>5} {:>6} {:>10} {:>9} {:<8} {}"
 
 
 def run(settings: Settings) -> None:
     """Print a table of every manifest; a broken one is named, and does not hide the others."""
-    catalog, store = open_catalog(settings), Store(settings.home)
+    catalog, store = open_catalog(settings), open_store(settings)
     click.echo(
         _ROW.format(
             "MODEL", "KIND", "DIMS", "TOKENS", "CHECKPOINT", "DISK", "VERIFIED", "ARTEFACTS"

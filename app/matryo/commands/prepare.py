@@ -54,10 +54,10 @@ def _prepare(settings: Settings) -> None:
     from matryo.core.progress import TerminalReporter
     from matryo.engine.packing import pack_model
     from matryo.store.artifact import find_artifact
-    from matryo.store.layout import Store
+    from matryo.store.layout import open_store
 
     reporter = TerminalReporter()
-    store, catalog, name = Store(settings.home), open_catalog(settings), settings.model[0]
+    store, catalog, name = open_store(settings), open_catalog(settings), settings.model[0]
     if reference := referred(catalog, name):
         from matryo.build.provision import derive_model
 

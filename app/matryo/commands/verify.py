@@ -39,7 +39,7 @@ from matryo.engine.postprocess import FloatArray, pool
 from matryo.service import LocalService, Options, Texts
 from matryo.store.artifact import VERIFIED_FILE, Artifact, find_artifact
 from matryo.store.files import write_atomically
-from matryo.store.layout import Store
+from matryo.store.layout import open_store
 
 # Published values were computed in fp32 or bf16. A coarser precision changes a cosine by at most
 # about this much.
@@ -82,7 +82,7 @@ def run(settings: Settings, *, as_json: bool) -> bool:
     golden = read_golden(open_catalog(settings).folder(model_id))
     with LocalService(lambda: build_local_service(settings)) as local:
         engine = local.service.directory.engines[0]
-        artifact = find_artifact(Store(settings.home), engine.manifest, engine.precision)
+        artifact = find_artifact(open_store(settings), engine.manifest, engine.precision)
         with refusing(partial(_odd_golden, model_id)):
             published = [_published(local, engine, check) for check in golden.checks]
         results = [*published, *_consistency(local, engine, artifact)]

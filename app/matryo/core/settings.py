@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal, cast, get_args
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 from pydantic.fields import FieldInfo
 
-from matryo.core.choices import PrecisionChoice, TokenInput
+from matryo.core.choices import KernelsChoice, PrecisionChoice, TokenInput
 from matryo.core.errors import SettingsInvalid
 from matryo.core.fixed import fixed
 from matryo.core.names import check_names
@@ -55,6 +55,12 @@ class Settings(BaseModel):
         "fp32",
         description="Precision of every model served: fp32, int8, q8, q4, or auto, which is int8 "
         "if the model offers it, else fp32.",
+    )
+    kernels: KernelsChoice = Field(
+        "auto",
+        description="Operators of fp32 and int8: onnxruntime's own, native for those of the "
+        "package matryo-native, or auto, which is native if the package is installed. The "
+        "fingerprint of native vectors ends in +native.",
     )
     home: Path = Field(
         Path("~/.cache/matryo"), description="The store of checkpoints and artefacts."

@@ -26,6 +26,7 @@ from pathlib import Path
 from matryo.catalog.manifest import Manifest
 from matryo.core.choices import Precision
 from matryo.core.errors import ArtifactDamaged, ArtifactMissing
+from matryo.core.native import INTERFACE
 from matryo.core.untrusted import read_bytes, refusing
 from matryo.store.bundle import WEIGHTS, running
 from matryo.store.files import find_folder, naming_the_store, sha256_file, write_atomically
@@ -119,6 +120,7 @@ def artifact_key(
     tokenizer_sha256: str,
     lacks: tuple[str, ...],
     dense_sha256: tuple[str, ...] = (),
+    native: int = 0,
 ) -> str:
     """16 hex digits over all that shapes a vector: manifest, weights, tokenizer, builder."""
     parts = [
@@ -130,6 +132,7 @@ def artifact_key(
         str(BUILDER_VERSION),
         *lacks,
         *(f"dense {sha256}" for sha256 in dense_sha256),
+        *([f"native {native}"] if native else []),
     ]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
 
@@ -167,7 +170,8 @@ def find_artifact(store: Store, manifest: Manifest, precision: Precision) -> Art
             )
         data = _read_json(current.folder / RECORD_FILE)
         found = (data.get("builder_version"), data.get("output_key"))
-        if found != (BUILDER_VERSION, manifest.output_key):
+        known = data.get("native", 0) in (0, INTERFACE)
+        if not known or found != (BUILDER_VERSION, manifest.output_key):
             raise ArtifactMissing(
                 f"{current.folder} was built by another version or for another model.toml; "
                 f"run: {command}"

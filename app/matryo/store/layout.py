@@ -4,6 +4,7 @@
     <home>/checkpoints/<id>/<checkpoint key>.part/    one being fetched; resumed by the next pull
     <home>/artifacts/<id>/<precision>/<key>/          a complete artefact
     <home>/artifacts/<id>/<precision>/current         the key to serve, and what it came from
+    <home>/artifacts/<id>/<precision>+native/         likewise, with the operators of matryo-native
     <home>/models/<id>/                               a model that was derived from a checkpoint
     <home>/fetched/                                   files of repositories before they get an id
     <home>/pins/<id>.json                             hashes that a first pull found
@@ -20,7 +21,11 @@ import contextlib
 from collections.abc import Callable, Generator
 from pathlib import Path
 
+from matryo.core.choices import NATIVE_PRECISIONS, Precision
+from matryo.core.native import uses_native
 from matryo.core.progress import Reporter
+from matryo.core.settings import Settings
+from matryo.store.bundle import running
 from matryo.store.files import check_home, make_folder, room_for, tidy_folder
 
 MODELS_LOCK = "derive"
@@ -32,22 +37,30 @@ class Store:
 
     Args:
         home: the folder; made on first write.
+        native: whether artefacts use the operators of matryo-native, in the precisions that it
+            has operators for.
 
     Raises:
         StoreUnwritable: `home` is a file or a link to nothing, so that no folder can be made.
     """
 
-    def __init__(self, home: Path) -> None:
+    def __init__(self, home: Path, *, native: bool = False) -> None:
         self.home = home
+        self._native = native
         check_home(home)
 
     def checkpoint(self, model_id: str, key: str) -> Path:
         """Folder of a complete checkpoint; may not exist."""
         return self.home / "checkpoints" / model_id / key
 
-    def artifacts(self, model_id: str, precision: str) -> Path:
+    def native(self, precision: Precision) -> bool:
+        """Whether artefacts in a precision use the operators of matryo-native."""
+        return self._native and precision in NATIVE_PRECISIONS
+
+    def artifacts(self, model_id: str, precision: Precision) -> Path:
         """Folder of the artefacts of a model in one precision; may not exist."""
-        return self.home / "artifacts" / model_id / precision
+        suffix = "+native" if self.native(precision) else ""
+        return self.home / "artifacts" / model_id / f"{precision}{suffix}"
 
     def model_folders(self, model_id: str) -> tuple[Path, Path, Path]:
         """The folders of a model's checkpoints, its artefacts and its derived manifest."""
@@ -116,3 +129,15 @@ class Store:
         artifacts = [path for folder in precisions for path in folder.glob("*") if path.is_dir()]
         # Outer folders last: a packed graph of an artefact that gets its name back counts too.
         return [*artifacts, *precisions, self.home / "checkpoints" / model_id]
+
+
+def open_store(settings: Settings) -> Store:
+    """The store of `settings`, with the artefacts of the operators that `settings` choose.
+
+    A bundle has artefacts of ONNX Runtime's own operators alone.
+
+    Raises:
+        SettingsInvalid: the operators of matryo-native are chosen, and cannot be used.
+        StoreUnwritable: see `Store`.
+    """
+    return Store(settings.home, native=not running() and uses_native(settings.kernels))

@@ -74,6 +74,7 @@ class ArtifactRecord:
         against: what the checkpoint's own files say otherwise than the manifest, which the
             operator trusted.
         dense_sha256: hash of the file of each dense step.
+        native: the interface of matryo-native that the graph uses; 0 for none.
     """
 
     model_id: _Text
@@ -92,12 +93,14 @@ class ArtifactRecord:
     sources: tuple[_Source, ...] = ()
     against: tuple[_Text, ...] = ()
     dense_sha256: tuple[_Text, ...] = ()
+    native: int = 0
 
     @property
     def fingerprint(self) -> str:
         """Names everything that shapes a vector of the model's own size and type."""
+        native = "+native" if self.native else ""
         trusted = "+trusted" if self.against else ""
-        return f"{self.model_id}/{self.precision}/{self.key}{trusted}"
+        return f"{self.model_id}/{self.precision}/{self.key}{native}{trusted}"
 
 
 _ARTIFACT = TypeAdapter(ArtifactRecord)

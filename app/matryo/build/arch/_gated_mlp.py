@@ -13,7 +13,7 @@ from typing import Literal
 from matryo.build.arch import _layers as layers
 from matryo.build.arch._layers import Layers
 from matryo.build.checkpoint import FloatArray, Weights
-from matryo.build.precision import Fused, Operand
+from matryo.build.precision import Activation, Fused, Operand
 
 
 def emit_gated_mlp(
@@ -42,7 +42,7 @@ def emit_gated_mlp(
     inner, hidden = shape
     if net.products.native:
         biases = (f"{at}up.bias", f"{at}gate.bias") if bias else ()
-        gated: Literal["silu_gate", "gelu_gate"] = f"{activation}_gate"
+        gated: Activation = "silu_gate" if activation == "silu" else "gelu_gate"
         layer = Fused((f"{at}up.weight", f"{at}gate.weight"), shape, biases, gated)
         inside = net.products.operand(net.products.fused(x, layer))
         return net.linear(inside, f"{at}down", (hidden, inner), bias=down_bias, residual=residual)

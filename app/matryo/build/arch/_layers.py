@@ -19,7 +19,7 @@ from matryo.build.arch._rotary import emit_rotate
 from matryo.build.checkpoint import FloatArray, Weights
 from matryo.build.emit import CONTRIB, NATIVE, GraphBuilder
 from matryo.build.limits import MAX_PADDING_ROWS
-from matryo.build.precision import LANES, Activation, Fused, Operand, Products
+from matryo.build.precision import LANES, Fused, Operand, Products
 from matryo.core.choices import Precision
 from matryo.engine.onnx.interface import APPLY_MASK, ATTENTION_MASK, INPUT_IDS
 

@@ -7,8 +7,9 @@ activations in blocks of 32 too. In every precision a row of activations is roun
 values only, so a text's vector does not depend on the other texts of its batch.
 """
 
+from matryo.build.precision.fused import Activation, Fused
 from matryo.build.precision.panels import LANES
-from matryo.build.precision.products import Activation, Fused, Operand, Products
+from matryo.build.precision.products import Operand, Products
 from matryo.build.precision.quantize import quantize_blocks, quantize_rows
 
 __all__ = [

@@ -7,10 +7,15 @@ that many.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from typing import TypeVar
+
 import numpy as np
+from numpy.typing import NDArray
 
 from matryo.build.checkpoint import FloatArray
-from matryo.build.emit import ByteArray
+
+Number = TypeVar("Number", np.float32, np.int8)
 
 LANES = 16
 GROUP = 192
@@ -25,8 +30,8 @@ def into_panels(weight: FloatArray) -> FloatArray:
 
 
 def pack(
-    panels: FloatArray | ByteArray, depth: int, even: int = 1
-) -> tuple[tuple[int, ...], list[FloatArray | ByteArray]]:
+    panels: NDArray[Number], depth: int, even: int = 1
+) -> tuple[tuple[int, ...], Iterable[NDArray[Number]]]:
     """Shape and pieces, one for each panel, of packed weights; `(panels, steps, 16, depth)`.
 
     Args:
@@ -37,4 +42,4 @@ def pack(
     """
     padded = np.pad(panels, ((0, 0), (0, 0), (0, -panels.shape[-1] % (depth * even))))
     steps = padded.reshape(len(panels), LANES, -1, depth).swapaxes(1, 2)
-    return steps.shape, [np.ascontiguousarray(piece)[None] for piece in steps]
+    return steps.shape, (np.ascontiguousarray(piece)[None] for piece in steps)

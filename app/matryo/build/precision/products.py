@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from matryo.build.checkpoint import BLOCK_SIZE, FloatArray, Weights
-from matryo.build.emit import CONTRIB, NATIVE, GraphBuilder
-from matryo.build.precision.panels import GROUP, into_panels, pack
+from matryo.build.emit import CONTRIB, GraphBuilder
+from matryo.build.precision.fused import Fused, NativeLayers
 from matryo.build.precision.quantize import (
     LEAST_SCALE,
-    Together,
     block_bytes,
     quantize_blocks,
     quantize_rows,
@@ -63,33 +61,6 @@ class Operand:
     zero_byte: int = _ZERO_POINT
 
 
-Activation = Literal["none", "gelu", "silu_gate", "gelu_gate"]
-"""What a linear layer applies at its end. A gate multiplies `up(x)` by the activated `gate(x)`."""
-
-_ACTIVATIONS: tuple[Activation, ...] = get_args(Activation)
-_GATES: frozenset[Activation] = frozenset(("silu_gate", "gelu_gate"))
-
-
-@dataclass(frozen=True, slots=True)
-class Fused:
-    """A linear layer with what comes after its product.
-
-    Attributes:
-        weights: names of the weights, each of `shape`. Their results are joined, or, with a gate,
-            the first is `up` and the second is `gate`.
-        shape: `(out, in)` of each weight.
-        biases: names of the biases, `(out,)`, one for each weight; empty for none.
-        activation: applied to the result.
-        residual: `(N, out)`, added at the end; empty for nothing.
-    """
-
-    weights: tuple[str, ...]
-    shape: tuple[int, int]
-    biases: tuple[str, ...] = ()
-    activation: Activation = "none"
-    residual: str = ""
-
-
 class Products:
     """Writes products of activations and weights, in one precision.
 
@@ -109,7 +80,7 @@ class Products:
         self.precision: Precision = precision
         self._operands: dict[tuple[str, bool, str], Operand] = {}
         self._errors: dict[str, str] = {}
-        self._factors: dict[bytes, str] = {}
+        self._native = NativeLayers(graph, weights, precision)
         self._even: dict[str, tuple[str, str]] = {}
         self.native = graph.native and precision in NATIVE_PRECISIONS
         if precision == "int8" and not self.native:
@@ -299,57 +270,8 @@ class Products:
             layer: what the layer computes.
             fine: in `int8`, round the activations to 16 bits and not to 8.
         """
-        graph, (out, into) = self._graph, layer.shape
-        gated = layer.activation in _GATES
-        weights = [self._weights.read(name, layer.shape) for name in layer.weights]
-        columns = np.concatenate([into_panels(weight) for weight in weights])  # (panels, 16, in)
-        biases = [into_panels(self._weights.read(name, (out,))) for name in layer.biases]
-        bias = np.concatenate(biases) if biases else None  # (panels, 16)
-        if gated:  # a panel of up, then the same panel of gate
-            order = np.arange(len(columns)).reshape(2, -1).T.reshape(-1)
-            columns, bias = columns[order], None if bias is None else bias[order]
-        name = layer.weights[0]
-        n_columns = out if gated else out * len(weights)
-        attributes = {
-            "columns": n_columns,
-            "activation": _ACTIVATIONS.index(layer.activation),
-        }
-        channels = ""
-        if self.precision == "fp32":
-            packed = graph.tensor(f"{name}.packed", *pack(columns, 1))
-            inputs = ["Linear", operand.values, packed, "", ""]
-        else:
-            if operand.channels is not None:
-                columns = columns * operand.channels
-                channels = self._reciprocals(operand.channels)
-            together: Together = "one" if fine else "four"
-            width = into if fine else GROUP
-            levels = np.empty(columns.shape, np.int8)
-            scales, sums = list[FloatArray](), list[NDArray[np.int32]]()
-            for start in range(0, into, width):
-                group = columns[..., start : start + width]
-                rounded, scale = quantize_rows(group.reshape(-1, group.shape[-1]), together)
-                levels[..., start : start + width] = rounded.reshape(group.shape)
-                scales.append(scale)
-                sums.append(rounded.sum(-1, dtype=np.int32))
-            packed = graph.tensor(f"{name}.packed", *pack(levels, 2 if fine else 4, 1 if fine else 2))
-            scale = graph.constant(f"{name}.scales", np.stack(scales))
-            of_bytes = "" if fine else graph.constant(f"{name}.sums", np.stack(sums))
-            inputs = ["QuantizedLinear", operand.values, packed, scale, of_bytes]
-            attributes |= {"fine": int(fine), "zero_point": operand.zero_byte}
-        shift = "" if bias is None else graph.constant(f"{name}.shift", bias.reshape(-1))
-        inputs += [shift, channels, layer.residual]
-        while not inputs[-1]:
-            inputs.pop()
-        return graph.op(inputs[0], *inputs[1:], domain=NATIVE, **attributes)
-
-    def _reciprocals(self, channels: FloatArray) -> str:
-        """The factors that divide by the widths of the channels, as an initializer; `(K,)`."""
-        key = channels.tobytes()
-        if key not in self._factors:
-            name = f"channels.{len(self._factors)}"
-            self._factors[key] = self._graph.constant(name, 1 / channels)
-        return self._factors[key]
+        values, channels = operand.values, operand.channels
+        return self._native.emit(values, channels, operand.zero_byte, layer, fine=fine)
 
     def _int8(self, operand: Operand, name: str, shape: tuple[int, int], *, fine: bool) -> str:
         """A product of bytes, not yet multiplied by the operand's scales."""

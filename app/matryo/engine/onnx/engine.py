@@ -59,9 +59,10 @@ class OnnxEngine:
         if prepacked and _may_load(prepacked):
             session = self._load_prepacked(artifact, prepacked, use)
         if session is None:
-            # Two sessions would hold the weights twice. One session with a thread for every core
-            # lowers the rate of concurrent runs by a tenth.
-            use = replace(use, threads=use.lone_threads)
+            if not artifact.record.native:
+                # Two sessions would hold the weights twice. One session with a thread for every
+                # core lowers the rate of concurrent runs by a tenth.
+                use = replace(use, threads=use.lone_threads)
             session = self._load(artifact, use)
         self._session = session
         self.limits = cpu_limits(use)
@@ -92,7 +93,13 @@ class OnnxEngine:
         with ThreadPoolExecutor(1) as pool:
             check = pool.submit(artifact.check_files, skip={TOKENIZER_FILE})
             try:
-                return SessionPool(artifact.graph, use, self.manifest.output, artifact.weights)
+                return SessionPool(
+                    artifact.graph,
+                    use,
+                    self.manifest.output,
+                    artifact.weights,
+                    native=artifact.record.native > 0,
+                )
             finally:
                 check.result()  # a damaged file is the cause of any failure above
 

@@ -97,14 +97,17 @@ class PrepackedGraph:
 
 
 def find_prepacked(artifact: Artifact) -> PrepackedGraph | None:
-    """The prepacked graph of this artefact for this machine; None if there is none."""
+    """The prepacked graph of this artefact for this machine; None if there is none.
+
+    A graph of native operators has none: its own weights are packed already.
+    """
     files = _recorded(artifact)
     return PrepackedGraph(_folder(artifact), files) if files else None
 
 
 def is_settled(artifact: Artifact) -> bool:
     """Whether a prepacked graph for this machine exists, or is known to be impossible."""
-    return _recorded(artifact) is not None
+    return artifact.record.native > 0 or _recorded(artifact) is not None
 
 
 def _recorded(artifact: Artifact) -> dict[str, FileRecord] | None:

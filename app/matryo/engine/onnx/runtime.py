@@ -13,6 +13,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from matryo.catalog.output import Output
+from matryo.core.native import native_library
 from matryo.engine.onnx.interface import (
     APPLY_MASK,
     ATTENTION_MASK,
@@ -41,14 +42,26 @@ _inherited: list[Any] = []
 os.register_at_fork(after_in_child=lambda: _inherited.extend(_sessions))
 
 
-def session_options(threads: int) -> Any:  # noqa: ANN401
-    """Options of a session whose runs have `threads` threads; 0 leaves the number to ORT."""
+def session_options(threads: int, *, native: bool = False) -> Any:  # noqa: ANN401
+    """Options of a session.
+
+    Args:
+        threads: number of threads of a run; 0 leaves the number to ORT.
+        native: whether the graph uses the operators of matryo-native.
+
+    Raises:
+        SettingsInvalid: matryo-native is missing, or of another version.
+    """
     options = cast("Any", ort).SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 3  # ORT would warn about the default value of apply_mask
     # A thread that spins between two operators would take a core from other runs.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    if native:
+        options.register_custom_ops_library(str(native_library()))
+        # The weights of native operators are packed in the file. The few others stay mapped too.
+        options.add_session_config_entry("session.disable_prepacking", "1")
     return options
 
 

@@ -32,6 +32,7 @@ class SessionPool:
         use: the cores.
         output: the manifest's output; None reads the hidden states under their usual names.
         weights: the bundle that holds the large tensors; None if the graph names their files.
+        native: whether the graph uses the operators of matryo-native.
 
     Raises:
         ArtifactDamaged: ORT cannot load the graph, or an input or output is missing.
@@ -43,6 +44,8 @@ class SessionPool:
         use: CoreUse,
         output: Output | None = None,
         weights: Path | None = None,
+        *,
+        native: bool = False,
     ) -> None:
         self._runs = use.runs
         self._lock = threading.Lock()
@@ -59,10 +62,11 @@ class SessionPool:
         self._shrinking.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
         probe = PaddedBatch(np.zeros((1, 2), np.int64), np.ones((1, 2), np.int64))
         try:
-            self._session = GraphSession(path, session_options(use.threads), output, weights)
+            options = session_options(use.threads, native=native)
+            self._session = GraphSession(path, options, output, weights)
             self._lone = self._session
             if use.lone_threads != use.threads:
-                options = session_options(use.lone_threads)
+                options = session_options(use.lone_threads, native=native)
                 self._lone = GraphSession(path, options, output, weights)
             # This run loads the weights into memory. The other session maps the same pages.
             self._run(self._lone, probe, apply_mask=True, shrink=True)

@@ -42,9 +42,7 @@ def emit(graph: GraphBuilder, weights: Weights, config: Config, precision: Preci
         x = net.linear(y, output, square, bias=bias, residual=x)
         wide = net.products.operand(norm(x, at + "mlp_norm"), norm=at + "mlp_norm")
         widen, bias = (inner, hidden), config.mlp_bias
-        x = emit_gated_mlp(
-            net, wide, at, widen, activation, bias=bias, down_bias=bias, residual=x
-        )
+        x = emit_gated_mlp(net, wide, at, widen, activation, bias=bias, down_bias=bias, residual=x)
     x = norm(x, "final_norm")
     graph.output(LAST_HIDDEN_STATE, net.restore_padding(x), ("B", "T", hidden))
 

@@ -29,8 +29,6 @@ def emit(graph: GraphBuilder, weights: Weights, config: Config, precision: Preci
         y = net.linear(y, at + "attention_output", (hidden, hidden), bias=True, residual=x)
         x = norm(y, at + "attention_norm")
         wide = net.products.operand(x, norm=at + "attention_norm")
-        y = emit_gated_mlp(
-            net, wide, at, widen, "gelu", bias=False, down_bias=True, residual=x
-        )
+        y = emit_gated_mlp(net, wide, at, widen, "gelu", bias=False, down_bias=True, residual=x)
         x = norm(y, at + "mlp_norm")
     graph.output(LAST_HIDDEN_STATE, net.restore_padding(x), ("B", "T", hidden))

@@ -47,9 +47,7 @@ def _emit_mlp(net: Layers, x: str, at: str, config: Config) -> str:
     widen = (inner, hidden)
     wide = products.operand(x, norm=at + "attention_norm")
     if config.hidden_act == "swiglu":
-        return emit_gated_mlp(
-            net, wide, at, widen, "silu", bias=bias, down_bias=bias, residual=x
-        )
+        return emit_gated_mlp(net, wide, at, widen, "silu", bias=bias, down_bias=bias, residual=x)
     y = net.linear(wide, at + "up", widen, bias=bias, activation="gelu")
     inside = products.operand(y, one_sided=True)
     return net.linear(inside, at + "down", (hidden, inner), bias=bias, residual=x)

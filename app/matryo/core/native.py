@@ -1,0 +1,56 @@
+"""The package matryo-native: operators for ONNX Runtime that are faster than its own.
+
+The package is an extra. A graph that uses its operators is another artefact with another
+fingerprint, since its vectors differ in their last bits, and in int8 by more.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from pathlib import Path
+
+from matryo.core.choices import KernelsChoice
+from matryo.core.errors import SettingsInvalid
+
+INTERFACE = 1
+"""What graphs expect of the operators: their names, layouts and bits."""
+
+_PACKAGE = "matryo_native"
+
+
+def uses_native(choice: KernelsChoice) -> bool:
+    """Whether the operators of matryo-native are to be used.
+
+    Raises:
+        SettingsInvalid: `native` is chosen, and the package is missing or of another version.
+    """
+    if choice == "onnxruntime":
+        return False
+    if choice == "auto":
+        return importlib.util.find_spec(_PACKAGE) is not None and _interface() == INTERFACE
+    native_library()
+    return True
+
+
+def native_library() -> Path:
+    """The shared library that a session registers.
+
+    Raises:
+        SettingsInvalid: the package is missing, or of another version.
+    """
+    remedy = 'Install it with pip install "matryo[native]", or set MATRYO_KERNELS=onnxruntime.'
+    if importlib.util.find_spec(_PACKAGE) is None:
+        raise SettingsInvalid(f"The package matryo-native is not installed. {remedy}")
+    if (found := _interface()) != INTERFACE:
+        raise SettingsInvalid(
+            f"The package matryo-native has interface {found}, and this version of Matryo needs "
+            f"{INTERFACE}. {remedy}"
+        )
+    path: Path = importlib.import_module(_PACKAGE).library()
+    return path
+
+
+def _interface() -> int:
+    found: int = importlib.import_module(_PACKAGE).INTERFACE
+    return found
