@@ -53,11 +53,13 @@ def metrics() -> Metrics:
     return Metrics(CollectorRegistry())
 
 
-def build_tiny(root: Path, model: TinyModel, precision: Precision = "fp32") -> Artifact:
+def build_tiny(
+    root: Path, model: TinyModel, precision: Precision = "fp32", *, native: bool = False
+) -> Artifact:
     """Build a tiny model into the store `root/home`."""
     manifest = read_manifest(model.models / model.id)
     return build_model(
-        Store(root / "home"),
+        Store(root / "home", native=native),
         manifest,
         precision,
         model.checkpoint,

@@ -9,7 +9,7 @@ namespace matryo {
 constexpr int64_t kLanes = 16;       // columns of one panel of packed weights
 constexpr int64_t kKeyBlock = 64;    // keys whose weighted values are added as integers
 constexpr int64_t kGroup = 192;      // neighbours along the input that share a scale, in kBytes
-constexpr int64_t kBlockRows = 48;   // rows whose results a linear layer finishes together
+constexpr int64_t kMostBlockRows = 480;  // see block_rows
 constexpr int64_t kMostWidth = 16384;  // of a row of activations that is no multiple of 16 wide
 constexpr int64_t kMostSize = 256;   // of an attention head
 
@@ -46,6 +46,14 @@ struct Linear {
 // The number of groups of a row of k entries: kBytes has a scale for each kGroup of them.
 constexpr int64_t groups_of(Numbers numbers, int64_t k) {
   return numbers == Numbers::kBytes ? (k + kGroup - 1) / kGroup : 1;
+}
+
+// The rows that a linear layer multiplies by all weights before it takes the next. They fit in a
+// megabyte of cache; fewer rows at a time would fetch the weights more often.
+constexpr int64_t block_rows(Numbers numbers, int64_t k) {
+  const int64_t bytes = k * (numbers == Numbers::kBytes ? 1 : numbers == Numbers::kWords ? 2 : 4);
+  const int64_t rows = (1 << 20) / bytes / 12 * 12;
+  return rows < 48 ? 48 : rows > kMostBlockRows ? kMostBlockRows : rows;
 }
 
 // Rows of x as integers, `stride` bytes apart, and the scales of each, (rows, groups).

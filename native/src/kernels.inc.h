@@ -336,10 +336,10 @@ void multiply_as(const Linear& a, int64_t begin, int64_t end, int64_t first, int
   const int64_t panel_stride = steps * kLanes * D::kDepth, groups = groups_of(a.numbers, a.k);
   const int64_t most_steps = kIsFloat ? kFloatSteps : groups > 1 ? kGroup / D::kDepth : steps;
   const auto* w = (const typename D::W*)a.weights;
-  alignas(64) float totals[kBlockRows * kWidth];
+  alignas(64) float totals[kMostBlockRows * kWidth];
   alignas(64) int32_t initial[kWidth] = {};
-  for (int64_t block_row = begin; block_row < end; block_row += kBlockRows) {
-    const int64_t rows = end - block_row < kBlockRows ? end - block_row : kBlockRows;
+  for (int64_t block_row = begin; block_row < end; block_row += kMostBlockRows) {
+    const int64_t left = end - block_row, rows = left < kMostBlockRows ? left : kMostBlockRows;
     const uint8_t* x = values + (block_row - begin) * stride;
     for (int64_t panel = first; panel < last; panel += kGroupPanels) {
       const int64_t panels = last - panel < kGroupPanels ? last - panel : kGroupPanels;

@@ -178,9 +178,11 @@ class LinearOp {
 
     // Rows are rounded a few blocks at a time. Threads share the blocks, and where there are fewer
     // blocks than threads may need, the panels of a block.
-    constexpr int64_t kBlocks = 8;
+    constexpr int64_t kTasks = 8;
+    const int64_t block = block_rows(numbers_, a.k);
+    const int64_t together = block * (kMostBlockRows * 2 / block);
     const bool rounds = numbers_ != Numbers::kFloats;
-    const int64_t most = rows < kBlocks * kBlockRows ? rows : kBlocks * kBlockRows;
+    const int64_t most = rows < together ? rows : together;
     const int64_t element = numbers_ == Numbers::kWords ? 2 : 1;
     Rounded all{};
     // A row ends with a whole number of lanes. The 64 bytes more keep rows off one cache set.
@@ -191,23 +193,23 @@ class LinearOp {
     all.scales = scales.get();
     for (int64_t first = 0; first < rows; first += most) {
       const int64_t end = first + most < rows ? first + most : rows;
-      const int64_t blocks = divide_up(end - first, kBlockRows);
+      const int64_t blocks = divide_up(end - first, block);
       const auto from = [&](int64_t row) {
         const int64_t i = row - first;
         return Rounded{all.values + i * all.stride, all.scales + i * groups, all.stride};
       };
-      const auto end_of = [&](int64_t row) { return row + kBlockRows < end ? row + kBlockRows : end; };
+      const auto end_of = [&](int64_t row) { return row + block < end ? row + block : end; };
       if (rounds) {
         call.parallel(blocks, [&](int64_t i) {
-          const int64_t row = first + i * kBlockRows;
+          const int64_t row = first + i * block;
           kernels().round_rows(a, row, end_of(row), from(row));
         });
       }
       const int64_t pairs = divide_up(a.panels, 2);
-      const int64_t parts = kBlocks / blocks < pairs ? kBlocks / blocks : pairs;
+      const int64_t wanted = divide_up(kTasks, blocks), parts = wanted < pairs ? wanted : pairs;
       const int64_t each = divide_up(pairs, parts) * 2;
       call.parallel(blocks * parts, [&](int64_t i) {
-        const int64_t row = first + i / parts * kBlockRows, panel = i % parts * each;
+        const int64_t row = first + i / parts * block, panel = i % parts * each;
         const int64_t last = panel + each < a.panels ? panel + each : a.panels;
         if (panel < last) kernels().multiply(a, row, end_of(row), panel, last, from(row));
       });
@@ -318,8 +320,9 @@ class LayerNormOp {
     const float* bias = call.vector<float>(2, width, "bias");
     if (!scale) call.refuse("scale is missing");
     float* y = call.output(shape.dims);
-    call.parallel(divide_up(rows, kBlockRows), [&](int64_t i) {
-      const int64_t row = i * kBlockRows, n = rows - row < kBlockRows ? rows - row : kBlockRows;
+    constexpr int64_t kRows = 48;  // of one task
+    call.parallel(divide_up(rows, kRows), [&](int64_t i) {
+      const int64_t row = i * kRows, n = rows - row < kRows ? rows - row : kRows;
       kernels().layer_norm(x + row * width, n, width, scale, bias, epsilon_, y + row * width);
     });
   }
