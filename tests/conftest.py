@@ -31,6 +31,7 @@ def pytest_configure() -> None:
             del os.environ[name]
     os.environ |= {
         "HAYSTACK_TELEMETRY_ENABLED": "False",
+        "MATRYO_KERNELS": "onnxruntime",  # tests of matryo-native ask for its operators
         "LANGSMITH_TRACING": "false",
         "LITELLM_LOCAL_MODEL_COST_MAP": "True",  # else litellm fetches prices when imported
     }
