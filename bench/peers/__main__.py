@@ -1,0 +1,270 @@
+"""Matryo beside other engines: speed by shape, and accuracy, in one interleaved run.
+
+    .venv/bin/python -m bench.peers --model all-minilm-l6-v2 --peer-python PYTHON
+
+Every engine runs in a process of its own, on the same weights, and one engine at a time. Matryo has
+one run of one thread for each core. Every other engine has the fastest of its settings at each
+shape, which are tried first and remembered in the cache. PYTHON is one that has torch, safetensors,
+openvino and nncf, and, if they shall take part, llama-cpp-python with gguf, and fastembed; an
+engine that is missing there is left out, and the output says so.
+
+Accuracy is measured on real texts (see `bench.corpus`) and means something for trained weights
+only; `--accuracy 0` leaves it out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import platform
+import random
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+
+from bench.corpus import debian_pairs
+from bench.peers.child import Child
+from bench.peers.rounds import Measured, Shape, choose, race
+from bench.peers.table import FP32, INT8, RIVALS, table
+from matryo.assembly import make_ready
+from matryo.catalog.catalog import open_catalog
+from matryo.core.settings import load_settings
+from matryo.engine import plan_cores
+from matryo.engine.factory import load_engine
+from matryo.engine.postprocess import FloatArray
+from matryo.store.artifact import find_artifact
+from matryo.store.layout import Store
+
+SHAPES: tuple[Shape, ...] = ((1, 16), (1, 128), (4, 128), (8, 64), (1, 512), (1, 2048))
+LONG_SHAPES: tuple[Shape, ...] = ((1, 4096), (1, 8192))
+_CALIBRATION_TEXTS, _BATCH = 300, 16
+_SAME = 0.99999
+_NEEDS: Mapping[str, tuple[str, ...]] = {
+    "OpenVINO f32": ("torch", "openvino"),
+    "OpenVINO bf16": ("torch", "openvino"),
+    "OpenVINO 8-bit weights": ("torch", "openvino", "nncf"),
+    "OpenVINO static int8": ("torch", "openvino", "nncf"),
+}
+_KINDS = {
+    "OpenVINO f32": "f32",
+    "OpenVINO bf16": "bf16",
+    "OpenVINO 8-bit weights": "weights8",
+    "OpenVINO static int8": "static8",
+}
+
+
+def cpu() -> tuple[str, list[str]]:
+    """Name of the CPU, and those of its features that decide how fast products are."""
+    path = Path("/proc/cpuinfo")
+    lines = path.read_text("utf-8").splitlines() if path.exists() else []
+    facts = {key.strip(): value.strip() for key, _, value in (x.partition(":") for x in lines)}
+    wanted = ("avx2", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8")
+    flags = facts.get("flags", facts.get("Features", "")).split()
+    shown = [flag for flag in flags if flag in (*wanted, "asimddp", "i8mm", "bf16", "sve")]
+    return facts.get("model name", platform.processor() or platform.machine()), shown
+
+
+def missing(python: str, modules: Sequence[str]) -> list[str]:
+    """The modules that a Python lacks."""
+    code = "import importlib.util, sys; print(*(m for m in sys.argv[1:] if not importlib.util.find_spec(m)))"
+    command = [python, "-c", code, *modules]
+    found = subprocess.run(command, check=True, capture_output=True, text=True)  # noqa: S603
+    return found.stdout.split()
+
+
+def commands(given: argparse.Namespace, spec: Path, *, bf16: bool) -> dict[str, list[str]]:
+    """The command of every engine that takes part, by its name; says which are left out and why."""
+    ours = [sys.executable, "-m", "bench.peers.ours", "--model", given.model]
+    found = {
+        name: [*ours, "--precision", precision, "--cores", str(given.cores)]
+        for name, precision in ((FP32, "fp32"), (INT8, "int8"))
+    }
+    for name, modules in _NEEDS.items():
+        if given.peer_python is None:
+            print(f"{name} is left out: no --peer-python is given")
+        elif name == "OpenVINO bf16" and not bf16:
+            print(f"{name} is left out: /proc/cpuinfo shows neither avx512_bf16 nor amx_bf16")
+        elif lacks := missing(given.peer_python, modules):
+            print(f"{name} is left out: {given.peer_python} lacks {', '.join(lacks)}")
+        else:
+            module = ["-m", "bench.peers.with_openvino", "--kind", _KINDS[name]]
+            command = [given.peer_python, *module, "--spec", str(spec)]
+            found[name] = [*command, "--bf16"] if bf16 else command
+    if given.only:
+        found = {name: command for name, command in found.items() if name in given.only}
+    return found
+
+
+def prepare(given: argparse.Namespace) -> Path:
+    """Write the texts' token ids and what the other engines need to know; returns the latter."""
+    settings = make_ready(load_settings(None, model=(given.model,), precision="fp32"))
+    manifest, store = open_catalog(settings).manifest(settings.model[0]), Store(settings.home)
+    engine = load_engine(manifest, find_artifact(store, manifest, "fp32"), plan_cores(1))
+    pairs = debian_pairs(given.accuracy + _CALIBRATION_TEXTS)
+    prefix = manifest.prefix("document")
+    encoded = engine.tokenize([prefix + text for _, text in pairs])
+    cache: Path = (given.cache / manifest.id).absolute()
+    cache.mkdir(parents=True, exist_ok=True)
+    texts, spec = cache / "texts.json", cache / "spec.json"
+    # Texts over the limit are cut, and none is so long that a batch with it takes minutes.
+    longest = min(512, manifest.tokenizer.max_tokens)
+    texts.write_text(json.dumps([list(map(int, one.ids[:longest])) for one in encoded]), "utf-8")
+    norm = manifest.output.layer_norm_eps if "layer_norm" in manifest.output.steps else None
+    facts = {
+        "architecture": manifest.architecture.model_dump(),
+        "layer_norm_eps": norm,
+        "weights": str(given.checkpoint.absolute() / "model.safetensors"),
+        "tokenizer": str(given.checkpoint.absolute() / "tokenizer.json"),
+        "texts": str(texts),
+        "cache": str(cache),
+        "cores": given.cores,
+    }
+    spec.write_text(json.dumps(facts, indent=1), "utf-8")
+    return spec
+
+
+def vectors(child: Child, setting: str, spec: Path, batches: Sequence[Sequence[int]]) -> FloatArray:
+    """Vectors of an engine, by index of the text."""
+    output = spec.with_name("vectors.npy")
+    child.embed(setting, spec.with_name("texts.json"), batches, output)
+    rows: FloatArray = np.load(output)
+    found = np.empty_like(rows)
+    found[[index for batch in batches for index in batch]] = rows
+    return found
+
+
+def accuracy(
+    children: Sequence[Child], measured: Mapping[str, Measured], spec: Path, n_texts: int
+) -> None:
+    """Measure cosines to Matryo's fp32, and how far a text alone is from itself in a batch.
+
+    An engine has the setting that was the fastest at the most shapes.
+    """
+    order = list(range(n_texts))
+    alone = [[index] for index in order]
+    random.Random(0).shuffle(order)
+    together = [order[start : start + _BATCH] for start in range(0, n_texts, _BATCH)]
+    reference: FloatArray | None = None
+    for child in children:  # Matryo's fp32 is the first
+        chosen = list(measured[child.name].chosen.values()) or child.settings
+        setting = max(chosen, key=chosen.count)
+        one = vectors(child, setting, spec, alone)
+        reference = one if reference is None else reference
+        cosines = (one * reference).sum(1)
+        moved = float(np.abs(vectors(child, setting, spec, together) - one).max())
+        measured[child.name].accuracy = {
+            "mean": float(cosines.mean()),
+            "least": float(cosines.min()),
+            "company": moved,
+        }
+        measured[child.name].accurate_at = setting
+        print(child.name, json.dumps(measured[child.name].accuracy), flush=True)
+
+
+def same_model(children: Mapping[str, Child], spec: Path) -> float | None:
+    """Least cosine between Matryo's fp32 and OpenVINO's f32 on some texts; None without both.
+
+    Raises:
+        SystemExit: the two do not run the same model.
+    """
+    names = (FP32, "OpenVINO f32")
+    if not all(name in children for name in names):
+        return None
+    batches = [[index] for index in range(8)]
+    both = [children[name] for name in names]
+    one, other = (vectors(child, child.settings[0], spec, batches) for child in both)
+    least = float((one * other).sum(1).min())
+    if least <= _SAME:
+        raise SystemExit(f"{names[1]} has cosine {least} to {names[0]}: the models differ")
+    return least
+
+
+def write(
+    given: argparse.Namespace, measured: Mapping[str, Measured], shapes: Sequence[Shape]
+) -> None:
+    """Print the table, and write it and a JSON file of all rounds."""
+    name, flags = cpu()
+    head = (
+        f"{given.model}, {name}, {given.cores} cores, {' '.join(flags)}, "
+        f"{datetime.now(UTC).date()}, medians of {given.rounds} interleaved rounds"
+    )
+    page = f"{head}\n\n{table(measured, shapes)}\n"
+    print(f"\n{page}")
+    given.output.mkdir(parents=True, exist_ok=True)
+    facts = {
+        engine: {
+            "about": one.about,
+            "accuracy": one.accuracy,
+            "accuracy_setting": one.accurate_at,
+            "shapes": {
+                f"{texts}x{tokens}": {
+                    "setting": setting,
+                    "rates": one.rates.get((texts, tokens), []),
+                }
+                for (texts, tokens), setting in one.chosen.items()
+            },
+        }
+        for engine, one in measured.items()
+    }
+    path = given.output / f"peers-{given.model}.json"
+    path.write_text(json.dumps({"run": head, "engines": facts}, indent=1) + "\n", "utf-8")
+    path.with_suffix(".md").write_text(page, "utf-8")
+    print(f"written to {path}, and the table beside it")
+
+
+def _shape(text: str) -> Shape:
+    texts, tokens = text.lower().split("x")
+    return int(texts), int(tokens)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure, print a table, and write it as Markdown and JSON."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--model", default="all-minilm-l6-v2")
+    parser.add_argument("--checkpoint", type=Path, required=True, help="folder of the weights")
+    parser.add_argument("--peer-python", help="a Python that has the other engines")
+    parser.add_argument("--cache", type=Path, default=Path("bench/out/peers"))
+    parser.add_argument("--output", type=Path, default=Path("bench/out"))
+    parser.add_argument("--only", action="append", choices=(FP32, INT8, *RIVALS))
+    parser.add_argument("--shape", type=_shape, action="append", help="texts x tokens, as 4x128")
+    parser.add_argument("--long", action="store_true", help="texts of 4096 and 8192 tokens, too")
+    parser.add_argument("--cores", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=3, help="0 measures no speed")
+    parser.add_argument("--seconds", type=float, default=1.0, help="of each measurement")
+    parser.add_argument("--accuracy", type=int, default=1000, help="texts; 0 measures none")
+    given = parser.parse_args(arguments)
+    spec = prepare(given)
+    shapes = list(given.shape or SHAPES + (LONG_SHAPES if given.long else ()))
+    manifest = open_catalog(load_settings(None)).manifest(given.model)
+    limit = manifest.tokenizer.max_tokens
+    shapes = [shape for shape in shapes if shape[1] <= limit]
+    bf16 = not {"avx512_bf16", "amx_bf16"}.isdisjoint(cpu()[1])
+    measured: dict[str, Measured] = {}
+    with contextlib.ExitStack() as stack:
+        children = [
+            stack.enter_context(Child(name, command, spec.with_name("log.txt")))
+            for name, command in commands(given, spec, bf16=bf16).items()
+        ]
+        measured.update((child.name, Measured(child.about)) for child in children)
+        least = same_model({child.name: child for child in children}, spec)
+        if least is not None:
+            print(f"OpenVINO f32 has cosine {least:.7f} to ours fp32: the model is the same")
+        for child in children:
+            known = spec.with_name("settings.json")
+            measured[child.name].chosen = choose(child, shapes, given.seconds / 2, known)
+        if given.accuracy:
+            accuracy(children, measured, spec, given.accuracy)
+        if given.rounds:
+            race(children, measured, shapes, given.rounds, given.seconds)
+    write(given, measured, shapes)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,93 @@
+"""An engine in a process of its own, from the side of the benchmark."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+_ROOT = Path(__file__).parents[2]
+
+
+class Child:
+    """A process that serves one engine (see `bench.peers.protocol`); a context manager.
+
+    Args:
+        name: of the engine, for tables.
+        command: that starts the process.
+        log: file that standard error is appended to.
+
+    Attributes:
+        about: what the engine says of itself.
+        settings: names of its settings.
+
+    Raises:
+        SystemExit: the process ended instead of answering; its log says why.
+    """
+
+    def __init__(self, name: str, command: Sequence[str], log: Path) -> None:
+        self.name = name
+        self._log = log
+        with log.open("ab") as errors:
+            self._process = subprocess.Popen(  # noqa: S603 - the command is the operator's own
+                command,
+                cwd=_ROOT,
+                env={**os.environ, "OPENVINO_TELEMETRY_OPT_OUT": "1"},
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                text=True,
+            )
+        facts = self._answer()
+        self.about: str = facts["about"]
+        self.settings: list[str] = facts["settings"]
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        assert self._process.stdin and self._process.stdout
+        self._process.stdin.close()
+        self._process.wait()
+        self._process.stdout.close()
+
+    def rate(self, setting: str, shape: Sequence[int], seconds: float) -> float:
+        """Tokens a second with a setting at a shape; see `bench.peers.protocol.rate`."""
+        return float(self._ask(setting=setting, shape=list(shape), seconds=seconds))
+
+    def embed(
+        self, setting: str, texts: Path, batches: Sequence[Sequence[int]], output: Path
+    ) -> None:
+        """Write vectors, one row for each text, in the order of the batches.
+
+        Args:
+            setting: one of the engine's settings.
+            texts: JSON file with a list of lists of token ids.
+            batches: indexes of the texts of each batch.
+            output: the `.npy` file to write.
+        """
+        rows = [list(batch) for batch in batches]
+        self._ask(setting=setting, texts=str(texts), batches=rows, output=str(output))
+
+    def _ask(self, **request: object) -> Any:  # noqa: ANN401 - JSON
+        assert self._process.stdin
+        self._process.stdin.write(json.dumps(request) + "\n")
+        self._process.stdin.flush()
+        return self._answer()
+
+    def _answer(self) -> Any:  # noqa: ANN401 - JSON
+        assert self._process.stdout
+        line = self._process.stdout.readline()
+        if not line:
+            code = self._process.wait()
+            raise SystemExit(f"{self.name} ended with code {code}. Its log is {self._log}")
+        return json.loads(line)
