@@ -29,8 +29,10 @@ import numpy as np
 
 from bench.corpus import debian_pairs
 from bench.peers.child import Child
+from bench.peers.gguf_file import write_gguf
 from bench.peers.rounds import Measured, Shape, choose, race
 from bench.peers.table import FP32, INT8, RIVALS, table
+from bench.peers.with_llama import GGUF
 from matryo.assembly import make_ready
 from matryo.catalog.catalog import open_catalog
 from matryo.core.settings import load_settings
@@ -44,18 +46,16 @@ SHAPES: tuple[Shape, ...] = ((1, 16), (1, 128), (4, 128), (8, 64), (1, 512), (1,
 LONG_SHAPES: tuple[Shape, ...] = ((1, 4096), (1, 8192))
 _CALIBRATION_TEXTS, _BATCH = 300, 16
 _SAME = 0.99999
-_NEEDS: Mapping[str, tuple[str, ...]] = {
-    "OpenVINO f32": ("torch", "openvino"),
-    "OpenVINO bf16": ("torch", "openvino"),
-    "OpenVINO 8-bit weights": ("torch", "openvino", "nncf"),
-    "OpenVINO static int8": ("torch", "openvino", "nncf"),
+_OPENVINO, _NNCF = ("torch", "openvino"), ("torch", "openvino", "nncf")
+_PEERS: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "OpenVINO f32": (_OPENVINO, ("with_openvino", "--kind", "f32")),
+    "OpenVINO bf16": (_OPENVINO, ("with_openvino", "--kind", "bf16")),
+    "OpenVINO 8-bit weights": (_NNCF, ("with_openvino", "--kind", "weights8")),
+    "OpenVINO static int8": (_NNCF, ("with_openvino", "--kind", "static8")),
+    "llama.cpp Q8_0": (("llama_cpp",), ("with_llama",)),
+    "FastEmbed fp32": (("torch", "onnxscript", "fastembed"), ("with_fastembed",)),
 }
-_KINDS = {
-    "OpenVINO f32": "f32",
-    "OpenVINO bf16": "bf16",
-    "OpenVINO 8-bit weights": "weights8",
-    "OpenVINO static int8": "static8",
-}
+"""Modules that each other engine needs, and the module here that runs the engine."""
 
 
 def cpu() -> tuple[str, list[str]]:
@@ -71,7 +71,8 @@ def cpu() -> tuple[str, list[str]]:
 
 def missing(python: str, modules: Sequence[str]) -> list[str]:
     """The modules that a Python lacks."""
-    code = "import importlib.util, sys; print(*(m for m in sys.argv[1:] if not importlib.util.find_spec(m)))"
+    code = "from importlib.util import find_spec as f; print(*(m for m in argv[1:] if not f(m)))"
+    code = f"from sys import argv; {code}"
     command = [python, "-c", code, *modules]
     found = subprocess.run(command, check=True, capture_output=True, text=True)  # noqa: S603
     return found.stdout.split()
@@ -84,7 +85,7 @@ def commands(given: argparse.Namespace, spec: Path, *, bf16: bool) -> dict[str, 
         name: [*ours, "--precision", precision, "--cores", str(given.cores)]
         for name, precision in ((FP32, "fp32"), (INT8, "int8"))
     }
-    for name, modules in _NEEDS.items():
+    for name, (modules, (module, *flags)) in _PEERS.items():
         if given.peer_python is None:
             print(f"{name} is left out: no --peer-python is given")
         elif name == "OpenVINO bf16" and not bf16:
@@ -92,9 +93,8 @@ def commands(given: argparse.Namespace, spec: Path, *, bf16: bool) -> dict[str, 
         elif lacks := missing(given.peer_python, modules):
             print(f"{name} is left out: {given.peer_python} lacks {', '.join(lacks)}")
         else:
-            module = ["-m", "bench.peers.with_openvino", "--kind", _KINDS[name]]
-            command = [given.peer_python, *module, "--spec", str(spec)]
-            found[name] = [*command, "--bf16"] if bf16 else command
+            command = [given.peer_python, "-m", f"bench.peers.{module}", "--spec", str(spec)]
+            found[name] = command + flags + (["--bf16"] if bf16 and flags else [])
     if given.only:
         found = {name: command for name, command in found.items() if name in given.only}
     return found
@@ -166,22 +166,24 @@ def accuracy(
         print(child.name, json.dumps(measured[child.name].accuracy), flush=True)
 
 
-def same_model(children: Mapping[str, Child], spec: Path) -> float | None:
-    """Least cosine between Matryo's fp32 and OpenVINO's f32 on some texts; None without both.
+def check_same_model(children: Sequence[Child], spec: Path) -> None:
+    """Compare the vectors of every engine that computes in fp32 with Matryo's, on some texts.
 
     Raises:
-        SystemExit: the two do not run the same model.
+        SystemExit: an engine does not run the same model.
     """
-    names = (FP32, "OpenVINO f32")
-    if not all(name in children for name in names):
-        return None
+    by_name = {child.name: child for child in children}
+    if (ours := by_name.get(FP32)) is None:
+        return
     batches = [[index] for index in range(8)]
-    both = [children[name] for name in names]
-    one, other = (vectors(child, child.settings[0], spec, batches) for child in both)
-    least = float((one * other).sum(1).min())
-    if least <= _SAME:
-        raise SystemExit(f"{names[1]} has cosine {least} to {names[0]}: the models differ")
-    return least
+    reference = vectors(ours, ours.settings[0], spec, batches)
+    for name in ("OpenVINO f32", "FastEmbed fp32"):
+        if (child := by_name.get(name)) is not None:
+            found = vectors(child, child.settings[0], spec, batches)
+            least = float((found * reference).sum(1).min())
+            if least <= _SAME:
+                raise SystemExit(f"{name} has cosine {least} to {FP32}: the models differ")
+            print(f"{name} has cosine {least:.7f} to {FP32}: the model is the same")
 
 
 def write(
@@ -245,6 +247,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     manifest = open_catalog(load_settings(None)).manifest(given.model)
     limit = manifest.tokenizer.max_tokens
     shapes = [shape for shape in shapes if shape[1] <= limit]
+    if "llama.cpp Q8_0" in (given.only or RIVALS) and not (gguf := spec.with_name(GGUF)).exists():
+        weights = given.checkpoint / "model.safetensors"
+        write_gguf(manifest.architecture.model_dump(), weights, gguf)
     bf16 = not {"avx512_bf16", "amx_bf16"}.isdisjoint(cpu()[1])
     measured: dict[str, Measured] = {}
     with contextlib.ExitStack() as stack:
@@ -253,9 +258,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             for name, command in commands(given, spec, bf16=bf16).items()
         ]
         measured.update((child.name, Measured(child.about)) for child in children)
-        least = same_model({child.name: child for child in children}, spec)
-        if least is not None:
-            print(f"OpenVINO f32 has cosine {least:.7f} to ours fp32: the model is the same")
+        check_same_model(children, spec)
         for child in children:
             known = spec.with_name("settings.json")
             measured[child.name].chosen = choose(child, shapes, given.seconds / 2, known)

@@ -55,7 +55,8 @@ class Child:
         value: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        assert self._process.stdin and self._process.stdout
+        assert self._process.stdin
+        assert self._process.stdout
         self._process.stdin.close()
         self._process.wait()
         self._process.stdout.close()

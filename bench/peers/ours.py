@@ -26,6 +26,9 @@ class Ours:
         cores: number of concurrent runs, each of one thread.
     """
 
+    about: str
+    settings: Sequence[str]
+
     def __init__(self, model: str, precision: str, cores: int) -> None:
         settings = make_ready(load_settings(None, model=(model,), precision=precision))
         manifest = open_catalog(settings).manifest(settings.model[0])

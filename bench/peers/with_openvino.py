@@ -7,6 +7,8 @@ import functools
 import importlib
 import itertools
 import json
+import subprocess
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,7 @@ from bench.peers.protocol import Ids, Vectors, serve
 from bench.peers.torch_model import Spec, make_module
 
 KINDS = ("f32", "bf16", "weights8", "static8")
+_MODULE = "bench.peers.with_openvino"
 _GROUPS = (0, 32, 64, 128)
 _CALIBRATION_TEXTS, _CALIBRATION_TOKENS = 300, 256
 
@@ -29,6 +32,9 @@ class OpenVino:
         kind: one of `KINDS`.
         bf16: whether the CPU computes bf16, which is then a setting of the 8-bit kinds.
     """
+
+    about: str
+    settings: Sequence[str]
 
     def __init__(self, spec: Spec, kind: str, *, bf16: bool) -> None:
         self._ov: Any = importlib.import_module("openvino")
@@ -94,59 +100,73 @@ class OpenVino:
     def _model(self, weight: str, *, masked: bool) -> Any:  # noqa: ANN401
         """The graph with such weights, read from the cache, or made and cached."""
         path = self._spec.cache / f"{weight}-{'masked' if masked else 'unmasked'}.xml"
-        if path.exists():
-            return self._core.read_model(path)
-        if weight == "f32":
-            model = self._converted(masked=masked)
-        else:
-            nncf: Any = importlib.import_module("nncf")
-            model = self._model("f32", masked=masked)
-            if weight == "static8":
-                data = nncf.Dataset(self._calibration(), lambda ids: self._feed(ids, masked=masked))
-                model = nncf.quantize(
-                    model,
-                    data,
-                    model_type=nncf.ModelType.TRANSFORMER,
-                    subset_size=_CALIBRATION_TEXTS,
-                )
-            else:
-                mode = nncf.CompressWeightsMode(weight)
-                model = nncf.compress_weights(model, mode=mode)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._ov.save_model(model, path, compress_to_fp16=False)
+        if not path.exists():  # a process of its own gives back the memory that this takes
+            making = ["--make", weight, *(["--masked"] if masked else [])]
+            command = [sys.executable, "-m", _MODULE, "--spec", str(self._spec.path), *making]
+            subprocess.run(command, check=True)  # noqa: S603 - this module
         return self._core.read_model(path)
 
-    def _converted(self, *, masked: bool) -> Any:  # noqa: ANN401
-        torch: Any = importlib.import_module("torch")
-        ids = torch.ones((2, 5), dtype=torch.int64)
-        module = make_module(self._spec, masked=masked)
-        with torch.no_grad():
-            example = (ids, ids) if masked else (ids,)
-            model = self._ov.convert_model(module, example_input=example)
-        for port in model.inputs:
-            port.get_node().set_partial_shape(self._ov.PartialShape([-1, -1]))
-            port.get_node().set_element_type(self._ov.Type.i64)
-        model.validate_nodes_and_infer_types()
-        return model
 
-    def _calibration(self) -> list[list[int]]:
-        texts = json.loads(self._spec.texts.read_text("utf-8"))
-        return [ids[:_CALIBRATION_TOKENS] for ids in texts[-_CALIBRATION_TEXTS:]]
+def make(spec: Spec, weight: str, *, masked: bool) -> None:
+    """Write the graph with such weights into the cache.
 
-    @staticmethod
-    def _feed(ids: Sequence[int], *, masked: bool) -> list[Ids]:
-        row = np.array([ids], np.int64)
+    Args:
+        spec: the model.
+        weight: `f32`, `int8_asym`, `int8_sym` or `static8`.
+        masked: whether the graph takes a mask.
+    """
+    ov: Any = importlib.import_module("openvino")
+    torch: Any = importlib.import_module("torch")
+    ids, mask = torch.ones((2, 2, 5), dtype=torch.int64)
+    with torch.no_grad():
+        example = (ids, mask) if masked else (ids,)
+        model = ov.convert_model(make_module(spec, masked=masked), example_input=example)
+    for port in model.inputs:
+        port.get_node().set_partial_shape(ov.PartialShape([-1, -1]))
+        port.get_node().set_element_type(ov.Type.i64)
+    model.validate_nodes_and_infer_types()
+    if weight == "static8":
+        model = _quantized(spec, model, masked=masked)
+    elif weight != "f32":
+        nncf: Any = importlib.import_module("nncf")
+        model = nncf.compress_weights(model, mode=nncf.CompressWeightsMode(weight))
+    part = spec.cache / f"part-{weight}.xml"
+    ov.save_model(model, part, compress_to_fp16=False)
+    final = spec.cache / f"{weight}-{'masked' if masked else 'unmasked'}.xml"
+    part.with_suffix(".bin").rename(final.with_suffix(".bin"))
+    part.rename(final)
+
+
+def _quantized(spec: Spec, model: Any, *, masked: bool) -> Any:  # noqa: ANN401
+    nncf: Any = importlib.import_module("nncf")
+    texts = json.loads(spec.texts.read_text("utf-8"))[-_CALIBRATION_TEXTS:]
+
+    def feed(ids: Sequence[int]) -> list[Ids]:
+        row = np.array([ids[:_CALIBRATION_TOKENS]], np.int64)
         return [row, np.ones_like(row)] if masked else [row]
+
+    return nncf.quantize(
+        model,
+        nncf.Dataset(texts, feed),
+        model_type=nncf.ModelType.TRANSFORMER,
+        subset_size=_CALIBRATION_TEXTS,
+    )
 
 
 def main() -> None:
-    """Serve one kind."""
+    """Serve one kind, or make a graph."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--spec", type=Path, required=True)
-    parser.add_argument("--kind", choices=KINDS, required=True)
+    parser.add_argument("--kind", choices=KINDS)
     parser.add_argument("--bf16", action="store_true")
+    parser.add_argument("--make", help="weights of a graph to make, instead of serving")
+    parser.add_argument("--masked", action="store_true", help="make a graph that takes a mask")
     given = parser.parse_args()
-    serve(lambda: OpenVino(Spec.read(given.spec), given.kind, bf16=given.bf16))
+    spec = Spec.read(given.spec)
+    if given.make:
+        make(spec, given.make, masked=given.masked)
+    else:
+        serve(lambda: OpenVino(spec, given.kind, bf16=given.bf16))
 
 
 if __name__ == "__main__":
