@@ -21,7 +21,7 @@ import platform
 import random
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -78,12 +78,15 @@ def missing(python: str, modules: Sequence[str]) -> list[str]:
     return found.stdout.split()
 
 
-def commands(given: argparse.Namespace, spec: Path, *, bf16: bool) -> dict[str, list[str]]:
+def commands(
+    given: argparse.Namespace, spec: Path, precisions: Collection[str], *, bf16: bool
+) -> dict[str, list[str]]:
     """The command of every engine that takes part, by its name; says which are left out and why."""
     ours = [sys.executable, "-m", "bench.peers.ours", "--model", given.model]
     found = {
         name: [*ours, "--precision", precision, "--cores", str(given.cores)]
         for name, precision in ((FP32, "fp32"), (INT8, "int8"))
+        if precision in precisions
     }
     for name, (modules, (module, *flags)) in _PEERS.items():
         if given.peer_python is None:
@@ -187,16 +190,19 @@ def check_same_model(children: Sequence[Child], spec: Path) -> None:
 
 
 def write(
-    given: argparse.Namespace, measured: Mapping[str, Measured], shapes: Sequence[Shape]
+    given: argparse.Namespace,
+    measured: Mapping[str, Measured],
+    shapes: Sequence[Shape],
+    n_rounds: int,
 ) -> None:
     """Print the table, and write it and a JSON file of all rounds."""
     name, flags = cpu()
     head = (
         f"{given.model}, {name}, {given.cores} cores, {' '.join(flags)}, "
-        f"{datetime.now(UTC).date()}, medians of {given.rounds} interleaved rounds"
+        f"{datetime.now(UTC).date()}, medians of {n_rounds} interleaved rounds"
     )
     page = f"{head}\n\n{table(measured, shapes)}\n"
-    print(f"\n{page}")
+    print(f"\n{page}", flush=True)
     given.output.mkdir(parents=True, exist_ok=True)
     facts = {
         engine: {
@@ -247,26 +253,32 @@ def main(arguments: Sequence[str] | None = None) -> None:
     manifest = open_catalog(load_settings(None)).manifest(given.model)
     limit = manifest.tokenizer.max_tokens
     shapes = [shape for shape in shapes if shape[1] <= limit]
-    if "llama.cpp Q8_0" in (given.only or RIVALS) and not (gguf := spec.with_name(GGUF)).exists():
+    bf16 = not {"avx512_bf16", "amx_bf16"}.isdisjoint(cpu()[1])
+    vocabulary, log = int(manifest.architecture.config["vocab_size"]), spec.with_name("log.txt")
+    measured: dict[str, Measured] = {}
+    found = commands(given, spec, manifest.precisions, bf16=bf16)
+    if "llama.cpp Q8_0" in found and not (gguf := spec.with_name(GGUF)).exists():
         weights = given.checkpoint / "model.safetensors"
         write_gguf(manifest.architecture.model_dump(), weights, gguf)
-    bf16 = not {"avx512_bf16", "amx_bf16"}.isdisjoint(cpu()[1])
-    measured: dict[str, Measured] = {}
+    for name, command in found.items():
+        # A process of its own: every setting that is tried takes memory.
+        with Child(name, command, vocabulary, log) as child:
+            measured[name] = Measured(child.about)
+            known = spec.with_name("settings.json")
+            measured[name].chosen = choose(child, shapes, given.seconds / 2, known)
     with contextlib.ExitStack() as stack:
         children = [
-            stack.enter_context(Child(name, command, spec.with_name("log.txt")))
-            for name, command in commands(given, spec, bf16=bf16).items()
+            stack.enter_context(Child(name, command, vocabulary, log))
+            for name, command in found.items()
         ]
-        measured.update((child.name, Measured(child.about)) for child in children)
         check_same_model(children, spec)
-        for child in children:
-            known = spec.with_name("settings.json")
-            measured[child.name].chosen = choose(child, shapes, given.seconds / 2, known)
         if given.accuracy:
             accuracy(children, measured, spec, given.accuracy)
-        if given.rounds:
-            race(children, measured, shapes, given.rounds, given.seconds)
-    write(given, measured, shapes)
+        for number in range(given.rounds):
+            race(children, measured, shapes, number, given.seconds)
+            write(given, measured, shapes, number + 1)  # a long run that is stopped has a table
+    if not given.rounds:
+        write(given, measured, shapes, 0)
 
 
 if __name__ == "__main__":

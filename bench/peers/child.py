@@ -19,6 +19,7 @@ class Child:
     Args:
         name: of the engine, for tables.
         command: that starts the process.
+        vocabulary: token ids are below this number.
         log: file that standard error is appended to.
 
     Attributes:
@@ -29,9 +30,9 @@ class Child:
         SystemExit: the process ended instead of answering; its log says why.
     """
 
-    def __init__(self, name: str, command: Sequence[str], log: Path) -> None:
+    def __init__(self, name: str, command: Sequence[str], vocabulary: int, log: Path) -> None:
         self.name = name
-        self._log = log
+        self._vocabulary, self._log = vocabulary, log
         with log.open("ab") as errors:
             self._process = subprocess.Popen(  # noqa: S603 - the command is the operator's own
                 command,
@@ -55,15 +56,20 @@ class Child:
         value: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        self._end()
+
+    def _end(self) -> int:
+        """End the process; returns its exit code."""
         assert self._process.stdin
         assert self._process.stdout
         self._process.stdin.close()
-        self._process.wait()
         self._process.stdout.close()
+        return self._process.wait()
 
     def rate(self, setting: str, shape: Sequence[int], seconds: float) -> float:
         """Tokens a second with a setting at a shape; see `bench.peers.protocol.rate`."""
-        return float(self._ask(setting=setting, shape=list(shape), seconds=seconds))
+        given = {"shape": list(shape), "vocabulary": self._vocabulary, "seconds": seconds}
+        return float(self._ask(setting=setting, **given))
 
     def embed(
         self, setting: str, texts: Path, batches: Sequence[Sequence[int]], output: Path
@@ -89,6 +95,5 @@ class Child:
         assert self._process.stdout
         line = self._process.stdout.readline()
         if not line:
-            code = self._process.wait()
-            raise SystemExit(f"{self.name} ended with code {code}. Its log is {self._log}")
+            raise SystemExit(f"{self.name} ended with code {self._end()}. Its log is {self._log}")
         return json.loads(line)

@@ -46,22 +46,21 @@ class Peer(Protocol):
         ...
 
 
-def rate(run: Callable[[Ids], object], shape: Sequence[int], callers: int, seconds: float) -> float:
+def rate(run: Callable[[Ids], object], ids: Ids, callers: int, seconds: float) -> float:
     """Tokens a second of concurrent callers, of whom each runs at least once after a warm-up.
 
     Args:
-        run: embeds token ids `(B, T)`.
-        shape: `(B, T)`.
+        run: embeds token ids.
+        ids: `(B, T)`.
         callers: threads that call `run`.
         seconds: a caller starts no run after so many seconds.
     """
-    ids = np.random.default_rng(0).integers(1000, 30000, tuple(shape))
     ready, counts = threading.Barrier(callers + 1), [0] * callers
     failures: list[BaseException] = []
 
     def work(index: int) -> None:
         try:
-            if shape[0] * shape[1] <= _WARM_UP_TOKENS:
+            if ids.size <= _WARM_UP_TOKENS:
                 run(ids)
             ready.wait()
             started = time.perf_counter()
@@ -85,7 +84,7 @@ def rate(run: Callable[[Ids], object], shape: Sequence[int], callers: int, secon
         thread.join()
     if failures:
         raise failures[0]
-    return sum(counts) * shape[0] * shape[1] / (time.perf_counter() - started)
+    return sum(counts) * ids.size / (time.perf_counter() - started)
 
 
 _WARM_UP_TOKENS = 1024  # a longer run takes seconds, beside which its warm-up is little
@@ -106,7 +105,9 @@ def serve(make: Callable[[], Peer]) -> None:
         request: dict[str, Any] = json.loads(line)
         if "shape" in request:
             run, callers = peer.runner(request["setting"])
-            answer(rate(run, request["shape"], callers, request["seconds"]))
+            generator = np.random.default_rng(0)
+            ids: Ids = generator.integers(0, int(request["vocabulary"]), tuple(request["shape"]))
+            answer(rate(run, ids, callers, request["seconds"]))
         else:
             texts = json.loads(Path(request["texts"]).read_text("utf-8"))
             rows = [

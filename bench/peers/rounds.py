@@ -79,27 +79,23 @@ def race(
     children: Sequence[Child],
     measured: Mapping[str, Measured],
     shapes: Sequence[Shape],
-    rounds: int,
+    number: int,
     seconds: float,
 ) -> None:
-    """Measure every engine at every shape, one at a time, in rounds.
+    """Measure every engine at every shape once, one engine at a time.
 
     Args:
         children: the engines.
         measured: by name of the engine; the rates are added.
         shapes: texts and tokens.
-        rounds: number of rounds.
+        number: of this round, from 0 on; each round begins with another engine, because a machine
+            may slow down during a round.
         seconds: of each measurement.
     """
-    for index in range(rounds):
-        for shape in shapes:
-            # A machine that slows down during a shape slows a different engine in each round.
-            first = index % len(children)
-            for child in (*children[first:], *children[:first]):
-                one = measured[child.name]
-                rate = child.rate(one.chosen[shape], shape, seconds)
-                one.rates.setdefault(shape, []).append(rate)
-                print(
-                    f"round {index + 1}, {shape[0]} x {shape[1]}, {child.name}: {rate:.0f}",
-                    flush=True,
-                )
+    first = number % len(children)
+    for shape in shapes:
+        for child in (*children[first:], *children[:first]):
+            one = measured[child.name]
+            rate = child.rate(one.chosen[shape], shape, seconds)
+            one.rates.setdefault(shape, []).append(rate)
+            print(f"round {number + 1}, {shape[0]} x {shape[1]}, {child.name}: {rate:.0f}")
