@@ -9,7 +9,7 @@ import signal
 from collections.abc import Callable
 from contextlib import ExitStack
 
-from matryo.assembly import make_ready, ready_engines, resolve_models
+from matryo.assembly import core_use, equal_part, make_ready, ready_engines, resolve_models
 from matryo.catalog.catalog import open_catalog
 from matryo.commands.processes import run_processes
 from matryo.core import logging as logs
@@ -46,22 +46,30 @@ def run(settings: Settings) -> None:
 
         if settings.processes > 1:
             settings = make_ready(settings)
-            run_processes(settings, listener, serve_on, on_ready)
+            run_processes(settings, listener, serve_on, on_ready, equal_part(settings))
         else:
             serve_on(settings, listener, on_ready)
     log.info("stopped")
 
 
-def serve_on(settings: Settings, listener: Listener, on_ready: Callable[[], None]) -> None:
+def serve_on(
+    settings: Settings, listener: Listener, on_ready: Callable[[], None], cores: int | None = None
+) -> None:
     """Serve on bound sockets in this process.
+
+    Args:
+        settings: of the server.
+        listener: bound, not listening.
+        on_ready: called once the server answers.
+        cores: that this process uses; None for its part of those that it may use.
 
     Raises:
         SetupError: a model cannot be loaded, or the sockets cannot listen.
     """
     tune_allocator()
     logs.configure(settings.log_level, settings.log_format)
-    engines = ready_engines(settings)
-    application = create_app(settings, engines)
+    engines = ready_engines(settings, core_use(settings, cores))
+    application = create_app(settings, engines, cores)
     reload_on_hangup(_reload)
     logs.on_drop(application.state.context.metrics.log_lines_dropped.inc)
 
