@@ -5,18 +5,20 @@ from __future__ import annotations
 import json
 import resource
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from bench import abuse, doors, serving
+from bench import abuse, cores, doors, serving
 from bench.door_clients import BASE64, WAYS
 from bench.peers import __main__ as peers
 from bench.peers.child import Child
 from bench.peers.rounds import Measured, choose, race
 from bench.peers.table import INT8, table
 from bench.shapes import SHAPES
+from matryo.engine import plan_cores
 from tests.checkpoints import make_model
 from tests.conftest import build_tiny
 
@@ -104,6 +106,37 @@ def test_peers(
         for shape in ("1x8", "2x16"):
             assert min(facts[engine]["shapes"][shape]["rates"]) > 0
     assert 0.9 < facts["ours int8"]["accuracy"]["mean"] < 1
+
+
+def test_cores(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The costs of a model are measured, and its scheduler simulated on four cores."""
+    model = make_model(tmp_path, "bert", max_tokens=200)
+    build_tiny(tmp_path, model)
+    monkeypatch.setenv("MATRYO_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("MATRYO_MODELS", str(model.models))
+    measure = cores.measure
+    monkeypatch.setattr(
+        cores, "measure", lambda *given: replace(measure(*given), token_s=1e-3, score_s=0.0)
+    )
+    flags = ["--model", model.id, "--precision", "fp32", "--cores", "4"]
+    cores.main([*flags, "--seconds", "0.5", "--measure", "0.01"])
+    rows = [line.split(" | ") for line in capsys.readouterr().out.splitlines() if "| 4 |" in line]
+    assert [row[1:3] for row in rows] == [["1", "4 x 1"], ["2", "2 x 1"]]
+    assert all(float(row[3]) > 0 and float(row[4]) > 0 for row in rows)
+
+
+def test_simulated_interpreter() -> None:
+    """Four workers compute nearly four times as much as one, unless Python takes as long as a run."""
+    shares: list[float] = []
+    for interpreter_s in (0.0, 0.2):
+        machine = cores.Machine(0.0, 1e-3, 0.0, 1.0, interpreter_s, request_s=0.0)
+        found = cores.simulate(machine, plan_cores(4), 10.0)
+        shares.append(found.bulk_tokens_per_s * machine.token_s / 4)
+        assert found.query_s
+    assert 0.9 < shares[0] <= 1
+    assert shares[1] < 0.3
 
 
 PEER = """
