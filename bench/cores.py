@@ -374,9 +374,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--seconds", type=float, default=4.0, help="to simulate")
     parser.add_argument("--measure", type=float, default=0.5, help="seconds of a measurement")
     parser.add_argument("--remote", type=float, default=1.0, help="cost of two NUMA nodes")
+    parser.add_argument(
+        "--shared",
+        type=float,
+        help="part of a run that its threads share; not to be measured on a busy machine",
+    )
     given = parser.parse_args(arguments)
     machine = measure(given.model, given.precision, given.measure)
-    machine = replace(machine, remote=given.remote)
+    shared = machine.shared if given.shared is None else given.shared
+    machine = replace(machine, remote=given.remote, shared=shared)
     print(
         f"{given.model} {given.precision}: a run {1000 * machine.run_s:.2f} ms, a token "
         f"{1e6 * machine.token_s:.0f} us, a score {1e9 * machine.score_s:.1f} ns; threads share "

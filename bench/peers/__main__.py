@@ -200,6 +200,7 @@ def write(
     head = (
         f"{given.model}, {name}, {given.cores} cores, {' '.join(flags)}, "
         f"{datetime.now(UTC).date()}, medians of {n_rounds} interleaved rounds"
+        + (", tokens a second of one core by CPU time" if given.clock == "cpu" else "")
     )
     page = f"{head}\n\n{table(measured, shapes)}\n"
     print(f"\n{page}", flush=True)
@@ -246,6 +247,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--cores", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=3, help="0 measures no speed")
     parser.add_argument("--seconds", type=float, default=1.0, help="of each measurement")
+    parser.add_argument(
+        "--clock",
+        choices=("wall", "cpu"),
+        default="wall",
+        help="cpu counts the CPU time of each engine: tokens a second of one core, for a machine "
+        "that others use too",
+    )
     parser.add_argument("--accuracy", type=int, default=1000, help="texts; 0 measures none")
     given = parser.parse_args(arguments)
     spec = prepare(given)
@@ -262,13 +270,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         write_gguf(manifest.architecture.model_dump(), weights, gguf)
     for name, command in found.items():
         # A process of its own: every setting that is tried takes memory.
-        with Child(name, command, vocabulary, log) as child:
+        with Child(name, command, vocabulary, log, given.clock) as child:
             measured[name] = Measured(child.about)
             known = spec.with_name("settings.json")
             measured[name].chosen = choose(child, shapes, given.seconds / 2, known)
     with contextlib.ExitStack() as stack:
         children = [
-            stack.enter_context(Child(name, command, vocabulary, log))
+            stack.enter_context(Child(name, command, vocabulary, log, given.clock))
             for name, command in found.items()
         ]
         check_same_model(children, spec)

@@ -21,6 +21,7 @@ class Child:
         command: that starts the process.
         vocabulary: token ids are below this number.
         log: file that standard error is appended to.
+        clock: `wall` or `cpu`; see `bench.peers.protocol.rate`.
 
     Attributes:
         about: what the engine says of itself.
@@ -30,9 +31,11 @@ class Child:
         SystemExit: the process ended instead of answering; its log says why.
     """
 
-    def __init__(self, name: str, command: Sequence[str], vocabulary: int, log: Path) -> None:
+    def __init__(
+        self, name: str, command: Sequence[str], vocabulary: int, log: Path, clock: str = "wall"
+    ) -> None:
         self.name = name
-        self._vocabulary, self._log = vocabulary, log
+        self._vocabulary, self._log, self._clock = vocabulary, log, clock
         with log.open("ab") as errors:
             self._process = subprocess.Popen(  # noqa: S603 - the command is the operator's own
                 command,
@@ -67,9 +70,9 @@ class Child:
         return self._process.wait()
 
     def rate(self, setting: str, shape: Sequence[int], seconds: float) -> float:
-        """Tokens a second with a setting at a shape; see `bench.peers.protocol.rate`."""
+        """Tokens a second, by the clock, with a setting at a shape."""
         given = {"shape": list(shape), "vocabulary": self._vocabulary, "seconds": seconds}
-        return float(self._ask(setting=setting, **given))
+        return float(self._ask(setting=setting, **given)[self._clock])
 
     def embed(
         self, setting: str, texts: Path, batches: Sequence[Sequence[int]], output: Path

@@ -20,7 +20,7 @@ from bench.peers.torch_model import Spec, make_module
 
 KINDS = ("f32", "bf16", "weights8", "static8")
 _MODULE = "bench.peers.with_openvino"
-_GROUPS = (0, 32, 64, 128)
+_GROUPS = (0, 32, 64)
 _CALIBRATION_TEXTS, _CALIBRATION_TOKENS = 300, 256
 
 
