@@ -30,6 +30,7 @@ import numpy as np
 from bench.corpus import debian_pairs
 from bench.peers.child import Child
 from bench.peers.gguf_file import write_gguf
+from bench.peers.plot import plot
 from bench.peers.rounds import Measured, Shape, choose, race
 from bench.peers.table import FP32, INT8, RIVALS, table
 from bench.peers.with_llama import GGUF
@@ -223,6 +224,8 @@ def write(
     path = given.output / f"peers-{given.model}.json"
     path.write_text(json.dumps({"run": head, "engines": facts}, indent=1) + "\n", "utf-8")
     path.with_suffix(".md").write_text(page, "utf-8")
+    if n_rounds and not RIVALS.keys().isdisjoint(measured):
+        plot(given.model, measured, shapes, path.with_suffix(".svg"))
     print(f"written to {path}, and the table beside it")
 
 
@@ -232,7 +235,7 @@ def _shape(text: str) -> Shape:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Measure, print a table, and write it as Markdown and JSON."""
+    """Measure, print a table, and write it as Markdown, JSON and a plot."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

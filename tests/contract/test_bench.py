@@ -15,6 +15,7 @@ from bench import abuse, cores, doors, serving
 from bench.door_clients import BASE64, WAYS
 from bench.peers import __main__ as peers
 from bench.peers.child import Child
+from bench.peers.plot import plot
 from bench.peers.rounds import Measured, choose, race
 from bench.peers.table import INT8, table
 from bench.shapes import SHAPES
@@ -174,6 +175,9 @@ def test_peer(tmp_path: Path) -> None:
     assert set(one.chosen.values()) == {"fast"}
     assert [len(one.rates[shape]) for shape in shapes] == [3, 3]
     assert "  - 1 x 8, 2 x 4: fast" in table({INT8: one}, shapes)
+    both = {INT8: one, "llama.cpp Q8_0": replace(one, rates={shape: [1.0] * 3 for shape in shapes})}
+    plot("beside", both, shapes, tmp_path / "plot.svg")
+    assert "ours int8 / llama.cpp Q8_0" in (tmp_path / "plot.svg").read_text()
 
 
 def test_peer_fails(tmp_path: Path) -> None:
