@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
@@ -40,7 +39,6 @@ class Child:
             self._process = subprocess.Popen(  # noqa: S603 - the command is the operator's own
                 command,
                 cwd=_ROOT,
-                env={**os.environ, "OPENVINO_TELEMETRY_OPT_OUT": "1"},
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=errors,

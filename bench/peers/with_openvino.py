@@ -11,7 +11,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -155,6 +155,9 @@ def _quantized(spec: Spec, model: Any, *, masked: bool) -> Any:  # noqa: ANN401
 
 def main() -> None:
     """Serve one kind, or make a graph."""
+    # Telemetry forks this process while threads run, which stopped it for good. OpenVINO and NNCF
+    # do without the module.
+    cast("dict[str, Any]", sys.modules)["openvino_telemetry"] = None
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--spec", type=Path, required=True)
     parser.add_argument("--kind", choices=KINDS)
