@@ -271,12 +271,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if "llama.cpp Q8_0" in found and not (gguf := spec.with_name(GGUF)).exists():
         weights = given.checkpoint / "model.safetensors"
         write_gguf(manifest.architecture.model_dump(), weights, gguf)
-    for name, command in found.items():
+    for name, command in list(found.items()):
         # A process of its own: every setting that is tried takes memory.
-        with Child(name, command, vocabulary, log, given.clock) as child:
-            measured[name] = Measured(child.about)
-            known = spec.with_name("settings.json")
-            measured[name].chosen = choose(child, shapes, given.seconds / 2, known)
+        try:
+            with Child(name, command, vocabulary, log, given.clock) as child:
+                known = spec.with_name("settings.json")
+                chosen = choose(child, shapes, given.seconds / 2, known)
+                measured[name] = Measured(child.about, chosen)
+        except SystemExit as exc:
+            if name not in RIVALS:
+                raise
+            print(f"{name} is left out: {exc}")
+            del found[name]
     with contextlib.ExitStack() as stack:
         children = [
             stack.enter_context(Child(name, command, vocabulary, log, given.clock))

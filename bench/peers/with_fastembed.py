@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import functools
 import importlib
+import json
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -56,11 +57,10 @@ class FastEmbed:
     def _export(self) -> None:
         torch: Any = importlib.import_module("torch")
         self._folder.mkdir(parents=True, exist_ok=True)
-        for name in ("tokenizer_config.json", "special_tokens_map.json", "config.json"):
-            source = self._spec.tokenizer.with_name(name)
-            if source.exists():
-                shutil.copy(source, self._folder)
         shutil.copy(self._spec.tokenizer, self._folder)
+        # FastEmbed wants these facts of a tokenizer, which token ids do not need.
+        config = {"model_max_length": 1 << 16, "pad_token": "[PAD]"}
+        (self._folder / "tokenizer_config.json").write_text(json.dumps(config), "utf-8")
         ids, mask = torch.ones((2, 3, 7), dtype=torch.int64)  # two tensors, else one input
         axes = {0: torch.export.Dim("texts"), 1: torch.export.Dim("tokens")}
         part = self._folder / "part.onnx"
