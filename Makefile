@@ -1,6 +1,6 @@
 # The recipes that people, hooks and CI share. `make help` lists them.
 .DEFAULT_GOAL := help
-.PHONY: help run install test integration golden compatibility check format bench wheel lock env-example fields models-table protos clean
+.PHONY: help run install test integration golden compatibility check format bench bench-peers wheel lock env-example fields models-table protos clean
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -34,6 +34,9 @@ compatibility: .venv/.dev ## write docs/COMPATIBILITY.md from what real clients 
 bench: .venv/.dev ## engine against server on real text; BENCH="--model ID --seconds 20"
 	$(BIN)/matryo build all-minilm-l6-v2
 	$(BIN)/python -m bench.serving $(BENCH)
+
+bench-peers: .venv/.dev ## beside OpenVINO, llama.cpp and FastEmbed; BENCH="--peer-python PYTHON --checkpoint FOLDER"
+	$(BIN)/python -m bench.peers $(BENCH)
 
 check: .venv/.dev ## lint, types, layers
 	$(BIN)/ruff check

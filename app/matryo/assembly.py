@@ -52,7 +52,10 @@ _LEAST_OF_SIGNALS = 128  # a status above is that of a signal, by a shell's rule
 
 
 def build_service(
-    settings: Settings, engines: Sequence[Engine], metrics: Metrics | None = None
+    settings: Settings,
+    engines: Sequence[Engine],
+    metrics: Metrics | None = None,
+    cores: int | None = None,
 ) -> Service:
     """A service of these engines, not started.
 
@@ -60,6 +63,7 @@ def build_service(
         settings: the operator's choices.
         engines: what to serve, the default first.
         metrics: what is counted; None for metrics that nobody reads.
+        cores: as for `core_use`.
 
     Raises:
         SettingsInvalid: a default or an alias that does not fit the models.
@@ -72,7 +76,7 @@ def build_service(
         limits=RequestLimits(settings.max_inputs, settings.max_request_tokens),
         keys=settings.api_keys,
         scheduler=SchedulerConfig(
-            workers=core_use(settings).workers,
+            workers=core_use(settings, cores).workers,
             queue_tokens=settings.queue_tokens,
             max_requests=settings.max_waiting_requests,
             max_wait_s=settings.max_wait_s,
@@ -139,9 +143,19 @@ def build_local_service(
 
 
 def core_use(settings: Settings, cores: int | None = None) -> CoreUse:
-    """How this process, one of `settings.processes`, uses `cores` or the cores that it may use."""
-    cores = cores or max(1, available_cores() // settings.processes)
-    return plan_cores(cores, settings.workers, settings.threads)
+    """How this process uses its cores.
+
+    Args:
+        settings: as for a server.
+        cores: of this process; None for an equal part of the cores that all
+            `settings.processes` may use.
+    """
+    return plan_cores(cores or equal_part(settings), settings.workers, settings.threads)
+
+
+def equal_part(settings: Settings) -> int:
+    """Cores of each of `settings.processes`, if this process may use the cores of them all."""
+    return max(1, available_cores() // settings.processes)
 
 
 # --- models

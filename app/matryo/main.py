@@ -49,7 +49,9 @@ _EXPOSED = [
 
 
 def create_app(
-    settings: Settings | None = None, engine: Engine | Sequence[Engine] | None = None
+    settings: Settings | None = None,
+    engine: Engine | Sequence[Engine] | None = None,
+    cores: int | None = None,
 ) -> FastAPI:
     """The application; its lifespan enters the service.
 
@@ -57,6 +59,7 @@ def create_app(
         settings: None to read flags' defaults, environment and `.env`.
         engine: what to serve, the default first; None loads the artefacts of
             `settings.model`.
+        cores: that this process uses; None for its part of those that it may use.
 
     Raises:
         SetupError: settings, manifests or artefacts that cannot be used.
@@ -64,7 +67,7 @@ def create_app(
     settings = settings or load_settings()
     engines = _engines(settings, engine)
     metrics = Metrics(CollectorRegistry())
-    service = build_service(settings, engines, metrics)
+    service = build_service(settings, engines, metrics, cores)
     grpc_server = _grpc_server(settings, service, metrics)
 
     @asynccontextmanager

@@ -4,13 +4,22 @@ from __future__ import annotations
 
 import json
 import resource
+import sys
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from bench import abuse, doors, requests, serving, startup
+from bench import abuse, cores, doors, requests, serving, startup
 from bench.door_clients import BASE64, WAYS
+from bench.peers import __main__ as peers
+from bench.peers.child import Child
+from bench.peers.plot import plot
+from bench.peers.rounds import Measured, choose, race
+from bench.peers.table import INT8, table
 from bench.shapes import SHAPES
+from matryo.engine import plan_cores
 from tests.checkpoints import make_model
 from tests.conftest import build_tiny
 
@@ -87,6 +96,108 @@ def test_requests(capsys: pytest.CaptureFixture[str]) -> None:
     rows = [line.rsplit(maxsplit=6) for line in shown.splitlines() if line.startswith("matryo")]
     assert [row[0] for row in rows] == ["matryo", "matryo x 2"] * 2
     assert all(float(cell) > 0 for row in rows for cell in (*row[1:3], *row[5:]))
+
+
+def test_peers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Without another Python, ours run alone, and the output says why each other is left out."""
+    model = make_model(tmp_path, "bert", max_tokens=200)
+    build_tiny(tmp_path, model)
+    build_tiny(tmp_path, model, "int8")
+    monkeypatch.setenv("MATRYO_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("MATRYO_MODELS", str(model.models))
+    monkeypatch.setattr(peers, "debian_pairs", pairs)
+    flags = ["--model", model.id, "--checkpoint", str(model.checkpoint), "--accuracy", "20"]
+    flags += ["--cache", str(tmp_path / "cache"), "--output", str(tmp_path / "out")]
+    flags += ["--seconds", "0.01", "--rounds", "2", "--shape", "1x8", "--shape", "2x16"]
+    peers.main(flags)
+    shown = capsys.readouterr().out
+    assert shown.count("is left out: no --peer-python is given") == 6
+    facts = json.loads((tmp_path / "out/peers-tiny.json").read_text())["engines"]
+    for engine in ("ours fp32", "ours int8"):
+        assert facts[engine]["accuracy"]["company"] == 0
+        for shape in ("1x8", "2x16"):
+            assert min(facts[engine]["shapes"][shape]["rates"]) > 0
+    assert 0.9 < facts["ours int8"]["accuracy"]["mean"] < 1
+
+
+def test_cores(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The costs of a model are measured, and its scheduler simulated on four cores."""
+    model = make_model(tmp_path, "bert", max_tokens=200)
+    build_tiny(tmp_path, model)
+    monkeypatch.setenv("MATRYO_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("MATRYO_MODELS", str(model.models))
+    measure = cores.measure
+    monkeypatch.setattr(
+        cores, "measure", lambda *given: replace(measure(*given), token_s=1e-3, score_s=0.0)
+    )
+    flags = ["--model", model.id, "--precision", "fp32", "--cores", "4"]
+    cores.main([*flags, "--seconds", "0.5", "--measure", "0.01"])
+    rows = [line.split(" | ") for line in capsys.readouterr().out.splitlines() if "| 4 |" in line]
+    assert [row[1:3] for row in rows] == [["1", "4 x 1"], ["2", "2 x 1"]]
+    assert all(float(row[3]) > 0 and float(row[4]) > 0 for row in rows)
+
+
+def test_simulated_interpreter() -> None:
+    """Four workers compute nearly four times as much as one, unless Python takes as long as a run."""
+    shares: list[float] = []
+    for interpreter_s in (0.0, 0.2):
+        machine = cores.Machine(0.0, 1e-3, 0.0, 1.0, interpreter_s, request_s=0.0)
+        found = cores.simulate(machine, plan_cores(4), 10.0)
+        shares.append(found.bulk_tokens_per_s * machine.token_s / 4)
+        assert found.query_s
+    assert 0.9 < shares[0] <= 1
+    assert shares[1] < 0.3
+
+
+PEER = """
+import numpy as np
+from bench.peers.protocol import serve
+
+
+class Peer:
+    about, settings = "a stand-in", ("slow", "fast")
+
+    def runner(self, setting):
+        print("what a library prints is no answer")
+        return (lambda ids: sum(range(3_000_000 if setting == "slow" else 3))), 2
+
+    def vectors(self, texts, setting):
+        return np.array([[sum(text), len(texts)] for text in texts], np.float32)
+
+
+serve(Peer)
+"""
+
+
+def test_peer(tmp_path: Path) -> None:
+    """Another engine has its fastest setting, its vectors come in order, and its rates in a row."""
+    texts, output = tmp_path / "texts.json", tmp_path / "vectors.npy"
+    texts.write_text("[[1], [2, 2], [3]]")
+    shapes = [(1, 8), (2, 4)]
+    command = [sys.executable, "-c", PEER]
+    with Child(INT8, command, 100, tmp_path / "log") as child:
+        child.embed("slow", texts, [[2], [0, 1]], output)
+        one = Measured(child.about, choose(child, shapes, 0.01, tmp_path / "settings.json"))
+        for number in range(3):
+            race([child], {INT8: one}, shapes, number, 0.01)
+    assert np.load(output).tolist() == [[3, 1], [1, 2], [4, 2]]
+    assert set(one.chosen.values()) == {"fast"}
+    assert [len(one.rates[shape]) for shape in shapes] == [3, 3]
+    assert "  - 1 x 8, 2 x 4: fast" in table({INT8: one}, shapes)
+    both = {INT8: one, "llama.cpp Q8_0": replace(one, rates={shape: [1.0] * 3 for shape in shapes})}
+    plot("beside", both, shapes, tmp_path / "plot.svg")
+    assert "ours int8 / llama.cpp Q8_0" in (tmp_path / "plot.svg").read_text()
+
+
+def test_peer_fails(tmp_path: Path) -> None:
+    """A process that ends instead of answering is reported with its log."""
+    log = tmp_path / "log"
+    with pytest.raises(SystemExit, match=f"ended with code 3. Its log is {log}"):
+        Child("broken", [sys.executable, "-c", "raise SystemExit(3)"], 100, log)
 
 
 @pytest.mark.parametrize("name", SHAPES)

@@ -281,13 +281,13 @@ from matryo.core import logging as logs
 from matryo.core.settings import load_settings
 from matryo.http.listening import bind
 
-def serve(settings, listener, on_ready):
+def serve(settings, listener, on_ready, cores):
     on_ready()
     sys.exit(3)
 
 if __name__ == "__main__":
     logs.configure("info", "text")
-    run_processes(load_settings(None, processes=1), bind("127.0.0.1", 0), serve, lambda: None)
+    run_processes(load_settings(None, processes=1), bind("127.0.0.1", 0), serve, lambda: None, 1)
 """
 
 
@@ -305,6 +305,45 @@ def test_dying_again_and_again(tmp_path: Path) -> None:
     finally:
         process.kill()
         process.wait()
+
+
+PINNED = """
+import os, signal, sys
+from matryo.commands import processes
+from matryo.core.settings import load_settings
+from matryo.http.listening import bind
+
+def serve(settings, listener, on_ready, cores):
+    on_ready()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    print(sorted(os.sched_getaffinity(0)), cores, flush=True)
+    signal.pause()
+
+if __name__ == "__main__":
+    one, two = sorted(os.sched_getaffinity(0))[:2]
+    processes.node_cores = lambda: [frozenset({one}), frozenset({two})]
+    settings = load_settings(None, processes=2, pin_processes=sys.argv[1])
+    processes.run_processes(settings, bind("127.0.0.1", 0), serve, lambda: None, 1)
+"""
+
+
+@pytest.mark.skipif(
+    not hasattr(os, "sched_getaffinity") or len(os.sched_getaffinity(0)) < 2,
+    reason="needs two cores and affinity masks",
+)
+@pytest.mark.parametrize("pinned", [True, False])
+def test_nodes(tmp_path: Path, pinned: bool) -> None:
+    """Each process runs on the cores of its NUMA node, or on every core if that is switched off."""
+    (tmp_path / "pinned.py").write_text(PINNED)
+    every = sorted(os.sched_getaffinity(0))
+    expected = {f"[{core}] 1" for core in every[:2]} if pinned else {f"{every} 1"}
+    command = [sys.executable, tmp_path / "pinned.py", str(pinned)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout
+            assert {process.stdout.readline().strip() for _ in range(2)} == expected
+        finally:
+            process.terminate()
 
 
 def test_restart_s() -> None:
@@ -330,7 +369,7 @@ from matryo.core.signals import Stopped
 def serve(*_):
     raise Stopped(15)
 
-_child(load_settings(None), None, serve, Pipe()[1])
+_child(load_settings(None), None, serve, Pipe()[1], frozenset(), 1)
 """
 
 

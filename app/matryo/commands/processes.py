@@ -1,8 +1,9 @@
 """Several server processes on one socket: one address, one drain, one set of metrics.
 
-Each process has its own event loop and scheduler and an equal part of the cores; packed
-weights are mapped, so that they are in memory once. The parent holds the socket, starts
-what dies anew, and passes signals on. No process outlives the parent, even a killed one.
+Each process has its own event loop and scheduler and an equal part of the cores, on one NUMA node
+if the nodes can be shared evenly. Packed weights are mapped, so that they are in memory once. The
+parent holds the socket, starts what dies anew, and passes signals on. No process outlives the
+parent, even a killed one.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from matryo.commands.metrics_folder import metrics_folder
 from matryo.core import logging as logs
 from matryo.core.errors import MatryoError
 from matryo.core.lifetime import end_with_parent
+from matryo.core.nodes import node_cores, share_nodes
 from matryo.core.settings import Settings
 from matryo.core.signals import AGAIN_S, Stopped, held_back
 from matryo.http.listening import Listener
@@ -40,19 +42,25 @@ _MOST_RESTART_S = 60.0
 _MARGIN_S = 10.0  # after delay and grace, for what a process does at its end
 _HURRY_S = 3.0
 
-Serve = Callable[[Settings, Listener, Callable[[], None]], None]
+Serve = Callable[[Settings, Listener, Callable[[], None], int | None], None]
 
 
 def run_processes(
-    settings: Settings, listener: Listener, serve: Serve, on_ready: Callable[[], None]
+    settings: Settings,
+    listener: Listener,
+    serve: Serve,
+    on_ready: Callable[[], None],
+    cores: int,
 ) -> None:
     """Serve in `settings.processes` processes until SIGTERM or SIGINT.
 
     Args:
         settings: of every process.
         listener: bound, not listening; all of them accept on it.
-        serve: runs one server; called in each process with a callback for when it is ready.
+        serve: runs one server; called in each process with a callback for when it is ready, and
+            with the number of its cores.
         on_ready: called once all of them are.
+        cores: that each process uses.
 
     Raises:
         SystemExit: a process ended before all of them were ready, or had to be killed.
@@ -62,7 +70,7 @@ def run_processes(
     with metrics_folder() as folder:
         # prometheus_client decides by this variable, when it is first imported.
         os.environ[_METRICS_DIR] = str(folder)
-        _Supervisor(settings, listener, serve, on_ready).run()
+        _Supervisor(settings, listener, serve, on_ready, cores).run()
 
 
 def restart_s(n_deaths: int) -> float:
@@ -80,6 +88,7 @@ class _Place:
     """A process, and those that replace it.
 
     Attributes:
+        node: the cores that the process may run on; empty for every core.
         process: None between two processes.
         ready: has a message once the process is ready; None afterwards.
         ready_at: when that was, on the monotonic clock; None before.
@@ -87,6 +96,7 @@ class _Place:
         n_deaths: of processes in a row that served for less than a minute.
     """
 
+    node: frozenset[int] = frozenset()
     process: BaseProcess | None = None
     ready: Connection | None = None
     ready_at: float | None = None
@@ -103,11 +113,18 @@ class _Supervisor:
         listener: Listener,
         serve: Serve,
         on_ready: Callable[[], None],
+        cores: int,
     ) -> None:
         self._context = multiprocessing.get_context("spawn")
         self._settings, self._listener, self._serve = settings, listener, serve
-        self._on_ready = on_ready
+        self._on_ready, self._cores = on_ready, cores
         self._places = [_Place() for _ in range(settings.processes)]
+        nodes = node_cores() if settings.pin_processes else []
+        shared = share_nodes(settings.processes, cores, nodes)
+        if shared:
+            log.info("each process runs on one of %d NUMA nodes", len(nodes))
+        for place, node in zip(self._places, shared, strict=False):  # no node: every core
+            place.node = node
         self._are_ready = False
         self._woken = -1
         # What signal handlers note, and the loop acts on:
@@ -203,7 +220,14 @@ class _Supervisor:
     def _start(self, place: _Place) -> None:
         reader, writer = self._context.Pipe(duplex=False)
         with writer:
-            args = (self._settings, self._listener, self._serve, writer)
+            args = (
+                self._settings,
+                self._listener,
+                self._serve,
+                writer,
+                place.node,
+                self._cores,
+            )
             process = self._context.Process(target=_child, args=args)
             place.ready, place.ready_at = cast("Connection", reader), None
             with held_back():
@@ -298,7 +322,16 @@ def _end_with(process: BaseProcess) -> None:
     sys.exit(1)
 
 
-def _child(settings: Settings, listener: Listener, serve: Serve, ready: Connection) -> None:
+def _child(
+    settings: Settings,
+    listener: Listener,
+    serve: Serve,
+    ready: Connection,
+    node: frozenset[int],
+    cores: int,
+) -> None:
+    if node:  # before any other thread starts: threads inherit the cores of their parent
+        os.sched_setaffinity(0, node)
     # A terminal sends Ctrl-C to all of us; the parent's SIGTERM is the one that counts.
     held = (signal.SIGINT, signal.SIGHUP)
     for number in held:
@@ -313,7 +346,7 @@ def _child(settings: Settings, listener: Listener, serve: Serve, ready: Connecti
             ready.send_bytes(b"ready")
 
     try:
-        serve(settings, listener, on_ready)
+        serve(settings, listener, on_ready, cores)
     except Stopped as exc:  # before this process was ready; the parent says why
         sys.exit(exc.status)
     except MatryoError as exc:

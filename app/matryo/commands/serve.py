@@ -9,7 +9,7 @@ import signal
 from collections.abc import Callable
 from contextlib import ExitStack
 
-from matryo.assembly import make_ready, ready_engines, resolve_models
+from matryo.assembly import core_use, equal_part, make_ready, ready_engines, resolve_models
 from matryo.catalog.catalog import open_catalog
 from matryo.core import logging as logs
 from matryo.core.memory import tune_allocator
@@ -48,14 +48,22 @@ def run(settings: Settings) -> None:
 
             gc.enable()  # this process starts no model
             settings = make_ready(settings)
-            run_processes(settings, listener, serve_on, on_ready)
+            run_processes(settings, listener, serve_on, on_ready, equal_part(settings))
         else:
             serve_on(settings, listener, on_ready)
     log.info("stopped")
 
 
-def serve_on(settings: Settings, listener: Listener, on_ready: Callable[[], None]) -> None:
+def serve_on(
+    settings: Settings, listener: Listener, on_ready: Callable[[], None], cores: int | None = None
+) -> None:
     """Serve on bound sockets in this process.
+
+    Args:
+        settings: of the server.
+        listener: bound, not listening.
+        on_ready: called once the server answers.
+        cores: that this process uses; None for its part of those that it may use.
 
     Raises:
         SetupError: a model cannot be loaded, or the sockets cannot listen.
@@ -63,8 +71,8 @@ def serve_on(settings: Settings, listener: Listener, on_ready: Callable[[], None
     gc.disable()  # until the server is ready
     tune_allocator()
     logs.configure(settings.log_level, settings.log_format)
-    engines = ready_engines(settings)
-    application = create_app(settings, engines)
+    engines = ready_engines(settings, core_use(settings, cores))
+    application = create_app(settings, engines, cores)
     reload_on_hangup(_reload)
     logs.on_drop(application.state.context.metrics.log_lines_dropped.inc)
 

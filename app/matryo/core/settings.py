@@ -146,6 +146,11 @@ class Settings(BaseModel):
         description="Server processes on one socket, each with its part of the cores and a queue "
         "of its own; more than one only where one event loop cannot keep up.",
     )
+    pin_processes: bool = Field(
+        default=True,
+        description="Run each of several processes on the cores of one NUMA node, if the machine "
+        "has several nodes and each can get equally many processes.",
+    )
     workers: int = Field(
         0,
         ge=0,

@@ -48,8 +48,9 @@ def plan_cores(cores: int, workers: int = 0, threads: int = 0) -> CoreUse:
     """The best use of so many cores by engines on a CPU.
 
     One run with one thread for each core computes the most tokens a second. There are at most
-    eight concurrent runs, because each run also takes time of the Python interpreter. On more than
-    eight cores, each run gets several threads instead. docs/LOG.md has the measurements.
+    eight concurrent runs: on more cores, each run gets several threads, because a few concurrent
+    requests would otherwise leave most of the cores idle. Several processes with eight cores each
+    compute more than one process on all cores. docs/performance.md has the figures.
 
     Args:
         cores: cores of this process, at least 1.
