@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from matryo.assembly import equal_part
 from matryo.commands.processes import run_processes
 from matryo.core.settings import Settings, load_settings
 from matryo.engine import BatchResult, Encoded, Side, TokenIds
@@ -52,7 +53,9 @@ class InstantEngine(FakeEngine):
         return self._row[:dimensions]
 
 
-def serve(settings: Settings, listener: Listener, on_ready: Callable[[], None]) -> None:
+def serve(
+    settings: Settings, listener: Listener, on_ready: Callable[[], None], cores: int | None = None
+) -> None:
     """Serve `InstantEngine` in this process until a signal to stop."""
 
     def ready() -> None:
@@ -60,7 +63,7 @@ def serve(settings: Settings, listener: Listener, on_ready: Callable[[], None]) 
         gc.freeze()  # as `matryo serve` does
         on_ready()
 
-    build_server(create_app(settings, InstantEngine()), listener, settings, ready).run()
+    build_server(create_app(settings, InstantEngine(), cores), listener, settings, ready).run()
 
 
 def _nothing() -> None:
@@ -83,7 +86,7 @@ def main(flags_given: Sequence[str] | None = None) -> None:
     if given.processes == 1:
         serve(settings, listener, _nothing)
     else:
-        run_processes(settings, listener, serve, _nothing)
+        run_processes(settings, listener, serve, _nothing, equal_part(settings))
 
 
 if __name__ == "__main__":

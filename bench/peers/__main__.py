@@ -254,9 +254,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--peer-python", help="a Python that has the other engines")
     parser.add_argument("--cache", type=Path, default=Path("bench/out/peers"))
     parser.add_argument("--output", type=Path, default=Path("bench/out"))
-    parser.add_argument(
-        "--only", action="append", choices=(FP32, INT8, NATIVE_FP32, NATIVE_INT8, *RIVALS)
-    )
+    parser.add_argument("--only", action="append", choices=(NATIVE_FP32, NATIVE_INT8, *RIVALS))
     parser.add_argument("--shape", type=_shape, action="append", help="texts x tokens, as 4x128")
     parser.add_argument("--long", action="store_true", help="texts of 4096 and 8192 tokens, too")
     parser.add_argument("--cores", type=int, default=2)

@@ -103,8 +103,9 @@ def test_peers(
 ) -> None:
     """Without another Python, ours run alone, and the output says why each other is left out."""
     model = make_model(tmp_path, "bert", max_tokens=200)
-    build_tiny(tmp_path, model)
-    build_tiny(tmp_path, model, "int8")
+    for native in (False, True):
+        build_tiny(tmp_path, model, native=native)
+        build_tiny(tmp_path, model, "int8", native=native)
     monkeypatch.setenv("MATRYO_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("MATRYO_MODELS", str(model.models))
     monkeypatch.setattr(peers, "debian_pairs", pairs)
@@ -115,7 +116,7 @@ def test_peers(
     shown = capsys.readouterr().out
     assert shown.count("is left out: no --peer-python is given") == 6
     facts = json.loads((tmp_path / "out/peers-tiny.json").read_text())["engines"]
-    for engine in ("ours fp32", "ours int8"):
+    for engine in ("ours fp32", "ours int8", "native fp32", "native int8"):
         assert facts[engine]["accuracy"]["company"] == 0
         for shape in ("1x8", "2x16"):
             assert min(facts[engine]["shapes"][shape]["rates"]) > 0
