@@ -219,7 +219,7 @@ def attention(
     attributes = {
         "num_heads": num_heads,
         "floats": int(floats),
-        "scale": size**-0.5 if scale is None else scale,
+        "scale": size**-0.5 if scale is None else float(scale),
     }
     return run("SelfAttention", inputs, attributes, threads=threads, library=library)
 

@@ -77,9 +77,9 @@ def linear(layer: Layer, x: Floats, residual: Floats | None = None) -> NDArray[A
     if layer.activation == "gelu":
         y = gelu(y)
     if layer.gated:
-        panels = y.reshape(len(x), -1, 2, LANES)
+        panels = y.reshape(len(x), len(layer.panels) // 2, 2, LANES)
         gate = (silu if layer.activation == "silu_gate" else gelu)(panels[:, :, 1])
-        y = (panels[:, :, 0] * gate).reshape(len(x), -1)
+        y = (panels[:, :, 0] * gate).reshape(len(x), len(layer.panels) // 2 * LANES)
     y = y[:, : layer.columns]
     return y if residual is None else residual + y
 

@@ -60,7 +60,9 @@ def test_attention_gives_what_numpy_gives(case: Case) -> None:
     )
     size = float(np.abs(case.qkv).max(initial=0))
     assert y.shape == expected.shape
-    np.testing.assert_allclose(y, expected, rtol=0, atol=size * (2e-5 if case.floats else 2e-3))
+    # Larger queries and keys make scores that are rounded more coarsely.
+    tolerance = (2e-5 if case.floats else 2e-3) * size * max(1, size / 3)
+    np.testing.assert_allclose(y, expected, rtol=0, atol=tolerance)
 
 
 @settings(max_examples=100)

@@ -166,27 +166,28 @@ inline T largest_score(const T* scores, int64_t panels) {
   return largest(high);
 }
 
-// Stores the weights 2^(score * scale + shift) of `n` keys, and returns their sums over the panels.
-// The weights after the last key are 0. A weight is at most 2^kWeightBits, although the rounding of
-// large scores may ask for more.
-MATRYO_INLINE F weigh(const int32_t* scores, float scale, float shift, int64_t n,
+// Stores the weights of `n` keys, which are 2^((score - high) * scale), in ints times
+// 2^kWeightBits. Returns their sums over the panels. The weights after the last key are 0.
+//
+// The difference comes first: it is 0 for the largest score, however large that is.
+MATRYO_INLINE F weigh(const int32_t* scores, float scale, int32_t high, int64_t n,
                       int16_t* weights) {
-  const F factor = splat(scale), start = splat(shift + kWeightBits), most = splat(kWeightBits);
+  const F factor = splat(scale), most = splat((float)high), bits = splat(kWeightBits);
   I sums = splat((int32_t)0);
   for (int64_t i = 0; i < n; i += kLanes) {
-    const F power = min(most, fma(to_float(load(scores + i)), factor, start));
-    I weight = to_int(exp2_coarse(power));
+    const F below = sub(to_float(load(scores + i)), most);
+    I weight = to_int(exp2_coarse(fma(below, factor, bits)));
     if (n - i < kLanes) weight = first_lanes<int32_t>(weight, n - i);
     store_words(weights + i, weight);
     sums = add(sums, weight);
   }
   return to_float(sums);
 }
-MATRYO_INLINE F weigh(const float* scores, float, float shift, int64_t n, float* weights) {
-  const F start = splat(shift);
+MATRYO_INLINE F weigh(const float* scores, float, float high, int64_t n, float* weights) {
+  const F most = splat(high);
   F sums = splat(0.0f);
   for (int64_t i = 0; i < n; i += kLanes) {
-    F weight = exp2(add(load(scores + i), start));
+    F weight = exp2(sub(load(scores + i), most));
     if (n - i < kLanes) weight = first_lanes<float>(weight, n - i);
     store(weights + i, weight);
     sums = add(sums, weight);
@@ -215,7 +216,7 @@ void attend_as(const Attention& a, int64_t text, int64_t head, int64_t begin, in
   alignas(64) X queries[kRows * kMostSize], weights[kRows * kKeyBlock];
   alignas(64) Out scores[kRows * kKeyBlock], parts[kRows * kMostSize];
   alignas(64) float row[kMostSize], total[kRows * kMostSize], sums[kRows * kLanes];
-  alignas(64) float query_scales[kLanes], most[kLanes], shift[kLanes], old[kLanes], fresh[kLanes];
+  alignas(64) float query_scales[kLanes], most[kLanes], old[kLanes], fresh[kLanes];
   alignas(64) Out high[kLanes];
   for (int64_t first = begin; first < end; first += kRows) {
     const int64_t rows = end - first < kRows ? end - first : kRows;
@@ -247,11 +248,10 @@ void attend_as(const Attention& a, int64_t text, int64_t head, int64_t begin, in
       const F now = mul(as_float(high), load(query_scales)), before = load(most);
       const F next = max(before, now);
       store(most, next);
-      store(shift, sub(splat(0.0f), now));
       store(old, exp2(sub(before, next)));
       store(fresh, exp2(sub(now, next)));
       for (int64_t r = 0; r < rows; r++) {
-        const F of = weigh(scores + r * kKeyBlock, query_scales[r], shift[r], n_keys,
+        const F of = weigh(scores + r * kKeyBlock, query_scales[r], high[r], n_keys,
                            weights + r * kKeyBlock);
         float* at_row = sums + r * kLanes;
         store(at_row, fma(of, splat(fresh[r]), mul(load(at_row), splat(old[r]))));
