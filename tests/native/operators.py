@@ -26,7 +26,7 @@ Numbers = Literal["bytes", "words", "floats"]
 ACTIVATIONS = ("none", "gelu", "silu_gate", "gelu_gate")
 
 
-@lru_cache(maxsize=None)
+@lru_cache(maxsize=256)
 def session(
     library: Path,
     op: str,

@@ -2,8 +2,7 @@
 #pragma once
 
 #ifdef MATRYO_EMULATE_AVX512
-#define SIMDE_ENABLE_NATIVE_ALIASES
-#include <simde/x86/avx512.h>
+#include "avx512_emulated.h"
 #else
 #include <immintrin.h>
 #endif
@@ -103,11 +102,7 @@ MATRYO_INLINE I dot8(I sum, const uint8_t* x, Bytes w, Bytes next) {
 MATRYO_INLINE I dot2(I sum, const int16_t* x, Words w) {
   int32_t two;
   std::memcpy(&two, x, 4);
-#ifdef MATRYO_EMULATE_AVX512
-  return _mm512_add_epi32(sum, _mm512_madd_epi16(_mm512_set1_epi32(two), w));
-#else
   return _mm512_dpwssd_epi32(sum, _mm512_set1_epi32(two), w);
-#endif
 }
 
 }  // namespace
