@@ -10,14 +10,12 @@ import itertools
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import cast
 
 import numpy as np
 
 from tests.native.operators import (
     ACTIVATIONS,
     Floats,
-    Numbers,
     attention,
     layer_norm,
     make_layer,
@@ -40,16 +38,16 @@ def results(library: Path | None) -> Iterator[tuple[str, Floats]]:
         for size, zero_point in ((1, 128), (1e-3, 1), (30, 32), (1e25, 254)):
             layer = make_layer(
                 rng,
-                cast("Numbers", numbers),
+                numbers,
                 k,
                 columns,
                 activation=activation,
                 bias=size != 1,
-                channels=size != 30,  # noqa: PLR2004
+                channels=size != 30,
                 zero_point=zero_point,
             )
             x = rng.standard_normal((rows, k)).astype(np.float32) * np.float32(size)
-            x[rows // 2, k // 2] = np.nan if size == 30 else x[rows // 2, k // 2]  # noqa: PLR2004
+            x[rows // 2, k // 2] = np.nan if size == 30 else x[rows // 2, k // 2]
             residual = rng.standard_normal((rows, columns)).astype(np.float32)
             y = layer.run(x, residual if size == 1 else None, library=library)
             yield f"{numbers} {activation} {rows}x{k}x{columns} {size}", y
@@ -58,9 +56,7 @@ def results(library: Path | None) -> Iterator[tuple[str, Floats]]:
             qkv = rng.standard_normal((sum(lengths), 3 * 2 * head)).astype(np.float32)
             qkv *= np.float32(size)
             rotary = make_rotary(max(lengths), head) if head % 64 == 0 else None
-            y = attention(
-                qkv, lengths, num_heads=2, floats=floats, rotary=rotary, library=library
-            )
+            y = attention(qkv, lengths, num_heads=2, floats=floats, rotary=rotary, library=library)
             yield f"attention {floats} {head} {size} {lengths}", y
     for width, bias in itertools.product((16, 48, 768), (False, True)):
         x = rng.standard_normal((50, width)).astype(np.float32) + np.float32(3)

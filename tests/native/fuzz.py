@@ -1,7 +1,7 @@
 """Calls operators with wrong shapes and attributes: `python -m tests.native.fuzz COUNT [SEED]`.
 
 Each call gives a result or an error with a message. The caller sees a crash by the exit status, and
-the last line names the call.
+the last line of standard output names the call.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def right_call(draw: random.Random) -> tuple[str, list[Any], dict[str, float]]:
     if kind == "attention":
         qkv = rng.standard_normal((rows, 3 * 2 * 32)).astype(np.float32)
         first = draw.randint(0, rows)
-        rotary = make_rotary(rows, 32) if draw.random() < 0.5 else ()  # noqa: PLR2004
+        rotary = make_rotary(rows, 32) if draw.random() < 0.5 else ()
         inputs = [qkv, np.array([first, rows - first], np.int64), *rotary]
         return "SelfAttention", inputs, {"num_heads": 2, "floats": draw.randint(0, 1), "scale": 0.5}
     if kind == "layer norm":
@@ -42,11 +42,11 @@ def right_call(draw: random.Random) -> tuple[str, list[Any], dict[str, float]]:
 
 def damage(draw: random.Random, inputs: list[Any], attributes: dict[str, float]) -> str:
     """Makes one input or attribute wrong, and returns what was done."""
-    if draw.random() < 0.3:  # noqa: PLR2004
+    if draw.random() < 0.3:
         if not attributes:
             return "nothing"
         name = draw.choice(sorted(attributes))
-        if draw.random() < 0.2:  # noqa: PLR2004
+        if draw.random() < 0.2:
             del attributes[name]
             return f"without {name}"
         is_float = isinstance(attributes[name], float)
@@ -57,7 +57,7 @@ def damage(draw: random.Random, inputs: list[Any], attributes: dict[str, float])
         return "nothing"
     at = draw.choice(present)
     value = inputs[at]
-    if value.dtype == np.int64 and draw.random() < 0.5:  # noqa: PLR2004
+    if value.dtype == np.int64 and draw.random() < 0.5:
         inputs[at] = np.array([draw.choice(_INTEGERS) for _ in range(draw.randint(1, 4))], np.int64)
         return f"lengths {inputs[at].tolist()}"
     how = draw.choice(["missing", "scalar", "empty", "shape", "flat", "longer", "transposed"])
@@ -92,4 +92,4 @@ def main(count: int, seed: int) -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else 0)  # noqa: PLR2004
+    main(int(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else 0)

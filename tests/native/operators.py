@@ -50,7 +50,8 @@ def session(
         if kind
     ]
     output = helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, None)
-    node = helper.make_node(op, names, ["y"], domain=NATIVE, **dict(attributes))
+    node = helper.make_node(op, names, ["y"], domain=NATIVE)
+    node.attribute.extend(helper.make_attribute(*pair) for pair in attributes)
     opsets = [helper.make_opsetid("", 21), helper.make_opsetid(NATIVE, 1)]
     graph = helper.make_graph([node], "one", inputs, [output])
     model = helper.make_model(graph, opset_imports=opsets, ir_version=10)

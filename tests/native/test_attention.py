@@ -42,7 +42,9 @@ def cases(draw: st.DrawFn) -> Case:
     rotary = draw(st.booleans())
     size = draw(st.sampled_from([32, 64, 128, 256] if rotary else [16, 32, 48, 64, 80, 256]))
     heads = draw(st.integers(1, 3))
-    length = st.one_of(st.sampled_from([0, 1, 15, 16, 17, 63, 64, 65, 120, 121]), st.integers(0, 300))
+    length = st.one_of(
+        st.sampled_from([0, 1, 15, 16, 17, 63, 64, 65, 120, 121]), st.integers(0, 300)
+    )
     lengths = draw(st.lists(length, max_size=5))
     qkv = rng.standard_normal((sum(lengths), 3 * heads * size)).astype(np.float32)
     qkv *= np.float32(draw(st.sampled_from([0.01, 1, 3])))
@@ -86,8 +88,10 @@ def test_a_text_has_the_same_bits_in_any_company(case: Case) -> None:
 def test_what_is_not_finite_gives_nothing_finite(
     floats: bool, value: float, part: str, rotated: bool
 ) -> None:
-    """A query that is not finite leaves no number in its row of the head, a key or value in its
-    head; other heads and texts keep their numbers."""
+    """A query that is not finite leaves no number in its row, a key or value none in its head.
+
+    Other heads and other texts keep their numbers.
+    """
     rng = np.random.default_rng(0)
     size, at = 64, ("query", "key", "value").index(part)
     rotary = make_rotary(150, size) if rotated else None
@@ -97,8 +101,6 @@ def test_what_is_not_finite_gives_nothing_finite(
             qkv[token, at * 2 * size + entry] = value
             y = attention(qkv, [150, 20], num_heads=2, floats=floats, rotary=rotary)
             hit = y[:150, :size] if part != "query" else y[token, :size]
-            if floats and part == "value":
-                hit = hit[:, entry]
             assert not np.isfinite(hit).any(), (token, entry)
             assert np.isfinite(y[:, size:]).all()
             assert np.isfinite(y[150:]).all()

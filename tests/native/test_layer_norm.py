@@ -29,7 +29,9 @@ def test_layer_norm_gives_what_numpy_gives(
     y = layer_norm(x, scale, shift if bias else None, epsilon)
     expected = reference.layer_norm(x, scale, shift if bias else None, epsilon)
     np.testing.assert_allclose(y, expected, rtol=1e-5, atol=1e-5)
-    assert y.tobytes() == layer_norm(x, scale, shift if bias else None, epsilon, threads=3).tobytes()
+    assert (
+        y.tobytes() == layer_norm(x, scale, shift if bias else None, epsilon, threads=3).tobytes()
+    )
     for row in range(0, rows, 7):
         alone = layer_norm(x[row : row + 1], scale, shift if bias else None, epsilon)
         assert alone.tobytes() == y[row : row + 1].tobytes()

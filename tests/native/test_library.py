@@ -50,7 +50,7 @@ def test_every_kernel_gives_the_same_bits() -> None:
     """Each set of kernels that this CPU can run prints the same hashes as the portable one."""
     expected = child("-m", "tests.native.bits", isa="portable")
     assert expected.returncode == 0, expected.stderr
-    assert expected.stdout.count("\n") > 200  # noqa: PLR2004
+    assert expected.stdout.count("\n") > 200
     found: list[str] = []
     for isa in ("avx512-vnni", "avx2", "neon-dotprod"):
         if child("-c", "import matryo_native; matryo_native.isa()", isa=isa).returncode == 0:
@@ -73,7 +73,7 @@ def test_wrong_calls_never_crash() -> None:
     done = child("-m", "tests.native.fuzz", "2000")
     assert done.returncode == 0, (done.returncode, done.stdout[-200:], done.stderr[-2000:])
     results, errors = (int(word) for word in done.stdout.splitlines()[-1].split() if word.isdigit())
-    assert min(results, errors) > 100  # noqa: PLR2004
+    assert min(results, errors) > 100
 
 
 @pytest.mark.parametrize(
@@ -129,7 +129,9 @@ def test_a_registration_that_fails_can_be_repeated(tmp_path: Path) -> None:
         return 0
 
     calls = {  # indices of OrtApi, see ort.h
-        26: ctypes.CFUNCTYPE(ctypes.c_size_t, ctypes.c_void_p, ctypes.POINTER(ctypes.c_size_t))(create),
+        26: ctypes.CFUNCTYPE(ctypes.c_size_t, ctypes.c_void_p, ctypes.POINTER(ctypes.c_size_t))(
+            create
+        ),
         27: ctypes.CFUNCTYPE(ctypes.c_size_t)(lambda: next(statuses)),
         101: ctypes.CFUNCTYPE(ctypes.c_size_t, ctypes.c_size_t)(release),
     }
@@ -139,7 +141,7 @@ def test_a_registration_that_fails_can_be_repeated(tmp_path: Path) -> None:
     get_api = _GET_API(lambda version: ctypes.addressof(table))
     base = (ctypes.c_void_p * 2)(ctypes.cast(get_api, ctypes.c_void_p).value)
     # A copy of the library has no registration of its own yet.
-    register = ctypes.CDLL(shutil.copy(native.library(), tmp_path)).RegisterCustomOps
+    register = ctypes.CDLL(str(shutil.copy(native.library(), tmp_path))).RegisterCustomOps
     register.restype = ctypes.c_size_t
     assert [register(None, base) for _ in range(2)] == [1000, 1001]
     assert released == [77, 77]

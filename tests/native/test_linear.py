@@ -13,7 +13,9 @@ from tests.native import reference
 from tests.native.operators import ACTIVATIONS, Floats, Layer, Numbers, make_layer, run
 
 ROWS = st.one_of(st.sampled_from([0, 1, 47, 48, 49, 96, 130]), st.integers(1, 130))
-WIDTHS = st.one_of(st.sampled_from([1, 7, 8, 16, 191, 192, 193, 200, 384, 400]), st.integers(1, 450))
+WIDTHS = st.one_of(
+    st.sampled_from([1, 7, 8, 16, 191, 192, 193, 200, 384, 400]), st.integers(1, 450)
+)
 
 
 @st.composite
@@ -80,7 +82,7 @@ def test_sums_of_16_bits_never_wrap(k: int, fill: str, kind: str) -> None:
     weights = {
         "normal": rng.standard_normal((48, k)),
         "equal": np.sign(rng.standard_normal((48, 1))) * np.ones((48, k)),
-        "sparse": rng.standard_normal((48, k)) * (rng.random((48, k)) < 0.1),  # noqa: PLR2004
+        "sparse": rng.standard_normal((48, k)) * (rng.random((48, k)) < 0.1),
     }[kind].astype(np.float32)
     layer = make_layer(rng, "bytes", k, 48, zero_point=127, weights=weights)
     signs = {"low": -127, "high": 128}.get(fill, rng.choice([-127, 128], (20, k)))
@@ -90,9 +92,12 @@ def test_sums_of_16_bits_never_wrap(k: int, fill: str, kind: str) -> None:
         x[:10] = np.where(layer.panels[0, 0] > 0, np.float32(128), np.float32(-127))
         x[10:] = np.where(layer.panels[0, 0] > 0, np.float32(-127), np.float32(128))
     values, _ = reference.rounded(layer, x)
-    assert np.isin(np.concatenate(values, 1), [-127, 128]).mean() > 0.99  # noqa: PLR2004
+    assert np.isin(np.concatenate(values, 1), [-127, 128]).mean() > 0.99
     np.testing.assert_allclose(
-        layer.run(x), reference.linear(layer, x), rtol=1e-6, atol=float(np.abs(x @ weights.T).max()) * 1e-6
+        layer.run(x),
+        reference.linear(layer, x),
+        rtol=1e-6,
+        atol=float(np.abs(x @ weights.T).max()) * 1e-6,
     )
 
 
@@ -117,11 +122,13 @@ def test_what_is_not_finite_gives_nothing_finite(
 def test_numbers_of_every_size_stay_numbers() -> None:
     """Rows of the smallest and the largest numbers, and rows of 0, give finite results."""
     rng = np.random.default_rng(0)
-    sizes = np.float32([0, 1e-45, 1e-38, 1e-30, 1e-20, 1, 1e20, 1e30])
+    sizes = np.array([0, 1e-45, 1e-38, 1e-30, 1e-20, 1, 1e20, 1e30], np.float32)
     x = rng.uniform(-1, 1, (len(sizes), 200)).astype(np.float32) * sizes[:, None]
     for numbers in ("bytes", "words", "floats"):
         for activation in ("none", "gelu"):
-            assert np.isfinite(make_layer(rng, numbers, 200, 20, activation=activation).run(x)).all()
+            assert np.isfinite(
+                make_layer(rng, numbers, 200, 20, activation=activation).run(x)
+            ).all()
 
 
 @pytest.mark.parametrize("numbers", ["bytes", "words", "floats"])

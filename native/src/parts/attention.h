@@ -109,8 +109,10 @@ void pack_keys_as(const Attention& a, int64_t text, int64_t head) {
   float* scales = a.scales + 2 * (text * a.heads + head);
   float most_key = 0.0f, most_value = 0.0f;
   for (int64_t t = 0; t < n; t++) {
-    rotated(a, k + t * a.stride, t, row);
-    const float of_key = largest_of(row, size), of_value = largest_of(v + t * a.stride, size);
+    const float* key_row = k + t * a.stride;
+    if (!a.floats) rotated(a, key_row, t, row);
+    const float of_key = largest_of(a.floats ? key_row : row, size);
+    const float of_value = largest_of(v + t * a.stride, size);
     if (!(most_key >= of_key)) most_key = of_key + 0.0f * most_key;  // NaN stays NaN
     if (!(most_value >= of_value)) most_value = of_value + 0.0f * most_value;
   }
