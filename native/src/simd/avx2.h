@@ -11,9 +11,9 @@
 namespace matryo {
 namespace {
 
-constexpr int kTileRows = 6;  // rows of one tile of a product
-constexpr int kByteRows = 4;  // likewise, of a product of bytes
-constexpr int kWordRows = 4;  // likewise, of a product of 16-bit numbers in attention
+constexpr int kTileRows = 6;    // rows of one tile of a product
+constexpr int kByteRows = 4;    // likewise, of a product of bytes
+constexpr int kWordRows = 4;    // likewise, of a product of 16-bit numbers in attention
 constexpr int kTilePanels = 1;  // panels of sixteen columns of one tile
 constexpr int kByteShift = 0;   // dot8 takes bytes without a sign
 
@@ -67,10 +67,14 @@ MATRYO_INLINE F to_float(I x) { return {_mm256_cvtepi32_ps(x.a), _mm256_cvtepi32
 MATRYO_INLINE I add(I x, I y) { return {_mm256_add_epi32(x.a, y.a), _mm256_add_epi32(x.b, y.b)}; }
 MATRYO_INLINE I sub(I x, I y) { return {_mm256_sub_epi32(x.a, y.a), _mm256_sub_epi32(x.b, y.b)}; }
 MATRYO_INLINE I max(I x, I y) { return {_mm256_max_epi32(x.a, y.a), _mm256_max_epi32(x.b, y.b)}; }
-MATRYO_INLINE I mul(I x, I y) { return {_mm256_mullo_epi32(x.a, y.a), _mm256_mullo_epi32(x.b, y.b)}; }
+MATRYO_INLINE I mul(I x, I y) {
+  return {_mm256_mullo_epi32(x.a, y.a), _mm256_mullo_epi32(x.b, y.b)};
+}
 MATRYO_INLINE F scaled(F x, I power) {  // x * 2^power
-  return {_mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(x.a), _mm256_slli_epi32(power.a, 23))),
-          _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(x.b), _mm256_slli_epi32(power.b, 23)))};
+  return {_mm256_castsi256_ps(
+              _mm256_add_epi32(_mm256_castps_si256(x.a), _mm256_slli_epi32(power.a, 23))),
+          _mm256_castsi256_ps(
+              _mm256_add_epi32(_mm256_castps_si256(x.b), _mm256_slli_epi32(power.b, 23)))};
 }
 
 MATRYO_INLINE void store_bytes(uint8_t* p, I x) {  // values of 0 to 255
@@ -105,13 +109,6 @@ MATRYO_INLINE int32_t largest(I x) {
   const __m128i two = _mm_max_epi32(four, _mm_unpackhi_epi64(four, four));
   return _mm_cvtsi128_si32(_mm_max_epi32(two, _mm_shuffle_epi32(two, 1)));
 }
-MATRYO_INLINE int32_t sum(I x) {
-  const __m256i eight = _mm256_add_epi32(x.a, x.b);
-  const __m128i four =
-      _mm_add_epi32(_mm256_castsi256_si128(eight), _mm256_extracti128_si256(eight, 1));
-  const __m128i two = _mm_add_epi32(four, _mm_unpackhi_epi64(four, four));
-  return _mm_cvtsi128_si32(_mm_add_epi32(two, _mm_shuffle_epi32(two, 1)));
-}
 
 // --- products: each lane adds the products of a few neighbours along the depth
 
@@ -123,11 +120,11 @@ struct Words {  // sixteen columns, two neighbours of each
 };
 
 MATRYO_INLINE Bytes load_bytes(const int8_t* p) {
-  return {_mm256_load_si256((const __m256i*)p), _mm256_load_si256((const __m256i*)(p + 32))};
+  return {_mm256_loadu_si256((const __m256i*)p), _mm256_loadu_si256((const __m256i*)(p + 32))};
 }
 MATRYO_INLINE Words load_words(const int8_t* p) {
-  return {_mm256_cvtepi8_epi16(_mm_load_si128((const __m128i*)p)),
-          _mm256_cvtepi8_epi16(_mm_load_si128((const __m128i*)(p + 16)))};
+  return {_mm256_cvtepi8_epi16(_mm_loadu_si128((const __m128i*)p)),
+          _mm256_cvtepi8_epi16(_mm_loadu_si128((const __m128i*)(p + 16)))};
 }
 MATRYO_INLINE Words load_words(const int16_t* p) {
   return {_mm256_loadu_si256((const __m256i*)p), _mm256_loadu_si256((const __m256i*)(p + 16))};

@@ -2,8 +2,7 @@
 #pragma once
 
 #ifdef MATRYO_EMULATE_AVX512
-#define SIMDE_ENABLE_NATIVE_ALIASES
-#include <simde/x86/avx512.h>
+#include "avx512_emulated.h"
 #else
 #include <immintrin.h>
 #endif
@@ -16,9 +15,9 @@
 namespace matryo {
 namespace {
 
-constexpr int kTileRows = 12;  // rows of one tile of a product
-constexpr int kByteRows = 12;  // likewise, of a product of bytes
-constexpr int kWordRows = 12;  // likewise, of a product of 16-bit numbers in attention
+constexpr int kTileRows = 12;   // rows of one tile of a product
+constexpr int kByteRows = 12;   // likewise, of a product of bytes
+constexpr int kWordRows = 12;   // likewise, of a product of 16-bit numbers in attention
 constexpr int kTilePanels = 2;  // panels of sixteen columns of one tile
 constexpr int kByteShift = 0;   // dot8 takes bytes without a sign
 
@@ -52,10 +51,13 @@ MATRYO_INLINE I sub(I x, I y) { return _mm512_sub_epi32(x, y); }
 MATRYO_INLINE I max(I x, I y) { return _mm512_max_epi32(x, y); }
 MATRYO_INLINE I mul(I x, I y) { return _mm512_mullo_epi32(x, y); }
 MATRYO_INLINE F scaled(F x, I power) {
-  return _mm512_castsi512_ps(_mm512_add_epi32(_mm512_castps_si512(x), _mm512_slli_epi32(power, 23)));
+  return _mm512_castsi512_ps(
+      _mm512_add_epi32(_mm512_castps_si512(x), _mm512_slli_epi32(power, 23)));
 }
 
-MATRYO_INLINE void store_bytes(uint8_t* p, I x) { _mm_storeu_si128((__m128i*)p, _mm512_cvtepi32_epi8(x)); }
+MATRYO_INLINE void store_bytes(uint8_t* p, I x) {
+  _mm_storeu_si128((__m128i*)p, _mm512_cvtepi32_epi8(x));
+}
 MATRYO_INLINE void store_words(int16_t* p, I x) {
   _mm256_storeu_si256((__m256i*)p, _mm512_cvtepi32_epi16(x));
 }
@@ -74,18 +76,12 @@ MATRYO_INLINE float largest(F x) {
   return _mm_cvtss_f32(_mm_max_ss(two, _mm_shuffle_ps(two, two, 1)));
 }
 MATRYO_INLINE int32_t largest(I x) {
-  const __m256i eight = _mm256_max_epi32(_mm512_castsi512_si256(x), _mm512_extracti64x4_epi64(x, 1));
+  const __m256i eight =
+      _mm256_max_epi32(_mm512_castsi512_si256(x), _mm512_extracti64x4_epi64(x, 1));
   const __m128i four =
       _mm_max_epi32(_mm256_castsi256_si128(eight), _mm256_extracti128_si256(eight, 1));
   const __m128i two = _mm_max_epi32(four, _mm_unpackhi_epi64(four, four));
   return _mm_cvtsi128_si32(_mm_max_epi32(two, _mm_shuffle_epi32(two, 1)));
-}
-MATRYO_INLINE int32_t sum(I x) {
-  const __m256i eight = _mm256_add_epi32(_mm512_castsi512_si256(x), _mm512_extracti64x4_epi64(x, 1));
-  const __m128i four =
-      _mm_add_epi32(_mm256_castsi256_si128(eight), _mm256_extracti128_si256(eight, 1));
-  const __m128i two = _mm_add_epi32(four, _mm_unpackhi_epi64(four, four));
-  return _mm_cvtsi128_si32(_mm_add_epi32(two, _mm_shuffle_epi32(two, 1)));
 }
 
 using Bytes = __m512i;
@@ -106,11 +102,7 @@ MATRYO_INLINE I dot8(I sum, const uint8_t* x, Bytes w, Bytes next) {
 MATRYO_INLINE I dot2(I sum, const int16_t* x, Words w) {
   int32_t two;
   std::memcpy(&two, x, 4);
-#ifdef MATRYO_EMULATE_AVX512
-  return _mm512_add_epi32(sum, _mm512_madd_epi16(_mm512_set1_epi32(two), w));
-#else
   return _mm512_dpwssd_epi32(sum, _mm512_set1_epi32(two), w);
-#endif
 }
 
 }  // namespace

@@ -11,9 +11,9 @@
 namespace matryo {
 namespace {
 
-constexpr int kTileRows = 5;  // rows of one tile of a product
-constexpr int kByteRows = 5;  // likewise, of a product of bytes
-constexpr int kWordRows = 5;  // likewise, of a product of 16-bit numbers in attention
+constexpr int kTileRows = 5;     // rows of one tile of a product
+constexpr int kByteRows = 5;     // likewise, of a product of bytes
+constexpr int kWordRows = 5;     // likewise, of a product of 16-bit numbers in attention
 constexpr int kTilePanels = 1;   // panels of sixteen columns of one tile
 constexpr int kByteShift = 128;  // dot8 takes signed bytes: 128 less than those of other CPUs
 
@@ -24,8 +24,8 @@ struct I {
   int32x4_t v[4];
 };
 
-#define MATRYO_EACH(type, expression)        \
-  type r;                                    \
+#define MATRYO_EACH(type, expression)              \
+  type r;                                          \
   for (int i = 0; i < 4; i++) r.v[i] = expression; \
   return r
 
@@ -86,9 +86,6 @@ MATRYO_INLINE float largest(F x) {
 MATRYO_INLINE int32_t largest(I x) {
   return vmaxvq_s32(vmaxq_s32(vmaxq_s32(x.v[0], x.v[2]), vmaxq_s32(x.v[1], x.v[3])));
 }
-MATRYO_INLINE int32_t sum(I x) {
-  return vaddvq_s32(vaddq_s32(vaddq_s32(x.v[0], x.v[2]), vaddq_s32(x.v[1], x.v[3])));
-}
 
 struct Bytes {
   int8x16_t v[4];
@@ -98,7 +95,9 @@ struct Words {
 };
 
 MATRYO_INLINE Bytes load_bytes(const int8_t* p) { MATRYO_EACH(Bytes, vld1q_s8(p + 16 * i)); }
-MATRYO_INLINE Words load_words(const int8_t* p) { MATRYO_EACH(Words, vmovl_s8(vld1_s8(p + 8 * i))); }
+MATRYO_INLINE Words load_words(const int8_t* p) {
+  MATRYO_EACH(Words, vmovl_s8(vld1_s8(p + 8 * i)));
+}
 MATRYO_INLINE Words load_words(const int16_t* p) { MATRYO_EACH(Words, vld1q_s16(p + 8 * i)); }
 
 MATRYO_INLINE I dot8(I sum, const uint8_t* x, Bytes w, Bytes next) {
@@ -112,9 +111,9 @@ MATRYO_INLINE I dot2(I sum, const int16_t* x, Words w) {
   int32_t two;
   std::memcpy(&two, x, 4);
   const int16x8_t values = vreinterpretq_s16_s32(vdupq_n_s32(two));
-  MATRYO_EACH(I, vaddq_s32(sum.v[i],
-                           vpaddq_s32(vmull_s16(vget_low_s16(w.v[i]), vget_low_s16(values)),
-                                      vmull_high_s16(w.v[i], values))));
+  MATRYO_EACH(I,
+              vaddq_s32(sum.v[i], vpaddq_s32(vmull_s16(vget_low_s16(w.v[i]), vget_low_s16(values)),
+                                             vmull_high_s16(w.v[i], values))));
 }
 
 #undef MATRYO_EACH

@@ -10,9 +10,9 @@
 namespace matryo {
 namespace {
 
-constexpr int kTileRows = 2;  // rows of one tile of a product
-constexpr int kByteRows = 2;  // likewise, of a product of bytes
-constexpr int kWordRows = 2;  // likewise, of a product of 16-bit numbers in attention
+constexpr int kTileRows = 2;    // rows of one tile of a product
+constexpr int kByteRows = 2;    // likewise, of a product of bytes
+constexpr int kWordRows = 2;    // likewise, of a product of 16-bit numbers in attention
 constexpr int kTilePanels = 1;  // panels of sixteen columns of one tile
 constexpr int kByteShift = 0;   // dot8 takes bytes without a sign
 
@@ -72,10 +72,6 @@ MATRYO_INLINE float largest(F x) {
 }
 MATRYO_INLINE int32_t largest(I x) {
   for (int i = 1; i < 16; i++) x.v[0] = x.v[i] > x.v[0] ? x.v[i] : x.v[0];
-  return x.v[0];
-}
-MATRYO_INLINE int32_t sum(I x) {
-  for (int i = 1; i < 16; i++) x.v[0] += x.v[i];
   return x.v[0];
 }
 

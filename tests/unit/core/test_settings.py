@@ -118,10 +118,11 @@ def test_slips_are_refused(
 def test_other_names_are_reported(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A name like no setting's is a warning; Kubernetes' own for its services are nothing."""
+    """A name like no setting's is a warning; Kubernetes' and matryo-native's own are nothing."""
     for name, value in {
         "MATRYO_VERSION": "1",
         "MATRYO_IMAGE": "x",
+        "MATRYO_NATIVE_ISA": "avx2",
         "MATRYO_SERVICE_HOST": "10.0.0.1",
         "MATRYO_SERVICE_PORT_HTTP": "80",
         "MATRYO_PORT_8080_TCP_ADDR": "10.0.0.1",

@@ -1,0 +1,49 @@
+"""The shared library of matryo's operators for ONNX Runtime.
+
+Register the library with a session's options before the session is made:
+`options.register_custom_ops_library(str(matryo_native.library()))`.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import sys
+from pathlib import Path
+
+__all__ = ["INTERFACE", "isa", "library"]
+
+INTERFACE: int = 1
+"""Raised with every change of an operator's bits, inputs, attributes or layout of weights."""
+
+
+def library() -> Path:
+    """The path of the shared library.
+
+    Raises:
+        FileNotFoundError: the package was imported from its sources, which have no library.
+    """
+    suffix = "dylib" if sys.platform == "darwin" else "so"
+    path = Path(__file__).with_name(f"libmatryo_native.{suffix}")
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{path} is missing: this copy of matryo-native is not built. "
+            "Install it with: pip install ./native"
+        )
+    return path
+
+
+def isa() -> str:
+    """The name of the kernels that this process uses, such as "avx2".
+
+    Raises:
+        ValueError: the variable MATRYO_NATIVE_ISA names kernels that this CPU cannot run.
+    """
+    function = ctypes.CDLL(str(library())).matryo_native_isa
+    function.restype = ctypes.c_char_p
+    name = function()
+    if name is None:
+        raise ValueError(
+            "MATRYO_NATIVE_ISA names kernels that this library lacks or this CPU cannot run; "
+            "unset it to use the fastest ones"
+        )
+    return name.decode()
