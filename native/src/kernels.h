@@ -7,7 +7,7 @@
 namespace matryo {
 
 constexpr int64_t kLanes = 16;         // columns of one panel of packed weights
-constexpr int64_t kKeyBlock = 64;      // keys whose weighted values are added as integers
+constexpr int64_t kKeyBlock = 128;     // keys whose weighted values are added as integers
 constexpr int64_t kGroup = 192;        // neighbours along the input that share a scale, in kBytes
 constexpr int64_t kMostBlockRows = 480;  // see block_rows
 constexpr int64_t kMostWidth = 16384;  // of a row of activations that is no multiple of 16 wide
@@ -48,11 +48,12 @@ constexpr int64_t groups_of(Numbers numbers, int64_t k) {
   return numbers == Numbers::kBytes ? (k + kGroup - 1) / kGroup : 1;
 }
 
-// The rows that a linear layer multiplies by all weights before it takes the next. They fit in a
-// megabyte of cache; fewer rows at a time would fetch the weights more often.
+// The rows that a linear layer multiplies by all weights before it takes the next. Fewer rows at a
+// time would fetch the weights more often, and more would leave the second cache; float weights are
+// four times as large, so that they gain by more rows.
 constexpr int64_t block_rows(Numbers numbers, int64_t k) {
   const int64_t bytes = k * (numbers == Numbers::kBytes ? 1 : numbers == Numbers::kWords ? 2 : 4);
-  const int64_t rows = (1 << 20) / bytes / 12 * 12;
+  const int64_t rows = (numbers == Numbers::kFloats ? 1 << 20 : 1 << 17) / bytes / 12 * 12;
   return rows < 48 ? 48 : rows > kMostBlockRows ? kMostBlockRows : rows;
 }
 

@@ -10,7 +10,7 @@ namespace {
 // A weight of a key is at most 2^kWeightBits, and a value of a key at most kValueLevels: the sum of
 // kKeyBlock products fits in 32 bits.
 constexpr float kWeightBits = 14.0f;
-constexpr float kValueLevels = 2047.0f;
+constexpr float kValueLevels = 1023.0f;
 
 // The largest magnitude of a query's or key's entry: sums of `size` products fit in 32 bits.
 inline float score_levels(int64_t size) {
@@ -68,7 +68,7 @@ inline void place_key(const T* key, int64_t size, int64_t token, T* keys) {
   }
 }
 
-// Values: [64 keys][size / 16][64 / depth][16][depth]. Two tokens come at a time.
+// Values: [128 keys][size / 16][128 / depth][16][depth]. Two tokens come at a time.
 inline void place_values(const int16_t* now, const int16_t* next, int64_t size, int64_t token,
                          int16_t* values) {
   const int64_t in_block = token % kKeyBlock;

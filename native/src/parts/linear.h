@@ -7,7 +7,7 @@
 namespace matryo {
 namespace {
 
-constexpr int64_t kGroupPanels = 2;   // panels whose results are finished together
+constexpr int64_t kGroupPanels = 4;   // panels whose results are finished together
 constexpr int64_t kFloatSteps = 512;  // depth of float weights that stay in the cache
 
 // The largest magnitude of a 16-bit activation: sums of k products with 127 fit in 32 bits.
@@ -121,23 +121,22 @@ struct Grouped {
 // Bias, activation and residual of one row, for a group of panels.
 inline void finish(const Linear& a, const float* totals, int64_t row, int64_t panel,
                    int64_t panels) {
-  F value[kGroupPanels];
-  for (int64_t p = 0; p < panels; p++) {
-    value[p] = load(totals + p * kLanes);
-    if (a.bias) value[p] = add(value[p], load(a.bias + (panel + p) * kLanes));
-  }
-  int64_t column = panel * kLanes;
-  if (a.activation == Activation::kSiluGate || a.activation == Activation::kGeluGate) {
-    value[0] =
-        mul(value[0], a.activation == Activation::kSiluGate ? silu(value[1]) : gelu(value[1]));
-    column /= 2;
-    panels = 1;
-  }
-  for (int64_t p = 0; p < panels; p++, column += kLanes) {
-    if (a.activation == Activation::kGelu) value[p] = gelu(value[p]);
-    const int64_t at = row * a.n + column, left = a.n - column;
-    if (a.residual) value[p] = add(load_upto(a.residual + at, left), value[p]);
-    store_upto(a.y + at, value[p], left);
+  const bool silu_gate = a.activation == Activation::kSiluGate;
+  const bool gated = silu_gate || a.activation == Activation::kGeluGate;
+  const int64_t of_result = gated ? 2 : 1;  // panels of a panel of the result
+  for (int64_t p = 0; p < panels; p += of_result) {
+    F value = load(totals + p * kLanes);
+    if (a.bias) value = add(value, load(a.bias + (panel + p) * kLanes));
+    if (gated) {
+      F gate = load(totals + (p + 1) * kLanes);
+      if (a.bias) gate = add(gate, load(a.bias + (panel + p + 1) * kLanes));
+      value = mul(value, silu_gate ? silu(gate) : gelu(gate));
+    }
+    if (a.activation == Activation::kGelu) value = gelu(value);
+    const int64_t column = (panel + p) / of_result * kLanes, left = a.n - column;
+    const int64_t at = row * a.n + column;
+    if (a.residual) value = add(load_upto(a.residual + at, left), value);
+    store_upto(a.y + at, value, left);
   }
 }
 
