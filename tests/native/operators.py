@@ -122,7 +122,7 @@ class Layer:
     def call(self, x: Floats, residual: Floats | None = None) -> tuple[str, Any, dict[str, int]]:
         """The operator's name, inputs and attributes, for `run`."""
         depth, even = {"bytes": (4, 2), "words": (2, 1), "floats": (1, 1)}[self.numbers]
-        packed = np.concatenate(pack(self.panels, depth, even)[1])
+        packed = np.concatenate(list(pack(self.panels, depth, even)[1]))
         attributes = {"columns": self.columns, "activation": ACTIVATIONS.index(self.activation)}
         if self.numbers == "floats":
             return "Linear", (x, packed, None, None, self.bias, None, residual), attributes

@@ -217,6 +217,7 @@ def test_a_forked_child_collects_what_its_parent_left(root: Path, model: TinyMod
         [sys.executable, "-c", _LEFTOVERS, model.id, str(root / "home")],
         env={
             "MATRYO_MODELS": str(model.models),
+            "MATRYO_KERNELS": "onnxruntime",
             "PATH": "/usr/bin:/bin",
             "PYTHONPATH": ":".join(sys.path),
         },

@@ -134,12 +134,6 @@ class GraphBuilder:
         self._initializers.append(numpy_helper.from_array(np.asarray(array, order="C"), name))
         return name
 
-    def shared(self, name: str, array: NDArray[Any]) -> str:
-        """Like `constant`, but a second call with the same name adds nothing."""
-        if all(initializer.name != name for initializer in self._initializers):
-            self.constant(name, array)
-        return name
-
     def tensor(
         self, name: str, shape: tuple[int, ...], pieces: Iterable[FloatArray | ByteArray]
     ) -> str:

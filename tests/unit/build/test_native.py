@@ -102,7 +102,7 @@ def test_choice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert uses_native("native")
     assert not uses_native("onnxruntime")
     assert native_library().is_file()
-    settings = load_settings(None, home=tmp_path)
+    settings = load_settings(None, home=tmp_path, kernels="auto")
     assert open_store(settings).native("int8")
     assert not open_store(settings).native("q4")
     assert not open_store(settings.model_copy(update={"kernels": "onnxruntime"})).native("int8")

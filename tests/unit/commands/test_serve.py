@@ -23,7 +23,7 @@ def test_garbage_is_looked_for_once_ready(monkeypatch: pytest.MonkeyPatch) -> No
     context = SimpleNamespace(metrics=drop)
     application = SimpleNamespace(state=SimpleNamespace(context=context))
 
-    def load(_: object) -> tuple[()]:
+    def load(*_: object) -> tuple[()]:
         enabled.append(gc.isenabled())
         return ()
 

@@ -103,9 +103,9 @@ def test_short_files_are_not_mapped(
     loaded: list[Path] = []
 
     class Pool(SessionPool):
-        def __init__(self, path: Path, *args: Any) -> None:
+        def __init__(self, path: Path, *args: Any, **options: Any) -> None:
             loaded.append(path)
-            super().__init__(path, *args)
+            super().__init__(path, *args, **options)
 
     monkeypatch.setattr(engine_module, "SessionPool", Pool)
     load_tiny(model, artifact)

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import TensorProto
 
-from matryo.build.arch._rotary import emit_rotate
+from matryo.build.arch._rotary import Rotary, emit_rotate
 from matryo.build.checkpoint import FloatArray, Weights
 from matryo.build.emit import CONTRIB, NATIVE, GraphBuilder
 from matryo.build.limits import MAX_PADDING_ROWS
@@ -167,7 +167,7 @@ class Layers:
         num_heads: int,
         hidden: int,
         bias: bool,
-        rotary: tuple[str, str] | None = None,
+        rotary: Rotary | None = None,
         score_bias: str = "",
     ) -> str:
         """Bidirectional multi-head attention of `x` on itself, within each text; `(N, H)`.
@@ -178,8 +178,7 @@ class Layers:
             num_heads: number of heads.
             hidden: `H`.
             bias: whether the layers have a bias.
-            rotary: names of the cosines and of the sines of each position, each
-                `(positions, head_size / 2)`; None for a model without rotary positions.
+            rotary: None for a model without rotary positions.
             score_bias: see `attention`.
         """
         names, square = [at + name for name in ("query", "key", "value")], (hidden, hidden)
@@ -189,17 +188,15 @@ class Layers:
             biases = tuple(f"{name}.bias" for name in names) if bias else ()
             joint = Fused(tuple(f"{name}.weight" for name in names), square, biases)
             qkv = self.products.fused(self.products.operand(x), joint, fine=True)
-            return self._native_attention(qkv, num_heads, size, rotary or ())
+            tables = (rotary.cos, rotary.sin) if rotary else ()
+            return self._native_attention(qkv, num_heads, size, tables)
         # q, k and v are separate products: splitting one joint product costs more (docs/LOG.md).
         q, k, v = (
             self.linear(x, name, square, bias=bias, fine=name.endswith("value")) for name in names
         )
 
         def rotate(y: str) -> str:
-            if not rotary:
-                return y
-            first = self.graph.shared("first_position", np.zeros(1, np.int64))
-            return emit_rotate(self.graph, y, first, rotary, num_heads)
+            return emit_rotate(self.graph, y, rotary, num_heads) if rotary else y
 
         return self.attention(q, k, v, num_heads=num_heads, rotate=rotate, bias=score_bias)
 

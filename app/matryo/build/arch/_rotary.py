@@ -5,6 +5,8 @@ Source: Su et al. 2021, RoFormer, arXiv:2104.09864, section 3.4.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 
 from matryo.build.checkpoint import FloatArray
@@ -31,24 +33,34 @@ def rotary_tables(
     return np.cos(angles), np.sin(angles)
 
 
-def emit_rotate(
-    graph: GraphBuilder, x: str, first: str, tables: tuple[str, str], num_heads: int
-) -> str:
-    """`x`, `(B, T, H)`, with rotary positions from `first` on; `(B, T, H)`.
+class Rotary(NamedTuple):
+    """Rotary positions, as names of values in the graph.
+
+    Attributes:
+        first: `(1,)` int64, the position of the first token.
+        cos: cosines, `(positions, head_size / 2)`.
+        sin: sines, likewise.
+    """
+
+    first: str
+    cos: str
+    sin: str
+
+
+def emit_rotate(graph: GraphBuilder, x: str, rotary: Rotary, num_heads: int) -> str:
+    """`x`, `(B, T, H)`, with rotary positions; `(B, T, H)`.
 
     Args:
         graph: the graph under construction.
         x: queries or keys.
-        first: `(1,)` int64, the position of the first token.
-        tables: names of the cosines and of the sines, each `(positions, head_size / 2)`.
+        rotary: the positions.
         num_heads: number of heads in `x`.
     """
     # interleaved=0 pairs the first half of each head with the second half, as GPT-NeoX does.
     return graph.op(
         "RotaryEmbedding",
         x,
-        first,
-        *tables,
+        *rotary,
         domain=CONTRIB,
         num_heads=num_heads,
         interleaved=0,

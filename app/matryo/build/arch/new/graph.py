@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from matryo.build.arch._gated_mlp import emit_gated_mlp
 from matryo.build.arch._layers import Layers
+from matryo.build.arch._rotary import Rotary
 from matryo.build.arch.new.config import Config
 from matryo.build.checkpoint import Weights
 from matryo.build.emit import GraphBuilder
@@ -17,6 +20,7 @@ def emit(graph: GraphBuilder, weights: Weights, config: Config, precision: Preci
     hidden, inner, heads = config.hidden_size, config.intermediate_size, config.num_attention_heads
     cos, sin = config.rotary_tables(config.max_position_embeddings)
     tables = graph.constant("cos_cache", cos), graph.constant("sin_cache", sin)
+    rotary = Rotary(graph.constant("first_position", np.zeros(1, np.int64)), *tables)
 
     def norm(x: str, name: str) -> str:
         return net.layer_norm(x, name, width=hidden, eps=config.layer_norm_eps)
@@ -25,7 +29,7 @@ def emit(graph: GraphBuilder, weights: Weights, config: Config, precision: Preci
     x = norm(x, "embedding_norm")
     for i in range(config.num_hidden_layers):
         at, widen = f"layer.{i}.", (inner, hidden)
-        y = net.self_attention(x, at, num_heads=heads, hidden=hidden, bias=True, rotary=tables)
+        y = net.self_attention(x, at, num_heads=heads, hidden=hidden, bias=True, rotary=rotary)
         y = net.linear(y, at + "attention_output", (hidden, hidden), bias=True, residual=x)
         x = norm(y, at + "attention_norm")
         wide = net.products.operand(x, norm=at + "attention_norm")

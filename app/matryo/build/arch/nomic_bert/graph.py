@@ -7,6 +7,7 @@ from onnx import TensorProto
 
 from matryo.build.arch._gated_mlp import emit_gated_mlp
 from matryo.build.arch._layers import Layers
+from matryo.build.arch._rotary import Rotary
 from matryo.build.arch.nomic_bert.config import Config
 from matryo.build.arch.nomic_bert.rotary import rotary_tables
 from matryo.build.checkpoint import FloatArray, Weights
@@ -20,6 +21,7 @@ def emit(graph: GraphBuilder, weights: Weights, config: Config, precision: Preci
     net = Layers(graph, weights, config.hidden_size, precision)
     hidden, heads = config.hidden_size, config.num_attention_heads
     tables = _emit_rotary_tables(graph, config)
+    rotary = Rotary(graph.constant("first_position", np.zeros(1, np.int64)), *tables)
 
     def norm(x: str, name: str) -> str:
         return net.layer_norm(x, name, width=hidden, eps=config.layer_norm_eps)
@@ -28,7 +30,7 @@ def emit(graph: GraphBuilder, weights: Weights, config: Config, precision: Preci
     x = norm(x, "embedding_norm")
     for i in range(config.num_hidden_layers):
         at, bias = f"layer.{i}.", config.qkv_proj_bias
-        y = net.self_attention(x, at, num_heads=heads, hidden=hidden, bias=bias, rotary=tables)
+        y = net.self_attention(x, at, num_heads=heads, hidden=hidden, bias=bias, rotary=rotary)
         output = at + "attention_output"
         y = net.linear(y, output, (hidden, hidden), bias=bias, residual=x)
         x = norm(y, at + "attention_norm")
@@ -48,7 +50,10 @@ def _emit_mlp(net: Layers, x: str, at: str, config: Config) -> str:
     wide = products.operand(x, norm=at + "attention_norm")
     if config.hidden_act == "swiglu":
         return emit_gated_mlp(net, wide, at, widen, "silu", bias=bias, down_bias=bias, residual=x)
-    y = net.linear(wide, at + "up", widen, bias=bias, activation="gelu")
+    if products.native:
+        y = net.linear(wide, at + "up", widen, bias=bias, activation="gelu")
+    else:  # the nodes of earlier builds: an Add and a Gelu
+        y = net.gelu(net.linear(wide, at + "up", widen, bias=bias))
     inside = products.operand(y, one_sided=True)
     return net.linear(inside, at + "down", (hidden, inner), bias=bias, residual=x)
 

@@ -9,7 +9,7 @@ import numpy as np
 from matryo.build.arch._causal_attention import CausalAttention
 from matryo.build.arch._layers import Layers, word_rows
 from matryo.build.arch._rms_norm import emit_rms_norm
-from matryo.build.arch._rotary import emit_rotate, rotary_tables
+from matryo.build.arch._rotary import Rotary, emit_rotate, rotary_tables
 from matryo.build.arch.qwen3.config import Config
 from matryo.build.checkpoint import Weights
 from matryo.build.emit import GraphBuilder
@@ -31,13 +31,13 @@ def emit(graph: GraphBuilder, weights: Weights, config: Config, precision: Preci
     n_positions = config.max_position_embeddings + 1
     cos, sin = rotary_tables(config.head_dim, config.rope_theta, n_positions)
     tables = graph.constant("cos_cache", cos), graph.constant("sin_cache", sin)
-    first = graph.constant("first_position", np.zeros(1, np.int64))
+    rotary = Rotary(graph.constant("first_position", np.zeros(1, np.int64)), *tables)
 
     def norm(x: str, name: str) -> str:
         return emit_rms_norm(net, x, name, width=hidden, eps=config.rms_norm_eps)
 
     def rotate(x: str, num_heads: int) -> str:
-        return emit_rotate(graph, x, first, tables, num_heads)
+        return emit_rotate(graph, x, rotary, num_heads)
 
     table = (word_rows(weights, (config.vocab_size, hidden)), hidden)
     rows = weights.read_rows("word_embeddings", table)
