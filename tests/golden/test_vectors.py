@@ -23,10 +23,17 @@ _OTHER_MACHINE = 1e-5
 
 
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("precision", PRECISIONS)
-def test_the_same_vectors_as_before(precision: Precision) -> None:
+@pytest.mark.parametrize(
+    ("precision", "kernels"),
+    [*((one, "onnxruntime") for one in PRECISIONS), ("fp32", "native"), ("int8", "native")],
+)
+def test_the_same_vectors_as_before(
+    precision: Precision, kernels: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Fingerprints are equal. On the machine of the recording, the vectors' bits are equal too."""
-    noted = EARLIER["precisions"][precision]
+    monkeypatch.setenv("MATRYO_KERNELS", kernels)
+    suffix = "+native" if kernels == "native" else ""
+    noted = EARLIER["precisions"][f"{precision}{suffix}"]
     texts: list[str] = EARLIER["texts"]
     for size in (384, 64):
         with Embedder(
