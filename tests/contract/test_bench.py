@@ -221,8 +221,34 @@ def test_startup(
     monkeypatch.setenv("MATRYO_MODELS", str(model.models))
     package = Path(startup.__file__).parent.parent / "app"
     startup.main(["--model", model.id, "--runs", "1", "--against", str(package)])
+    rows = {
+        cells[1].strip(): [cell.strip() for cell in cells[2:-1]]
+        for line in capsys.readouterr().out.splitlines()
+        if len(cells := line.split("|")) > 2
+    }
+    assert all(float(cell) > 0 for cell in rows["this"] if cell != rows["this"][1])
+    assert float(rows["floor"][1]) == 0
+    assert rows.keys() >= {"other", "everything", "matryo", "numpy", "matryo.core.settings"}
+
+
+@pytest.mark.parametrize("kernels", ["onnxruntime", "native"])
+def test_profile(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    kernels: str,
+) -> None:
+    """Every kind of operation has a share of a run's time, and products and attention a rate."""
+    model = make_model(tmp_path, "bert", num_attention_heads=1)
+    build_tiny(tmp_path, model, "int8", native=kernels == "native")
+    monkeypatch.setenv("MATRYO_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("MATRYO_MODELS", str(model.models))
+    monkeypatch.setattr(profile, "ceilings", lambda *_: {"int8 products": 1.0, "passes": 1.0})
+    flags = ["--model", model.id, "--kernels", kernels, "--shape", "2x8", "--runs", "2"]
+    profile.main(flags)
     table = [line.split(" | ") for line in capsys.readouterr().out.splitlines() if "%" in line]
     kinds = {row[0].strip("| *"): row for row in table if "**" in row[0]}
     assert {"products", "attention", "norms", "passes"} <= kinds.keys()
     assert all(kinds[kind][-1].endswith("GFLOP/s |") for kind in ("products", "attention"))
-    assert float(kinds["products"][3]) == (8 if kernels == "native" else 14)  # of two layers
+    # Of two layers: q, k and v are one native product, and else three, of which v has a second.
+    assert float(kinds["products"][3]) == (8 if kernels == "native" else 14)
