@@ -17,6 +17,7 @@ INTERFACE = 1
 """What graphs expect of the operators: their names, layouts and bits."""
 
 _PACKAGE = "matryo_native"
+_SLOW = "portable"  # kernels without vector instructions: slower than ONNX Runtime's operators
 
 
 def uses_native(choice: KernelsChoice) -> bool:
@@ -27,10 +28,15 @@ def uses_native(choice: KernelsChoice) -> bool:
     """
     if choice == "onnxruntime":
         return False
-    if choice == "auto":
-        return importlib.util.find_spec(_PACKAGE) is not None and _interface() == INTERFACE
-    native_library()
-    return True
+    if choice == "native":
+        native_library()
+        return True
+    if importlib.util.find_spec(_PACKAGE) is None or _interface() != INTERFACE:
+        return False
+    try:
+        return importlib.import_module(_PACKAGE).isa() != _SLOW
+    except OSError:  # the library was built for another system
+        return False
 
 
 def native_library() -> Path:

@@ -59,7 +59,7 @@ class Settings(BaseModel):
     kernels: KernelsChoice = Field(
         "auto",
         description="Operators of fp32 and int8: onnxruntime's own, native for those of the "
-        "package matryo-native, or auto, which is native if the package is installed. The "
+        "package matryo-native, or auto, which is native if the package is installed and fast on this CPU. The "
         "fingerprint of native vectors ends in +native.",
     )
     home: Path = Field(

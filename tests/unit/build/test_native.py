@@ -97,7 +97,7 @@ def test_other_interface(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_choice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """`auto` takes the package if it is there; `native` without it is refused with the remedy."""
+    """`auto` takes the package if it is there and fast; `native` without it is refused."""
     assert uses_native("auto")
     assert uses_native("native")
     assert not uses_native("onnxruntime")
@@ -106,6 +106,10 @@ def test_choice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert open_store(settings).native("int8")
     assert not open_store(settings).native("q4")
     assert not open_store(settings.model_copy(update={"kernels": "onnxruntime"})).native("int8")
+    with monkeypatch.context() as patch:
+        patch.setattr("matryo_native.isa", lambda: "portable")
+        assert not uses_native("auto")
+        assert uses_native("native")
     monkeypatch.setattr("matryo.core.native.INTERFACE", INTERFACE + 1)
     assert not uses_native("auto")
     with pytest.raises(SettingsInvalid, match=f"interface {INTERFACE}, .* needs {INTERFACE + 1}"):
