@@ -16,7 +16,7 @@ Kernels = Literal["onnxruntime", "native"]
 """Whose operators compute the layers: ONNX Runtime's alone, or also those of matryo-native."""
 
 KernelsChoice = Kernels | Literal["auto"]
-"""What an operator may choose: `auto` means native if matryo-native is installed and fast on this CPU."""
+"""What an operator may choose: `auto` means native if matryo-native is there, and fast here."""
 
 NATIVE_PRECISIONS: frozenset[Precision] = frozenset(("fp32", "int8"))
 """Precisions that matryo-native has operators for; the others always use ONNX Runtime's."""

@@ -24,7 +24,8 @@ def uses_native(choice: KernelsChoice) -> bool:
     """Whether the operators of matryo-native are to be used.
 
     Raises:
-        SettingsInvalid: `native` is chosen, and the package is missing or of another version.
+        SettingsInvalid: `native` is chosen, and the package is missing or of another version; or
+            MATRYO_NATIVE_ISA names kernels that this CPU cannot run.
     """
     if choice == "onnxruntime":
         return False
@@ -37,6 +38,8 @@ def uses_native(choice: KernelsChoice) -> bool:
         return importlib.import_module(_PACKAGE).isa() != _SLOW
     except OSError:  # the library was built for another system
         return False
+    except ValueError as exc:
+        raise SettingsInvalid(f"{exc}.") from exc
 
 
 def native_library() -> Path:

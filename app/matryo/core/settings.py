@@ -59,8 +59,8 @@ class Settings(BaseModel):
     kernels: KernelsChoice = Field(
         "auto",
         description="Operators of fp32 and int8: onnxruntime's own, native for those of the "
-        "package matryo-native, or auto, which is native if the package is installed and fast on this CPU. The "
-        "fingerprint of native vectors ends in +native.",
+        "package matryo-native, or auto, which is native if the package is installed and fast on "
+        "this CPU. The fingerprint of native vectors ends in +native.",
     )
     home: Path = Field(
         Path("~/.cache/matryo"), description="The store of checkpoints and artefacts."
