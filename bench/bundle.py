@@ -60,7 +60,7 @@ def main(given: Sequence[str] | None = None) -> None:
     settings = load_settings(
         None, home=arguments.home, model=bundle.index.model_id, precision=bundle.index.precision
     )
-    store = Store(settings.home)
+    store = Store(settings.home)  # a bundle has ONNX Runtime's own operators
     artifact = find_artifact(
         store, open_catalog(settings).manifest(bundle.index.model_id), bundle.index.precision
     )
@@ -70,7 +70,10 @@ def main(given: Sequence[str] | None = None) -> None:
             "bundle": lambda: Service(
                 command=[str(bundle.file), "serve"], environ={"MATRYO_HOME": cache}
             ),
-            "store": lambda: Service(*_flags(bundle), environ={"MATRYO_HOME": str(settings.home)}),
+            "store": lambda: Service(
+                *_flags(bundle),
+                environ={"MATRYO_HOME": str(settings.home), "MATRYO_KERNELS": "onnxruntime"},
+            ),
         }
         drop()
         with starts["bundle"]() as service:

@@ -29,7 +29,7 @@ from matryo.catalog.catalog import open_catalog
 from matryo.core.settings import load_settings
 from matryo.engine.onnx.prepacked import find_prepacked
 from matryo.store.artifact import find_artifact
-from matryo.store.layout import Store
+from matryo.store.layout import open_store
 
 _LIBRARIES = (
     "numpy, onnxruntime, tokenizers, pydantic, fastapi, prometheus_client, orjson, uvloop, "
@@ -140,7 +140,7 @@ def _floor_command(model: str, precision: str | None) -> list[str]:
     settings = make_ready(load_settings(None, model=(model,), precision=precision))
     manifest = open_catalog(settings).manifest(settings.model[0])
     artifact = find_artifact(
-        Store(settings.home), manifest, manifest.precision_for(settings.precision)
+        open_store(settings), manifest, manifest.precision_for(settings.precision)
     )
     prepacked = find_prepacked(artifact)
     use = core_use(settings)

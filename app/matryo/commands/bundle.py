@@ -14,7 +14,7 @@ from matryo.service import LocalService, Options
 from matryo.service.choices import choose
 from matryo.store.artifact import find_artifact
 from matryo.store.files import given_path
-from matryo.store.layout import Store
+from matryo.store.layout import open_store
 
 
 def run(
@@ -51,9 +51,14 @@ def run(
     output = given_path(output)
     if output.is_dir() or not output.parent.is_dir():
         raise SettingsInvalid(f"--output {output} is a folder, or in no folder; name a file")
+    if settings.kernels == "native":
+        raise SettingsInvalid(
+            "MATRYO_KERNELS is native, but a bundle has ONNX Runtime's operators alone; set auto"
+        )
+    settings = settings.model_copy(update={"kernels": "onnxruntime"})
     bundle_platform()  # what is missing here is known before a model is pulled
     settings = make_ready(settings)
-    catalog, store = open_catalog(settings), Store(settings.home)
+    catalog, store = open_catalog(settings), open_store(settings)
     manifest = catalog.manifest(settings.model[0])
     artifact = find_artifact(store, manifest, manifest.precision_for(settings.precision))
     artifact.check_files()

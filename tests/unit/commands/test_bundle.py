@@ -275,3 +275,12 @@ def test_flags_that_do_not_fit(tmp_path: Path, flags: list[str], message: str) -
     assert result.exit_code == 1
     assert message in result.output
     assert not (tmp_path / "home").exists()
+
+
+def test_native_operators(tmp_path: Path) -> None:
+    """A bundle has no operators of matryo-native, which is said before a model is pulled."""
+    arguments = ["bundle", "all-minilm-l6-v2", "--output", str(tmp_path / "file")]
+    environ = {"MATRYO_HOME": str(tmp_path / "home"), "MATRYO_KERNELS": "native"}
+    result = CliRunner().invoke(main, arguments, env=environ)
+    assert result.exit_code == 1
+    assert "MATRYO_KERNELS is native, but a bundle has" in result.output
