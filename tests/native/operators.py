@@ -11,15 +11,13 @@ from typing import Any, Literal, cast
 import numpy as np
 import onnx
 import onnxruntime
-import pytest
 from numpy.typing import NDArray
 from onnx import helper
 
+import matryo_native as native
 from matryo.build.emit import NATIVE
 from matryo.build.precision.panels import GROUP, LANES, into_panels, pack
 from matryo.build.precision.quantize import quantize_rows
-
-native = pytest.importorskip("matryo_native", reason="matryo-native is missing: `make native`")
 
 Floats = NDArray[np.float32]
 Numbers = Literal["bytes", "words", "floats"]
