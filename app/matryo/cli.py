@@ -328,6 +328,32 @@ def verify(model_id: str, as_json: bool, precision: str | None) -> None:
 
 @main.command()
 @click.argument("model_id", cls=_ModelArgument)
+@click.option(
+    "--seconds",
+    type=click.FloatRange(min=1),
+    default=60,
+    show_default=True,
+    help="Time of all measurements together.",
+)
+@click.option(
+    "--url",
+    metavar="URL",
+    help="Measure a server that runs already (http://.../v1; OPENAI_API_KEY is its key).",
+)
+@click.option("--json", "as_json", is_flag=True, help="One JSON object in place of a table.")
+@_precision
+def bench(
+    model_id: str, seconds: float, url: str | None, as_json: bool, precision: str | None
+) -> None:
+    """Measure a model on this machine: the engine, the server, and latency under load."""
+    from matryo.commands.bench.command import run
+
+    settings = _settings(model=(model_id,), precision=precision)
+    run(settings, seconds=seconds, url=url, as_json=as_json)
+
+
+@main.command()
+@click.argument("model_id", cls=_ModelArgument)
 @click.argument("file", type=click.Path(path_type=Path, allow_dash=True), required=False)
 @click.option("--input-type", help="query, document, classification, clustering or none.")
 @click.option("--dimensions", type=click.IntRange(min=1), help="Output size.")
