@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections.abc import Sequence
 from urllib.parse import urlsplit
 
 import click
@@ -164,7 +165,7 @@ def _bulk(sample: Sample, model: str) -> list[Client]:
     for start in starts:
         some = slice(start, start + _TEXTS_OF_REQUEST)
         texts = sample.documents[some]
-        bodies.append(body(texts, model=model, encoding_format="base64", input_type="document"))
+        bodies.append(_request(texts, model, "document"))
         tokens.append(sum(map(len, sample.document_ids[some])))
     return [
         Client("bulk", tuple(bodies[n::_BULK_CLIENTS]), tuple(tokens[n::_BULK_CLIENTS]))
@@ -173,11 +174,13 @@ def _bulk(sample: Sample, model: str) -> list[Client]:
 
 
 def _query(sample: Sample, model: str, rate: float | None = None) -> Client:
-    bodies = tuple(
-        body(text, model=model, encoding_format="base64", input_type="query")
-        for text in sample.queries
-    )
+    bodies = tuple(_request(text, model, "query") for text in sample.queries)
     return Client("query", bodies, tuple(map(len, sample.query_ids)), rate=rate)
+
+
+def _request(texts: str | Sequence[str], model: str, input_type: str) -> bytes:
+    fields = {"encoding_format": "base64", "input_type": input_type}
+    return body(texts, model=model, truncate=True, **fields)
 
 
 def _check(target: Target, found: dict[str, Result]) -> None:
