@@ -214,7 +214,7 @@ def plot(facts: dict[str, Any], path: Path) -> None:
     for name in ("p50_ms", "p99_ms"):
         axes.plot(rates, [point[name] for point in curve], marker="o", label=name[:3])
     axes.set(xlabel="queries a second", ylabel="latency, ms", title=facts["model"])
-    axes.legend()
+    axes.legend(loc="upper left")
     figure.tight_layout()
     figure.savefig(path)
 

@@ -41,6 +41,8 @@ log = logging.getLogger("matryo")
 _STOPS = (signal.SIGTERM, signal.SIGINT)
 # The answers of requests that ran out of grace need a moment to be written.
 _LAST_WORDS_S = 2.0
+# After the sockets are closed, requests that are on their way still come by open connections.
+_LAST_ARRIVALS_S = 0.25
 
 
 class Served(Protocol):
@@ -75,7 +77,8 @@ class ServerConfig:
     Attributes:
         connections: bounds of connections.
         grace_s: seconds that running requests get after the signal.
-        drain_delay_s: seconds before that in which new requests are still taken.
+        drain_delay_s: seconds before that in which new requests are still taken, each as the last
+            one of its connection.
         is_shared: whether several processes take connections of the same sockets.
     """
 
@@ -169,7 +172,11 @@ class Server:
                 await self._stopping.wait()
                 log.info("stopping: running requests get %g s", self._config.grace_s)
                 self._service.announce_stop()
-                await self._wait(self._hurry, 0 if _is_orphan() else self._config.drain_delay_s)
+                if self._config.drain_delay_s and not _is_orphan():
+                    connections.leave()
+                    await self._wait(self._hurry, self._config.drain_delay_s)
+                    _close(servers)
+                    await self._wait(self._hurry, _LAST_ARRIVALS_S)
                 await self._drain(servers, connections)
             finally:
                 _close(servers)
