@@ -4,6 +4,9 @@ Names follow Prometheus' rules: `matryo_` first, the unit last, and `_total` aft
 has only values that the server knows, such as served models, input types and trained sizes. It
 never has a text that a caller sent, because callers could then add series without end.
 
+Counters and histograms change when something happens. Gauges are set by `Metrics.refresh`, which
+runs before each scrape of this process and a few times a second for the scrapes of others.
+
 Source: https://prometheus.io/docs/practices/naming/
 """
 
@@ -11,8 +14,8 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Literal
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.gc_collector import GCCollector
@@ -20,8 +23,24 @@ from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.platform_collector import PlatformCollector
 from prometheus_client.process_collector import ProcessCollector
 
-REJECTION_REASONS = ("queue_full", "requests", "wait", "memory", "draining")
+DOORS = ("openai", "tei", "encoderfile", "grpc", "mcp", "operations", "none")
+LANES = ("query", "bulk")
+HOLDERS = ("body", "texts", "tokens", "vectors", "answer", "connection")
+REJECTION_REASONS = (
+    "queue_full",
+    "requests",
+    "wait",
+    "memory",
+    "draining",
+    "rate_requests",
+    "rate_tokens",
+    "quota",
+)
+ABORT_REASONS = ("hang_up", "deadline", "slow_reader", "stopping")
 DROP_REASONS = ("silent", "idle", "displaced", "slow_reader", "full")
+START_STEPS = ("pull", "build", "load")
+RELOADS = ("keys", "tls")
+OUTCOMES = ("ok", "refused")
 
 _FAST_S = (0.0001, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0)
 _SLOW_S = (
@@ -40,11 +59,16 @@ _SLOW_S = (
     10.0,
     30.0,
     60.0,
+    120.0,
 )
 _SERIES = 512  # of one metric, that are found quickly
 _LAG_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0)
 _COUNTS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048)
 _TOKENS = (8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384)
+_TENTHS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
+
+_Mode = Literal["livesum", "livemax", "livemin"]
+"""How the values of several processes become one; those of ended processes are left out."""
 
 
 class Metrics:
@@ -52,6 +76,9 @@ class Metrics:
 
     Args:
         registry: the registry of the metrics. Every application and every test has its own.
+
+    Attributes:
+        n_in_progress: requests and calls that are not answered yet, of every door.
     """
 
     def __init__(self, registry: CollectorRegistry) -> None:
@@ -59,48 +86,116 @@ class Metrics:
         ProcessCollector(registry=registry)
         PlatformCollector(registry=registry)
         GCCollector(registry=registry)
+        self._refreshers: list[Callable[[], None]] = []
+        self.n_in_progress = 0
 
-        self.requests = Counter(
-            "matryo_requests",
-            "HTTP requests answered. Status 499: the caller disconnected before the answer.",
-            ("route", "status", "model"),
-            registry=registry,
+        def counter(name: str, what: str, *labels: str) -> Counter:
+            return Counter(f"matryo_{name}", what, labels, registry=registry)
+
+        def gauge(name: str, what: str, *labels: str, mode: _Mode = "livesum") -> Gauge:
+            return Gauge(f"matryo_{name}", what, labels, multiprocess_mode=mode, registry=registry)
+
+        def histogram(name: str, what: str, *labels: str, buckets: Sequence[float]) -> Histogram:
+            return Histogram(f"matryo_{name}", what, labels, buckets=buckets, registry=registry)
+
+        # --- requests
+        self.requests = counter(
+            "requests",
+            "Requests and calls that ended. Status 499: the caller was gone before the answer.",
+            "door",
+            "route",
+            "model",
+            "status",
         )
-        self.request_seconds = Histogram(
-            "matryo_request_seconds",
-            "Time from a request's headers to the end of its answer.",
-            ("route",),
+        self.request_seconds = histogram(
+            "request_seconds",
+            "Time from the head of a request, or the start of a call, to the end of its answer.",
+            "door",
+            "model",
+            "input_type",
+            "status",
             buckets=_SLOW_S,
-            registry=registry,
         )
-        self.grpc_requests = Counter(
-            "matryo_grpc_requests",
-            "gRPC calls answered, by method and status code.",
-            ("method", "code"),
-            registry=registry,
+        self.requests_in_progress = gauge(
+            "requests_in_progress", "Requests and calls that have not ended."
         )
-        self.grpc_request_seconds = Histogram(
-            "matryo_grpc_request_seconds",
-            "Time from the start of a gRPC call to its status. A stream is one call.",
-            ("method",),
-            buckets=_SLOW_S,
-            registry=registry,
+        self.rejections = counter(
+            "rejections", "Requests refused because there was no room, by reason.", "reason"
         )
-        self.requests_in_progress = Gauge(
-            "matryo_requests_in_progress",
-            "HTTP requests not answered yet.",
-            multiprocess_mode="livesum",
-            registry=registry,
+        self.aborts = counter(
+            "aborts", "Requests that ended before they had their whole answer, by reason.", "reason"
+        )
+        self.http_refusals = counter(
+            "http_refusals",
+            "Requests refused before they reached a route; not in matryo_requests_total.",
+            "status",
         )
 
-        def stage(name: str, what: str, buckets: tuple[float, ...]) -> Histogram:
-            return Histogram(
-                f"matryo_{name}_seconds",
-                what,
-                ("model",),
-                buckets=buckets,
-                registry=registry,
-            )
+        # --- callers
+        self.caller_requests = counter(
+            "caller_requests", "Requests that ended, by the name of their key.", "key", "status"
+        )
+        self.caller_tokens = counter(
+            "caller_tokens", "Tokens embedded, by the name of the request's key.", "key"
+        )
+        self.caller_rejections = counter(
+            "caller_rejections", "Requests refused, by the name of their key.", "key", "reason"
+        )
+        self.keys_loaded = gauge("keys_loaded", "Keys that may call now.", mode="livemin")
+        self.reloads = counter(
+            "reloads", "Files read again: keys or certificates.", "what", "outcome"
+        )
+        self.certificate_expiry = gauge(
+            "tls_certificate_expiry_timestamp_seconds",
+            "When the certificate of a port expires, in seconds since 1970.",
+            "port",
+            mode="livemin",
+        )
+
+        # --- the queue
+        self.waiting_requests = gauge(
+            "waiting_requests", "Admitted requests with a text that no run has taken.", *_LANE
+        )
+        self.waiting_texts = gauge(
+            "waiting_texts", "Distinct texts that are admitted and that no run has taken.", *_LANE
+        )
+        self.queue_tokens = gauge("queue_tokens", "Tokens that are admitted and not computed.")
+        self.backlog_seconds = gauge(
+            "backlog_seconds",
+            "Seconds that all workers need for what is admitted and not computed, at the measured "
+            "speed. The sum over models is the backlog of the replica.",
+            "model",
+            mode="livemax",
+        )
+        self.oldest_wait_seconds = gauge(
+            "oldest_wait_seconds",
+            "Seconds for which no run has taken a text of the request that waits longest.",
+            "model",
+            mode="livemax",
+        )
+        self.cancellations = counter(
+            "cancellations", "Texts dropped because their request ended before they ran.", "model"
+        )
+
+        # --- workers
+        self.workers = gauge("workers", "Batches that can run at a time.")
+        self.busy_workers = gauge("busy_workers", "Workers that run a batch for callers now.")
+        self.busy_seconds = counter(
+            "busy_seconds", "Seconds that workers spent on batches for callers.", "model"
+        )
+        self.speed = gauge(
+            "speed_tokens_per_second",
+            "Tokens a second that all workers together compute, as measured in recent batches.",
+            "model",
+        )
+        self.heartbeats = counter(
+            "heartbeats", "Runs of a model by the server itself, to know it is well.", *_OUTCOME
+        )
+        self.failures = counter("failures", "Batches that failed in the engine.", "model")
+
+        # --- stages
+        def stage(name: str, what: str, buckets: Sequence[float]) -> Histogram:
+            return histogram(f"{name}_seconds", what, "model", buckets=buckets)
 
         self.tokenize_seconds = stage(
             "tokenize", "Time to tokenise the texts of a request.", _FAST_S
@@ -114,122 +209,82 @@ class Metrics:
         )
         self.encode_seconds = stage("encode", "Time to encode the answer of a request.", _FAST_S)
 
-        shape = ("model", "input_type", "dimensions")
-        self.texts = Counter(
-            "matryo_texts",
-            "Texts embedded. dimensions: a trained size, or 'other'.",
-            shape,
-            registry=registry,
-        )
-        self.tokens = Counter(
-            "matryo_tokens",
-            "Tokens embedded, padding not counted.",
-            shape,
-            registry=registry,
+        # --- texts
+        self.texts = counter("texts", "Texts embedded.", *_SHAPE)
+        self.tokens = counter("tokens", "Tokens embedded, padding not counted.", *_SHAPE)
+        self.truncations = counter("truncations", "Texts cut to the model's limit.", "model")
+        self.unknown_texts = counter(
+            "unknown_texts",
+            "Texts with characters or words that the model's vocabulary lacks.",
+            "model",
         )
 
-        self.batch_texts = Histogram(
-            "matryo_batch_texts",
-            "Texts in a batch.",
-            ("model",),
-            buckets=_COUNTS,
-            registry=registry,
+        # --- batches
+        self.batch_texts = histogram("batch_texts", "Texts in a batch.", "model", buckets=_COUNTS)
+        self.batch_tokens = histogram(
+            "batch_tokens", "Tokens in a batch, padding not counted.", "model", buckets=_TOKENS
         )
-        self.batch_tokens = Histogram(
-            "matryo_batch_tokens",
-            "Tokens in a batch, padding not counted.",
-            ("model",),
-            buckets=_TOKENS,
-            registry=registry,
+        self.batch_fill_ratio = histogram(
+            "batch_fill_ratio",
+            "Tokens of a batch, divided by the tokens that the batch could have had.",
+            "model",
+            buckets=_TENTHS,
         )
-        self.padding_tokens = Counter(
-            "matryo_padding_tokens",
+        self.padding_tokens = counter(
+            "padding_tokens",
             "Padding tokens that the matrix products computed too. 0 for graphs that Matryo built, "
             "which pad only attention.",
-            ("model",),
-            registry=registry,
+            "model",
         )
 
-        self.queue_tokens = Gauge(
-            "matryo_queue_tokens",
-            "Tokens admitted and not answered yet.",
-            multiprocess_mode="livesum",
-            registry=registry,
+        # --- memory and connections
+        self.memory_held = gauge(
+            "memory_held_bytes",
+            "Bytes of the memory budget that requests hold now, by what they hold.",
+            "holder",
         )
-        self.connections = Gauge(
-            "matryo_connections",
-            "Open HTTP connections.",
-            multiprocess_mode="livesum",
-            registry=registry,
+        self.memory_budget = gauge(
+            "memory_budget_bytes", "Bytes that requests may hold; 0 for no bound."
         )
-        self.dropped_connections = Counter(
-            "matryo_dropped_connections",
-            "Connections that the server ended: silent, idle, displaced by a new one, slow_reader, "
-            "or full, where no room could be made for a new one.",
-            ("reason",),
-            registry=registry,
+        self.bytes_in_flight = gauge(
+            "bytes_in_flight",
+            "in: bytes that have come of bodies that are not complete; out: bytes of answers that "
+            "callers have not taken yet.",
+            "direction",
         )
-        self.loop_lag_seconds = Histogram(
-            "matryo_loop_lag_seconds",
-            "How late the event loop ran a timer, measured twenty times a second.",
-            buckets=_LAG_S,
-            registry=registry,
+        self.connections = gauge("connections", "Open HTTP connections.")
+        self.dropped_connections = counter(
+            "dropped_connections", "Connections that the server ended, by reason.", "reason"
         )
-        self.memory_held = Gauge(
-            "matryo_memory_held_bytes",
-            "Bytes of MATRYO_MEMORY_BUDGET_BYTES that requests hold now.",
-            multiprocess_mode="livesum",
-            registry=registry,
-        )
-        self.rejections = Counter(
-            "matryo_rejections",
-            "Requests refused. queue_full: too many tokens wait; requests: too many requests wait; "
-            "wait: the answer would come too late; draining: the service is shutting down.",
-            ("reason",),
-            registry=registry,
-        )
-        self.truncations = Counter(
-            "matryo_truncations",
-            "Texts cut to the model's limit.",
-            ("model",),
-            registry=registry,
-        )
-        self.unknown_texts = Counter(
-            "matryo_unknown_texts",
-            "Texts with characters or words that the model's vocabulary lacks.",
-            ("model",),
-            registry=registry,
-        )
-        self.cancellations = Counter(
-            "matryo_cancellations",
-            "Texts dropped because their caller disconnected before they ran.",
-            ("model",),
-            registry=registry,
-        )
-        self.failures = Counter(
-            "matryo_failures",
-            "Batches that failed in the engine.",
-            ("model",),
-            registry=registry,
-        )
-        self.log_lines_dropped = Counter(
-            "matryo_log_lines_dropped",
-            "Log lines lost because nobody read standard error, or because a write failed.",
-            registry=registry,
-        )
-        self.ready = Gauge(
-            "matryo_ready",
+
+        # --- the server
+        self.ready = gauge(
+            "ready",
             "1 if /readyz answers 200. With several processes, 1 only if all of them are ready.",
-            multiprocess_mode="livemin",
-            registry=registry,
+            mode="livemin",
         )
         # A Gauge, because an Info does not support several processes. A scrape shows the same text.
-        self.build_info = Gauge(
-            "matryo_build_info",
+        self.build_info = gauge(
+            "build_info",
             "Version, precision and fingerprint of each served model. Always 1.",
-            ("model", "version", "precision", "fingerprint"),
-            multiprocess_mode="livemax",
-            registry=registry,
+            "model",
+            "version",
+            "precision",
+            "fingerprint",
+            mode="livemax",
+        )
+        self.start_seconds = gauge(
+            "start_seconds", "Seconds that a step of the start took.", "step", mode="livemax"
+        )
+        self.loop_lag_seconds = histogram(
+            "loop_lag_seconds",
+            "How late the event loop ran a timer, measured twenty times a second.",
+            buckets=_LAG_S,
+        )
+        self.cpu_seconds = counter("cpu_seconds", "CPU time that the server's processes used.")
+        self.log_lines_dropped = counter(
+            "log_lines_dropped",
+            "Log lines lost because nobody read standard error, or because a write failed.",
         )
 
         # A request counts in a dozen series; looking each of them up by its labels costs 2 % of it.
@@ -237,6 +292,18 @@ class Metrics:
             if isinstance(member, (Counter, Gauge, Histogram)):
                 metric: Any = member
                 metric.labels = functools.lru_cache(_SERIES)(metric.labels)
+
+    # --- for scrapes
+
+    def on_refresh(self, refresher: Callable[[], None]) -> None:
+        """Have `refresher` set its gauges whenever gauges are refreshed; for the event loop."""
+        self._refreshers.append(refresher)
+
+    def refresh(self) -> None:
+        """Set every gauge to what is true now; for the event loop."""
+        self.requests_in_progress.set(self.n_in_progress)
+        for refresher in self._refreshers:
+            refresher()
 
     def exported(self) -> CollectorRegistry:
         """The registry that a scrape reads, of this process or of all server processes together."""
@@ -257,13 +324,51 @@ class Metrics:
         """
         for reason in REJECTION_REASONS:
             self.rejections.labels(reason)
+        for reason in ABORT_REASONS:
+            self.aborts.labels(reason)
         for reason in DROP_REASONS:
             self.dropped_connections.labels(reason)
+        for what in RELOADS:
+            for outcome in OUTCOMES:
+                self.reloads.labels(what, outcome)
         for model in models:
             for counter in (
                 self.truncations,
                 self.unknown_texts,
                 self.cancellations,
                 self.failures,
+                self.busy_seconds,
             ):
                 counter.labels(model)
+            for outcome in ("ok", "failed"):
+                self.heartbeats.labels(model, outcome)
+
+    # --- for the doors
+
+    def count_caller(self, key: str | None, status: str, n_tokens: int = 0) -> None:
+        """Count a request that ended, by its key.
+
+        Args:
+            key: name of the key; None on an open server.
+            status: as in `requests`.
+            n_tokens: that were embedded.
+        """
+        self.caller_requests.labels(key or "", status).inc()
+        if n_tokens:
+            self.caller_tokens.labels(key or "").inc(n_tokens)
+
+    def reject(self, reason: str, key: str | None = None) -> None:
+        """Count a request that was refused for want of room, or past a limit of its key.
+
+        Args:
+            reason: one of `REJECTION_REASONS`.
+            key: name of the caller's key; None on an open server, or where no key is known.
+        """
+        self.rejections.labels(reason).inc()
+        if key is not None:
+            self.caller_rejections.labels(key, reason).inc()
+
+
+_LANE = ("model", "lane")
+_OUTCOME = ("model", "outcome")
+_SHAPE = ("model", "input_type", "dimensions")

@@ -335,8 +335,10 @@ async def _answered(
     finally:
         call.lease.end()
         spent_s = time.perf_counter() - started
-        door.metrics.grpc_requests.labels(path, code.name).inc()
-        door.metrics.grpc_request_seconds.labels(path).observe(spent_s)
+        model = str(call.facts.get("model") or "")
+        input_type = str(call.facts.get("input_type") or "")
+        door.metrics.requests.labels("grpc", path, model, code.name).inc()
+        door.metrics.request_seconds.labels("grpc", model, input_type, code.name).observe(spent_s)
         if door.log_client:
             call.facts["client"] = call.peer
         extra = {"request_id": call.request_id, "code": code.name, "ms": round(spent_s * 1000, 2)}

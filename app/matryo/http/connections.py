@@ -201,7 +201,7 @@ class Connections:
 
     def count_refusal(self, status: int) -> None:
         """Count and log a request that was refused before it reached the application."""
-        self._metrics.requests.labels("none", str(status), "").inc()
+        self._metrics.http_refusals.labels(str(status)).inc()
         log.info("refused unread: %s", HTTPStatus(status).phrase, extra={"status": status})
 
     def count_drop(self, reason: str) -> None:

@@ -70,7 +70,7 @@ class RequestMiddleware:
                 message = {**message, "headers": [*message.get("headers", ()), id_header]}
             await send(message)
 
-        self._metrics.requests_in_progress.inc()
+        self._metrics.n_in_progress += 1
         try:
             await self._app(scope, receive, send_with_id)
         except CallerGone:
@@ -84,7 +84,7 @@ class RequestMiddleware:
         finally:
             if lease := state.get("lease"):
                 lease.end()
-            self._metrics.requests_in_progress.dec()
+            self._metrics.n_in_progress -= 1
             self._record(scope, time.perf_counter() - started)
 
     def _record(self, scope: Scope, spent_s: float) -> None:
@@ -94,8 +94,11 @@ class RequestMiddleware:
         state = scope["state"]
         facts: dict[str, Any] = state["facts"]
         status: int = state["status"]
-        self._metrics.requests.labels(route, str(status), facts.get("model") or "").inc()
-        self._metrics.request_seconds.labels(route).observe(spent_s)
+        model = facts.get("model") or ""
+        self._metrics.requests.labels("none", route, model, str(status)).inc()
+        self._metrics.request_seconds.labels(
+            "none", model, facts.get("input_type") or "", str(status)
+        ).observe(spent_s)
         level = logging.DEBUG if route in _QUIET and status < 400 else logging.INFO  # noqa: PLR2004
         if log.isEnabledFor(level):
             log.log(

@@ -55,6 +55,7 @@ async def metrics(request: Request) -> Response:
     encode, content_type = choose_encoder(request.headers.get("accept", ""))
     context = context_of(request)
     context.metrics.ready.set(context.service.why_not_ready() is None)
+    context.metrics.refresh()
     body = encode(context.metrics.exported())
     return Response(body, headers={"content-type": content_type})
 

@@ -119,7 +119,7 @@ class Service:
     def _observe(self, lag_s: float) -> None:
         self._metrics.loop_lag_seconds.observe(lag_s)
         # Here and not at every change, of which a request has several.
-        self._metrics.memory_held.set(self.budget.held)
+        self._metrics.memory_held.labels("body").set(self.budget.held)
 
     def announce_stop(self) -> None:
         """Say that the service stops soon, and go on as before."""
