@@ -85,6 +85,9 @@ fields: .venv/.dev ## write docs/fields.md from the table of fields
 models-table: .venv/.dev ## write the table of docs/models.md from the model folders
 	$(BIN)/python -c 'from pathlib import Path; from matryo.catalog.table import page; p = Path("docs/models.md"); p.write_text(page(p.read_text("utf-8")), "utf-8")'
 
+metrics-page: .venv/.dev ## write docs/metrics.md from the metrics of the code
+	$(BIN)/python -c 'from matryo.core.metrics_page import page; print(page(), end="")' > docs/metrics.md
+
 protos: .venv/.dev ## write the descriptors of the gRPC messages from their .proto files
 	$(BIN)/python -m grpc_tools.protoc -I app/matryo/grpc/protos --descriptor_set_out=app/matryo/grpc/protos/descriptors.binpb app/matryo/grpc/protos/*.proto
 
