@@ -104,7 +104,7 @@ def _announce(settings: Settings, listener: Listener) -> None:
     if settings.grpc_port is not None:
         log.info("gRPC on %s, port %d", settings.host, settings.grpc_port)
     over = f"--unix-socket {shlex.quote(str(path))} " if path else ""
-    key = "-H 'Authorization: Bearer YOUR_KEY' " if settings.api_keys else ""
+    key = "-H 'Authorization: Bearer YOUR_KEY' " if settings.has_keys else ""
     log.info(
         "try: curl %s%s/v1/embeddings %s-H 'Content-Type: application/json' "
         """-d '{"input": "The sky is blue."}'""",

@@ -290,6 +290,8 @@ class Metrics:
         """
         for reason in REJECTION_REASONS:
             self.rejections.labels(reason)
+        for outcome in ("ok", "refused"):
+            self.reloads.labels("keys", outcome)
         for reason in DROP_REASONS:
             self.dropped_connections.labels(reason)
         for model in models:

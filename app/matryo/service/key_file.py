@@ -297,7 +297,8 @@ def _line_of(name: str, lines: Sequence[str]) -> int:
     for number, line in enumerate(lines, 1):
         if _begins(line) == name:
             return number
-    return 1
+    other = re.compile(rf"""\s*["']?{re.escape(name)}["']?\s*[.=]""")
+    return next((n for n, line in enumerate(lines, 1) if other.match(line)), 1)
 
 
 def _check_twice(lines: Sequence[str], source: str) -> None:

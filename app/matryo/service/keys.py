@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from matryo.core.errors import Unauthorized
-from matryo.core.metrics import Metrics
+from matryo.core.metrics import LIMIT_REASONS, Metrics
 from matryo.service.accounts import Account, KeyLimits
 from matryo.service.key_file import NamedKey, masked
 from matryo.service.ledger import Ledger
@@ -73,6 +73,15 @@ class KeyRing:
 
     def __bool__(self) -> bool:
         return bool(self._known)
+
+    def reserve(self, keys: Sequence[NamedKey]) -> None:
+        """Have a row for each key, so that `replace` cannot fail; for any thread.
+
+        Raises:
+            OSError: the folder that the processes of this server share has no room.
+        """
+        for one in keys:
+            self._ledger.row(one.name)
 
     def replace(self, keys: Sequence[NamedKey]) -> None:
         """Let these keys call from now on, and no others. A name keeps what it has used.
@@ -143,6 +152,8 @@ class KeyRing:
                 one.name, self._ledger.row(one.name), self._counted(one.name)
             )
         account = self._accounts[one.name]
+        for reason in LIMIT_REASONS:  # an alert cannot see the first event of a new series
+            self._metrics.caller_rejections.labels(one.name, reason)
         models = one.key.models
         account.limits = KeyLimits(
             one.key.requests_per_minute,
