@@ -80,8 +80,7 @@ _HEADERS: dict[str, tuple[str, dict[str, Any]]] = {
     "x-total-time": ("Milliseconds in the server.", {"type": "integer", "minimum": 0}),
     "x-matryo-warning": ("A size the model was not trained for.", {"type": "string"}),
     "retry-after": (
-        "Seconds to wait: at most 60, but for a quota, which begins anew at midnight UTC; absent "
-        "if no wait helps.",
+        "Seconds to wait: at most 60, except for a quota; absent if no wait helps.",
         {"type": "integer", "minimum": 1, "maximum": 86_400},
     ),
     "retry-after-ms": (
