@@ -341,7 +341,7 @@ class TestReload:
                     lambda: self.write(file, "a = {"),
                     lambda: self.write(file),
                     file.unlink,
-                    lambda: file.mkdir(),
+                    file.mkdir,
                 ),
                 1,
             ):
