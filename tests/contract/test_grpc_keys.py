@@ -8,6 +8,7 @@ from typing import Any
 import grpc
 import pytest
 
+from matryo.engine import Engine
 from tests.contract.conftest import live_server
 from tests.contract.test_grpc import EMBED, INFER, PREDICT, STREAM
 from tests.contract.test_keys import auth, line
@@ -57,7 +58,7 @@ def test_never(engine: FakeEngine) -> None:
 
 def test_models(engine: FakeEngine) -> None:
     """A model that the key may not use is PERMISSION_DENIED."""
-    engines = [engine, FakeEngine(MINILM)]
+    engines: list[Engine] = [engine, FakeEngine(MINILM)]
     keys = line("a", f', models = ["{MINILM.id}"]')
     with live_server(engines, grpc_port=0, keys=keys) as live:
         with Client(live, **auth("a")) as client:

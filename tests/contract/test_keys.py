@@ -6,6 +6,7 @@ import hashlib
 import logging
 import re
 import threading
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import openai
 import pytest
 
 from matryo.core.errors import SettingsInvalid
+from matryo.engine import Engine
 from matryo.main import create_app, create_mcp_app
 from tests.contract.conftest import (
     Live,
@@ -84,7 +86,7 @@ class TestLimits:
     async def test_before_the_body(self, engine: FakeEngine) -> None:
         """The body of a request over the limit is not read."""
 
-        async def body() -> Any:
+        async def body() -> AsyncIterator[bytes]:
             pytest.fail("the body was read")
             yield b""
 
@@ -161,7 +163,7 @@ class TestLimits:
         async with client_of(engine, keys=keys) as client:
             engine.before = fail
             assert (await post(client, "a", "b " * 400)).status_code == 500
-            engine.before = None
+            engine.before = lambda _: None
             answer = await post(client, "a")
             assert int(answer.headers["x-ratelimit-remaining-tokens"]) > 59_900
 
@@ -188,7 +190,7 @@ class TestModels:
 
     async def test_forbidden(self, engine: FakeEngine) -> None:
         """Another model is 403 `model_not_found`, as OpenAI's API answers, and is not listed."""
-        engines = [engine, FakeEngine(MINILM)]
+        engines: list[Engine] = [engine, FakeEngine(MINILM)]
         keys = line("a", f', models = ["{MINILM.id}"]')
         async with client_of(engines, keys=keys) as client:
             sdk = openai_of(client, api_key="sk-a")
@@ -318,7 +320,7 @@ class TestReload:
             running = threading.Thread(target=lambda: statuses.append(ask("a")))
             running.start()
             assert begun.wait(10)
-            engine.before = None
+            engine.before = lambda _: None
             self.write(file, line("b"), line("c"))
             wait_until(lambda: client.get("/v1/models", headers=auth("c")).status_code == 200)
             assert ask("a") == 401

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import BinaryIO
 
 import matryo
-from matryo.assembly import build_service, ready_engines
+from matryo.assembly import build_service, load_keys, ready_engines
 from matryo.core import logging as logs
 from matryo.core.errors import SettingsInvalid
 from matryo.core.fixed import fixed
@@ -76,6 +76,7 @@ def _serve_http(settings: Settings) -> None:
     with held_back(signal.SIGTERM, signal.SIGINT):
         listener = bind(settings.host, settings.port)
     try:
+        load_keys(settings)  # before a model is made ready
         application = create_mcp_app(settings, ready_engines(settings))
 
         def on_ready() -> None:

@@ -9,7 +9,14 @@ import signal
 from collections.abc import Callable
 from contextlib import ExitStack
 
-from matryo.assembly import core_use, equal_part, make_ready, ready_engines, resolve_models
+from matryo.assembly import (
+    core_use,
+    equal_part,
+    load_keys,
+    make_ready,
+    ready_engines,
+    resolve_models,
+)
 from matryo.catalog.catalog import open_catalog
 from matryo.core import logging as logs
 from matryo.core.memory import tune_allocator
@@ -38,6 +45,7 @@ def run(settings: Settings) -> None:
             listener = bind(settings.host, settings.port, settings.uds)
             stack.callback(listener.close)
             settings = _with_grpc_port(settings, stack)
+        load_keys(settings)  # nor should a wrong file of keys
 
         def on_ready() -> None:
             listener.publish()
