@@ -14,8 +14,9 @@ from prometheus_client import CollectorRegistry
 from starlette.routing import BaseRoute, Route
 
 import matryo
-from matryo.assembly import build_service, load_engines
+from matryo.assembly import build_service, load_engines, watch_keys
 from matryo.core.metrics import Metrics
+from matryo.core.reload import Reloads
 from matryo.core.settings import Settings, load_settings
 from matryo.engine import Engine
 from matryo.http import operations
@@ -38,6 +39,12 @@ _EXPOSED = [
     "x-request-id",
     "openai-processing-ms",
     "retry-after",
+    "retry-after-ms",
+    *(
+        f"x-ratelimit-{what}-{kind}"
+        for kind in ("requests", "tokens")
+        for what in ("limit", "remaining", "reset")
+    ),
     "x-matryo-fingerprint",
     "x-matryo-truncated",
     "x-matryo-unknown",
@@ -134,7 +141,7 @@ def create_mcp_app(settings: Settings, engine: Engine | Sequence[Engine]) -> Fas
         build_tools_server(service, matryo.__version__),
         host=settings.host,
         origins=settings.cors_origins,
-        has_keys=bool(settings.api_keys),
+        has_keys=settings.has_keys,
         max_bytes=settings.max_body_bytes,
     )
 
@@ -206,6 +213,9 @@ def _application(
     )
     body_limits = BodyLimits(settings.max_body_bytes, settings.body_timeout_s)
     application.state.grpc_server = None
+    reloads = Reloads(lambda what, outcome: metrics.reloads.labels(what, outcome).inc())
+    watch_keys(settings, service.keys, reloads)
+    application.state.reloads = reloads
     context = application.state.context = Context(
         service, body_limits, settings.unknown_fields, metrics, settings.metrics_key
     )
@@ -261,5 +271,6 @@ def build_server(
         context.metrics,
         on_ready,
         [grpc_server] if grpc_server else (),
+        application.state.reloads,
         application.state.operations,
     )

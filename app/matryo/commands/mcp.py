@@ -11,7 +11,7 @@ from contextlib import ExitStack
 from typing import BinaryIO
 
 import matryo
-from matryo.assembly import build_service, ready_engines
+from matryo.assembly import build_service, load_keys, ready_engines
 from matryo.core import logging as logs
 from matryo.core.errors import SettingsInvalid
 from matryo.core.fixed import fixed
@@ -78,6 +78,7 @@ def _serve_http(settings: Settings) -> None:
     with held_back(signal.SIGTERM, signal.SIGINT):
         listener = bind_all(settings)
     try:
+        load_keys(settings)  # before a model is made ready
         steps, loading = Steps(), ExitStack()
         loading.enter_context(steps.timed("load"))
         application = create_mcp_app(settings, ready_engines(settings, None, steps))

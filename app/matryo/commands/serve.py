@@ -10,13 +10,20 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from functools import partial
 
-from matryo.assembly import core_use, equal_part, make_ready, ready_engines, resolve_models
+from matryo.assembly import (
+    core_use,
+    equal_part,
+    load_keys,
+    make_ready,
+    ready_engines,
+    resolve_models,
+)
 from matryo.catalog.catalog import open_catalog
 from matryo.core import logging as logs
 from matryo.core.memory import tune_allocator
 from matryo.core.metrics import Metrics
 from matryo.core.settings import Settings
-from matryo.core.signals import held_back, outlive_others, reload_on_hangup
+from matryo.core.signals import held_back, outlive_others
 from matryo.core.steps import Steps
 from matryo.grpc.listening import check_installed, held_port
 from matryo.http.listening import Listener, bind_all
@@ -41,6 +48,7 @@ def run(settings: Settings) -> None:
             listener = bind_all(settings, settings.uds)
             stack.callback(listener.close)
             settings = _with_grpc_port(settings, stack)
+        load_keys(settings)  # nor should a wrong file of keys
 
         def on_ready() -> None:
             listener.publish()
@@ -85,7 +93,6 @@ def serve_on(
     loading.enter_context(steps.timed("load"))
     engines = ready_engines(settings, core_use(settings, cores), steps)
     application = create_app(settings, engines, cores)
-    reload_on_hangup(_reload)
     metrics: Metrics = application.state.context.metrics
     logs.on_drop(metrics.log_lines_dropped.inc)
 
@@ -109,10 +116,6 @@ def _with_grpc_port(settings: Settings, stack: ExitStack) -> Settings:
     return settings.model_copy(update={"grpc_port": port})
 
 
-def _reload() -> None:
-    log.info("SIGHUP: nothing to reload")
-
-
 def _announce(settings: Settings, listener: Listener) -> None:
     catalog = open_catalog(settings)
     models = [catalog.manifest(model_id) for model_id in resolve_models(settings).model]
@@ -126,7 +129,7 @@ def _announce(settings: Settings, listener: Listener) -> None:
     if settings.grpc_port is not None:
         log.info("gRPC on %s, port %d", settings.host, settings.grpc_port)
     over = f"--unix-socket {shlex.quote(str(path))} " if path else ""
-    key = "-H 'Authorization: Bearer YOUR_KEY' " if settings.api_keys else ""
+    key = "-H 'Authorization: Bearer YOUR_KEY' " if settings.has_keys else ""
     log.info(
         "try: curl %s%s/v1/embeddings %s-H 'Content-Type: application/json' "
         """-d '{"input": "The sky is blue."}'""",

@@ -128,13 +128,22 @@ class Call:
         return self._context.peer()
 
     def check_key(self) -> None:
-        """Find out who calls.
+        """Find out who calls, and count the call.
 
         Raises:
             Unauthorized: the server has keys, and the call shows none of them.
+            RequestRateReached: the key has used up its requests.
         """
         key = key_of(self._text("authorization")) or (self._text("api-key") or "").strip()
         self.caller = self.service.keys.caller(key)
+        if self.caller.name is not None:
+            self.facts["key"] = self.caller.name
+        self.service.begin(self.caller)
+
+    def final_trailers(self) -> tuple[tuple[str, str], ...]:
+        """The trailing metadata, with what is left to the key now."""
+        account = self.caller.account
+        return tuple((self.trailers | (account.headers() if account else {})).items())
 
     async def read(self) -> Message | None:
         """The only message of the call; None if there is none.
@@ -221,6 +230,8 @@ class Call:
             door = "grpc"
             model, input_type = self.service.describe(self.asked)
             facts["model"] = model or None
+            if self.caller.name is not None or not self.service.keys:
+                metrics.caller_requests.labels(self.caller.name or "", code).inc()
         metrics.count_request(RequestLabels(door, path, model, input_type, code), spent_s)
         if error:
             metrics.count_error(error, self.caller.name)
@@ -367,11 +378,11 @@ async def _answered(
             if code is grpc.StatusCode.INTERNAL:
                 extra = {"request_id": call.request_id, **call.facts}
                 log.exception("unhandled error", extra=extra)
-            metadata = (*call.trailers.items(), *refused.trailers)
+            metadata = (*call.final_trailers(), *refused.trailers)
             await context.abort(refused.code, refused.details, metadata)
         else:
             code = grpc.StatusCode.OK
-            context.set_trailing_metadata(tuple(call.trailers.items()))
+            context.set_trailing_metadata(call.final_trailers())
     finally:
         call.lease.end()
         door.metrics.n_in_progress -= 1

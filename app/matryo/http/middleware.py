@@ -22,7 +22,7 @@ from matryo.core.errors import CallerGone, RequestError
 from matryo.core.metrics import Metrics, RequestLabels
 from matryo.http.errors import body, error_response, shown_path
 from matryo.http.heads import header_of
-from matryo.service import Options
+from matryo.service import Caller, Options
 from matryo.service.request_id import request_id_of
 
 log = logging.getLogger("matryo.request")
@@ -39,7 +39,7 @@ class RequestMiddleware:
     In `scope["state"]`, a route finds `request_id`, and `status`, the status of the answer, which
     is 0 until the answer begins. A route may add values to the log line: it puts them into `facts`.
     A lease in `lease` ends when the answer is written. The options of the request in `asked` name
-    the model of a request that fails.
+    the model of a request that fails. The limits of `caller` go into the headers of the answer.
 
     Args:
         app: answers the requests.
@@ -83,7 +83,8 @@ class RequestMiddleware:
         async def send_with_id(message: Message) -> None:
             if message["type"] == "http.response.start":
                 state["status"] = message["status"]
-                message = {**message, "headers": [*message.get("headers", ()), id_header]}
+                added = [id_header, *_limits(state.get("caller"))]
+                message = {**message, "headers": [*message.get("headers", ()), *added]}
             await send(message)
 
         self._metrics.n_in_progress += 1
@@ -130,8 +131,11 @@ class RequestMiddleware:
             facts["model"] = model or None
         labels = RequestLabels(self._doors.get(route, "none"), route, model, input_type, status)
         metrics.count_request(labels, spent_s, state.get("trace_id"))
+        caller: Caller | None = state.get("caller")
+        if caller:
+            metrics.caller_requests.labels(caller.name or "", status).inc()
         if error:
-            metrics.count_error(error, state["caller"].name if "caller" in state else None)
+            metrics.count_error(error, caller and caller.name)
 
     def _record(self, scope: Scope, spent_s: float) -> None:
         """Count and log a request that ended."""
@@ -141,6 +145,8 @@ class RequestMiddleware:
         facts: dict[str, Any] = state["facts"]
         status: int = state["status"]
         self._count(scope, route, spent_s)
+        if (caller := state.get("caller")) and caller.name is not None:
+            facts["key"] = caller.name
         level = logging.DEBUG if route in _QUIET and status < 400 else logging.INFO  # noqa: PLR2004
         if log.isEnabledFor(level):
             log.log(
@@ -162,6 +168,13 @@ def _asked_by(error: Exception | None) -> Options | None:
     """What a request asked for whose body was read as far as its model; None for any other."""
     model = error.model if isinstance(error, RequestError) else None
     return None if model is None else Options(model or None)
+
+
+def _limits(caller: Caller | None) -> list[tuple[bytes, bytes]]:
+    """The headers with what is left to a caller's key."""
+    if caller is None or caller.account is None:
+        return []
+    return [(name.encode(), value.encode()) for name, value in caller.account.headers().items()]
 
 
 def _shown_path(scope: Scope) -> str:

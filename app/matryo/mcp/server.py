@@ -19,7 +19,7 @@ from pydantic import BaseModel, ValidationError
 from matryo.core.errors import MatryoError
 from matryo.mcp.errors import invalid, status_of, words_of
 from matryo.mcp.tools import TOOLS, Call, Tool
-from matryo.service import Service
+from matryo.service import OPEN, Caller, Service
 from matryo.service.request_id import request_id_of
 
 log = logging.getLogger("matryo.request")
@@ -93,10 +93,12 @@ async def _answered(
         state: of the HTTP request, whose metrics are those of the call; empty over pipes.
     """
     started = time.perf_counter()
-    call = Call(service, request_id_of(None), {})
+    caller: Caller = state.get("caller", OPEN)  # over pipes no key is asked
+    call = Call(service, caller, request_id_of(None), {"key": caller.name} if caller.name else {})
     outcome = "cancelled"
     try:
         try:
+            service.begin(caller)
             result = await tool.run(call, _checked(tool, arguments))
         except BaseException as exc:
             state |= {"outcome": status_of(exc), "error": exc}

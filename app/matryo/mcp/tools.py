@@ -27,7 +27,7 @@ from matryo.mcp.wire import (
     SimilarityArguments,
     SimilarityResult,
 )
-from matryo.service import Answer, Options, Service, Texts
+from matryo.service import Answer, Caller, Options, Service, Texts
 from matryo.service.choices import choose
 
 _HEAD = 80  # characters of a text in a ranking
@@ -41,12 +41,14 @@ class Call:
 
     Attributes:
         service: what answers.
+        caller: who calls.
         request_id: of the call, for the log.
         facts: values for the log line.
         asked: the options of the texts that were last embedded; None before the first.
     """
 
     service: Service
+    caller: Caller
     request_id: str
     facts: dict[str, Any]
     asked: Options | None = None
@@ -55,7 +57,9 @@ class Call:
         """The vectors of texts; see `Service.embed`."""
         self.asked = options
         self.facts["model"] = self.service.directory.find(options.model)
-        answer = await self.service.embed(options, Texts(texts), request_id=self.request_id)
+        answer = await self.service.embed(
+            options, Texts(texts), self.caller, request_id=self.request_id
+        )
         for name, number in (("texts", len(texts)), ("tokens", answer.n_tokens)):
             self.facts[name] = self.facts.get(name, 0) + number
         return answer
