@@ -53,5 +53,4 @@ echo "graphs   http://127.0.0.1:$prometheus_port/consoles/matryo.html"
 echo "alerts   http://127.0.0.1:$prometheus_port/alerts"
 [ -z "$alertmanager" ] || echo "sent to  http://127.0.0.1:$alertmanager_port"
 echo 'Ctrl-C ends all of it.'
-# shellcheck disable=SC2086 # several process ids
-wait $started
+wait $!
