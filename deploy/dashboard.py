@@ -55,7 +55,12 @@ GRAFANA = {
     "MODEL": 'job=~"$job", instance=~"$instance", model=~"$model"',
     "RATE": "$__rate_interval",
 }
-PROMETHEUS = {"JOB": 'job="matryo"', "TARGET": 'job="matryo"', "MODEL": 'job="matryo"', "RATE": "1m"}
+PROMETHEUS = {
+    "JOB": 'job="matryo"',
+    "TARGET": 'job="matryo"',
+    "MODEL": 'job="matryo"',
+    "RATE": "1m",
+}
 """What the words of `panels.toml` stand for; a console has no variables."""
 
 _SOURCE = DataSourceRef(type_val="prometheus", uid="${datasource}")

@@ -39,10 +39,11 @@ VALUES: dict[tuple[str, str], set[str]] = {
 TEXTS = [
     path
     for path in (ROOT / "deploy").rglob("*")
-    if path.suffix in {".yml", ".html", ".json", ".sh", ".toml", ".py"}
-    and path.is_relative_to(ROOT / "deploy" / "prometheus")
-    or path.is_relative_to(ROOT / "deploy" / "grafana")
-    and path.is_file()
+    if (
+        path.suffix in {".yml", ".html", ".json", ".sh", ".toml", ".py"}
+        and path.is_relative_to(ROOT / "deploy" / "prometheus")
+    )
+    or (path.is_relative_to(ROOT / "deploy" / "grafana") and path.is_file())
 ]
 
 
@@ -99,7 +100,9 @@ def test_query(known: dict[str, set[str]], query: Query) -> None:
         assert selector.name in known, selector.name
         labels |= known[selector.name]
         for matcher in selector.matchers.matchers:
-            assert matcher.name in known[selector.name] | TARGET, f"{selector.name}{{{matcher.name}}}"
+            assert matcher.name in known[selector.name] | TARGET, (
+                f"{selector.name}{{{matcher.name}}}"
+            )
             values = VALUES.get((selector.name, matcher.name))
             if values and matcher.op in (MatchOp.Equal, MatchOp.Re):
                 assert set(matcher.value.split("|")) <= values
@@ -177,7 +180,9 @@ def test_promtool_tests_cover() -> None:
                     fires.add((case["alertname"], labels["severity"] + labels.get("window", "")))
                 if not case.get("exp_alerts"):
                     clears.add(case["alertname"])
-            recorded |= {case["expr"].split("{")[0] for case in test.get("promql_expr_test", ())}
+            recorded |= {
+                re.split(r"[{ ]", case["expr"])[0] for case in test.get("promql_expr_test", ())
+            }
     wanted = {
         (rule["alert"], rule["labels"]["severity"] + rule["labels"].get("window", ""))
         for rule in alerts()
