@@ -217,6 +217,7 @@ def _application(
     for served in engines:
         facts = (served.manifest.id, matryo.__version__, served.precision, served.fingerprint)
         metrics.build_info.labels(*facts).set(1)
+    metrics.start_time_seconds.set_to_current_time()
     return application
 
 

@@ -266,6 +266,11 @@ class MetricList:
         self.start_seconds = gauge(
             "start_seconds", "Seconds that a step of the start took.", "step", mode="livemax"
         )
+        self.start_time_seconds = gauge(
+            "start_time_seconds",
+            "When the youngest process of the server started, in seconds since 1970.",
+            mode="livemax",
+        )
         self.loop_lag_seconds = histogram(
             "loop_lag_seconds",
             "How late the event loop ran a timer, measured twenty times a second.",
