@@ -101,7 +101,7 @@ def _run(root: Path) -> None:
         end.enter_context(stack.running(server))
         end.enter_context(again_and_again(world.query, world.query))
         kinds = (world.documents, world.tei, world.grpc, world.bad, world.hang_up, world.limited)
-        with again_and_again(*kinds):
+        with again_and_again(*kinds, pause_s=0.3):
             wait_for(lambda: stack.ever("matryo:failed:ratio3d"), "the first share of failures")
             wait_for(lambda: stack.ever('matryo_requests_total{door="grpc", status="OK"}'), "gRPC")
             wait_for(lambda: not _names_firing(stack), "the end of what fires without a cause")

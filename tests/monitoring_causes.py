@@ -26,7 +26,7 @@ _BULK = [" ".join(f"w{number}x{word}" for word in range(200)) for number in rang
 
 
 @contextlib.contextmanager
-def again_and_again(*sends: Callable[[], object], pause_s: float = 0.02) -> Generator[None]:
+def again_and_again(*sends: Callable[[], object], pause_s: float = 0.1) -> Generator[None]:
     """Call each function in a thread of its own until the block ends; what it raises is dropped."""
     end = threading.Event()
 
@@ -87,7 +87,7 @@ class World:
 
     def documents(self) -> object:
         """Ask for many vectors, one of a text that is cut and one of unknown words."""
-        texts = [*_BULK[:40], "long " * 600, "\N{REPLACEMENT CHARACTER}"]
+        texts = [*_BULK[:10], "long " * 600, "\N{REPLACEMENT CHARACTER}"]
         return self.post("/v1/embeddings", {"input": texts}, key="batch")
 
     def bulk(self) -> object:
@@ -117,7 +117,7 @@ class World:
 
     def hang_up(self) -> object:
         """Ask for bulk and leave."""
-        body = json.dumps({"input": _BULK[:200]}).encode()
+        body = json.dumps({"input": _BULK[:10]}).encode()
         with socket.create_connection(("127.0.0.1", self.server.port), timeout=5) as caller:
             return caller.sendall(self._head(len(body)) + body)
 
@@ -150,7 +150,7 @@ class World:
             ("MatryoCertificateExpires", self._old_certificate),
             ("MatryoVersionsDiffer", self._two_versions),
             ("MatryoDown", self._stopped),
-            ("MatryoRestarting", self._crashing),
+            ("MatryoRestarting", lambda: again_and_again(self._crash)),
         )
 
     @contextlib.contextmanager
@@ -230,9 +230,6 @@ class World:
         yield
         self.server.start()
 
-    @contextlib.contextmanager
-    def _crashing(self) -> Generator[None]:
-        for _ in range(3):
-            self.server.stop(signal.SIGKILL)
-            self.server.start()
-        yield
+    def _crash(self) -> None:
+        self.server.stop(signal.SIGKILL)
+        self.server.start()
