@@ -164,7 +164,7 @@ class Stack:
         part.write_text(f"[{{targets: [{listed}]}}]")
         part.replace(file)
 
-    def _get(self, path: str, **parameters: object) -> Any:
+    def _get(self, path: str, **parameters: str | float) -> Any:
         answer = requests.get(f"{self.url}/api/v1/{path}", params=parameters, timeout=30)
         said = answer.json()
         assert said["status"] == "success", f"{parameters}: {said['error']}"
