@@ -36,14 +36,19 @@ VALUES: dict[tuple[str, str], set[str]] = {
     ("matryo_reloads_total", "outcome"): set(metric_list.OUTCOMES),
     ("matryo_heartbeats_total", "outcome"): set(metric_list.HEARTBEATS),
 }
-TEXTS = [
+FILES = [
+    ROOT / "docker-compose.yml",
+    ROOT / "Dockerfile",
+    *sorted(
+        path
+        for path in (ROOT / "deploy").rglob("*")
+        if path.is_file() and "__pycache__" not in path.parts
+    ),
+]
+MONITORING = [
     path
-    for path in (ROOT / "deploy").rglob("*")
-    if (
-        path.suffix in {".yml", ".html", ".json", ".sh", ".toml", ".py"}
-        and path.is_relative_to(ROOT / "deploy" / "prometheus")
-    )
-    or (path.is_relative_to(ROOT / "deploy" / "grafana") and path.is_file())
+    for path in FILES
+    if path.parent.name == "deploy" or {"prometheus", "grafana"} & {*path.parts}
 ]
 
 
@@ -203,12 +208,24 @@ def test_dashboard() -> None:
     assert len(set(titles)) == len(titles)
 
 
-@pytest.mark.parametrize("path", TEXTS, ids=lambda path: path.name)
-def test_settings_and_paths(path: Path) -> None:
-    """Settings, pages, routes and ports that a file names exist."""
+def name_of(path: Path) -> str:
+    """The path in the repository, as the id of a case."""
+    return str(path.relative_to(ROOT))
+
+
+@pytest.mark.parametrize("path", FILES, ids=name_of)
+def test_settings_and_metrics(known: dict[str, set[str]], path: Path) -> None:
+    """Every setting and every metric that a file of deploy/ names exists."""
     text = path.read_text("utf-8")
     settings = {PREFIX + name.upper() for name in Settings.model_fields}
-    assert set(re.findall(rf"\b{PREFIX}[A-Z_]+\b", text)) <= settings
+    assert set(re.findall(rf"\b{PREFIX}[A-Z_]*[A-Z]\b", text)) <= settings
+    assert set(re.findall(r"\bmatryo_[a-z_]*[a-z]\b", text)) <= set(known)
+
+
+@pytest.mark.parametrize("path", MONITORING, ids=name_of)
+def test_paths_and_ports(path: Path) -> None:
+    """Pages, routes and ports that a file of monitoring names exist."""
+    text = path.read_text("utf-8")
     for page in re.findall(r"\b(?:docs|deploy)/[\w/-]+\.\w+", text):
         assert (ROOT / page).exists(), page
     routes = {getattr(route, "path", "") for route in build_router().routes}
