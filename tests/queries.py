@@ -53,7 +53,10 @@ def alerts() -> list[dict[str, Any]]:
 def rule_queries() -> list[Query]:
     """The expression of every rule."""
     return [
-        Query(f"rule {rule.get('record') or rule.get('alert')}", rule["expr"]) for rule in rules()
+        Query(f"{kind} {rule[kind]}", rule["expr"])
+        for kind in ("record", "alert")
+        for rule in rules()
+        if kind in rule
     ]
 
 

@@ -117,7 +117,13 @@ def test_query(known: dict[str, set[str]], query: Query) -> None:
 def test_queries_are_found() -> None:
     """The test above sees rules, dashboard, console and runbook."""
     places = [query.where.split(",")[0].split(" ")[0] for query in every_query()]
-    for place, least in (("rule", 35), ("dashboard", 60), ("matryo.html", 60), ("runbook", 15)):
+    for place, least in (
+        ("record", 19),
+        ("alert", 22),
+        ("dashboard", 60),
+        ("matryo.html", 60),
+        ("runbook", 15),
+    ):
         assert places.count(place) >= least, place
 
 

@@ -124,6 +124,10 @@ class Metrics(MetricList):
             (self.rejections, product(REJECTION_REASONS)),
             (self.aborts, product(ABORT_REASONS)),
             (self.dropped_connections, product(DROP_REASONS)),
+            (
+                self.http_refusals,
+                [("503",)],
+            ),  # no room for a connection; the others are callers' faults
             (self.reloads, product(RELOADS, OUTCOMES)),
             (self.memory_held, product(HOLDERS)),
             (self.bytes_in_flight, product(DIRECTIONS)),
@@ -135,6 +139,7 @@ class Metrics(MetricList):
             (self.unknown_texts, product(ids)),
             (self.cancellations, product(ids)),
             (self.failures, product(ids)),
+            (self.padding_tokens, product(ids)),
             (self.busy_seconds, product(ids)),
         ]
         for metric, values in series:
