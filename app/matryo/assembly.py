@@ -29,6 +29,7 @@ from matryo.core.memory import available_memory, is_in_memory
 from matryo.core.metrics import Metrics
 from matryo.core.settings import Settings
 from matryo.core.signals import held_back
+from matryo.core.steps import Steps
 from matryo.engine import CoreUse, Engine, plan_cores
 from matryo.engine.factory import is_prepared, load_engine
 from matryo.scheduler import SchedulerConfig
@@ -161,27 +162,31 @@ def equal_part(settings: Settings) -> int:
 # --- models
 
 
-def resolve_models(settings: Settings) -> Settings:
+def resolve_models(settings: Settings, steps: Steps | None = None) -> Settings:
     """The settings with the id of a model in place of each path and repository.
 
     What was not derived before is derived in a process of its own.
+
+    Args:
+        settings: as for a server.
+        steps: gets the seconds of what was done.
 
     Raises:
         ModelNotFound: a name is neither a model, nor a path, nor a repository.
         SetupError: a checkpoint cannot be read.
         SystemExit: a derivation failed, and has said why.
     """
-    ids = dict.fromkeys(_resolve(settings, name) for name in settings.model)
+    ids = dict.fromkeys(_resolve(settings, name, steps or Steps()) for name in settings.model)
     return settings.model_copy(update={"model": tuple(ids)})
 
 
-def _resolve(settings: Settings, name: str) -> str:
+def _resolve(settings: Settings, name: str, steps: Steps) -> str:
     reference = referred(open_catalog(settings), name)
     if reference is None:
         return name
     known = find_derived(settings.home, reference.text)
     if known is None:
-        _prepare_apart(settings, reference.text)
+        _prepare_apart(settings, reference.text, steps)
         known = find_derived(settings.home, reference.text)
     if known is None:  # the files change while they are read
         raise ModelNotFound(
@@ -211,18 +216,22 @@ def referred(catalog: Catalog, name: str) -> Reference | None:
 # --- engines
 
 
-def ready_engines(settings: Settings, use: CoreUse | None = None) -> tuple[Engine, ...]:
+def ready_engines(
+    settings: Settings, use: CoreUse | None = None, steps: Steps | None = None
+) -> tuple[Engine, ...]:
     """The models of `settings`, loaded; missing and damaged artefacts are built.
 
     Args:
         settings: as for a server.
         use: of the cores; None as the settings say.
+        steps: gets the seconds of each step.
 
     Raises:
         SetupError: anything that keeps a model from being served.
         SystemExit: a build failed, and has said why.
     """
-    settings = make_ready(settings)
+    steps = steps or Steps()
+    settings = make_ready(settings, steps)
     try:
         return load_engines(settings, use)
     except ArtifactDamaged as exc:
@@ -230,7 +239,7 @@ def ready_engines(settings: Settings, use: CoreUse | None = None) -> tuple[Engin
             raise  # a bundle has nothing to build from
         log.warning("%s Building it again.", exc.message)
     for manifest in _manifests(settings, open_catalog(settings)):
-        _prepare_apart(settings, manifest.id)
+        _prepare_apart(settings, manifest.id, steps)
     return load_engines(settings, use)
 
 
@@ -262,8 +271,12 @@ def _load_all(settings: Settings, use: CoreUse) -> tuple[Engine, ...]:
     return tuple(engines)
 
 
-def make_ready(settings: Settings) -> Settings:
+def make_ready(settings: Settings, steps: Steps | None = None) -> Settings:
     """Derive, pull, build and lay out what is missing of the models of `settings`.
+
+    Args:
+        settings: as for a server.
+        steps: gets the seconds of what was done.
 
     Returns:
         The settings with the id of a model in place of each path and repository.
@@ -272,13 +285,14 @@ def make_ready(settings: Settings) -> Settings:
         SetupError: an unknown model, a bad manifest, or a precision that a model does not offer.
         SystemExit: a build failed, and has said why.
     """
-    settings = resolve_models(settings)
+    steps = steps or Steps()
+    settings = resolve_models(settings, steps)
     manifests = _manifests(settings, open_catalog(settings))
     for manifest in manifests:  # a refusal of the last comes before a build of the first
         manifest.precision_for(settings.precision)
     for manifest in manifests:
         if not _is_ready(settings, manifest):
-            _prepare_apart(settings, manifest.id)
+            _prepare_apart(settings, manifest.id, steps)
     return settings
 
 
@@ -304,8 +318,8 @@ def _is_ready(settings: Settings, manifest: Manifest) -> bool:
     return artifact.weights is not None and is_in_memory(artifact.folder)
 
 
-def _prepare_apart(settings: Settings, model_id: str) -> None:
-    """Pull and build in a process of its own.
+def _prepare_apart(settings: Settings, model_id: str, steps: Steps) -> None:
+    """Pull and build in a process of its own; `steps` gets the seconds of each.
 
     A server that had built once would keep the build's libraries and memory for good. A fresh
     interpreter, and not a child of `multiprocessing`, since that would run a library user's own
@@ -322,6 +336,7 @@ def _prepare_apart(settings: Settings, model_id: str) -> None:
             child = subprocess.Popen(
                 [sys.executable, "-m", "matryo.commands.prepare"],
                 stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
                 stderr=piped,
                 text=True,
                 errors="replace",
@@ -332,6 +347,7 @@ def _prepare_apart(settings: Settings, model_id: str) -> None:
             pipe.flush()
         for line in child.stderr or ():
             _log_line(line.strip())
+        report = cast("IO[str]", child.stdout).read()
         # The pipe stays open until then: the child ends when the pipe is closed.
         status = child.wait()
     finally:
@@ -345,6 +361,7 @@ def _prepare_apart(settings: Settings, model_id: str) -> None:
         )
     if status:
         sys.exit(1)  # the child, or the line above, has said why
+    steps.add(json.loads(report))
 
 
 def _end(child: subprocess.Popen[str]) -> None:

@@ -122,7 +122,7 @@ def test_one_service(server: subprocess.Popen[bytes], url: str, tmp_path: Path) 
     for n in range(20):  # a connection each, so that both get some
         answer = httpx2.post(f"{url}/v1/embeddings", json={"input": f"the sky {n}"})
         assert answer.status_code == 200
-    name = 'matryo_requests_total{model="tiny",route="/v1/embeddings",status="200"}'
+    name = 'matryo_requests_total{door="openai",model="tiny",route="/v1/embeddings",status="200"}'
     assert scrape(url)[name] == 20
     assert scrape(url)["matryo_ready"] == 1
     assert any(re.match(r"matryo_build_info\{.*tiny/fp32/", sample) for sample in scrape(url))

@@ -7,6 +7,7 @@ import importlib.util
 import logging
 import signal
 from collections.abc import Sequence
+from contextlib import ExitStack
 from typing import BinaryIO
 
 import matryo
@@ -17,6 +18,7 @@ from matryo.core.fixed import fixed
 from matryo.core.memory import tune_allocator
 from matryo.core.settings import Settings
 from matryo.core.signals import held_back, outlive_others
+from matryo.core.steps import Steps
 from matryo.engine import Engine
 from matryo.http.listening import bind_all
 
@@ -76,9 +78,13 @@ def _serve_http(settings: Settings) -> None:
     with held_back(signal.SIGTERM, signal.SIGINT):
         listener = bind_all(settings)
     try:
-        application = create_mcp_app(settings, ready_engines(settings))
+        steps, loading = Steps(), ExitStack()
+        loading.enter_context(steps.timed("load"))
+        application = create_mcp_app(settings, ready_engines(settings, None, steps))
 
         def on_ready() -> None:
+            loading.close()
+            application.state.context.metrics.show_start(steps)
             names = application.state.context.service.directory.ids
             log.info("ready: %s on %s%s", ", ".join(names), listener.url, PATH)
 

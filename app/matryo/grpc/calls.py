@@ -87,7 +87,6 @@ class Call:
         lease: bytes that the call holds until its end.
         request_id: of the call.
         caller: who calls, once `check_key` has been called.
-        is_known: whether that was found out.
         facts: values for the log line.
         asked: the options of the last message that asked for vectors.
         trailers: trailing metadata of the answer.
@@ -105,7 +104,6 @@ class Call:
         self._given: dict[str, str | bytes] = dict(context.invocation_metadata() or ())
         self.request_id = request_id_of(self._text("x-request-id"))
         self.caller: Caller = OPEN
-        self.is_known = False
         self.facts: dict[str, object] = {}
         self.asked = Options(self.model)
         self.trailers: dict[str, str] = {"x-request-id": self.request_id}
@@ -137,7 +135,6 @@ class Call:
         """
         key = key_of(self._text("authorization")) or (self._text("api-key") or "").strip()
         self.caller = self.service.keys.caller(key)
-        self.is_known = True
 
     async def read(self) -> Message | None:
         """The only message of the call; None if there is none.
@@ -226,10 +223,7 @@ class Call:
             facts["model"] = model or None
         metrics.count_request(RequestLabels(door, path, model, input_type, code), spent_s)
         if error:
-            metrics.count_abort(error)
-        if self.is_known:
-            n_tokens = cast("int", facts.get("tokens", 0))
-            metrics.count_caller(self.caller.name, code, n_tokens, error)
+            metrics.count_error(error, self.caller.name)
 
     def _note(self, answer: Answer) -> None:
         """Put what shaped an answer into the log line and the trailing metadata."""

@@ -119,7 +119,7 @@ class RequestMiddleware:
             await response(scope, receive, send)
 
     def _count(self, scope: Scope, route: str, spent_s: float) -> None:
-        """Count a request that ended, for its door, its model and its caller."""
+        """Count a request that ended, for its door and its model."""
         metrics, state = self._metrics, scope["state"]
         facts: dict[str, Any] = state["facts"]
         status = str(state.get("outcome") or state["status"])
@@ -131,9 +131,7 @@ class RequestMiddleware:
         labels = RequestLabels(self._doors.get(route, "none"), route, model, input_type, status)
         metrics.count_request(labels, spent_s, state.get("trace_id"))
         if error:
-            metrics.count_abort(error)
-        if caller := state.get("caller"):
-            metrics.count_caller(caller.name, status, facts.get("tokens") or 0, error)
+            metrics.count_error(error, state["caller"].name if "caller" in state else None)
 
     def _record(self, scope: Scope, spent_s: float) -> None:
         """Count and log a request that ended."""
