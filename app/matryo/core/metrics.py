@@ -125,10 +125,7 @@ class Metrics(MetricList):
             (self.rejections, product(REJECTION_REASONS)),
             (self.aborts, product(ABORT_REASONS)),
             (self.dropped_connections, product(DROP_REASONS)),
-            (
-                self.http_refusals,
-                [("503",)],
-            ),  # no room for a connection; the others are callers' faults
+            (self.http_refusals, product(("503",))),  # the other statuses are callers' faults
             (self.reloads, product(RELOADS, OUTCOMES)),
             (self.memory_held, product(HOLDERS)),
             (self.bytes_in_flight, product(DIRECTIONS)),
