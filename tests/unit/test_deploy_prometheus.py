@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -252,3 +253,11 @@ def test_scrape() -> None:
     for service in job["file_sd_configs"]:
         for file in service["files"]:
             assert (PROMETHEUS / file).exists()
+
+
+def test_without_prometheus() -> None:
+    """`make monitoring` on a machine without Prometheus says how to get it."""
+    command = ["/bin/sh", str(PROMETHEUS / "monitoring.sh")]
+    done = subprocess.run(command, env={"PATH": ""}, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "apt-get install prometheus" in done.stderr
