@@ -79,6 +79,9 @@ dashboard: .venv/.dev ## write Grafana's dashboard and Prometheus' console from 
 monitoring: ## live graphs and alerts of the server on this machine; needs Debian's prometheus
 	@deploy/prometheus/monitoring.sh
 
+metrics-page: .venv/.dev ## write docs/metrics.md from the metrics of the code
+	$(BIN)/python -c 'from matryo.core.metrics_page import page; print(page(), end="")' > docs/metrics.md
+
 protos: .venv/.dev ## write the descriptors of the gRPC messages from their .proto files
 	$(BIN)/python -m grpc_tools.protoc -I app/matryo/grpc/protos --descriptor_set_out=app/matryo/grpc/protos/descriptors.binpb app/matryo/grpc/protos/*.proto
 

@@ -5,7 +5,7 @@
 promtool checks configuration and rules, and runs the rules' tests. Then a server of a fake engine
 gets load of every kind, and every alert its real cause, with windows of seconds in place of minutes:
 each must fire, reach Alertmanager, and clear. In the end every query of dashboard, console, rules
-and runbook must have had a value. Needs `apt-get install prometheus prometheus-alertmanager`.
+and pages must have had a value. Needs `apt-get install prometheus prometheus-alertmanager`.
 """
 
 from __future__ import annotations

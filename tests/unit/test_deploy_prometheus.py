@@ -116,7 +116,7 @@ def test_query(known: dict[str, set[str]], query: Query) -> None:
 
 
 def test_queries_are_found() -> None:
-    """The test above sees rules, dashboard, console and runbook."""
+    """The test above sees rules, dashboard, console and pages."""
     places = [query.where.split(",")[0].split(" ")[0] for query in every_query()]
     for place, least in (
         ("record", 19),
@@ -124,6 +124,7 @@ def test_queries_are_found() -> None:
         ("dashboard", 60),
         ("matryo.html", 60),
         ("runbook", 15),
+        ("metrics", 20),
     ):
         assert places.count(place) >= least, place
 
