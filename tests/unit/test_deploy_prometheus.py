@@ -176,7 +176,7 @@ def test_runbook_has_no_more() -> None:
     named = {part.split("\n")[0]: part for part in sections if part.startswith("Matryo")}
     assert set(named) == {alert["alert"] for alert in alerts()}
     for name, part in named.items():
-        for heading in ("**Meaning.**", "**First look.**", "**Remedy.**", "**Ignore** it"):
+        for heading in ("**Meaning.**", "**First look.**", "**Remedy.**", "**Ignore** the alert"):
             assert heading in part, f"{name}: {heading}"
 
 
