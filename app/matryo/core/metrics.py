@@ -125,6 +125,7 @@ class Metrics(MetricList):
             (self.rejections, product(REJECTION_REASONS)),
             (self.aborts, product(ABORT_REASONS)),
             (self.dropped_connections, product(DROP_REASONS)),
+            (self.http_refusals, product(("503",))),  # the other statuses are callers' faults
             (self.reloads, product(RELOADS, OUTCOMES)),
             (self.memory_held, product(HOLDERS)),
             (self.bytes_in_flight, product(DIRECTIONS)),
@@ -136,6 +137,7 @@ class Metrics(MetricList):
             (self.unknown_texts, product(ids)),
             (self.cancellations, product(ids)),
             (self.failures, product(ids)),
+            (self.padding_tokens, product(ids)),
             (self.busy_seconds, product(ids)),
         ]
         for metric, values in series:
