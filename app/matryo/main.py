@@ -13,7 +13,7 @@ from fastapi import FastAPI
 from prometheus_client import CollectorRegistry
 
 import matryo
-from matryo.assembly import build_service, load_engines
+from matryo.assembly import build_service, build_tracer, exporting, load_engines
 from matryo.core.metrics import Metrics
 from matryo.core.settings import Settings, load_settings
 from matryo.engine import Engine
@@ -67,12 +67,14 @@ def create_app(
     settings = settings or load_settings()
     engines = _engines(settings, engine)
     metrics = Metrics(CollectorRegistry())
-    service = build_service(settings, engines, metrics, cores)
+    tracer = build_tracer(settings, matryo.__version__)
+    service = build_service(settings, engines, metrics, cores, tracer)
     grpc_server = _grpc_server(settings, service, metrics)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncGenerator[None, None]:
         async with AsyncExitStack() as stack:
+            await stack.enter_async_context(exporting(tracer))
             await stack.enter_async_context(service)
             if grpc_server:
                 await stack.enter_async_context(grpc_server)
@@ -103,7 +105,9 @@ def create_app(
             # A page of an allowed origin may call a server on its user's own network.
             allow_private_network=True,
         )
-    application.add_middleware(RequestMiddleware, metrics=metrics, log_client=settings.log_client)
+    application.add_middleware(
+        RequestMiddleware, metrics=metrics, log_client=settings.log_client, tracer=tracer
+    )
     return application
 
 
@@ -121,7 +125,8 @@ def create_mcp_app(settings: Settings, engine: Engine | Sequence[Engine]) -> Fas
     from matryo.mcp.sessions import PATH, build_sessions
 
     metrics = Metrics(CollectorRegistry())
-    service = build_service(settings, _engines(settings, engine), metrics)
+    tracer = build_tracer(settings, matryo.__version__)
+    service = build_service(settings, _engines(settings, engine), metrics, tracer=tracer)
     sessions = build_sessions(
         build_tools_server(service, matryo.__version__),
         host=settings.host,
@@ -132,14 +137,16 @@ def create_mcp_app(settings: Settings, engine: Engine | Sequence[Engine]) -> Fas
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncGenerator[None, None]:
-        async with service, sessions.run():
+        async with exporting(tracer), service, sessions.run():
             yield
 
     application = _application(settings, service, metrics, lifespan, openapi_url=None)
     # The tools send nothing by themselves, which is what a GET would wait for.
     application.router.routes.append(guest_route(PATH, sessions.handle_request, ("POST", "DELETE")))
     application.router.routes.extend(operations.build_router().routes)
-    application.add_middleware(RequestMiddleware, metrics=metrics, log_client=settings.log_client)
+    application.add_middleware(
+        RequestMiddleware, metrics=metrics, log_client=settings.log_client, tracer=tracer
+    )
     return application
 
 

@@ -18,6 +18,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from matryo.core.errors import CallerGone
 from matryo.core.metrics import Metrics
+from matryo.core.tracing import NO_TRACER, Tracer
+from matryo.http import traced
 from matryo.http.errors import body, error_response, shown_path
 from matryo.http.heads import header_of
 from matryo.service.request_id import request_id_of
@@ -35,18 +37,28 @@ class RequestMiddleware:
 
     In `scope["state"]`, a route finds `request_id`, and `status`, the status of the answer, which
     is 0 until the answer begins. A route may add values to the log line: it puts them into `facts`.
-    A lease in `lease` ends when the answer is written.
+    A lease in `lease` ends when the answer is written. `span` is the span of the request, and
+    `trace_id` is there if that span is recorded.
 
     Args:
         app: answers the requests.
         metrics: what is counted.
         log_client: whether the log line has the address of the peer.
+        tracer: makes the spans.
     """
 
-    def __init__(self, app: ASGIApp, metrics: Metrics, *, log_client: bool = False) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        metrics: Metrics,
+        *,
+        log_client: bool = False,
+        tracer: Tracer = NO_TRACER,
+    ) -> None:
         self._app = app
         self._metrics = metrics
         self._log_client = log_client
+        self._tracer = tracer
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request."""
@@ -62,6 +74,11 @@ class RequestMiddleware:
         state["facts"] = facts
         state["request_id"] = request_id
         state["status"] = 0
+        span = state["span"] = traced.begin(self._tracer, scope, request_id)
+        is_gone, fault = False, None
+        if trace_id := span.trace_id:
+            state["trace_id"] = trace_id
+            facts |= span.facts
         id_header = (b"x-request-id", request_id.encode())
 
         async def send_with_id(message: Message) -> None:
@@ -75,15 +92,18 @@ class RequestMiddleware:
             await self._app(scope, receive, send_with_id)
         except CallerGone:
             state["status"] = CLIENT_GONE
+            is_gone = True
         except Exception as exc:
             log.exception("unhandled error", extra={"request_id": request_id, **facts})
             if state["status"]:  # the answer has begun; the server closes the connection
+                fault = type(exc).__name__
                 raise
             response = error_response(exc, request_id, method=scope["method"], path=scope["path"])
             await response(scope, receive, send_with_id)
         finally:
             if lease := state.get("lease"):
                 lease.end()
+            traced.end(span, scope, state["status"], is_gone=is_gone, fault=fault)
             self._metrics.requests_in_progress.dec()
             self._record(scope, time.perf_counter() - started)
 

@@ -16,6 +16,7 @@ from mcp.shared.exceptions import MCPError
 from pydantic import BaseModel, ValidationError
 
 from matryo.core.errors import MatryoError
+from matryo.mcp import traced
 from matryo.mcp.errors import invalid, words_of
 from matryo.mcp.tools import TOOLS, Call, Tool
 from matryo.service import Service
@@ -44,13 +45,13 @@ def build_tools_server(service: Service, version: str) -> Server:
         return types.ListToolsResult(tools=list(listed.values()))
 
     async def call_tool(
-        _context: object, params: types.CallToolRequestParams
+        context: object, params: types.CallToolRequestParams
     ) -> types.CallToolResult:
         tool = by_name.get(params.name)
         if tool is None:
             known = ", ".join(by_name)
             raise MCPError(types.INVALID_PARAMS, f"Unknown tool. This server has: {known}.")
-        return await _answered(service, tool, params.arguments)
+        return await _answered(service, tool, context, params)
 
     return Server(
         "matryo",
@@ -80,15 +81,17 @@ def _described(tool: Tool) -> types.Tool:
 
 
 async def _answered(
-    service: Service, tool: Tool, arguments: dict[str, Any] | None
+    service: Service, tool: Tool, context: object, params: types.CallToolRequestParams
 ) -> types.CallToolResult:
     """The result of a call, or the error in the words that an assistant can act on."""
     started = time.perf_counter()
-    call = Call(service, request_id_of(None), {})
+    request_id = request_id_of(None)
+    span = traced.begin(service.tracer, tool.name, request_id, context, params)
+    call = Call(service, request_id, dict(span.facts), span)
     outcome = "cancelled"
     try:
         try:
-            result = await tool.run(call, _checked(tool, arguments))
+            result = await tool.run(call, _checked(tool, params.arguments))
         except Exception as exc:
             outcome = type(exc).__name__
             if not isinstance(exc, MatryoError):
@@ -100,6 +103,7 @@ async def _answered(
         outcome = "ok"
         return _result(result)
     finally:
+        traced.end(span, tool.name, outcome)
         spent_ms = round((time.perf_counter() - started) * 1000, 2)
         facts = {"request_id": call.request_id, "ms": spent_ms, **call.facts}
         log.info("tools/call %s %s", tool.name, outcome, extra=facts)

@@ -14,7 +14,9 @@ import orjson
 from numpy.typing import NDArray
 from pydantic import BaseModel
 
+from matryo.core import trace_names as names
 from matryo.core.errors import InvalidRequest
+from matryo.core.tracing import NO_SPAN, Span
 from matryo.engine.postprocess import FloatArray
 from matryo.mcp.wire import (
     MAX_NUMBERS,
@@ -43,16 +45,27 @@ class Call:
         service: what answers.
         request_id: of the call, for the log.
         facts: values for the log line.
+        span: of the call.
     """
 
     service: Service
     request_id: str
     facts: dict[str, Any]
+    span: Span = NO_SPAN
 
     async def embed(self, options: Options, texts: Sequence[str]) -> Answer:
         """The vectors of texts; see `Service.embed`."""
-        self.facts["model"] = self.service.directory.find(options.model)
-        answer = await self.service.embed(options, Texts(texts), request_id=self.request_id)
+        model = self.facts["model"] = self.service.directory.find(options.model)
+        span = self.span.call(names.EMBEDDINGS)
+        name = f"{names.EMBEDDINGS} {model}" if model else names.EMBEDDINGS
+        try:
+            answer = await self.service.embed(
+                options, Texts(texts), request_id=self.request_id, span=span
+            )
+        except BaseException as exc:
+            span.end(name, type(exc).__name__, is_fault=True)
+            raise
+        span.end(name)
         for name, number in (("texts", len(texts)), ("tokens", answer.n_tokens)):
             self.facts[name] = self.facts.get(name, 0) + number
         return answer
