@@ -10,9 +10,8 @@ import importlib
 import os
 import threading
 import time
-import uuid
 from collections.abc import Callable
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import PeriodicExportingMetricReader
@@ -131,13 +130,15 @@ def _exporter(signal: _Signal) -> Any:  # noqa: ANN401 - of one of four classes
 
 
 def _resource(version: str) -> Resource:
-    """What every span says of this process; the environment's attributes win."""
+    """What every span says of this process; the environment's attributes win.
+
+    The SDK adds an id of the process.
+    """
     given = Resource.create()
-    own = {"service.version": version, "service.instance.id": str(uuid.uuid4())}
     named = str(given.attributes.get("service.name", ""))
     if named.startswith("unknown_service"):  # the SDK's own default
         given = given.merge(Resource({"service.name": names.SERVICE_NAME}))
-    return Resource(cast("dict[str, Any]", own)).merge(given)
+    return Resource({"service.version": version}).merge(given)
 
 
 def _meter_provider(resource: Resource) -> MeterProvider:
