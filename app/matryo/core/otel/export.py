@@ -11,6 +11,7 @@ import os
 import threading
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from typing import Any, Literal
 
 from opentelemetry.sdk.metrics import MeterProvider
@@ -28,6 +29,7 @@ from matryo.core.otel.warnings import Warnings
 from matryo.core.tracing import NO_TRACER, Tracer
 
 _Signal = Literal["traces", "metrics"]
+_REFUSED_S = 1.0  # that a start which is refused waits for its threads
 _HTTP, _GRPC = "http/protobuf", "grpc"
 _PROTOCOLS = {_HTTP: "http", _GRPC: "grpc"}
 _MODULES: dict[_Signal, tuple[str, str]] = {
@@ -52,30 +54,31 @@ def build_otel_tracer(version: str) -> Tracer:
     sends_metrics = _is_exported("metrics", default="none")
     if not sends_traces and not sends_metrics:
         return NO_TRACER
-    warnings = Warnings()
-    closing: list[Callable[[], object]] = []
-    try:
-        resource = _resource(version)
-        # None stands for the sampler of OTEL_TRACES_SAMPLER.
-        sampler = None if sends_traces else ALWAYS_OFF
-        provider = TracerProvider(sampler=sampler, resource=resource, shutdown_on_exit=False)
-        batches = TracerProvider(sampler=ALWAYS_ON, resource=resource, shutdown_on_exit=False)
-        if sends_traces:
-            processor = BatchSpanProcessor(_exporter("traces"))
-            closing.append(processor.shutdown)
-            provider.add_span_processor(processor)
-            batches.add_span_processor(processor)
-        meters = _meter_provider(resource) if sends_metrics else None
-        if meters:
-            closing.append(meters.shutdown)
-    except ValueError as exc:
-        for close in closing:
-            close()
-        warnings.close()
-        raise SettingsInvalid(
-            f"a variable of OpenTelemetry cannot be used: {exc}. Correct the variable that starts "
-            "with OTEL_, or unset it."
-        ) from exc
+    with ExitStack() as stack:
+        warnings = Warnings()
+        stack.callback(warnings.close)
+        closing: list[Callable[[], object]] = []
+        stack.callback(_run_all, closing, _REFUSED_S)
+        try:
+            resource = _resource(version)
+            # None stands for the sampler of OTEL_TRACES_SAMPLER.
+            sampler = None if sends_traces else ALWAYS_OFF
+            provider = TracerProvider(sampler=sampler, resource=resource, shutdown_on_exit=False)
+            batches = TracerProvider(sampler=ALWAYS_ON, resource=resource, shutdown_on_exit=False)
+            if sends_traces:
+                processor = BatchSpanProcessor(_exporter("traces"))
+                closing.append(processor.shutdown)
+                provider.add_span_processor(processor)
+                batches.add_span_processor(processor)
+            meters = _meter_provider(resource) if sends_metrics else None
+            if meters:
+                closing.append(meters.shutdown)
+        except ValueError as exc:
+            raise SettingsInvalid(
+                f"a variable of OpenTelemetry cannot be used: {exc}. Correct the variable that "
+                "starts with OTEL_, or unset it."
+            ) from exc
+        stack.pop_all()  # the tracer closes them
     durations = meters and meters.get_meter(names.SERVICE_NAME).create_histogram(
         names.REQUEST_DURATION, unit="s", description="Time of a request to its last byte."
     )
