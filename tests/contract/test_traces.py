@@ -8,8 +8,8 @@ import logging
 import socket
 import threading
 import time
-from collections.abc import Generator, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import AsyncGenerator, Generator, Iterator
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
 from typing import Any
 
 import httpx2
@@ -22,12 +22,11 @@ from opentelemetry import metrics, trace
 from matryo.core import trace_names as names
 from matryo.core.errors import SettingsInvalid
 from matryo.core.otel.warnings import Warnings
-from matryo.core.settings import Settings
 from matryo.core.tracing import MOST_LINKS, MOST_STAGES
 from matryo.engine import Engine
 from matryo.main import create_app, create_mcp_app
 from tests.collector import Collector, Got, collecting
-from tests.contract.conftest import Live, live_server, wait_until
+from tests.contract.conftest import Live, live_server, settings, wait_until
 from tests.contract.wire import Client, field
 from tests.fakes import MINILM, NOMIC, FakeEngine
 
@@ -439,7 +438,7 @@ class TestMcp:
     async def test_a_call(self, engine: FakeEngine, collector: Collector) -> None:
         """A call is a child of its HTTP request, with a child for each request for vectors."""
         with traced(engine, create=create_mcp_app) as live:
-            async with ToolsClient(live) as client:
+            async with tools_client(live) as client:
                 arguments = {"query": SECRET_TEXT, "texts": ["a", "b"]}
                 assert not (await client.call_tool("rank", arguments)).is_error
         call = collector.one("tools/call rank")
@@ -459,29 +458,19 @@ class TestMcp:
     async def test_a_refused_call(self, engine: FakeEngine, collector: Collector) -> None:
         """A result that is an error is an error of the span, as the conventions say."""
         with traced(engine, create=create_mcp_app) as live:
-            async with ToolsClient(live) as client:
+            async with tools_client(live) as client:
                 assert (await client.call_tool("rank", {"query": "a", "texts": []})).is_error
         call = collector.one("tools/call rank")
         assert (call.attributes["error.type"], call.status) == ("tool_error", "error")
 
 
-class ToolsClient:
-    """The SDK's client of a live server, until the block ends."""
-
-    def __init__(self, live: Live) -> None:
-        self._live = live
-
-    async def __aenter__(self) -> McpClient:
-        """Connect."""
-        self._http = httpx2.AsyncClient(timeout=20)
-        transport = streamable_http_client(f"{self._live.url}/mcp", http_client=self._http)
-        self._client = McpClient(transport, mode="legacy")
-        return await self._client.__aenter__()
-
-    async def __aexit__(self, *error: object) -> None:
-        """Disconnect."""
-        await self._client.__aexit__(*error)
-        await self._http.aclose()
+@asynccontextmanager
+async def tools_client(live: Live) -> AsyncGenerator[McpClient, None]:
+    """The SDK's client of a live server."""
+    async with AsyncExitStack() as stack:
+        http = await stack.enter_async_context(httpx2.AsyncClient(timeout=20))
+        transport = streamable_http_client(f"{live.url}/mcp", http_client=http)
+        yield await stack.enter_async_context(McpClient(transport, mode="legacy"))
 
 
 class TestExport:
@@ -571,7 +560,6 @@ class TestExport:
 
     def test_nothing_is_global(self, engine: FakeEngine, collector: Collector) -> None:
         """The API's global providers stay as they were, and the SDK's loggers come back."""
-        before = (trace._TRACER_PROVIDER, metrics._internal._METER_PROVIDER)
         with traced(engine) as live:
             post(live, {"input": "a"})
         assert before == (trace._TRACER_PROVIDER, metrics._internal._METER_PROVIDER)
@@ -607,7 +595,7 @@ class TestExport:
         """The start is refused with the variable's name."""
         monkeypatch.setenv(variable, value)
         with pytest.raises(SettingsInvalid, match=expected):
-            create_app(Settings(tracing=True), engine)
+            create_app(settings(tracing=True), engine)
 
     def test_disabled(
         self, engine: FakeEngine, collector: Collector, monkeypatch: pytest.MonkeyPatch

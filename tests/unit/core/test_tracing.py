@@ -11,19 +11,18 @@ import pytest
 
 from matryo.assembly import build_tracer
 from matryo.core import trace_names as names
-from matryo.core.errors import SettingsInvalid
 from matryo.core.otel.warnings import PAUSE_S, Warnings
-from matryo.core.settings import Settings
+from matryo.core.settings import load_settings
 from matryo.core.tracing import NO_SPAN, NO_TRACER
 
 _LOADED = """
 import asyncio, sys
-from matryo.core.settings import Settings
+from matryo.core.settings import load_settings
 from matryo.main import create_app
 from tests.fakes import FakeEngine
 import httpx2
 async def ask():
-    application = create_app(Settings(tracing={tracing}), FakeEngine())
+    application = create_app(load_settings(None, tracing={tracing}), FakeEngine())
     async with application.router.lifespan_context(application):
         transport = httpx2.ASGITransport(application)
         async with httpx2.AsyncClient(transport=transport, base_url="http://test") as client:
@@ -54,7 +53,7 @@ def test_what_is_loaded(tracing: bool) -> None:
 
 def test_off() -> None:
     """Without MATRYO_TRACING the tracer is the one that does nothing."""
-    assert build_tracer(Settings(), "1") is NO_TRACER
+    assert build_tracer(load_settings(None), "1") is NO_TRACER
     span = NO_TRACER.request("a", lambda _: None, {}, under=NO_SPAN)
     assert span is NO_SPAN
     assert span.trace_id is None
@@ -76,7 +75,7 @@ def test_without_the_packages(missing: str, monkeypatch: pytest.MonkeyPatch) -> 
 
     monkeypatch.setattr("importlib.util.find_spec", find_spec)
     with pytest.raises(SettingsInvalid, match=r"MATRYO_TRACING .*pip install 'matryo\[otel\]'"):
-        build_tracer(Settings(tracing=True), "1")
+        build_tracer(load_settings(None, tracing=True), "1")
 
 
 def test_a_protocol_without_its_package(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -85,7 +84,7 @@ def test_a_protocol_without_its_package(monkeypatch: pytest.MonkeyPatch) -> None
     name = "opentelemetry.exporter.otlp.proto.grpc.trace_exporter"
     monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(SettingsInvalid, match=r"pip install 'matryo\[otel-grpc\]'"):
-        build_tracer(Settings(tracing=True), "1")
+        build_tracer(load_settings(None, tracing=True), "1")
 
 
 def test_warnings_are_few(caplog: pytest.LogCaptureFixture) -> None:

@@ -18,9 +18,9 @@ from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import PeriodicExportingMetricReader
 from opentelemetry.sdk.metrics.view import ExplicitBucketHistogramAggregation, View
 from opentelemetry.sdk.resources import Resource
-from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
-from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ALWAYS_ON
+from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
 
 from matryo.core import trace_names as names
 from matryo.core.errors import SettingsInvalid
@@ -64,12 +64,12 @@ def build_otel_tracer(version: str) -> Tracer:
             # None stands for the sampler of OTEL_TRACES_SAMPLER.
             sampler = None if sends_traces else ALWAYS_OFF
             provider = TracerProvider(sampler=sampler, resource=resource, shutdown_on_exit=False)
-            batches = TracerProvider(sampler=ALWAYS_ON, resource=resource, shutdown_on_exit=False)
+            record: Callable[[ReadableSpan], None] = _nothing
             if sends_traces:
                 processor = BatchSpanProcessor(_exporter("traces"))
                 closing.append(processor.shutdown)
                 provider.add_span_processor(processor)
-                batches.add_span_processor(processor)
+                record = processor.on_end
             meters = _meter_provider(resource) if sends_metrics else None
             if meters:
                 closing.append(meters.shutdown)
@@ -87,7 +87,11 @@ def build_otel_tracer(version: str) -> Tracer:
         _run_all(closing, timeout_s)
         warnings.close()
 
-    return OtelTracer(provider, batches, durations, end)
+    return OtelTracer(provider, record, durations, end)
+
+
+def _nothing(_: ReadableSpan) -> None:
+    """Take no span: nothing is recorded without an exporter."""
 
 
 def _is_exported(signal: _Signal, *, default: str) -> bool:

@@ -12,8 +12,11 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from opentelemetry import trace
 from opentelemetry.context import Context
 from opentelemetry.metrics import Histogram
-from opentelemetry.sdk.trace import TracerProvider
-from opentelemetry.trace import Link, SpanContext, SpanKind, Status, StatusCode
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
+from opentelemetry.sdk.util.instrumentation import InstrumentationScope
+from opentelemetry.trace import Link, SpanContext, SpanKind, Status, StatusCode, TraceFlags
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from matryo.core import trace_names as names
@@ -30,25 +33,85 @@ from matryo.core.tracing import (
     Span,
 )
 
-_SCOPE = "matryo"
+_SCOPE = InstrumentationScope(names.SERVICE_NAME)
+_IDS = RandomIdGenerator()
+_UNSET, _ERROR = Status(StatusCode.UNSET), Status(StatusCode.ERROR)
 _CONTEXT = TraceContextTextMapPropagator()
 _HEADERS = ("traceparent", "tracestate")
 _NOTHING = nullcontext()
 
 
+Record = Callable[[ReadableSpan], None]
+"""Takes a span that has ended, to export the span."""
+
+
+def _ended(
+    name: str,
+    context: SpanContext,
+    parent: SpanContext | None,
+    resource: Resource,
+    attributes: Attributes,
+    links: Sequence[Link],
+    times: tuple[int, int],
+    status: Status,
+) -> ReadableSpan:
+    """A span inside of the service that has ended, for a sixth of the time that the SDK takes.
+
+    Such a span is recorded because its request is. A sampler has nothing to decide.
+    """
+    return ReadableSpan(
+        name,
+        context,
+        parent,
+        resource,
+        known(attributes),
+        (),
+        links,
+        SpanKind.INTERNAL,
+        status=status,
+        start_time=times[0],
+        end_time=times[1],
+        instrumentation_scope=_SCOPE,
+    )
+
+
 class OtelBatch:
     """See `Batch`."""
 
-    def __init__(self, span: trace.Span) -> None:
-        self._span = span
+    def __init__(
+        self,
+        name: str,
+        resource: Resource,
+        attributes: Attributes,
+        links: Sequence[Link],
+        started: int,
+        record: Record,
+    ) -> None:
+        self._name, self._resource, self._record = name, resource, record
+        self._attributes, self._links, self._started = dict(attributes), links, started
+        flags = TraceFlags(TraceFlags.SAMPLED)
+        trace_id, span_id = _IDS.generate_trace_id(), _IDS.generate_span_id()
+        self.context = SpanContext(trace_id, span_id, is_remote=False, trace_flags=flags)
 
     def end(self, error: BaseException | None = None) -> None:
         """See `Batch`."""
+        status = _UNSET
         if error is not None:
-            kind = type(error).__name__
-            self._span.set_attribute(names.ERROR_TYPE, kind)
-            self._span.set_status(Status(StatusCode.ERROR))
-        self._span.end()
+            self._attributes[names.ERROR_TYPE] = type(error).__name__
+            status = _ERROR
+        times = self._started, time.time_ns()
+        self._record(
+            _ended(
+                self._name,
+                self.context,
+                None,
+                self._resource,
+                self._attributes,
+                self._links,
+                times,
+                status,
+            )
+        )
 
 
 class OtelPassage:
@@ -86,7 +149,9 @@ class OtelSpan:
     """See `Span`.
 
     Args:
-        tracer: makes the children.
+        tracer: of the SDK; makes calls.
+        resource: of the children.
+        record: takes the children.
         span: of the SDK; one that does not record, where only the metric counts the request.
         attributes: that the span has.
         durations: the metric of requests; None where no metric is exported.
@@ -99,11 +164,13 @@ class OtelSpan:
     def __init__(
         self,
         tracer: trace.Tracer,
+        resource: Resource,
+        record: Record,
         span: trace.Span,
         attributes: Attributes,
         durations: Histogram | None,
     ) -> None:
-        self._tracer = tracer
+        self._tracer, self._resource, self._record = tracer, resource, record
         self._span = span
         self._durations = durations
         self._attributes = dict(attributes)
@@ -150,20 +217,31 @@ class OtelSpan:
         started: int,
         ended: int,
         attributes: Attributes | None = None,
-        links: Collection[Link] = (),
+        links: Sequence[Link] = (),
     ) -> None:
         """Record a child that has ended, unless there are too many."""
         self._n_stages += 1
         if self._n_stages > MOST_STAGES:
             return
-        span = self._tracer.start_span(
-            name,
-            self.as_parent,
-            attributes=known(attributes or {}),
-            links=tuple(links),
-            start_time=started,
+        own = SpanContext(
+            self.context.trace_id,
+            _IDS.generate_span_id(),
+            is_remote=False,
+            trace_flags=self.context.trace_flags,
+            trace_state=self.context.trace_state,
         )
-        span.end(ended)
+        self._record(
+            _ended(
+                name,
+                own,
+                self.context,
+                self._resource,
+                attributes or {},
+                links,
+                (started, ended),
+                _UNSET,
+            )
+        )
 
     def passage(self) -> Passage:
         """See `Span`."""
@@ -174,7 +252,7 @@ class OtelSpan:
         if not self._records and self._durations is None:
             return NO_SPAN
         span = self._tracer.start_span(name, self.as_parent)
-        return OtelSpan(self._tracer, span, {}, self._durations)
+        return OtelSpan(self._tracer, self._resource, self._record, span, {}, self._durations)
 
     def end(self, name: str, error: str | None = None, *, is_fault: bool = False) -> None:
         """See `Span`."""
@@ -187,7 +265,7 @@ class OtelSpan:
             self._span.update_name(name)
             self._span.set_attributes(known(attributes))
             if is_fault:
-                self._span.set_status(Status(StatusCode.ERROR))
+                self._span.set_status(_ERROR)
             self._span.end()
         if self._durations and attributes.get(names.OPERATION) == names.EMBEDDINGS:
             spent_s = time.perf_counter() - self._started
@@ -200,7 +278,7 @@ class OtelTracer:
 
     Args:
         provider: of spans of requests; its sampler decides which are recorded.
-        batches: of spans of batches; records them all.
+        record: takes the spans of batches and of stages.
         durations: the metric of requests; None where no metric is exported.
         close: see `Tracer.close`.
     """
@@ -210,12 +288,13 @@ class OtelTracer:
     def __init__(
         self,
         provider: TracerProvider,
-        batches: TracerProvider,
+        record: Record,
         durations: Histogram | None,
         close: Callable[[float], None],
     ) -> None:
-        self._tracer = provider.get_tracer(_SCOPE)
-        self._batches = batches.get_tracer(_SCOPE)
+        self._tracer = provider.get_tracer(names.SERVICE_NAME)
+        self._resource = provider.resource
+        self._record = record
         self._durations = durations
         self._close = close
 
@@ -234,7 +313,9 @@ class OtelTracer:
         )
         if not span.is_recording() and self._durations is None:
             return NO_SPAN
-        return OtelSpan(self._tracer, span, attributes, self._durations)
+        return OtelSpan(
+            self._tracer, self._resource, self._record, span, attributes, self._durations
+        )
 
     def batch(self, model: str, passages: Collection[Passage], attributes: Attributes) -> Batch:
         """See `Tracer`. A run without a request that is recorded has no span."""
@@ -243,17 +324,12 @@ class OtelTracer:
             return NO_BATCH
         now = time.time_ns()
         facts = {**attributes, names.REQUEST_MODEL: model, names.BATCH_REQUESTS: len(passages)}
-        span = self._batches.start_span(
-            f"{names.INFERENCE} {model}",
-            Context(),
-            attributes=known(facts),
-            links=[Link(passage.context) for passage in found[:MOST_LINKS]],
-            start_time=now,
-        )
-        context = span.get_span_context()
+        links = [Link(passage.context) for passage in found[:MOST_LINKS]]
+        name = f"{names.INFERENCE} {model}"
+        batch = OtelBatch(name, self._resource, facts, links, now, self._record)
         for passage in found:
-            passage.join(context, now)
-        return OtelBatch(span)
+            passage.join(batch.context, now)
+        return batch
 
     def close(self, timeout_s: float) -> None:
         """See `Tracer`."""
