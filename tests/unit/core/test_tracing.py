@@ -11,6 +11,7 @@ import pytest
 
 from matryo.assembly import build_tracer
 from matryo.core import trace_names as names
+from matryo.core.errors import SettingsInvalid
 from matryo.core.otel.warnings import PAUSE_S, Warnings
 from matryo.core.settings import load_settings
 from matryo.core.tracing import NO_SPAN, NO_TRACER
