@@ -5,13 +5,16 @@ Models that are missing from the store are pulled and built first, in a process 
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import importlib.util
 import json
 import logging
 import os
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import IO, cast
@@ -31,6 +34,7 @@ from matryo.core.reload import Reloads
 from matryo.core.settings import Settings
 from matryo.core.signals import held_back
 from matryo.core.steps import Steps
+from matryo.core.tracing import NO_TRACER, Tracer
 from matryo.engine import CoreUse, Engine, plan_cores
 from matryo.engine.factory import is_prepared, load_engine
 from matryo.scheduler import SchedulerConfig
@@ -52,6 +56,7 @@ log = logging.getLogger("matryo")
 # A body, its strings, its tokens and its answer together need at most so many times its bytes.
 _BODY_SHARES = 4
 _CHILD_END_S = 3.0
+_LAST_SPANS_S = 3.0  # part of the margin that a process has after its grace
 _LEAST_OF_SIGNALS = 128  # a status above is that of a signal, by a shell's rule
 
 
@@ -60,6 +65,7 @@ def build_service(
     engines: Sequence[Engine],
     metrics: Metrics | None = None,
     cores: int | None = None,
+    tracer: Tracer = NO_TRACER,
 ) -> Service:
     """A service of these engines, not started.
 
@@ -68,6 +74,7 @@ def build_service(
         engines: what to serve, the default first.
         metrics: what is counted; None for metrics that nobody reads.
         cores: as for `core_use`.
+        tracer: makes the spans of requests; the caller closes it.
 
     Raises:
         SettingsInvalid: a default or an alias that does not fit the models.
@@ -91,7 +98,48 @@ def build_service(
     )
     own_ids = settings.token_input == "model"  # noqa: S105 - not a secret
     decoder = None if own_ids else TokenDecoder(partial(find_table, Store(settings.home)))
-    return Service(engines, config, metrics, decoder)
+    return Service(engines, config, metrics, decoder, tracer)
+
+
+def build_tracer(settings: Settings, version: str) -> Tracer:
+    """The tracer of this process; one that does nothing without MATRYO_TRACING.
+
+    Args:
+        settings: as for a server.
+        version: of the service, which every span has.
+
+    Raises:
+        SettingsInvalid: a package is missing, or a variable of OpenTelemetry cannot be used.
+    """
+    if not settings.tracing:
+        return NO_TRACER
+    # FastAPI depends on the package opentelemetry-api, which has none of these.
+    for package in ("opentelemetry.sdk", "opentelemetry.exporter.otlp.proto.common"):
+        if not _is_installed(package):
+            raise SettingsInvalid(
+                f"MATRYO_TRACING is true, but the package of {package} is not installed. Install "
+                "it with: pip install 'matryo[otel]'"
+            )
+    from matryo.core.otel.export import build_otel_tracer
+
+    return build_otel_tracer(version)
+
+
+def _is_installed(package: str) -> bool:
+    try:
+        return importlib.util.find_spec(package) is not None
+    except ModuleNotFoundError:  # nor is its parent
+        return False
+
+
+@contextlib.asynccontextmanager
+async def exporting(tracer: Tracer) -> AsyncGenerator[None, None]:
+    """Export what a tracer has left at the end of the block, within `_LAST_SPANS_S`."""
+    try:
+        yield
+    finally:
+        if tracer.is_on:
+            await asyncio.to_thread(tracer.close, _LAST_SPANS_S)
 
 
 def watch_keys(settings: Settings, ring: KeyRing, reloads: Reloads) -> None:

@@ -14,7 +14,13 @@ from prometheus_client import CollectorRegistry
 from starlette.routing import BaseRoute, Route
 
 import matryo
-from matryo.assembly import build_service, load_engines, watch_keys
+from matryo.assembly import (
+    build_service,
+    build_tracer,
+    exporting,
+    load_engines,
+    watch_keys,
+)
 from matryo.core.metrics import Metrics
 from matryo.core.reload import Reloads
 from matryo.core.settings import Settings, load_settings
@@ -75,12 +81,14 @@ def create_app(
     settings = settings or load_settings()
     engines = _engines(settings, engine)
     metrics = Metrics(CollectorRegistry())
-    service = build_service(settings, engines, metrics, cores)
+    tracer = build_tracer(settings, matryo.__version__)
+    service = build_service(settings, engines, metrics, cores, tracer)
     grpc_server = _grpc_server(settings, service, metrics)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncGenerator[None, None]:
         async with AsyncExitStack() as stack:
+            await stack.enter_async_context(exporting(tracer))
             await stack.enter_async_context(service)
             if grpc_server:
                 await stack.enter_async_context(grpc_server)
@@ -136,7 +144,8 @@ def create_mcp_app(settings: Settings, engine: Engine | Sequence[Engine]) -> Fas
     from matryo.mcp.sessions import PATH, build_sessions
 
     metrics = Metrics(CollectorRegistry())
-    service = build_service(settings, _engines(settings, engine), metrics)
+    tracer = build_tracer(settings, matryo.__version__)
+    service = build_service(settings, _engines(settings, engine), metrics, tracer=tracer)
     sessions = build_sessions(
         build_tools_server(service, matryo.__version__),
         host=settings.host,
@@ -147,7 +156,7 @@ def create_mcp_app(settings: Settings, engine: Engine | Sequence[Engine]) -> Fas
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncGenerator[None, None]:
-        async with service, sessions.run():
+        async with exporting(tracer), service, sessions.run():
             yield
 
     application = _application(settings, service, metrics, lifespan, openapi_url=None)
@@ -173,6 +182,7 @@ def _count_requests(application: FastAPI, settings: Settings, doors: Mapping[str
         doors=doors,
         describe=context.service.describe,
         log_client=settings.log_client,
+        tracer=context.service.tracer,
     )
 
 

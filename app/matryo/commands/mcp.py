@@ -11,7 +11,7 @@ from contextlib import ExitStack
 from typing import BinaryIO
 
 import matryo
-from matryo.assembly import build_service, load_keys, ready_engines
+from matryo.assembly import build_service, build_tracer, exporting, load_keys, ready_engines
 from matryo.core import logging as logs
 from matryo.core.errors import SettingsInvalid
 from matryo.core.fixed import fixed
@@ -61,7 +61,8 @@ def _serve_client(settings: Settings) -> None:
     from matryo.mcp.stdio import private_streams, serve_client
 
     async def serve(engines: Sequence[Engine], streams: tuple[BinaryIO, BinaryIO]) -> None:
-        async with build_service(settings, engines) as service:
+        tracer = build_tracer(settings, matryo.__version__)
+        async with exporting(tracer), build_service(settings, engines, tracer=tracer) as service:
             server = build_tools_server(service, matryo.__version__)
             log.info("ready: %s on standard input and output", ", ".join(service.directory.ids))
             await serve_client(server, streams, settings.max_body_bytes)

@@ -287,6 +287,11 @@ class Settings(BaseModel):
     log_client: bool = Field(
         default=False, description="Write the address of each request's peer to its log line."
     )
+    tracing: bool = Field(
+        default=False,
+        description="Send a trace of each request to an OpenTelemetry collector; OTEL_* variables "
+        "of the environment say where, and how many (docs/traces.md). Needs matryo[otel].",
+    )
 
     @field_validator("*", mode="before")
     @classmethod

@@ -20,6 +20,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from matryo.core.errors import CallerGone, RequestError
 from matryo.core.metrics import Metrics, RequestLabels
+from matryo.core.tracing import NO_TRACER, Tracer
+from matryo.http import traced
 from matryo.http.errors import body, error_response, shown_path
 from matryo.http.heads import header_of
 from matryo.service import Caller, Options
@@ -40,6 +42,7 @@ class RequestMiddleware:
     is 0 until the answer begins. A route may add values to the log line: it puts them into `facts`.
     A lease in `lease` ends when the answer is written. The options of the request in `asked` name
     the model of a request that fails. The limits of `caller` go into the headers of the answer.
+    `span` is the span of the request, and `trace_id` is there if that span is recorded.
 
     Args:
         app: answers the requests.
@@ -47,6 +50,7 @@ class RequestMiddleware:
         doors: the door of each route, by the route's name.
         describe: the model and the input type that some options mean; see `Service.describe`.
         log_client: whether the log line has the address of the peer.
+        tracer: makes the spans.
     """
 
     def __init__(
@@ -57,12 +61,14 @@ class RequestMiddleware:
         describe: Callable[[Options], tuple[str, str]],
         *,
         log_client: bool = False,
+        tracer: Tracer = NO_TRACER,
     ) -> None:
         self._app = app
         self._metrics = metrics
         self._doors = doors
         self._describe = describe
         self._log_client = log_client
+        self._tracer = tracer
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request."""
@@ -78,6 +84,10 @@ class RequestMiddleware:
         state["facts"] = facts
         state["request_id"] = request_id
         state["status"] = 0
+        span = state["span"] = traced.begin(self._tracer, scope, request_id)
+        if trace_id := span.trace_id:
+            state["trace_id"] = trace_id
+            facts |= span.facts
         id_header = (b"x-request-id", request_id.encode())
 
         async def send_with_id(message: Message) -> None:
@@ -95,6 +105,7 @@ class RequestMiddleware:
                 lease.end()
             self._metrics.n_in_progress -= 1
             self._record(scope, time.perf_counter() - started)
+            traced.end(span, scope)
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Let the application answer, and note what kept it from doing so."""
@@ -105,6 +116,7 @@ class RequestMiddleware:
             # The connection knows whether the server ended it, and why.
             state["status"] = state.get("refused", CLIENT_GONE)
             if "refused" not in state:
+                state["is_gone"] = True
                 self._metrics.aborts.labels(state.get("ended", "hang_up")).inc()
         except asyncio.CancelledError:  # the server ends, whatever still runs
             state["status"] = 503
@@ -115,6 +127,7 @@ class RequestMiddleware:
             log.exception("unhandled error", extra={"request_id": request_id, **state["facts"]})
             state |= {"error": exc, "outcome": 500}
             if state["status"]:  # the answer has begun; the server closes the connection
+                state["fault"] = type(exc).__name__
                 raise
             response = error_response(exc, request_id, method=scope["method"], path=scope["path"])
             await response(scope, receive, send)

@@ -11,10 +11,12 @@ from functools import partial
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
+from matryo.core import trace_names as names
 from matryo.core.budget import Budget, Lease
 from matryo.core.errors import CapacityError, EngineError, RequestError, SettingsInvalid
 from matryo.core.metrics import Metrics
 from matryo.core.shared import shared_folder
+from matryo.core.tracing import NO_SPAN, NO_TRACER, Span, Tracer
 from matryo.engine import Engine, Tokens
 from matryo.engine.postprocess import FloatArray
 from matryo.scheduler import Scheduler, SchedulerConfig
@@ -31,6 +33,7 @@ from matryo.service.spelling import join, spell
 from matryo.service.text_pool import TextPool
 from matryo.service.token_arrays import TokenDecoder
 from matryo.service.tokenize import Tokenized, tokenize
+from matryo.service.traced import describe
 
 T = TypeVar("T")
 
@@ -68,6 +71,7 @@ class Service:
         config: the operator's choices.
         metrics: what is counted.
         decoder: turns token arrays into strings; None where ids are the served model's own.
+        tracer: makes the spans of requests and of runs.
 
     Raises:
         SettingsInvalid: a default or an alias that does not fit the models.
@@ -79,6 +83,7 @@ class Service:
         config: ServiceConfig,
         metrics: Metrics,
         decoder: TokenDecoder | None = None,
+        tracer: Tracer = NO_TRACER,
     ) -> None:
         _check_defaults(config.defaults, engines)
         self.config = config
@@ -90,10 +95,11 @@ class Service:
         self._is_stopping = False
         self._watch: asyncio.Task[None] | None = None
         self.budget = Budget(config.memory_bytes, metrics.rejections.labels("memory").inc)
+        self.tracer = tracer
         self._metrics = metrics
         self._n_looks = 0
         metrics.on_refresh(self._show)
-        self._scheduler = Scheduler(engines, config.scheduler, metrics)
+        self._scheduler = Scheduler(engines, config.scheduler, metrics, tracer=tracer)
         self.pool = TextPool(config.scheduler.workers, metrics, config.max_wait_s)
 
     # --- life
@@ -184,6 +190,7 @@ class Service:
         gone: Gone | None = None,
         lease: Lease | None = None,
         request_id: str | None = None,
+        span: Span = NO_SPAN,
     ) -> Answer:
         """The vectors of one request.
 
@@ -196,6 +203,7 @@ class Service:
             lease: of the request, which holds tokens and vectors until the caller ends it; None
                 for a lease that ends with this call.
             request_id: names the request in the log; None for a request without a name.
+            span: of the request; gets what the conventions say of embeddings.
 
         Raises:
             RequestError: the request can never succeed as it is, or the caller may not use the
@@ -208,16 +216,18 @@ class Service:
         self.limits.check_texts(len(texts))
         choices = choose(options, self.directory, self.defaults)
         caller.check_model(choices.engine.manifest.id)
+        describe(span, options, texts, choices)
         check_embedding_type(
             options.embedding_type, choices.dimensions, normalize=options.normalize
         )
         with contextlib.nullcontext(lease) if lease else self.budget.lease() as held:
             tokenized, vectors = await while_wanted(
-                self._embed(options, texts, choices, caller, held, request_id),
+                self._embed(options, texts, choices, caller, held, request_id, span),
                 gone=gone,
                 deadline_s=options.deadline_s,
             )
         self._count(choices, tokenized, caller)
+        span.set({names.INPUT_TOKENS: tokenized.n_tokens})
         return Answer(
             vectors=vectors,
             model=choices.engine.manifest.id,
@@ -330,22 +340,24 @@ class Service:
         caller: Caller,
         lease: Lease,
         request_id: str | None,
+        span: Span,
     ) -> tuple[Tokenized, FloatArray]:
         """Tokens, then vectors: the part of a request that its caller's leaving cancels."""
         self._scheduler.check_room(options.priority, options.deadline_s)
         if caller.account:
             caller.account.check_tokens()
         started = time.perf_counter()
-        tokenized = await tokenize(
-            texts,
-            choices,
-            truncate=options.truncate,
-            keep=options.keep,
-            pool=self.pool,
-            limits=self.limits,
-            decoder=self.decoder,
-            patience_s=options.deadline_s,
-        )
+        with span.stage(names.TOKENIZE):
+            tokenized = await tokenize(
+                texts,
+                choices,
+                truncate=options.truncate,
+                keep=options.keep,
+                pool=self.pool,
+                limits=self.limits,
+                decoder=self.decoder,
+                patience_s=options.deadline_s,
+            )
         model = choices.engine.manifest.id
         spent_s = time.perf_counter() - started
         self._metrics.tokenize_seconds.labels(model).observe(spent_s)
@@ -360,6 +372,7 @@ class Service:
                 priority=options.priority,
                 patience_s=None if options.deadline_s is None else options.deadline_s - spent_s,
                 request_id=request_id,
+                span=span,
             )
         return tokenized, vectors
 

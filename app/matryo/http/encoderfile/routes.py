@@ -17,6 +17,7 @@ from matryo.http.openai.tally import Tally
 from matryo.http.routing import Direct
 from matryo.http.rows import most_piece_bytes
 from matryo.http.tei.parsing import parse
+from matryo.http.traced import span_of
 from matryo.http.vectors import FEW_TEXTS, embed, headers_of, read_call, respond
 from matryo.service import Options, Texts
 
@@ -39,7 +40,7 @@ async def predict(request: Request) -> Response:
     options = Options(truncate=True, deadline_s=announced_deadline_s(request))
     answer = await embed(request, context, options, texts, lease)
     results = Results(answer.vectors, answer.model, call.metadata)
-    return respond(results, headers_of(answer, ignored), context, answer)
+    return respond(results, headers_of(answer, ignored), context, answer, span_of(request))
 
 
 def _n_bytes(call: _Call) -> int:

@@ -12,6 +12,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from matryo.catalog.manifest import Manifest
+from matryo.core import trace_names as names
 from matryo.http.body import announced_deadline_s
 from matryo.http.context import context_of
 from matryo.http.heads import values_of
@@ -22,6 +23,7 @@ from matryo.http.openai.wire import EmbeddingResponse, ErrorResponse, Model, Mod
 from matryo.http.raw import Raw, most_raw_bytes, prefers_raw, raw_headers
 from matryo.http.routing import Direct, Keyed
 from matryo.http.rows import most_piece_bytes
+from matryo.http.traced import span_of
 from matryo.http.vectors import FEW_TEXTS, embed, headers_of, read_call, respond
 from matryo.service import Caller
 
@@ -41,6 +43,8 @@ async def create_embeddings(request: Request) -> Response:
         options = replace(options, model=deployment)
     request.scope["state"]["asked"] = options
     is_raw = prefers_raw(values_of(request.scope, b"accept"))
+    span = span_of(request)
+    span.set({names.ENCODING_FORMATS: (call.encoding_format or "float",)})
     if len(texts) > FEW_TEXTS:
         size = options.dimensions or context.service.directory.largest
         n_numbers = len(texts) * size
@@ -55,7 +59,7 @@ async def create_embeddings(request: Request) -> Response:
     headers["openai-processing-ms"] = str(round((time.perf_counter() - started) * 1000))
     if is_raw:
         raw = Raw(answer.vectors, options.embedding_type)
-        return respond(raw, headers | raw_headers(raw, answer), context, answer)
+        return respond(raw, headers | raw_headers(raw, answer), context, answer, span)
     encoding = Encoding(
         answer.vectors,
         call.encoding_format or "float",
@@ -63,7 +67,7 @@ async def create_embeddings(request: Request) -> Response:
         answer.model,
         answer.n_tokens,
     )
-    return respond(encoding, headers, context, answer)
+    return respond(encoding, headers, context, answer, span)
 
 
 def _text_bytes(parsed: Parsed) -> int:

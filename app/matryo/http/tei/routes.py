@@ -36,6 +36,7 @@ from matryo.http.tei.wire import (
     TokenizeRequest,
     TokenizeResponse,
 )
+from matryo.http.traced import span_of
 from matryo.http.vectors import FEW_TEXTS, embed, headers_of, read_call, respond
 from matryo.service import Options, Texts
 
@@ -63,7 +64,7 @@ async def create_vectors(request: Request) -> Response:
         "x-compute-tokens": str(answer.n_tokens),
         "x-total-time": spent_ms,
     }
-    return respond(VectorLists(answer.vectors), headers, context, answer)
+    return respond(VectorLists(answer.vectors), headers, context, answer, span_of(request))
 
 
 async def tokenize(request: Request) -> Response:
