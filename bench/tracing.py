@@ -20,7 +20,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from bench.busy import request_bytes
-from bench.load import body
+from matryo.commands.bench.clients import body
 from bench.requests import Found, measure, table
 from bench.service import Service
 from tests.collector import collecting
