@@ -251,5 +251,5 @@ def test_lines_of_keys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quote: s
     assert settings.keys == lines
     assert settings.has_keys
     assert "sha256" not in repr(settings)
-    with pytest.raises(SettingsInvalid, match="MATRYO_KEYS is blank"):
+    with pytest.raises(SettingsInvalid, match="keys is blank"):
         load_settings(None, keys=" ")

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import multiprocessing
 from collections.abc import Callable
+from contextlib import suppress
+from multiprocessing.queues import Queue
+from multiprocessing.synchronize import Barrier
 from pathlib import Path
 from typing import Any
 
@@ -174,23 +177,29 @@ def test_durations(seconds: float, text: str) -> None:
     assert go_duration(seconds) == text
 
 
-def _charge(folder: str, n: int) -> int:
-    """How many of `n` tokens pass, in a process of its own."""
-    allowance = Allowance("a", Ledger(Path(folder)).row("a"), lambda _: None, now=lambda: MIDNIGHT)
-    allowance.limits = KeyLimits(tokens_per_day=1000)
-    passed = 0
+def _charge(folder: Path, n: int, start: Barrier, passed: Queue[int]) -> None:
+    """Count how many of `n` tokens pass, in a process of its own."""
+    allowance = Allowance("a", Ledger(folder).row("a"), lambda _: None, now=lambda: MIDNIGHT)
+    allowance.limits = KeyLimits(tokens_per_day=30_000)
+    start.wait(60)
+    n_passed = 0
     for _ in range(n):
-        try:
+        with suppress(QuotaReached):
             allowance.charge_tokens(1)
-        except QuotaReached:
-            continue
-        passed += 1
-    return passed
+            n_passed += 1
+    passed.put(n_passed)
 
 
 def test_processes_share_limits(tmp_path: Path) -> None:
     """The processes of one server hold one limit together, exactly."""
-    with multiprocessing.get_context("spawn").Pool(2) as pool:
-        passed = pool.starmap(_charge, [(str(tmp_path), 900)] * 2)
-    assert sum(passed) == 1000
+    context = multiprocessing.get_context("spawn")
+    start, passed = context.Barrier(2), context.Queue()
+    args = (tmp_path, 20_000, start, passed)
+    processes = [context.Process(target=_charge, args=args) for _ in range(2)]
+    for process in processes:
+        process.start()
+    n_passed = [passed.get(timeout=60) for _ in processes]
+    for process in processes:
+        process.join(60)
+    assert sum(n_passed) == 30_000
     assert Ledger(tmp_path).row("b").numbers.tolist() == [0.0] * 6
