@@ -302,9 +302,8 @@ class Settings(BaseModel):
         if not is_list:
             if not isinstance(value, str):
                 return value
-            if name == "keys":  # lines of TOML, in which quotes have a meaning
-                plain(value)
-                return value
+            if name == "keys":  # TOML, where a quote may well stand at one end
+                return plain(value)
             value = check_quotes(plain(value))
             return value.lower() if name in _ANY_CASE else value
         if isinstance(value, str):

@@ -185,9 +185,9 @@ def _asked_by(error: Exception | None) -> Options | None:
 
 def _limits(caller: Caller | None) -> list[tuple[bytes, bytes]]:
     """The headers with what is left to a caller's key."""
-    if caller is None or caller.account is None:
+    if caller is None or caller.allowance is None:
         return []
-    return [(name.encode(), value.encode()) for name, value in caller.account.headers().items()]
+    return [(name.encode(), value.encode()) for name, value in caller.allowance.headers().items()]
 
 
 def _shown_path(scope: Scope) -> str:
