@@ -64,7 +64,7 @@ class RequestMiddleware:
         self._app = app
         self._metrics = metrics
         self._doors = doors
-        self._plain = {route.endpoint: route for route in plain}
+        self._plain: dict[object, Route] = {route.endpoint: route for route in plain}
         self._describe = describe
         self._log_client = log_client
 
