@@ -131,6 +131,7 @@ def test_the_port_of_the_metrics(start: Start, lines: Lines, url: str) -> None:
     assert found["matryo_ready"] == 1
     # Files that both map count once, so that the sum is less than that of the processes.
     assert max(alone) < found["matryo_resident_memory_bytes"]
+    assert found["matryo_resident_memory_bytes"] < sum(alone) + _resident(process.pid)
     assert found["matryo_open_files"] > 20
     assert found["matryo_cpu_seconds_total"] > 0
     assert found['matryo_start_seconds{step="load"}'] > 0
