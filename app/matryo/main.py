@@ -181,6 +181,7 @@ def _count_requests(application: FastAPI, settings: Settings, doors: Mapping[str
         metrics=context.metrics,
         doors=doors,
         describe=context.service.describe,
+        plain=[route for route in application.router.routes if type(route) is Route],
         log_client=settings.log_client,
         tracer=context.service.tracer,
     )
