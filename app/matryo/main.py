@@ -15,6 +15,7 @@ from prometheus_client import CollectorRegistry
 import matryo
 from matryo.assembly import build_service, load_engines
 from matryo.core.metrics import Metrics
+from matryo.core.reload import Reloads
 from matryo.core.settings import Settings, load_settings
 from matryo.engine import Engine
 from matryo.http import operations
@@ -170,6 +171,7 @@ def _application(
     )
     body_limits = BodyLimits(settings.max_body_bytes, settings.body_timeout_s)
     application.state.grpc_server = None
+    application.state.reloads = Reloads(lambda what, how: metrics.reloads.labels(what, how).inc())
     application.state.context = Context(service, body_limits, settings.unknown_fields, metrics)
     engines = service.directory.engines
     metrics.start_at_zero(served.manifest.id for served in engines)
@@ -219,4 +221,5 @@ def build_server(
         context.metrics,
         on_ready,
         [grpc_server] if grpc_server else (),
+        application.state.reloads,
     )

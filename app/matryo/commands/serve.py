@@ -14,7 +14,7 @@ from matryo.catalog.catalog import open_catalog
 from matryo.core import logging as logs
 from matryo.core.memory import tune_allocator
 from matryo.core.settings import Settings
-from matryo.core.signals import held_back, outlive_others, reload_on_hangup
+from matryo.core.signals import held_back, outlive_others
 from matryo.grpc.listening import check_installed, held_port
 from matryo.http.listening import Listener, bind
 from matryo.main import build_server, create_app
@@ -73,7 +73,6 @@ def serve_on(
     logs.configure(settings.log_level, settings.log_format)
     engines = ready_engines(settings, core_use(settings, cores))
     application = create_app(settings, engines, cores)
-    reload_on_hangup(_reload)
     logs.on_drop(application.state.context.metrics.log_lines_dropped.inc)
 
     def ready() -> None:
@@ -92,10 +91,6 @@ def _with_grpc_port(settings: Settings, stack: ExitStack) -> Settings:
     check_installed()
     port = stack.enter_context(held_port(settings.host, settings.grpc_port))
     return settings.model_copy(update={"grpc_port": port})
-
-
-def _reload() -> None:
-    log.info("SIGHUP: nothing to reload")
 
 
 def _announce(settings: Settings, listener: Listener) -> None:

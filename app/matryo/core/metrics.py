@@ -217,6 +217,13 @@ class Metrics:
             "Log lines lost because nobody read standard error, or because a write failed.",
             registry=registry,
         )
+        self.reloads = Counter(
+            "matryo_reloads",
+            "Files read again while the server runs. refused: the files were wrong, and those of "
+            "before stay in use.",
+            ("what", "outcome"),
+            registry=registry,
+        )
         self.ready = Gauge(
             "matryo_ready",
             "1 if /readyz answers 200. With several processes, 1 only if all of them are ready.",
