@@ -11,6 +11,7 @@ from contextlib import ExitStack
 
 from matryo.assembly import core_use, equal_part, make_ready, ready_engines, resolve_models
 from matryo.catalog.catalog import open_catalog
+from matryo.commands.exposure import check_tls, scheme_of, warn_of_exposure
 from matryo.core import logging as logs
 from matryo.core.memory import tune_allocator
 from matryo.core.settings import Settings
@@ -37,7 +38,9 @@ def run(settings: Settings) -> None:
         with held_back(signal.SIGTERM, signal.SIGINT):
             listener = bind(settings.host, settings.port, settings.uds)
             stack.callback(listener.close)
+            listener.scheme = scheme_of(settings)
             settings = _with_grpc_port(settings, stack)
+        check_tls(settings)
 
         def on_ready() -> None:
             listener.publish()
@@ -103,12 +106,15 @@ def _announce(settings: Settings, listener: Listener) -> None:
     log.info("ready: %s on %s", served, path or listener.url)
     if settings.grpc_port is not None:
         log.info("gRPC on %s, port %d", settings.host, settings.grpc_port)
+    warn_of_exposure(settings, listener)
     over = f"--unix-socket {shlex.quote(str(path))} " if path else ""
     key = "-H 'Authorization: Bearer YOUR_KEY' " if settings.api_keys else ""
+    cert = "--cert YOUR_CERT --key YOUR_KEY " if settings.tls_client_ca_file else ""
     log.info(
-        "try: curl %s%s/v1/embeddings %s-H 'Content-Type: application/json' "
+        "try: curl %s%s%s/v1/embeddings %s-H 'Content-Type: application/json' "
         """-d '{"input": "The sky is blue."}'""",
         over,
+        cert,
         listener.url,
         key,
     )

@@ -23,21 +23,24 @@ import threading
 import time
 from collections.abc import Callable, Generator, Sequence
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from starlette.types import ASGIApp
 
 from matryo.core.budget import Budget
 from matryo.core.metrics import Metrics
+from matryo.core.networks import Networks
 from matryo.core.reload import Reloads
 from matryo.core.signals import AGAIN_S, Stopped
+from matryo.core.tls_keeper import TlsKeeper
 from matryo.http.accepting import Acceptor
 from matryo.http.connection import Connection
 from matryo.http.connections import ConnectionLimits, Connections, allow_open_files
 from matryo.http.listening import Listener
-from matryo.http.probe import answering
+from matryo.http.probe import answering, request_of
 from matryo.http.reloading import reload_changed
+from matryo.http.tls import ReadBuffer, TlsLayer
 
 log = logging.getLogger("matryo")
 
@@ -80,12 +83,16 @@ class ServerConfig:
         grace_s: seconds that running requests get after the signal.
         drain_delay_s: seconds before that in which new requests are still taken.
         is_shared: whether several processes take connections of the same sockets.
+        proxies: peers whose headers say who calls.
+        backlog: connections that wait to be accepted.
     """
 
     connections: ConnectionLimits = field(default_factory=ConnectionLimits)
     grace_s: float = 25.0
     drain_delay_s: float = 0.0
     is_shared: bool = False
+    proxies: Networks = field(default_factory=lambda: Networks(()))
+    backlog: int = 2048
 
 
 class Server:
@@ -101,6 +108,7 @@ class Server:
         on_ready: called once the server has answered a request of its own.
         doors: which drain beside HTTP.
         reloads: the files to read again when they change.
+        tls: of the connections; None for plain HTTP.
 
     Attributes:
         connections: the open ones; None before the start.
@@ -117,6 +125,7 @@ class Server:
         on_ready: Callable[[], None],
         doors: Sequence[Door] = (),
         reloads: Reloads | None = None,
+        tls: TlsKeeper | None = None,
     ) -> None:
         self._application = answering(application, listener.token)
         self._lifespan = lifespan
@@ -126,6 +135,7 @@ class Server:
         self._metrics = metrics
         self._on_ready = on_ready
         self._doors = doors
+        self._tls = tls
         self._reloads = reloads or Reloads(lambda _what, _outcome: None)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._signal, self._signalled_at = 0, 0.0
@@ -166,9 +176,14 @@ class Server:
             if self._stopping.is_set():
                 raise Stopped(self._signal)
             limits = self._config.connections
-            limits = ConnectionLimits(allow_open_files(limits.max_connections), limits.keep_alive_s)
+            limits = replace(limits, max_connections=allow_open_files(limits.max_connections))
             connections = self.connections = Connections(
-                loop, self._application, limits, self._service.budget, self._metrics
+                loop,
+                self._application,
+                limits,
+                self._service.budget,
+                self._metrics,
+                self._config.proxies,
             )
             servers: list[Acceptor] = []
             reloading = asyncio.create_task(reload_changed(self._reloads, self._hung_up))
@@ -188,13 +203,13 @@ class Server:
                 connections.close()
 
     async def _listen(self, connections: Connections) -> Sequence[Acceptor]:
-        self._listener.listen()
+        self._listener.listen(self._config.backlog)
         loop = asyncio.get_running_loop()
         servers = [
             Acceptor(
                 loop,
                 one,
-                lambda: Connection(connections),
+                self._protocols(connections),
                 is_shared=self._config.is_shared,
             )
             for one in self._listener.sockets
@@ -205,6 +220,19 @@ class Server:
             _close(servers)
             raise
         return servers
+
+    def _protocols(self, connections: Connections) -> Callable[[], asyncio.BaseProtocol]:
+        """Makes the protocol of each connection."""
+        if (tls := self._tls) is None:
+            return lambda: Connection(connections)
+        probe, buffer = request_of(self._listener.token), ReadBuffer()
+        return lambda: TlsLayer(
+            Connection(connections),
+            tls.current.context,
+            probe,
+            buffer,
+            connections.count_tls_failure,
+        )
 
     async def _drain(self, servers: Sequence[Acceptor], connections: Connections) -> None:
         _close(servers)
