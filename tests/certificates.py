@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import datetime
+import datetime as dt
 import ipaddress
-import os
 import ssl
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +18,7 @@ from cryptography.hazmat.primitives.serialization import (
     PrivateFormat,
 )
 
-_DAY = datetime.timedelta(days=1)
+_DAY = dt.timedelta(days=1)
 
 
 @dataclass(frozen=True)
@@ -98,7 +97,7 @@ class Authority:
         *,
         is_authority: bool,
     ) -> x509.Certificate:
-        ends = datetime.datetime.now(datetime.UTC) + days * _DAY
+        ends = dt.datetime.now(dt.UTC) + days * _DAY
         names = [x509.DNSName("localhost"), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
         return (
             x509.CertificateBuilder()
@@ -106,7 +105,7 @@ class Authority:
             .issuer_name(self._name)
             .public_key(key.public_key())
             .serial_number(x509.random_serial_number())
-            .not_valid_before(min(ends, datetime.datetime.now(datetime.UTC)) - _DAY)
+            .not_valid_before(min(ends, dt.datetime.now(dt.UTC)) - _DAY)
             .not_valid_after(ends)
             .add_extension(x509.BasicConstraints(ca=is_authority, path_length=None), critical=True)
             .add_extension(x509.SubjectAlternativeName(names), critical=False)
@@ -129,4 +128,4 @@ def replace(path: Path, data: bytes) -> None:
     """Write a file in one step, as tools that renew certificates do."""
     new = path.with_suffix(".new")
     new.write_bytes(data)
-    os.replace(new, path)
+    new.replace(path)

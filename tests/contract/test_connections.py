@@ -353,7 +353,7 @@ class TestStopping:
             live.server.stop()
             assert_error(read_all(connection), 503)
 
-    def test_nobody_reads(self, engine: FakeEngine) -> None:
+    def test_nobody_reads(self, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch) -> None:
         """A caller that does not read its answer does not delay the end to that of the grace."""
         monkeypatch.setattr(wire, "_STALLED_DRAINING_S", 0.2)
         with live_server(engine, workers=1, grace_s=600) as live:

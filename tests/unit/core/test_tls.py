@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import datetime
+import datetime as dt
 import errno
 import logging
 import os
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
@@ -68,7 +68,7 @@ class TestExpiry:
 
     def test_no_certificate(self) -> None:
         """Bytes that are no certificate are an error."""
-        with pytest.raises(ValueError, match="no certificate|padding"):
+        with pytest.raises(ValueError, match="no certificate"):
             expiry_of("-----BEGIN CERTIFICATE-----\nMAA=\n-----END CERTIFICATE-----")
 
 
@@ -168,19 +168,19 @@ class TestFaults:
             return read(path)
 
         monkeypatch.setattr(Path, "read_bytes", refuse)
-        with pytest.raises(SettingsInvalid, match="KEY_FILE=.* cannot be read: Permission denied"):
+        with pytest.raises(SettingsInvalid, match=r"KEY_FILE=.* cannot be read: Permission denied"):
             read_http(of_pair(cert, key))
 
     def test_a_folder(self, tmp_path: Path, pair: Pair) -> None:
         """What cannot be read as a file is refused with the system's reason."""
         cert, _ = pair.write(tmp_path)
-        with pytest.raises(SettingsInvalid, match="KEY_FILE=.* cannot be read: Is a directory"):
+        with pytest.raises(SettingsInvalid, match=r"KEY_FILE=.* cannot be read: Is a directory"):
             read_http(of_pair(cert, tmp_path))
 
     def test_expired(self, tmp_path: Path, authority: Authority) -> None:
         """A certificate that has expired is refused, with the day."""
         pair = authority.issue(days=-2)
-        day = datetime.datetime.now(datetime.UTC) - datetime.timedelta(days=2)
+        day = dt.datetime.now(dt.UTC) - dt.timedelta(days=2)
         with pytest.raises(SettingsInvalid, match=f"expired on {day:%Y-%m-%d}.*Renew"):
             read_http(of_pair(*pair.write(tmp_path)))
 
@@ -214,7 +214,7 @@ class TestFaults:
 class TestFilesOfGrpc:
     """Which files the gRPC port has."""
 
-    TLS = {"tls_cert_file": "/c", "tls_key_file": "/k", "tls_client_ca_file": "/a"}
+    TLS: ClassVar = {"tls_cert_file": "/c", "tls_key_file": "/k", "tls_client_ca_file": "/a"}
 
     @pytest.mark.parametrize(
         ("own", "expected"),
