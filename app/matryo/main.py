@@ -165,16 +165,16 @@ def _application(
     metrics: Metrics,
     lifespan: Callable[[FastAPI], AbstractAsyncContextManager[None]],
     **options: Any,
-) -> FastAPI:
+) -> Application:
     """An application without routes and middleware: context, errors, and the models' metrics."""
     application = Application(
         title="Matryo",
         version=matryo.__version__,
         lifespan=lifespan,
         redirect_slashes=False,
-        root_path=settings.root_path or "",
         **options,
     )
+    application.prefix = settings.root_path or ""
     body_limits = BodyLimits(settings.max_body_bytes, settings.body_timeout_s)
     application.state.grpc_server = None
     application.state.reloads = Reloads(lambda what, how: metrics.reloads.labels(what, how).inc())

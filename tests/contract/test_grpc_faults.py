@@ -559,9 +559,9 @@ class TestTls:
         [
             ("cert", None, "MATRYO_GRPC_KEY_FILE"),
             (None, "key", "MATRYO_GRPC_CERT_FILE"),
-            ("cert", "other", "cannot be used"),
+            ("cert", "other", "is not the key of the first certificate"),
             ("cert", "absent", "No such file"),
-            ("key", "cert", "cannot be used"),
+            ("key", "cert", "has no certificate"),
         ],
     )
     def test_files_that_do_not_fit(

@@ -38,14 +38,14 @@ def authority() -> Authority:
 
 
 @pytest.fixture
-def files(tmp_path: Path, authority: Authority) -> dict[str, str]:
+def files(tmp_path: Path, authority: Authority) -> dict[str, Any]:
     """The settings of a server with a certificate of `authority`."""
     cert, key = authority.issue().write(tmp_path)
     return {"tls_cert_file": str(cert), "tls_key_file": str(key)}
 
 
 @pytest.fixture
-def asking(tmp_path: Path, files: dict[str, str], authority: Authority) -> dict[str, str]:
+def asking(tmp_path: Path, files: dict[str, Any], authority: Authority) -> dict[str, Any]:
     """The settings of a server that asks for certificates of `authority`."""
     path = tmp_path / "ca.pem"
     path.write_bytes(authority.pem)
@@ -53,7 +53,7 @@ def asking(tmp_path: Path, files: dict[str, str], authority: Authority) -> dict[
 
 
 @pytest.fixture
-def live(engine: FakeEngine, files: dict[str, str]) -> Iterator[Live]:
+def live(engine: FakeEngine, files: dict[str, Any]) -> Iterator[Live]:
     """A server that speaks TLS, with one worker."""
     with live_server(engine, workers=1, **files) as server:
         yield server
@@ -237,7 +237,7 @@ class TestClientCertificates:
     """A server with authorities of clients."""
 
     def test_with_one(
-        self, engine: FakeEngine, asking: dict[str, str], authority: Authority, tmp_path: Path
+        self, engine: FakeEngine, asking: dict[str, Any], authority: Authority, tmp_path: Path
     ) -> None:
         """A client with a certificate of the authority is answered."""
         own = authority.issue(name="client").write(tmp_path, "client-")
@@ -248,7 +248,7 @@ class TestClientCertificates:
     def test_without(
         self,
         engine: FakeEngine,
-        asking: dict[str, str],
+        asking: dict[str, Any],
         authority: Authority,
         tmp_path: Path,
         whose: str,
@@ -272,7 +272,7 @@ class TestBounds:
 
     @pytest.mark.parametrize("sent", [b"", b"\x16", b"\x16\x03\x01\x02\x00\x01"])
     def test_stalled_handshake(
-        self, engine: FakeEngine, files: dict[str, str], sent: bytes
+        self, engine: FakeEngine, files: dict[str, Any], sent: bytes
     ) -> None:
         """A peer that never ends its handshake is dropped by the deadline of the first byte."""
         with live_server(engine, head_timeout_s=0.2, **files) as live, connect(live) as connection:
@@ -282,19 +282,19 @@ class TestBounds:
             assert sample(live, "matryo_dropped_connections_total", reason="silent") == 1
 
     def test_silence_after_the_handshake(
-        self, engine: FakeEngine, files: dict[str, str], secure: Secure
+        self, engine: FakeEngine, files: dict[str, Any], secure: Secure
     ) -> None:
         """A peer that is silent after its handshake is dropped by the same deadline."""
         with live_server(engine, head_timeout_s=0.3, **files) as live, secure(live) as connection:
             assert read_all(connection) == b""
 
-    def test_slow_headers(self, engine: FakeEngine, files: dict[str, str], secure: Secure) -> None:
+    def test_slow_headers(self, engine: FakeEngine, files: dict[str, Any], secure: Secure) -> None:
         """A peer that never ends its headers gets an error over TLS, and the end of TLS."""
         with live_server(engine, head_timeout_s=0.3, **files) as live, secure(live) as connection:
             connection.sendall(GET[:-2])
             assert read_all(connection).startswith(b"HTTP/1.1 408 ")
 
-    def test_number(self, engine: FakeEngine, files: dict[str, str], secure: Secure) -> None:
+    def test_number(self, engine: FakeEngine, files: dict[str, Any], secure: Secure) -> None:
         """Peers within a handshake count as connections, and make room for new ones."""
         with live_server(engine, max_connections=3, **files) as live:
             silent = [connect(live) for _ in range(3)]
@@ -306,7 +306,7 @@ class TestBounds:
             for one in silent:
                 one.close()
 
-    def test_no_room(self, engine: FakeEngine, files: dict[str, str], secure: Secure) -> None:
+    def test_no_room(self, engine: FakeEngine, files: dict[str, Any], secure: Secure) -> None:
         """With a request on every connection, a new peer's handshake is cut off."""
         with live_server(engine, max_connections=1, workers=1, **files) as live:
             engine.gate.clear()
@@ -336,7 +336,7 @@ class TestBounds:
             assert len(here._held) + layer._incoming.pending < 300_000
             engine.gate.set()
 
-    def test_nobody_reads(self, engine: FakeEngine, files: dict[str, str], secure: Secure) -> None:
+    def test_nobody_reads(self, engine: FakeEngine, files: dict[str, Any], secure: Secure) -> None:
         """An answer that nobody reads is dropped with its connection, and so is its memory."""
         with live_server(engine, workers=1, write_timeout_s=0.5, **files) as live:
             budget = live.application.state.context.service.budget
@@ -379,7 +379,7 @@ class TestBounds:
         assert context.options & ssl.OP_NO_RENEGOTIATION
 
     def test_body_after_a_refusal(
-        self, engine: FakeEngine, files: dict[str, str], secure: Secure
+        self, engine: FakeEngine, files: dict[str, Any], secure: Secure
     ) -> None:
         """After a refusal the peer reads the answer and the end of TLS; its body is dropped."""
         with live_server(engine, api_keys="k", **files) as live, secure(live) as connection:
@@ -430,7 +430,7 @@ class TestRenewal:
     def test_new_connections(
         self,
         engine: FakeEngine,
-        files: dict[str, str],
+        files: dict[str, Any],
         authority: Authority,
         secure: Secure,
         tmp_path: Path,
@@ -453,7 +453,7 @@ class TestRenewal:
     def test_half_renewed(
         self,
         engine: FakeEngine,
-        files: dict[str, str],
+        files: dict[str, Any],
         authority: Authority,
         secure: Secure,
     ) -> None:
@@ -467,7 +467,7 @@ class TestRenewal:
             assert peer_certificate(secure, live) == before
 
     def test_an_authority_is_removed(
-        self, engine: FakeEngine, asking: dict[str, str], authority: Authority, tmp_path: Path
+        self, engine: FakeEngine, asking: dict[str, Any], authority: Authority, tmp_path: Path
     ) -> None:
         """Clients of an authority that is removed get no new connection, by no old session."""
         own = authority.issue(name="client").write(tmp_path, "client-")
@@ -482,7 +482,7 @@ class TestRenewal:
                 context.wrap_socket(plain, server_hostname="localhost", session=session)
 
     def test_under_load(
-        self, engine: FakeEngine, files: dict[str, str], authority: Authority, tmp_path: Path
+        self, engine: FakeEngine, files: dict[str, Any], authority: Authority, tmp_path: Path
     ) -> None:
         """Twenty renewals while clients call on new and on old connections: no call fails."""
         with live_server(engine, **files) as live, ThreadPoolExecutor(4) as threads:

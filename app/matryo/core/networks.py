@@ -5,6 +5,8 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Sequence
 
+from matryo.core.sources import shown
+
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 EVERYBODY, NOBODY = "*", "none"
@@ -22,15 +24,7 @@ class Networks:
 
     def __init__(self, words: Sequence[str]) -> None:
         self._has_all = EVERYBODY in words
-        try:
-            self._networks = [
-                ipaddress.ip_network(word) for word in words if word not in (EVERYBODY, NOBODY)
-            ]
-        except ValueError as exc:
-            raise ValueError(
-                f"has a word that is no address and no network: {exc}. Write addresses such as "
-                "10.1.2.3, networks such as 10.0.0.0/8, * for every peer, or none"
-            ) from exc
+        self._networks = [_network(word) for word in words if word not in (EVERYBODY, NOBODY)]
 
     def __bool__(self) -> bool:
         return self._has_all or bool(self._networks)
@@ -40,6 +34,16 @@ class Networks:
         if self._has_all or address is None:
             return bool(self)
         return any(address in network for network in self._networks)
+
+
+def _network(word: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network:
+    try:
+        return ipaddress.ip_network(word)
+    except ValueError as exc:
+        raise ValueError(
+            f"has {shown(word)}, which is neither an address nor a network. Write addresses such "
+            "as 10.1.2.3, networks such as 10.0.0.0/8, * for every peer, or none"
+        ) from exc
 
 
 def address_of(text: str) -> Address | None:

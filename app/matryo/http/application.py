@@ -22,7 +22,13 @@ from matryo.http.routing import Direct
 
 
 class Application(FastAPI):
-    """An application whose layers are those of `add_middleware`, and `Dispatch` behind them."""
+    """An application whose layers are those of `add_middleware`, and `Dispatch` behind them.
+
+    Attributes:
+        prefix: of every path, for callers of a proxy; empty for none.
+    """
+
+    prefix = ""
 
     def build_middleware_stack(self) -> ASGIApp:
         """The layers of a request; called by the first request, when all routes are known."""
@@ -36,7 +42,7 @@ class Application(FastAPI):
         scope["app"] = self
         if self.middleware_stack is None:
             self.middleware_stack = self.build_middleware_stack()
-        if self.root_path and scope["type"] == "http":
+        if self.prefix and scope["type"] == "http":
             scope["path"] = self._path_of(scope)
         await self.middleware_stack(scope, receive, send)
 
@@ -47,8 +53,8 @@ class Application(FastAPI):
         `/v1/models`.
         """
         path: str = scope["path"]
-        prefix, rest = path[: len(self.root_path)], path[len(self.root_path) :]
-        if prefix != self.root_path or (rest and not rest.startswith("/")):
+        rest = path.removeprefix(self.prefix)
+        if rest == path or (rest and not rest.startswith("/")):
             return path
         is_own = any(route.matches(scope)[0] is not Match.NONE for route in self.router.routes)
         return path if is_own else rest or "/"
