@@ -27,6 +27,7 @@ from matryo.core.fixed import fixed
 from matryo.core.logging import ERROR_PREFIX
 from matryo.core.memory import available_memory, is_in_memory
 from matryo.core.metrics import Metrics
+from matryo.core.reload import Reloads
 from matryo.core.settings import Settings
 from matryo.core.signals import held_back
 from matryo.engine import CoreUse, Engine, plan_cores
@@ -34,6 +35,8 @@ from matryo.engine.factory import is_prepared, load_engine
 from matryo.scheduler import SchedulerConfig
 from matryo.service import Service, ServiceConfig
 from matryo.service.choices import Defaults
+from matryo.service.key_file import NamedKey, bare_keys, merged, parse_keys, read_keys
+from matryo.service.keys import KeyRing
 from matryo.service.limits import RequestLimits
 from matryo.service.token_arrays import TokenDecoder
 from matryo.store.artifact import find_artifact
@@ -74,7 +77,6 @@ def build_service(
         others=open_catalog(settings).names,
         defaults=operator_defaults(settings),
         limits=RequestLimits(settings.max_inputs, settings.max_request_tokens),
-        keys=settings.api_keys,
         scheduler=SchedulerConfig(
             workers=core_use(settings, cores).workers,
             queue_tokens=settings.queue_tokens,
@@ -89,6 +91,41 @@ def build_service(
     own_ids = settings.token_input == "model"  # noqa: S105 - not a secret
     decoder = None if own_ids else TokenDecoder(partial(find_table, Store(settings.home)))
     return Service(engines, config, metrics, decoder)
+
+
+def watch_keys(settings: Settings, ring: KeyRing, reloads: Reloads) -> None:
+    """Let the keys of `settings` call, and follow the changes of their file.
+
+    Args:
+        settings: the operator's choices; without keys the server is open to all.
+        ring: of the service.
+        reloads: the files that the server reads again.
+
+    Raises:
+        SettingsInvalid: a key is wrong, or there are keys and none can be read.
+    """
+
+    def load() -> tuple[NamedKey, ...]:
+        keys = load_keys(settings)
+        ring.reserve(keys)
+        return keys
+
+    if settings.keys_file:
+        reloads.watch("keys", [settings.keys_file], load, ring.replace)
+    elif settings.has_keys:
+        ring.replace(load())
+
+
+def load_keys(settings: Settings) -> tuple[NamedKey, ...]:
+    """The keys of all sources together, at least one where a source is set.
+
+    Raises:
+        SettingsInvalid: a key is wrong, or a source has no key.
+    """
+    found = read_keys(settings.keys_file) if settings.keys_file else []
+    if settings.keys:
+        found += parse_keys(settings.keys, "MATRYO_KEYS")
+    return merged([*found, *bare_keys(settings.api_keys, "MATRYO_API_KEYS")])
 
 
 def operator_defaults(settings: Settings) -> Defaults:
@@ -314,6 +351,7 @@ def _prepare_apart(settings: Settings, model_id: str) -> None:
     if check := running_check():
         check.result()  # weights of a damaged bundle would be laid out, and kept
     job = settings.model_dump(mode="json") | {"model": [model_id], "api_keys": []}
+    job |= {"keys": None, "keys_file": None}  # a build asks nobody for a key
     # On a terminal the child draws its own bars. A log of JSON lines gets one for each line of it.
     piped = subprocess.PIPE if logs.writes_json() else None
     child: subprocess.Popen[str] | None = None

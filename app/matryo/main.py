@@ -13,7 +13,7 @@ from fastapi import FastAPI
 from prometheus_client import CollectorRegistry
 
 import matryo
-from matryo.assembly import build_service, load_engines
+from matryo.assembly import build_service, load_engines, watch_keys
 from matryo.core.metrics import Metrics
 from matryo.core.networks import Networks
 from matryo.core.reload import Reloads
@@ -41,6 +41,12 @@ _EXPOSED = [
     "x-request-id",
     "openai-processing-ms",
     "retry-after",
+    "retry-after-ms",
+    *(
+        f"x-ratelimit-{what}-{kind}"
+        for kind in ("requests", "tokens")
+        for what in ("limit", "remaining", "reset")
+    ),
     "x-matryo-fingerprint",
     "x-matryo-truncated",
     "x-matryo-unknown",
@@ -132,7 +138,7 @@ def create_mcp_app(settings: Settings, engine: Engine | Sequence[Engine]) -> Fas
         build_tools_server(service, matryo.__version__),
         host=settings.host,
         origins=settings.cors_origins,
-        has_keys=bool(settings.api_keys),
+        has_keys=settings.has_keys,
         max_bytes=settings.max_body_bytes,
     )
 
@@ -177,8 +183,10 @@ def _application(
     application.prefix = settings.root_path or ""
     body_limits = BodyLimits(settings.max_body_bytes, settings.body_timeout_s)
     application.state.grpc_server = None
-    application.state.reloads = Reloads(lambda what, how: metrics.reloads.labels(what, how).inc())
-    application.state.tls = watch_tls(settings, metrics, application.state.reloads)
+    reloads = Reloads(lambda what, outcome: metrics.reloads.labels(what, outcome).inc())
+    watch_keys(settings, service.keys, reloads)
+    application.state.reloads = reloads
+    application.state.tls = watch_tls(settings, metrics, reloads)
     application.state.context = Context(service, body_limits, settings.unknown_fields, metrics)
     engines = service.directory.engines
     metrics.start_at_zero(served.manifest.id for served in engines)

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from typing import BinaryIO
 
 import matryo
-from matryo.assembly import build_service, ready_engines
-from matryo.commands.exposure import scheme_of, warn_of_exposure
+from matryo.assembly import build_service, load_keys, ready_engines
+from matryo.commands.exposure import check_tls, scheme_of, warn_of_exposure
 from matryo.core import logging as logs
 from matryo.core.errors import SettingsInvalid
 from matryo.core.fixed import fixed
@@ -78,6 +78,8 @@ def _serve_http(settings: Settings) -> None:
         listener = bind(settings.host, settings.port)
         listener.scheme = scheme_of(settings)
     try:
+        load_keys(settings)  # before a model is made ready
+        check_tls(settings)
         application = create_mcp_app(settings, ready_engines(settings))
 
         def on_ready() -> None:

@@ -9,7 +9,14 @@ import signal
 from collections.abc import Callable
 from contextlib import ExitStack
 
-from matryo.assembly import core_use, equal_part, make_ready, ready_engines, resolve_models
+from matryo.assembly import (
+    core_use,
+    equal_part,
+    load_keys,
+    make_ready,
+    ready_engines,
+    resolve_models,
+)
 from matryo.catalog.catalog import open_catalog
 from matryo.commands.exposure import check_tls, scheme_of, warn_of_exposure
 from matryo.core import logging as logs
@@ -40,6 +47,7 @@ def run(settings: Settings) -> None:
             stack.callback(listener.close)
             listener.scheme = scheme_of(settings)
             settings = _with_grpc_port(settings, stack)
+        load_keys(settings)  # nor should a wrong file of keys, or of TLS
         check_tls(settings)
 
         def on_ready() -> None:
@@ -108,7 +116,7 @@ def _announce(settings: Settings, listener: Listener) -> None:
         log.info("gRPC on %s, port %d", settings.host, settings.grpc_port)
     warn_of_exposure(settings, listener)
     over = f"--unix-socket {shlex.quote(str(path))} " if path else ""
-    key = "-H 'Authorization: Bearer YOUR_KEY' " if settings.api_keys else ""
+    key = "-H 'Authorization: Bearer YOUR_KEY' " if settings.has_keys else ""
     cert = "--cert YOUR_CERT --key YOUR_KEY " if settings.tls_client_ca_file else ""
     log.info(
         "try: curl %s%s%s/v1/embeddings %s-H 'Content-Type: application/json' "

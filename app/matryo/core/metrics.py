@@ -20,7 +20,8 @@ from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.platform_collector import PlatformCollector
 from prometheus_client.process_collector import ProcessCollector
 
-REJECTION_REASONS = ("queue_full", "requests", "wait", "memory", "draining")
+LIMIT_REASONS = ("rate_requests", "rate_tokens", "quota")
+REJECTION_REASONS = ("queue_full", "requests", "wait", "memory", "draining", *LIMIT_REASONS)
 DROP_REASONS = ("silent", "idle", "displaced", "slow_reader", "full", "tls")
 
 _FAST_S = (0.0001, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0)
@@ -184,7 +185,8 @@ class Metrics:
         self.rejections = Counter(
             "matryo_rejections",
             "Requests refused. queue_full: too many tokens wait; requests: too many requests wait; "
-            "wait: the answer would come too late; draining: the service is shutting down.",
+            "wait: the answer would come too late; draining: the service is shutting down; "
+            "rate_requests, rate_tokens, quota: the key has used up a limit.",
             ("reason",),
             registry=registry,
         )
@@ -215,6 +217,30 @@ class Metrics:
         self.log_lines_dropped = Counter(
             "matryo_log_lines_dropped",
             "Log lines lost because nobody read standard error, or because a write failed.",
+            registry=registry,
+        )
+        self.caller_requests = Counter(
+            "matryo_caller_requests",
+            "Requests answered, by the name of the key; empty on a server without keys.",
+            ("key", "status"),
+            registry=registry,
+        )
+        self.caller_tokens = Counter(
+            "matryo_caller_tokens",
+            "Tokens embedded, by the name of the key; empty on a server without keys.",
+            ("key",),
+            registry=registry,
+        )
+        self.caller_rejections = Counter(
+            "matryo_caller_rejections",
+            "Requests refused because a limit of the key was used up.",
+            ("key", "reason"),
+            registry=registry,
+        )
+        self.keys_loaded = Gauge(
+            "matryo_keys_loaded",
+            "Keys that may call. 0 on a server without keys.",
+            multiprocess_mode="livemin",
             registry=registry,
         )
         self.reloads = Counter(
@@ -271,6 +297,8 @@ class Metrics:
         """
         for reason in REJECTION_REASONS:
             self.rejections.labels(reason)
+        for outcome in ("ok", "refused"):
+            self.reloads.labels("keys", outcome)
         for reason in DROP_REASONS:
             self.dropped_connections.labels(reason)
         for model in models:

@@ -163,6 +163,16 @@ class Settings(BaseModel):
         repr=False,
         description="Keys that may call, separated by commas; none = open to all.",
     )
+    keys_file: Path | None = Field(
+        None,
+        description="File of keys with names and limits, TOML (docs/keys.md); read again when it "
+        "changes and after SIGHUP. Empty = no file.",
+    )
+    keys: str | None = Field(
+        None,
+        repr=False,
+        description="The same lines as in the file of keys; empty = none.",
+    )
     aliases: _Words = Field(
         (),
         description="Other names for models, as alias=model or, for the default model, alias. "
@@ -332,6 +342,9 @@ class Settings(BaseModel):
         if not is_list:
             if not isinstance(value, str):
                 return value
+            if name == "keys":  # lines of TOML, in which quotes have a meaning
+                plain(value)
+                return value
             value = check_quotes(plain(value))
             return value.lower() if name in _ANY_CASE else value
         if isinstance(value, str):
@@ -385,6 +398,11 @@ class Settings(BaseModel):
     def _pem(cls, value: Path | None) -> Path | None:
         return value and expanded(value).absolute()
 
+    @field_validator("keys_file")
+    @classmethod
+    def _keys_file(cls, value: Path | None) -> Path | None:
+        return value and expanded(value).absolute()
+
     @field_validator("forwarded_allow_ips")
     @classmethod
     def _proxies(cls, value: tuple[str, ...]) -> tuple[str, ...]:
@@ -425,6 +443,11 @@ class Settings(BaseModel):
                     "outside printable ASCII. Choose another key"
                 )
         return value
+
+    @property
+    def has_keys(self) -> bool:
+        """Whether callers must show a key."""
+        return bool(self.api_keys or self.keys or self.keys_file)
 
     @property
     def alias_map(self) -> dict[str, str | None]:

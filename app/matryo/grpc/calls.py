@@ -126,13 +126,22 @@ class Call:
         return self._context.peer()
 
     def check_key(self) -> None:
-        """Find out who calls.
+        """Find out who calls, and count the call.
 
         Raises:
             Unauthorized: the server has keys, and the call shows none of them.
+            RequestRateReached: the key has used up its requests.
         """
         key = key_of(self._text("authorization")) or (self._text("api-key") or "").strip()
         self.caller = self.service.keys.caller(key)
+        if self.caller.name is not None:
+            self.facts["key"] = self.caller.name
+        self.service.begin(self.caller)
+
+    def final_trailers(self) -> tuple[tuple[str, str], ...]:
+        """The trailing metadata, with what is left to the key now."""
+        account = self.caller.account
+        return tuple((self.trailers | (account.headers() if account else {})).items())
 
     async def read(self) -> Message | None:
         """The only message of the call; None if there is none.
@@ -327,16 +336,18 @@ async def _answered(
             if code is grpc.StatusCode.INTERNAL:
                 extra = {"request_id": call.request_id, **call.facts}
                 log.exception("unhandled error", extra=extra)
-            metadata = (*call.trailers.items(), *refused.trailers)
+            metadata = (*call.final_trailers(), *refused.trailers)
             await context.abort(refused.code, refused.details, metadata)
         else:
             code = grpc.StatusCode.OK
-            context.set_trailing_metadata(tuple(call.trailers.items()))
+            context.set_trailing_metadata(call.final_trailers())
     finally:
         call.lease.end()
         spent_s = time.perf_counter() - started
         door.metrics.grpc_requests.labels(path, code.name).inc()
         door.metrics.grpc_request_seconds.labels(path).observe(spent_s)
+        if keyed and (call.caller.name is not None or not door.service.keys):
+            door.metrics.caller_requests.labels(call.caller.name or "", code.name).inc()
         if door.log_client:
             call.facts["client"] = call.peer
         extra = {"request_id": call.request_id, "code": code.name, "ms": round(spent_s * 1000, 2)}

@@ -20,6 +20,7 @@ from matryo.core.errors import CallerGone
 from matryo.core.metrics import Metrics
 from matryo.http.errors import body, error_response, shown_path
 from matryo.http.heads import header_of
+from matryo.service import Caller
 from matryo.service.request_id import request_id_of
 
 log = logging.getLogger("matryo.request")
@@ -35,7 +36,8 @@ class RequestMiddleware:
 
     In `scope["state"]`, a route finds `request_id`, and `status`, the status of the answer, which
     is 0 until the answer begins. A route may add values to the log line: it puts them into `facts`.
-    A lease in `lease` ends when the answer is written.
+    A lease in `lease` ends when the answer is written. The limits of `caller` go into the headers
+    of the answer.
 
     Args:
         app: answers the requests.
@@ -67,7 +69,8 @@ class RequestMiddleware:
         async def send_with_id(message: Message) -> None:
             if message["type"] == "http.response.start":
                 state["status"] = message["status"]
-                message = {**message, "headers": [*message.get("headers", ()), id_header]}
+                added = [id_header, *_limits(state.get("caller"))]
+                message = {**message, "headers": [*message.get("headers", ()), *added]}
             await send(message)
 
         self._metrics.requests_in_progress.inc()
@@ -96,6 +99,10 @@ class RequestMiddleware:
         status: int = state["status"]
         self._metrics.requests.labels(route, str(status), facts.get("model") or "").inc()
         self._metrics.request_seconds.labels(route).observe(spent_s)
+        if caller := state.get("caller"):
+            self._metrics.caller_requests.labels(caller.name or "", str(status)).inc()
+            if caller.name is not None:
+                facts["key"] = caller.name
         level = logging.DEBUG if route in _QUIET and status < 400 else logging.INFO  # noqa: PLR2004
         if log.isEnabledFor(level):
             log.log(
@@ -111,6 +118,13 @@ class RequestMiddleware:
                     **facts,
                 },
             )
+
+
+def _limits(caller: Caller | None) -> list[tuple[bytes, bytes]]:
+    """The headers with what is left to a caller's key."""
+    if caller is None or caller.account is None:
+        return []
+    return [(name.encode(), value.encode()) for name, value in caller.account.headers().items()]
 
 
 def _shown_path(scope: Scope) -> str:

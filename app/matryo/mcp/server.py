@@ -11,6 +11,7 @@ import time
 from typing import Any
 
 import mcp_types as types
+from mcp.server.context import ServerRequestContext
 from mcp.server.lowlevel import Server
 from mcp.shared.exceptions import MCPError
 from pydantic import BaseModel, ValidationError
@@ -18,7 +19,7 @@ from pydantic import BaseModel, ValidationError
 from matryo.core.errors import MatryoError
 from matryo.mcp.errors import invalid, words_of
 from matryo.mcp.tools import TOOLS, Call, Tool
-from matryo.service import Service
+from matryo.service import OPEN, Caller, Service
 from matryo.service.request_id import request_id_of
 
 log = logging.getLogger("matryo.request")
@@ -44,13 +45,13 @@ def build_tools_server(service: Service, version: str) -> Server:
         return types.ListToolsResult(tools=list(listed.values()))
 
     async def call_tool(
-        _context: object, params: types.CallToolRequestParams
+        context: ServerRequestContext[Any, Any], params: types.CallToolRequestParams
     ) -> types.CallToolResult:
         tool = by_name.get(params.name)
         if tool is None:
             known = ", ".join(by_name)
             raise MCPError(types.INVALID_PARAMS, f"Unknown tool. This server has: {known}.")
-        return await _answered(service, tool, params.arguments)
+        return await _answered(service, _caller_of(context), tool, params.arguments)
 
     return Server(
         "matryo",
@@ -80,14 +81,15 @@ def _described(tool: Tool) -> types.Tool:
 
 
 async def _answered(
-    service: Service, tool: Tool, arguments: dict[str, Any] | None
+    service: Service, caller: Caller, tool: Tool, arguments: dict[str, Any] | None
 ) -> types.CallToolResult:
     """The result of a call, or the error in the words that an assistant can act on."""
     started = time.perf_counter()
-    call = Call(service, request_id_of(None), {})
+    call = Call(service, caller, request_id_of(None), {"key": caller.name} if caller.name else {})
     outcome = "cancelled"
     try:
         try:
+            service.begin(caller)
             result = await tool.run(call, _checked(tool, arguments))
         except Exception as exc:
             outcome = type(exc).__name__
@@ -103,6 +105,14 @@ async def _answered(
         spent_ms = round((time.perf_counter() - started) * 1000, 2)
         facts = {"request_id": call.request_id, "ms": spent_ms, **call.facts}
         log.info("tools/call %s %s", tool.name, outcome, extra=facts)
+
+
+def _caller_of(context: ServerRequestContext[Any, Any]) -> Caller:
+    """Who sent the HTTP request of a call; over standard input and output no key is asked."""
+    if context.request is None:
+        return OPEN
+    caller: Caller = context.request.scope["state"]["caller"]
+    return caller
 
 
 def _checked(tool: Tool, arguments: dict[str, Any] | None) -> BaseModel:

@@ -27,7 +27,7 @@ from matryo.mcp.wire import (
     SimilarityArguments,
     SimilarityResult,
 )
-from matryo.service import Answer, Options, Service, Texts
+from matryo.service import Answer, Caller, Options, Service, Texts
 from matryo.service.choices import choose
 
 _HEAD = 80  # characters of a text in a ranking
@@ -41,18 +41,22 @@ class Call:
 
     Attributes:
         service: what answers.
+        caller: who calls.
         request_id: of the call, for the log.
         facts: values for the log line.
     """
 
     service: Service
+    caller: Caller
     request_id: str
     facts: dict[str, Any]
 
     async def embed(self, options: Options, texts: Sequence[str]) -> Answer:
         """The vectors of texts; see `Service.embed`."""
         self.facts["model"] = self.service.directory.find(options.model)
-        answer = await self.service.embed(options, Texts(texts), request_id=self.request_id)
+        answer = await self.service.embed(
+            options, Texts(texts), self.caller, request_id=self.request_id
+        )
         for name, number in (("texts", len(texts)), ("tokens", answer.n_tokens)):
             self.facts[name] = self.facts.get(name, 0) + number
         return answer

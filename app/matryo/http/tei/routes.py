@@ -182,12 +182,13 @@ class _OnlyPost(Direct):
 _ERRORS: dict[int, str] = {
     400: "No text, an empty text, or a body that is not JSON.",
     401: "No API key, or a wrong one.",
+    403: "The key may not use this model.",
     408: "The body did not arrive, or the request was not done, in the time its caller gives it.",
     413: "The body is too large.",
     415: "The body is not plain JSON.",
     422: "The request can never succeed as it is; the message says why.",
     424: "The model failed; the message carries an id for the operator.",
-    429: "No room now, or too long a wait: try again after Retry-After seconds.",
+    429: "No room, too long a wait, or a limit of the key: try again after Retry-After seconds.",
     500: "A fault of the server; the message carries an id for its operator.",
     503: "Starting or shutting down: try again after Retry-After seconds.",
 }
