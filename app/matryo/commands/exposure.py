@@ -40,8 +40,8 @@ def warn_of_exposure(settings: Settings, listener: Listener) -> None:
     if not settings.has_keys:
         log.warning(
             "OPEN TO ALL: no key is asked on %s, so whoever reaches this address can embed texts "
-            "and fill the queue. Set MATRYO_API_KEYS or MATRYO_KEYS_FILE, ask for clients' certificates "
-            "(MATRYO_TLS_CLIENT_CA_FILE), or listen on 127.0.0.1 (--host).",
+            "and fill the queue. Set MATRYO_API_KEYS or MATRYO_KEYS_FILE, ask for clients' "
+            "certificates (MATRYO_TLS_CLIENT_CA_FILE), or listen on 127.0.0.1 (--host).",
             address,
         )
     elif not settings.tls_cert_file:
