@@ -15,6 +15,7 @@ from matryo.core import logging as logs
 from matryo.core.memory import tune_allocator
 from matryo.core.settings import Settings
 from matryo.core.signals import held_back, outlive_others, reload_on_hangup
+from matryo.core.systemd import Reporter, take_sockets
 from matryo.grpc.listening import check_installed, held_port
 from matryo.http.listening import Listener, bind
 from matryo.main import build_server, create_app
@@ -32,30 +33,41 @@ def run(settings: Settings) -> None:
     """
     logs.configure(settings.log_level, settings.log_format)
     outlive_others()
+    report = Reporter()
     with ExitStack() as stack:
         # First of all: a port in use should not be found out after a download.
         with held_back(signal.SIGTERM, signal.SIGINT):
-            listener = bind(settings.host, settings.port, settings.uds)
+            given = take_sockets()
+            listener = (
+                Listener(given) if given else bind(settings.host, settings.port, settings.uds)
+            )
             stack.callback(listener.close)
             settings = _with_grpc_port(settings, stack)
 
         def on_ready() -> None:
             listener.publish()
             _announce(settings, listener)
+            report.ready()
 
         if settings.processes > 1:
             from matryo.commands.processes import run_processes
 
             gc.enable()  # this process starts no model
             settings = make_ready(settings)
-            run_processes(settings, listener, serve_on, on_ready, equal_part(settings))
+            run_processes(
+                settings, listener, serve_on, on_ready, equal_part(settings), report.stopping
+            )
         else:
-            serve_on(settings, listener, on_ready)
+            serve_on(settings, listener, on_ready, on_stop=report.stopping)
     log.info("stopped")
 
 
 def serve_on(
-    settings: Settings, listener: Listener, on_ready: Callable[[], None], cores: int | None = None
+    settings: Settings,
+    listener: Listener,
+    on_ready: Callable[[], None],
+    cores: int | None = None,
+    on_stop: Callable[[], None] = lambda: None,
 ) -> None:
     """Serve on bound sockets in this process.
 
@@ -64,6 +76,7 @@ def serve_on(
         listener: bound, not listening.
         on_ready: called once the server answers.
         cores: that this process uses; None for its part of those that it may use.
+        on_stop: called when the server begins to stop.
 
     Raises:
         SetupError: a model cannot be loaded, or the sockets cannot listen.
@@ -82,7 +95,7 @@ def serve_on(
         gc.enable()
         on_ready()
 
-    build_server(application, listener, settings, on_ready=ready).run()
+    build_server(application, listener, settings, on_ready=ready, on_stop=on_stop).run()
 
 
 def _with_grpc_port(settings: Settings, stack: ExitStack) -> Settings:
@@ -104,7 +117,7 @@ def _announce(settings: Settings, listener: Listener) -> None:
     served = ", ".join(
         f"{model.id} ({model.precision_for(settings.precision)})" for model in models
     )
-    path = listener.file and listener.file.path
+    path = listener.path
     log.info("ready: %s on %s", served, path or listener.url)
     if settings.grpc_port is not None:
         log.info("gRPC on %s, port %d", settings.host, settings.grpc_port)

@@ -97,6 +97,7 @@ class Server:
         metrics: what is counted.
         on_ready: called once the server has answered a request of its own.
         doors: which drain beside HTTP.
+        on_stop: called when the server begins to stop.
 
     Attributes:
         connections: the open ones; None before the start.
@@ -112,6 +113,7 @@ class Server:
         metrics: Metrics,
         on_ready: Callable[[], None],
         doors: Sequence[Door] = (),
+        on_stop: Callable[[], None] = lambda: None,
     ) -> None:
         self._application = answering(application, listener.token)
         self._lifespan = lifespan
@@ -121,6 +123,7 @@ class Server:
         self._metrics = metrics
         self._on_ready = on_ready
         self._doors = doors
+        self._on_stop = on_stop
         self._loop: asyncio.AbstractEventLoop | None = None
         self._signal, self._signalled_at = 0, 0.0
         self._stopping, self._hurry = asyncio.Event(), asyncio.Event()
@@ -167,6 +170,7 @@ class Server:
                 servers += await self._listen(connections)
                 self._on_ready()
                 await self._stopping.wait()
+                self._on_stop()
                 log.info("stopping: running requests get %g s", self._config.grace_s)
                 self._service.announce_stop()
                 await self._wait(self._hurry, 0 if _is_orphan() else self._config.drain_delay_s)

@@ -1,0 +1,134 @@
+"""`matryo health`: whether the server with these settings answers on this machine.
+
+Health checks of containers call this command. It loads no model and asks no proxy, and works over
+TCP, TLS and a Unix socket.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import socket
+import ssl
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from matryo.core.errors import SettingsInvalid
+from matryo.core.settings import Settings
+
+Question = Literal["live", "ready"]
+
+_PATHS: dict[Question, str] = {"live": "/livez", "ready": "/readyz"}
+_LOOPBACK = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - not a bind
+_MOST_BYTES = 65_536
+_OK = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Health:
+    """What a server answered.
+
+    Attributes:
+        is_well: whether the server is live, or ready.
+        sentence: says so to an operator, with the reason if it is not.
+    """
+
+    is_well: bool
+    sentence: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Address:
+    """Where a server listens; `path` is of a Unix socket, in place of host and port."""
+
+    host: str
+    port: int
+    path: Path | None = None
+    has_tls: bool = False
+
+    def __str__(self) -> str:
+        if self.path:
+            return str(self.path)
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"http{'s' if self.has_tls else ''}://{host}:{self.port}"
+
+
+def ask(settings: Settings, question: Question, timeout_s: float) -> Health:
+    """Ask the server that has these settings and runs on this machine.
+
+    Args:
+        settings: those of the server.
+        question: `live` for `/livez`, `ready` for `/readyz`.
+        timeout_s: for each step of the request.
+
+    Raises:
+        SettingsInvalid: the port is 0, so that only the server knows its port.
+    """
+    address = _address(settings)
+    try:
+        status, reason = _answer(_connection(address, timeout_s), _PATHS[question])
+    except (OSError, http.client.HTTPException) as exc:
+        cause = (isinstance(exc, OSError) and exc.strerror) or str(exc) or type(exc).__name__
+        return Health(
+            is_well=False,
+            sentence=f"no answer from {address}: {cause}. Start the server, or give this command "
+            "the server's MATRYO_ settings.",
+        )
+    if status == _OK:
+        return Health(is_well=True, sentence=f"{question}: {address}")
+    because = f": {reason}" if reason else ""
+    return Health(is_well=False, sentence=f"not {question}: {address} answered {status}{because}")
+
+
+def _address(settings: Settings) -> _Address:
+    if settings.uds:
+        return _Address("localhost", 0, settings.uds)
+    if settings.port == 0:
+        raise SettingsInvalid(
+            "MATRYO_PORT is 0, and only the server knows which port it got. Name the port with "
+            "--port."
+        )
+    return _Address(_LOOPBACK.get(settings.host, settings.host), settings.port)
+
+
+def _connection(address: _Address, timeout_s: float) -> http.client.HTTPConnection:
+    """A connection that is not open yet; `http.client` asks no proxy."""
+    if address.path:
+        return _UnixConnection(address.path, timeout_s)
+    if address.has_tls:
+        # The certificate names the server as its callers know it, and never this machine's loopback.
+        context = ssl._create_unverified_context()  # noqa: S323, SLF001
+        return http.client.HTTPSConnection(
+            address.host, address.port, timeout=timeout_s, context=context
+        )
+    return http.client.HTTPConnection(address.host, address.port, timeout=timeout_s)
+
+
+def _answer(connection: http.client.HTTPConnection, path: str) -> tuple[int, str]:
+    """The status of a path, and the reason that a server gives for an answer other than 200."""
+    try:
+        connection.request("GET", path, headers={"Connection": "close"})
+        response = connection.getresponse()
+        body = response.read(_MOST_BYTES)
+    finally:
+        connection.close()
+    try:
+        said: Any = json.loads(body)
+        return response.status, str(said["reason"])
+    except (ValueError, LookupError, TypeError):
+        return response.status, ""
+
+
+class _UnixConnection(http.client.HTTPConnection):
+    """A connection over a Unix socket."""
+
+    def __init__(self, path: Path, timeout_s: float) -> None:
+        super().__init__("localhost", timeout=timeout_s)
+        self._path = str(path)
+
+    def connect(self) -> None:
+        """Open the connection."""
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(self._path)
