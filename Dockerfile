@@ -43,8 +43,12 @@ ENV MATRYO_HOME=/var/lib/matryo
 RUN /opt/venv/bin/matryo pull cl100k_base \
  && MATRYO_KERNELS="${KERNELS}" /opt/venv/bin/matryo build "${MODEL}" --precision "${PRECISION}" \
  && rm -rf "${MATRYO_HOME}/checkpoints" "${MATRYO_HOME}/locks"
-# A server needs neither. transformers is a third of the environment.
-RUN /opt/venv/bin/python -m pip uninstall -y -q transformers editables hatchling \
+# What neither a server nor a build of another model needs. transformers is a third of the environment.
+RUN /opt/venv/bin/python -m pip uninstall -y -q \
+      transformers editables hatchling pathspec pluggy setuptools trove-classifiers
+# The list of what is in the environment: CycloneDX, with versions and licences.
+RUN version=$(/opt/venv/bin/python -c 'import matryo; print(matryo.__version__)') \
+ && sed -i "s/^dynamic = .*/version = \"$version\"/" pyproject.toml \
  && /opt/tools/bin/cyclonedx-py environment --output-reproducible --pyproject pyproject.toml \
       -o /opt/venv/sbom.cdx.json /opt/venv/bin/python
 # Whoever runs the container has the group 0, as OpenShift has it, and owns no file.

@@ -37,7 +37,7 @@ _MAGIC = (
     r"\xff\xff\xff\xff\xff\xff\xff\x00\xff\xff\xff\xff\xff\xff\xff\xff\xfe\xff\xff\xff",
 )
 _GLIBC_TAGS = ("2014", "_2_17", "_2_26", "_2_27", "_2_28", "_2_31", "_2_34", "_2_35")
-_CHECKOUT, _VENV = "srv/matryo", "opt/venv"
+_CHECKOUT, _VENV, _VECTORS = "srv/matryo", "opt/venv", "srv/vectors"
 # What QEMU's emulation of a process cannot do; everything else runs.
 _LEFT_OUT: dict[str, str] = {}
 
@@ -119,7 +119,7 @@ def check_model(root: Path) -> None:
     _run(sys.executable, "-m", "matryo", "pull", MODEL)
     home = Path(os.environ.get("MATRYO_HOME") or "~/.cache/matryo").expanduser()
     shutil.copytree(home / "checkpoints", store / "checkpoints", dirs_exist_ok=True)
-    vectors = root / "tmp/vectors"
+    vectors = root / _VECTORS
     vectors.mkdir(exist_ok=True)
     matryo = ("python3", "-m", "matryo")
     for kernels in ("onnxruntime", "native"):
@@ -131,7 +131,7 @@ def check_model(root: Path) -> None:
             name = f"{kernels}-{precision}.npz"
             alone = ("-m", "tests.alone", MODEL, precision)
             in_checkout = ("env", "-C", f"/{_CHECKOUT}", "python3")
-            inside(root, *in_checkout, *alone, f"/tmp/vectors/{name}", **chosen)
+            inside(root, *in_checkout, *alone, f"/{_VECTORS}/{name}", **chosen)
             _run(sys.executable, *alone, vectors / f"here-{name}", MATRYO_KERNELS=kernels)
             _compare(kernels, precision, vectors / name, vectors / f"here-{name}")
 
@@ -165,7 +165,7 @@ def _missing() -> list[str]:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Make the root, and run everything in it."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--root", type=Path, default=Path("/var/tmp/matryo-arm64"))
+    parser.add_argument("--root", type=Path, default=Path("/var/lib/matryo-arm64"))
     parser.add_argument("--no-tests", action="store_true", help="leave the unit tests out")
     given = parser.parse_args(arguments)
     if os.geteuid() != 0:

@@ -107,6 +107,7 @@ def test_life_under_systemd(
             early.sendall(b"GET /readyz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
             assert early.recv(65_536).startswith(_ANSWER), server.lines
             assert manager.recv(100) == b"READY=1", server.lines
+            server.wait_ready()
             assert any(f"on {name}" in line for line in server.lines)
             assert server.stop() == 0
             assert manager.recv(100) == b"STOPPING=1"

@@ -24,7 +24,7 @@ def take_sockets() -> list[socket.socket]:
         return []
     taken: list[socket.socket] = []
     for number in range(_FIRST, _FIRST + int(count)):
-        os.set_inheritable(number, False)
+        os.set_inheritable(number, False)  # noqa: FBT003 - no keyword
         taken.append(socket.socket(fileno=number))
     return taken
 
