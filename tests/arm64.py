@@ -28,7 +28,7 @@ import numpy as np
 ROOT = Path(__file__).parents[1]
 MODEL = "all-minilm-l6-v2"
 _SUITE, _PYTHON = "bookworm", "3.11"  # what that release has
-_PACKAGES = "python3,python3-venv,g++,git,procps"
+_PACKAGES = "python3,python3-venv,g++"
 _MIRROR = "http://deb.debian.org/debian"
 _BINFMT = Path("/proc/sys/fs/binfmt_misc")
 _QEMU = "qemu-aarch64-static"
@@ -38,6 +38,7 @@ _MAGIC = (
 )
 _GLIBC_TAGS = ("2014", "_2_17", "_2_26", "_2_27", "_2_28", "_2_31", "_2_34", "_2_35")
 _CHECKOUT, _VENV, _VECTORS = "srv/matryo", "opt/venv", "srv/vectors"
+_KERNELS = ("onnxruntime", "native")
 # What QEMU's emulation of a process cannot do; everything else runs.
 _LEFT_OUT: dict[str, str] = {}
 
@@ -122,7 +123,7 @@ def check_model(root: Path) -> None:
     vectors = root / _VECTORS
     vectors.mkdir(exist_ok=True)
     matryo = ("python3", "-m", "matryo")
-    for kernels in ("onnxruntime", "native"):
+    for kernels in _KERNELS:
         chosen = {"MATRYO_HOME": f"/{store.relative_to(root)}", "MATRYO_KERNELS": kernels}
         inside(root, *matryo, "pull", MODEL, **chosen)
         for precision in ("fp32", "int8"):

@@ -134,7 +134,7 @@ def run_as(image: Image, user: int, *, has_tmp: bool, **settings: str) -> float:
         f"mount -o remount,bind,ro {root}",
         f"mount -t proc proc {root}/proc",
         f"mount --rbind /dev {root}/dev",
-        *([f"mount -t tmpfs tmpfs {root}/tmp"] if has_tmp else []),
+        *([f"mount -t tmpfs tmpfs {root}/tmp"] if has_tmp else []),  # noqa: S108 - the image's
         'exec "$@"',
     ]
     variables = image.environment | dict.fromkeys(_PROXIES, _DEAD) | settings
