@@ -15,7 +15,10 @@ from prometheus_client import CollectorRegistry
 import matryo
 from matryo.assembly import build_service, load_engines
 from matryo.core.metrics import Metrics
+from matryo.core.networks import Networks
+from matryo.core.reload import Reloads
 from matryo.core.settings import Settings, load_settings
+from matryo.core.tls_keeper import TlsKeeper, watch_tls
 from matryo.engine import Engine
 from matryo.http import operations
 from matryo.http.application import Application
@@ -28,6 +31,7 @@ from matryo.http.middleware import Cors, RequestMiddleware
 from matryo.http.openai import document, routes
 from matryo.http.server import Server, ServerConfig
 from matryo.http.tei import routes as tei
+from matryo.http.tls import warning_daily
 from matryo.service import Service
 
 if TYPE_CHECKING:
@@ -68,13 +72,13 @@ def create_app(
     engines = _engines(settings, engine)
     metrics = Metrics(CollectorRegistry())
     service = build_service(settings, engines, metrics, cores)
-    grpc_server = _grpc_server(settings, service, metrics)
 
     @asynccontextmanager
-    async def lifespan(_: FastAPI) -> AsyncGenerator[None, None]:
+    async def lifespan(application: FastAPI) -> AsyncGenerator[None, None]:
         async with AsyncExitStack() as stack:
             await stack.enter_async_context(service)
-            if grpc_server:
+            await stack.enter_async_context(warning_daily(application.state.tls))
+            if grpc_server := application.state.grpc_server:
                 await stack.enter_async_context(grpc_server)
             yield
 
@@ -87,7 +91,9 @@ def create_app(
         docs_url=None,  # FastAPI's pages load their scripts from elsewhere; ours is plain HTML
         redoc_url=None,
     )
-    application.state.grpc_server = grpc_server
+    application.state.grpc_server = _grpc_server(
+        settings, service, metrics, application.state.tls.grpc
+    )
     document.install(application)
     # Not included as routers: FastAPI would match each request to an included route twice.
     for door in (routes, tei, encoderfile, operations):
@@ -131,8 +137,8 @@ def create_mcp_app(settings: Settings, engine: Engine | Sequence[Engine]) -> Fas
     )
 
     @asynccontextmanager
-    async def lifespan(_: FastAPI) -> AsyncGenerator[None, None]:
-        async with service, sessions.run():
+    async def lifespan(application: FastAPI) -> AsyncGenerator[None, None]:
+        async with service, sessions.run(), warning_daily(application.state.tls):
             yield
 
     application = _application(settings, service, metrics, lifespan, openapi_url=None)
@@ -166,10 +172,13 @@ def _application(
         version=matryo.__version__,
         lifespan=lifespan,
         redirect_slashes=False,
+        root_path=settings.root_path or "",
         **options,
     )
     body_limits = BodyLimits(settings.max_body_bytes, settings.body_timeout_s)
     application.state.grpc_server = None
+    application.state.reloads = Reloads(lambda what, how: metrics.reloads.labels(what, how).inc())
+    application.state.tls = watch_tls(settings, metrics, application.state.reloads)
     application.state.context = Context(service, body_limits, settings.unknown_fields, metrics)
     engines = service.directory.engines
     metrics.start_at_zero(served.manifest.id for served in engines)
@@ -179,7 +188,9 @@ def _application(
     return application
 
 
-def _grpc_server(settings: Settings, service: Service, metrics: Metrics) -> GrpcServer | None:
+def _grpc_server(
+    settings: Settings, service: Service, metrics: Metrics, tls: TlsKeeper | None
+) -> GrpcServer | None:
     """The gRPC server, if there is a port for it."""
     if settings.grpc_port is None:
         return None
@@ -188,7 +199,7 @@ def _grpc_server(settings: Settings, service: Service, metrics: Metrics) -> Grpc
     check_installed()
     from matryo.grpc.server import GrpcServer, config_of
 
-    return GrpcServer(service, config_of(settings, matryo.__version__), metrics)
+    return GrpcServer(service, config_of(settings, matryo.__version__), metrics, tls)
 
 
 def build_server(
@@ -210,10 +221,18 @@ def build_server(
     context: Context = application.state.context
     grpc_server: GrpcServer | None = application.state.grpc_server
     config = ServerConfig(
-        ConnectionLimits(settings.max_connections, settings.keep_alive_s),
+        ConnectionLimits(
+            settings.max_connections,
+            settings.keep_alive_s,
+            settings.head_timeout_s,
+            settings.write_timeout_s,
+            settings.min_read_rate,
+        ),
         settings.grace_s,
         settings.drain_delay_s,
         is_shared=settings.processes > 1,
+        proxies=Networks(settings.forwarded_allow_ips),
+        backlog=settings.backlog,
     )
     return Server(
         application,
@@ -225,4 +244,6 @@ def build_server(
         on_ready,
         [grpc_server] if grpc_server else (),
         on_stop,
+        application.state.reloads,
+        application.state.tls.http,
     )

@@ -11,10 +11,11 @@ from contextlib import ExitStack
 
 from matryo.assembly import core_use, equal_part, make_ready, ready_engines, resolve_models
 from matryo.catalog.catalog import open_catalog
+from matryo.commands.exposure import check_tls, scheme_of, warn_of_exposure
 from matryo.core import logging as logs
 from matryo.core.memory import tune_allocator
 from matryo.core.settings import Settings
-from matryo.core.signals import held_back, outlive_others, reload_on_hangup
+from matryo.core.signals import held_back, outlive_others
 from matryo.core.systemd import Reporter, take_sockets
 from matryo.grpc.listening import check_installed, held_port
 from matryo.http.listening import Listener, bind
@@ -42,7 +43,9 @@ def run(settings: Settings) -> None:
                 Listener(given) if given else bind(settings.host, settings.port, settings.uds)
             )
             stack.callback(listener.close)
+            listener.scheme = scheme_of(settings)
             settings = _with_grpc_port(settings, stack)
+        check_tls(settings)
 
         def on_ready() -> None:
             listener.publish()
@@ -86,7 +89,6 @@ def serve_on(
     logs.configure(settings.log_level, settings.log_format)
     engines = ready_engines(settings, core_use(settings, cores))
     application = create_app(settings, engines, cores)
-    reload_on_hangup(_reload)
     logs.on_drop(application.state.context.metrics.log_lines_dropped.inc)
 
     def ready() -> None:
@@ -107,10 +109,6 @@ def _with_grpc_port(settings: Settings, stack: ExitStack) -> Settings:
     return settings.model_copy(update={"grpc_port": port})
 
 
-def _reload() -> None:
-    log.info("SIGHUP: nothing to reload")
-
-
 def _announce(settings: Settings, listener: Listener) -> None:
     catalog = open_catalog(settings)
     models = [catalog.manifest(model_id) for model_id in resolve_models(settings).model]
@@ -121,12 +119,15 @@ def _announce(settings: Settings, listener: Listener) -> None:
     log.info("ready: %s on %s", served, path or listener.url)
     if settings.grpc_port is not None:
         log.info("gRPC on %s, port %d", settings.host, settings.grpc_port)
+    warn_of_exposure(settings, listener)
     over = f"--unix-socket {shlex.quote(str(path))} " if path else ""
     key = "-H 'Authorization: Bearer YOUR_KEY' " if settings.api_keys else ""
+    cert = "--cert YOUR_CERT --key YOUR_KEY " if settings.tls_client_ca_file else ""
     log.info(
-        "try: curl %s%s/v1/embeddings %s-H 'Content-Type: application/json' "
+        "try: curl %s%s%s/v1/embeddings %s-H 'Content-Type: application/json' "
         """-d '{"input": "The sky is blue."}'""",
         over,
+        cert,
         listener.url,
         key,
     )

@@ -21,7 +21,7 @@ from prometheus_client.platform_collector import PlatformCollector
 from prometheus_client.process_collector import ProcessCollector
 
 REJECTION_REASONS = ("queue_full", "requests", "wait", "memory", "draining")
-DROP_REASONS = ("silent", "idle", "displaced", "slow_reader", "full")
+DROP_REASONS = ("silent", "idle", "displaced", "slow_reader", "full", "tls")
 
 _FAST_S = (0.0001, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0)
 _SLOW_S = (
@@ -165,7 +165,7 @@ class Metrics:
         self.dropped_connections = Counter(
             "matryo_dropped_connections",
             "Connections that the server ended: silent, idle, displaced by a new one, slow_reader, "
-            "or full, where no room could be made for a new one.",
+            "full, where no room could be made for a new one, or tls, where a handshake failed.",
             ("reason",),
             registry=registry,
         )
@@ -215,6 +215,20 @@ class Metrics:
         self.log_lines_dropped = Counter(
             "matryo_log_lines_dropped",
             "Log lines lost because nobody read standard error, or because a write failed.",
+            registry=registry,
+        )
+        self.reloads = Counter(
+            "matryo_reloads",
+            "Files read again while the server runs. refused: the files were wrong, and those of "
+            "before stay in use.",
+            ("what", "outcome"),
+            registry=registry,
+        )
+        self.certificate_expiry = Gauge(
+            "matryo_tls_certificate_expiry_timestamp_seconds",
+            "When the certificate in use on a port, http or grpc, expires, in seconds since 1970.",
+            ("port",),
+            multiprocess_mode="livemin",
             registry=registry,
         )
         self.ready = Gauge(

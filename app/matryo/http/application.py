@@ -13,7 +13,7 @@ from typing import cast
 from fastapi import FastAPI
 from fastapi.middleware.asyncexitstack import AsyncExitStackMiddleware
 from starlette.exceptions import HTTPException
-from starlette.routing import BaseRoute, Router
+from starlette.routing import BaseRoute, Match, Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from matryo.core.errors import MatryoError
@@ -36,7 +36,22 @@ class Application(FastAPI):
         scope["app"] = self
         if self.middleware_stack is None:
             self.middleware_stack = self.build_middleware_stack()
+        if self.root_path and scope["type"] == "http":
+            scope["path"] = self._path_of(scope)
         await self.middleware_stack(scope, receive, send)
+
+    def _path_of(self, scope: Scope) -> str:
+        """The path without the prefix of a proxy that passes its prefix on.
+
+        A path that has a route as it is keeps it: a proxy that strips the prefix `/v1` may ask for
+        `/v1/models`.
+        """
+        path: str = scope["path"]
+        prefix, rest = path[: len(self.root_path)], path[len(self.root_path) :]
+        if prefix != self.root_path or (rest and not rest.startswith("/")):
+            return path
+        is_own = any(route.matches(scope)[0] is not Match.NONE for route in self.router.routes)
+        return path if is_own else rest or "/"
 
 
 class Dispatch:

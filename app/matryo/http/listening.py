@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import Any
 
 from matryo.core.errors import SettingsInvalid
+from matryo.core.networks import address_of
 from matryo.http.probe import ask
 from matryo.http.unix import SocketFile, bind_file
 
-BACKLOG = 2048
 _PROBE_S = 10
 _PORT_TRIES = 20
 # `localhost` may stand for ::1 on a machine where IPv6 is switched off.
@@ -36,11 +36,13 @@ class Listener:
         sockets: one for each address.
         file: of a Unix socket that this server has bound; None for others.
         token: known to this server alone; marks the request that the server sends itself.
+        scheme: `http` or `https`.
     """
 
     sockets: list[socket.socket]
     file: SocketFile | None = None
     token: str = field(default_factory=lambda: secrets.token_hex(16), repr=False)
+    scheme: str = "http"
 
     @property
     def port(self) -> int:
@@ -59,19 +61,32 @@ class Listener:
     def url(self) -> str:
         """Where a client of this machine reaches the server; a Unix socket takes any host."""
         if self.path:
-            return "http://localhost"
+            return f"{self.scheme}://localhost"
         host, port = _reachable(self.sockets[0])[:2]
-        return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+        return f"{self.scheme}://{f'[{host}]' if ':' in host else host}:{port}"
 
-    def listen(self) -> None:
+    def open_address(self) -> str | None:
+        """An address that other machines may reach; None if only this machine can call."""
+        if self.path:
+            return None
+        for one in self.sockets:
+            address = address_of(one.getsockname()[0])
+            if address and not address.is_loopback:
+                return self._name(one)
+        return None
+
+    def listen(self, backlog: int) -> None:
         """Accept connections.
+
+        Args:
+            backlog: connections that wait to be accepted.
 
         Raises:
             SettingsInvalid: another process listens on an address by now.
         """
         for one in self.sockets:
             with _explained(self._name(one)):
-                one.listen(BACKLOG)
+                one.listen(backlog)
 
     def check_answered(self) -> None:
         """Return once this server has answered a request to each socket.

@@ -8,7 +8,8 @@ After SIGTERM or SIGINT a server goes through these steps:
 3. What is left at the end of the grace is answered with 503. Connections that still stay open
    after that are cut.
 
-A second signal, `AGAIN_S` or more after the first, skips to the end.
+A second signal, `AGAIN_S` or more after the first, skips to the end. SIGHUP reads keys and
+certificates again.
 """
 
 from __future__ import annotations
@@ -22,19 +23,24 @@ import threading
 import time
 from collections.abc import Callable, Generator, Sequence
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from starlette.types import ASGIApp
 
 from matryo.core.budget import Budget
 from matryo.core.metrics import Metrics
+from matryo.core.networks import Networks
+from matryo.core.reload import Reloads
 from matryo.core.signals import AGAIN_S, Stopped
+from matryo.core.tls_keeper import TlsKeeper
 from matryo.http.accepting import Acceptor
 from matryo.http.connection import Connection
 from matryo.http.connections import ConnectionLimits, Connections, allow_open_files
 from matryo.http.listening import Listener
-from matryo.http.probe import answering
+from matryo.http.probe import answering, request_of
+from matryo.http.reloading import reload_changed
+from matryo.http.tls import ReadBuffer, TlsLayer
 
 log = logging.getLogger("matryo")
 
@@ -77,12 +83,16 @@ class ServerConfig:
         grace_s: seconds that running requests get after the signal.
         drain_delay_s: seconds before that in which new requests are still taken.
         is_shared: whether several processes take connections of the same sockets.
+        proxies: peers whose headers say who calls.
+        backlog: connections that wait to be accepted.
     """
 
     connections: ConnectionLimits = field(default_factory=ConnectionLimits)
     grace_s: float = 25.0
     drain_delay_s: float = 0.0
     is_shared: bool = False
+    proxies: Networks = field(default_factory=lambda: Networks(()))
+    backlog: int = 2048
 
 
 class Server:
@@ -98,6 +108,8 @@ class Server:
         on_ready: called once the server has answered a request of its own.
         doors: which drain beside HTTP.
         on_stop: called when the server begins to stop.
+        reloads: the files to read again when they change.
+        tls: of the connections; None for plain HTTP.
 
     Attributes:
         connections: the open ones; None before the start.
@@ -114,6 +126,8 @@ class Server:
         on_ready: Callable[[], None],
         doors: Sequence[Door] = (),
         on_stop: Callable[[], None] = lambda: None,
+        reloads: Reloads | None = None,
+        tls: TlsKeeper | None = None,
     ) -> None:
         self._application = answering(application, listener.token)
         self._lifespan = lifespan
@@ -124,9 +138,12 @@ class Server:
         self._on_ready = on_ready
         self._doors = doors
         self._on_stop = on_stop
+        self._tls = tls
+        self._reloads = reloads or Reloads(lambda _what, _outcome: None)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._signal, self._signalled_at = 0, 0.0
         self._stopping, self._hurry = asyncio.Event(), asyncio.Event()
+        self._hung_up = asyncio.Event()
         self.connections: Connections | None = None
 
     def run(self) -> None:
@@ -157,15 +174,22 @@ class Server:
         if threading.current_thread() is threading.main_thread():
             for number in _STOPS:
                 loop.add_signal_handler(number, self._on_signal, number)
+            loop.add_signal_handler(signal.SIGHUP, self._hung_up.set)
         async with self._lifespan:
             if self._stopping.is_set():
                 raise Stopped(self._signal)
             limits = self._config.connections
-            limits = ConnectionLimits(allow_open_files(limits.max_connections), limits.keep_alive_s)
+            limits = replace(limits, max_connections=allow_open_files(limits.max_connections))
             connections = self.connections = Connections(
-                loop, self._application, limits, self._service.budget, self._metrics
+                loop,
+                self._application,
+                limits,
+                self._service.budget,
+                self._metrics,
+                self._config.proxies,
             )
             servers: list[Acceptor] = []
+            reloading = asyncio.create_task(reload_changed(self._reloads, self._hung_up))
             try:
                 servers += await self._listen(connections)
                 self._on_ready()
@@ -176,19 +200,20 @@ class Server:
                 await self._wait(self._hurry, 0 if _is_orphan() else self._config.drain_delay_s)
                 await self._drain(servers, connections)
             finally:
+                reloading.cancel()
                 _close(servers)
                 connections.abort()
                 await self._wait(connections.empty, _LAST_WORDS_S)
                 connections.close()
 
     async def _listen(self, connections: Connections) -> Sequence[Acceptor]:
-        self._listener.listen()
+        self._listener.listen(self._config.backlog)
         loop = asyncio.get_running_loop()
         servers = [
             Acceptor(
                 loop,
                 one,
-                lambda: Connection(connections),
+                self._protocols(connections),
                 is_shared=self._config.is_shared,
             )
             for one in self._listener.sockets
@@ -199,6 +224,19 @@ class Server:
             _close(servers)
             raise
         return servers
+
+    def _protocols(self, connections: Connections) -> Callable[[], asyncio.BaseProtocol]:
+        """Makes the protocol of each connection."""
+        if (tls := self._tls) is None:
+            return lambda: Connection(connections)
+        probe, buffer = request_of(self._listener.token), ReadBuffer()
+        return lambda: TlsLayer(
+            Connection(connections),
+            tls.current.context,
+            probe,
+            buffer,
+            connections.count_tls_failure,
+        )
 
     async def _drain(self, servers: Sequence[Acceptor], connections: Connections) -> None:
         _close(servers)
@@ -233,11 +271,11 @@ def _is_orphan() -> bool:
 
 @contextlib.contextmanager
 def _handlers_kept() -> Generator[None, None, None]:
-    """Keep the handlers of the signals to stop; the loop would leave the defaults."""
+    """Keep the handlers of before; the loop would leave the defaults, which end a process."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = {number: signal.getsignal(number) for number in _STOPS}
+    before = {number: signal.getsignal(number) for number in (*_STOPS, signal.SIGHUP)}
     try:
         yield
     finally:

@@ -33,8 +33,7 @@ def test_garbage_is_looked_for_once_ready(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(serve, "ready_engines", load)
     monkeypatch.setattr(serve, "create_app", lambda *_: application)
     monkeypatch.setattr(serve, "build_server", build)
-    for name in ("tune_allocator", "reload_on_hangup"):
-        monkeypatch.setattr(serve, name, lambda *_: None)
+    monkeypatch.setattr(serve, "tune_allocator", lambda: None)
     for name in ("configure", "on_drop"):
         monkeypatch.setattr(serve.logs, name, lambda *_: None)
     try:

@@ -115,6 +115,8 @@ def describe(application: FastAPI, context: Context) -> dict[str, Any]:
             for route in application.routes
         ],
     )
+    if application.root_path:
+        document["servers"] = [{"url": application.root_path}]
     for operations in document["paths"].values():
         for operation in operations.values():
             responses: dict[str, Any] = operation["responses"]
