@@ -10,6 +10,7 @@ import threading
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,6 +19,7 @@ from matryo.core.errors import SettingsInvalid
 from matryo.core.settings import load_settings
 from matryo.http.listening import bind
 from matryo.main import build_server, create_app
+from tests.certificates import Authority
 from tests.contract.conftest import live_server, settings
 from tests.fakes import FakeEngine
 
@@ -65,8 +67,8 @@ def test_over_a_unix_socket(engine: FakeEngine, tmp_path: Path) -> None:
 
 
 @contextmanager
-def _unix_server(engine: FakeEngine, path: Path) -> Generator[None, None, None]:
-    chosen = settings(uds=path)
+def _unix_server(engine: FakeEngine, path: Path, **changes: Any) -> Generator[None, None, None]:
+    chosen = settings(uds=path, **changes)
     listener = bind("", 0, path)
     ready = threading.Event()
 
@@ -84,6 +86,44 @@ def _unix_server(engine: FakeEngine, path: Path) -> Generator[None, None, None]:
         server.stop()
         thread.join(20)
         listener.close()
+
+
+@pytest.mark.parametrize("over_unix", [False, True])
+def test_over_tls(engine: FakeEngine, tmp_path: Path, over_unix: bool) -> None:
+    """A server with a certificate is asked over TLS; the names in the certificate do not matter."""
+    cert, key = Authority().issue(name="embeddings.example").write(tmp_path)
+    files: dict[str, Any] = {"tls_cert_file": cert, "tls_key_file": key}
+    path = tmp_path / "matryo.sock"
+    if over_unix:
+        with _unix_server(engine, path, **files):
+            found = ask(load_settings(None, uds=path, **files), "ready", 10)
+        assert (found.is_well, found.sentence) == (True, f"ready: {path}")
+        return
+    with live_server(engine, **files) as live:
+        found = ask(load_settings(None, port=live.port, **files), "ready", 10)
+        assert (found.is_well, found.sentence) == (True, f"ready: https://127.0.0.1:{live.port}")
+        plain = ask(load_settings(None, port=live.port), "ready", 10)
+        assert not plain.is_well
+
+
+def test_clients_with_certificates(engine: FakeEngine, tmp_path: Path) -> None:
+    """A server that asks for certificates is shown its own; another authority's is not enough."""
+    authority = Authority()
+    (tmp_path / "ca.pem").write_bytes(authority.pem)
+    for issuer, is_well in ((authority, True), (Authority(), False)):
+        cert, key = issuer.issue().write(tmp_path)
+        files: dict[str, Any] = {
+            "tls_cert_file": cert,
+            "tls_key_file": key,
+            "tls_client_ca_file": tmp_path / "ca.pem",
+        }
+        with live_server(engine, **files) as live:
+            found = ask(load_settings(None, port=live.port, **files), "ready", 10)
+        assert found.is_well == is_well, found
+        assert ("MATRYO_TLS_CLIENT_CA_FILE" in found.sentence) != is_well
+    key.unlink()
+    with pytest.raises(SettingsInvalid, match="and its key: No such file or directory"):
+        ask(load_settings(None, **files), "ready", 1)
 
 
 def test_nobody_answers() -> None:

@@ -44,14 +44,14 @@ class _Address:
 
     host: str
     port: int
-    path: Path | None = None
-    has_tls: bool = False
+    path: Path | None
+    scheme: str
 
     def __str__(self) -> str:
         if self.path:
             return str(self.path)
         host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"http{'s' if self.has_tls else ''}://{host}:{self.port}"
+        return f"{self.scheme}://{host}:{self.port}"
 
 
 def ask(settings: Settings, question: Question, timeout_s: float) -> Health:
@@ -63,18 +63,15 @@ def ask(settings: Settings, question: Question, timeout_s: float) -> Health:
         timeout_s: for each step of the request.
 
     Raises:
-        SettingsInvalid: the port is 0, so that only the server knows its port.
+        SettingsInvalid: the port is 0, so that only the server knows its port; or the server's
+            certificate cannot be read.
     """
-    address = _address(settings)
+    address, tls = _address(settings), _tls(settings)
+    connection = _Connection(address, tls, timeout_s)
     try:
-        status, reason = _answer(_connection(address, timeout_s), _PATHS[question])
+        status, reason = _answer(connection, _PATHS[question])
     except (OSError, http.client.HTTPException) as exc:
-        cause = (isinstance(exc, OSError) and exc.strerror) or str(exc) or type(exc).__name__
-        return Health(
-            is_well=False,
-            sentence=f"no answer from {address}: {cause}. Start the server, or give this command "
-            "the server's MATRYO_ settings.",
-        )
+        return Health(is_well=False, sentence=f"no answer from {address}: {_cause(exc, settings)}")
     if status == _OK:
         return Health(is_well=True, sentence=f"{question}: {address}")
     because = f": {reason}" if reason else ""
@@ -83,28 +80,48 @@ def ask(settings: Settings, question: Question, timeout_s: float) -> Health:
 
 def _address(settings: Settings) -> _Address:
     if settings.uds:
-        return _Address("localhost", 0, settings.uds)
+        return _Address("localhost", 0, settings.uds, "")
     if settings.port == 0:
         raise SettingsInvalid(
             "MATRYO_PORT is 0, and only the server knows which port it got. Name the port with "
             "--port."
         )
-    return _Address(_LOOPBACK.get(settings.host, settings.host), settings.port)
+    scheme = "https" if settings.tls_cert_file else "http"
+    return _Address(_LOOPBACK.get(settings.host, settings.host), settings.port, None, scheme)
 
 
-def _connection(address: _Address, timeout_s: float) -> http.client.HTTPConnection:
-    """A connection that is not open yet; `http.client` asks no proxy."""
-    if address.path:
-        return _UnixConnection(address.path, timeout_s)
-    if address.has_tls:
-        # A certificate has the names that callers use, and hardly ever that of the loopback.
-        context = ssl.create_default_context()
-        context.check_hostname = False
-        context.verify_mode = ssl.CERT_NONE
-        return http.client.HTTPSConnection(
-            address.host, address.port, timeout=timeout_s, context=context
+def _tls(settings: Settings) -> ssl.SSLContext | None:
+    """How to speak with a server that has a certificate; None for plain HTTP.
+
+    A server that asks its clients for certificates is shown its own, which its authorities may have
+    signed.
+    """
+    if not settings.tls_cert_file:
+        return None
+    # A certificate has the names that callers use, and hardly ever that of the loopback.
+    context = ssl.create_default_context()
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    if settings.tls_client_ca_file:
+        try:
+            context.load_cert_chain(settings.tls_cert_file, settings.tls_key_file)
+        except OSError as exc:
+            raise SettingsInvalid(
+                f"cannot read {settings.tls_cert_file} and its key: {exc.strerror or exc}. Name "
+                "files that this user may read in MATRYO_TLS_CERT_FILE and MATRYO_TLS_KEY_FILE."
+            ) from exc
+    return context
+
+
+def _cause(exc: Exception, settings: Settings) -> str:
+    """Why no answer came, and what to do, for an operator."""
+    reason = (isinstance(exc, OSError) and exc.strerror) or str(exc) or type(exc).__name__
+    if isinstance(exc, ssl.SSLError) and settings.tls_client_ca_file:
+        return (
+            f"{reason}. This command shows the server's own certificate, which must be of "
+            "MATRYO_TLS_CLIENT_CA_FILE."
         )
-    return http.client.HTTPConnection(address.host, address.port, timeout=timeout_s)
+    return f"{reason}. Start the server, or give this command the server's MATRYO_ settings."
 
 
 def _answer(connection: http.client.HTTPConnection, path: str) -> tuple[int, str]:
@@ -122,15 +139,20 @@ def _answer(connection: http.client.HTTPConnection, path: str) -> tuple[int, str
         return response.status, ""
 
 
-class _UnixConnection(http.client.HTTPConnection):
-    """A connection over a Unix socket."""
+class _Connection(http.client.HTTPConnection):
+    """A connection over TCP or a Unix socket, with or without TLS; asks no proxy."""
 
-    def __init__(self, path: Path, timeout_s: float) -> None:
-        super().__init__("localhost", timeout=timeout_s)
-        self._path = str(path)
+    def __init__(self, address: _Address, tls: ssl.SSLContext | None, timeout_s: float) -> None:
+        super().__init__(address.host, address.port, timeout=timeout_s)
+        self._path, self._tls = address.path, tls
 
     def connect(self) -> None:
         """Open the connection."""
-        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self.sock.settimeout(self.timeout)
-        self.sock.connect(self._path)
+        if self._path:
+            self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+            self.sock.settimeout(self.timeout)
+            self.sock.connect(str(self._path))
+        else:
+            super().connect()
+        if self._tls:
+            self.sock = self._tls.wrap_socket(self.sock)
