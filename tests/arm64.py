@@ -73,6 +73,7 @@ def make_root(root: Path) -> None:
 
 def inside(root: Path, *command: str, **environment: str) -> None:
     """Run a program in the root, with mounts and processes that end with the program."""
+    # No /sys: what is in it of this machine's CPU makes ONNX Runtime of arm64 crash.
     mounts = f"mount --rbind /dev {root}/dev && mount -t proc proc {root}/proc"
     start = f'{mounts} && exec chroot {root} "$@"'
     path = f"/{_VENV}/bin:/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin"
