@@ -73,7 +73,7 @@ ENV PATH=/opt/venv/bin:$PATH \
 USER 10001:0
 WORKDIR /var/lib/matryo
 EXPOSE 8080
-HEALTHCHECK --interval=10s --timeout=3s --start-period=60s CMD ["matryo", "health", "--ready"]
+HEALTHCHECK --interval=10s --timeout=5s --start-period=60s CMD ["matryo", "health", "--ready"]
 STOPSIGNAL SIGTERM
 CMD ["matryo", "serve"]
 ARG VERSION

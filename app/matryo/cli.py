@@ -439,7 +439,7 @@ def bundle(
 ) -> None:
     """Write one executable file that serves a model: no Python, no network, no other file.
 
-    The file has the commands serve, embed, verify, info and models, and every setting.
+    The file has the commands serve, embed, verify, health, info and models, and every setting.
     """
     from matryo.commands.bundle import run
 
