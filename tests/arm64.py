@@ -37,6 +37,7 @@ _MAGIC = (
     r"\xff\xff\xff\xff\xff\xff\xff\x00\xff\xff\xff\xff\xff\xff\xff\xff\xfe\xff\xff\xff",
 )
 _GLIBC_TAGS = ("2014", "_2_17", "_2_26", "_2_27", "_2_28", "_2_31", "_2_34", "_2_35")
+_SITE = f"opt/venv/lib/python{_PYTHON}/site-packages"  # programs of packages are in its bin
 _CHECKOUT, _VENV, _VECTORS = "srv/matryo", "opt/venv", "srv/vectors"
 _KERNELS = ("onnxruntime", "native")
 # What QEMU's emulation of a process cannot do; everything else runs.
@@ -76,7 +77,7 @@ def inside(root: Path, *command: str, **environment: str) -> None:
     # No /sys: what is in it of this machine's CPU makes ONNX Runtime of arm64 crash.
     mounts = f"mount --rbind /dev {root}/dev && mount -t proc proc {root}/proc"
     start = f'{mounts} && exec chroot {root} "$@"'
-    path = f"/{_VENV}/bin:/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin"
+    path = f"/{_VENV}/bin:/{_SITE}/bin:/usr/bin:/bin:/usr/sbin:/sbin"
     given = {"HOME": "/root", "LANG": "C.UTF-8", "PATH": path, **environment}
     apart = ("unshare", "--mount", "--pid", "--fork", "--kill-child")
     subprocess.run([*apart, "sh", "-ec", start, "sh", *command], env=given, check=True)
@@ -90,7 +91,7 @@ def install(root: Path) -> None:
         shutil.rmtree(root / _VENV, ignore_errors=True)
         inside(root, "python3", "-m", "venv", "--without-pip", f"/{_VENV}")
         tags = [f"--platform=manylinux{tag}_aarch64" for tag in _GLIBC_TAGS]
-        packages = f"--target={root / _VENV}/lib/python{_PYTHON}/site-packages"
+        packages = f"--target={root / _SITE}"
         python = (f"--python-version={_PYTHON}", "--implementation=cp")
         _run(
             *(sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--require-hashes"),
