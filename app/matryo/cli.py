@@ -469,7 +469,7 @@ def bundle(
 ) -> None:
     """Write one executable file that serves a model: no Python, no network, no other file.
 
-    The file has the commands serve, embed, verify, info, models and key, and every setting.
+    The file has the commands serve, embed, verify, health, info, models and key, and every setting.
     """
     from matryo.commands.bundle import run
 
@@ -480,6 +480,36 @@ def bundle(
         input_type=input_type,
         lock=lock,
     )
+
+
+@main.command()
+@click.option(
+    "--ready/--live",
+    "is_ready",
+    default=True,
+    help="Ask whether the server can embed (/readyz, the default), or only whether it answers.",
+)
+@_flag("--host", "Address of the server.")
+@_flag("--port", "Port of the server.")
+@_flag("--uds", "Unix socket of the server, in place of host and port.", metavar="PATH")
+@click.option(
+    "--timeout",
+    type=click.FloatRange(min=0, min_open=True, max=3600),
+    default=2.0,
+    show_default=True,
+    help="Seconds that each step of the request may take.",
+)
+def health(is_ready: bool, timeout: float, **flags: str | None) -> None:
+    """Ask the server on this machine for its health: exit status 0 if it is well, else 1.
+
+    Reads the same settings as the server, and asks no proxy.
+    """
+    from matryo.commands.health import ask
+
+    found = ask(_settings(**flags), "ready" if is_ready else "live", timeout)
+    click.echo(found.sentence, err=not found.is_well)
+    if not found.is_well:
+        sys.exit(1)
 
 
 @main.command()

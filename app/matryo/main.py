@@ -265,7 +265,11 @@ def _grpc_server(
 
 
 def build_server(
-    application: FastAPI, listener: Listener, settings: Settings, on_ready: Callable[[], None]
+    application: FastAPI,
+    listener: Listener,
+    settings: Settings,
+    on_ready: Callable[[], None],
+    on_stop: Callable[[], None] = lambda: None,
 ) -> Server:
     """A server of the application, which runs until a signal to stop.
 
@@ -274,6 +278,7 @@ def build_server(
         listener: the sockets to serve on.
         settings: the operator's choices.
         on_ready: called once the server has answered a request of its own.
+        on_stop: called when the server begins to stop.
     """
     context: Context = application.state.context
     grpc_server: GrpcServer | None = application.state.grpc_server
@@ -300,6 +305,7 @@ def build_server(
         context.metrics,
         on_ready,
         [grpc_server] if grpc_server else (),
+        on_stop,
         application.state.reloads,
         application.state.tls.http,
         application.state.operations,

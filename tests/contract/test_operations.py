@@ -3,19 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import json
-import os
-import re
-import subprocess
-import sys
-from pathlib import Path
 from typing import Any
 
 import httpx2
-import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.contract.conftest import client_of, live_server
+from tests.contract.conftest import client_of
 from tests.fakes import MINILM, NOMIC, FakeEngine
 
 
@@ -134,25 +127,3 @@ async def test_health_of_a_model_that_fails(engine: FakeEngine) -> None:
         assert response.json()["reason"] == f"the last run of {NOMIC.id} failed"
         assert (await client.get("/livez")).status_code == 200
         engine.before = lambda _: None
-
-
-@pytest.mark.parametrize(("draining", "status"), [(False, 0), (True, 1)])
-def test_the_image_asks_no_proxy(engine: FakeEngine, draining: bool, status: int) -> None:
-    """The image's health check reaches the server whatever proxy the environment names."""
-    dockerfile = (Path(__file__).parents[2] / "Dockerfile").read_text()
-    found = re.search(r"HEALTHCHECK .*\\\n\s+CMD (\[.*\])", dockerfile)
-    assert found
-    command = json.loads(found[1])
-    assert command[0] == "python3"
-    proxies = ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY")
-    with live_server(engine) as live:
-        if draining:
-            live.application.state.context.service.why_not_ready = lambda: "not now"
-        done = subprocess.run(
-            [sys.executable, *command[1:]],
-            env=os.environ
-            | dict.fromkeys(proxies, "http://127.0.0.1:9")
-            | {"MATRYO_PORT": str(live.port)},
-            check=False,
-        )
-    assert done.returncode == status

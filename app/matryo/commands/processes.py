@@ -51,6 +51,7 @@ def run_processes(
     serve: Serve,
     on_ready: Callable[[], None],
     cores: int,
+    on_stop: Callable[[], None] = lambda: None,
 ) -> None:
     """Serve in `settings.processes` processes until SIGTERM or SIGINT.
 
@@ -61,6 +62,7 @@ def run_processes(
             with the number of its cores.
         on_ready: called once all of them are.
         cores: that each process uses.
+        on_stop: called when the server begins to stop.
 
     Raises:
         SystemExit: a process ended before all of them were ready, or had to be killed.
@@ -70,7 +72,7 @@ def run_processes(
     with metrics_folder() as folder:
         # prometheus_client decides by this variable, when it is first imported.
         os.environ[_METRICS_DIR] = str(folder)
-        _Supervisor(settings, listener, serve, on_ready, cores).run()
+        _Supervisor(settings, listener, serve, on_ready, cores, on_stop).run()
 
 
 def restart_s(n_deaths: int) -> float:
@@ -114,10 +116,11 @@ class _Supervisor:
         serve: Serve,
         on_ready: Callable[[], None],
         cores: int,
+        on_stop: Callable[[], None],
     ) -> None:
         self._context = multiprocessing.get_context("spawn")
         self._settings, self._listener, self._serve = settings, listener, serve
-        self._on_ready, self._cores = on_ready, cores
+        self._on_ready, self._cores, self._on_stop = on_ready, cores, on_stop
         self._places = [_Place() for _ in range(settings.processes)]
         nodes = node_cores() if settings.pin_processes else []
         shared = share_nodes(settings.processes, cores, nodes)
@@ -277,6 +280,7 @@ class _Supervisor:
 
     def _end_all(self) -> bool:
         """Have all processes end; returns whether any had to be killed."""
+        self._on_stop()
         # While anyone holds it open, the kernel takes connections that nobody will answer.
         self._listener.close_sockets()
         running = self._signal_all(signal.SIGTERM)

@@ -26,6 +26,7 @@ from matryo.core.metrics import Metrics
 from matryo.core.settings import Settings
 from matryo.core.signals import held_back, outlive_others
 from matryo.core.steps import Steps
+from matryo.core.systemd import Reporter, take_sockets
 from matryo.grpc.listening import check_installed, held_port
 from matryo.http.listening import Listener, bind_all
 from matryo.main import build_server, create_app
@@ -43,10 +44,12 @@ def run(settings: Settings) -> None:
     """
     logs.configure(settings.log_level, settings.log_format)
     outlive_others()
+    report = Reporter()
     with ExitStack() as stack:
         # First of all: a port in use should not be found out after a download.
         with held_back(signal.SIGTERM, signal.SIGINT):
-            listener = bind_all(settings, settings.uds)
+            given = take_sockets()
+            listener = Listener(given) if given else bind_all(settings, settings.uds)
             stack.callback(listener.close)
             listener.scheme = scheme_of(settings)
             settings = _with_grpc_port(settings, stack)
@@ -56,6 +59,7 @@ def run(settings: Settings) -> None:
         def on_ready() -> None:
             listener.publish()
             _announce(settings, listener)
+            report.ready()
 
         if settings.processes > 1:
             from matryo.commands.processes import run_processes
@@ -64,9 +68,11 @@ def run(settings: Settings) -> None:
             steps = Steps()
             settings = make_ready(settings, steps)
             serve = partial(serve_on, steps=steps)
-            run_processes(settings, listener, serve, on_ready, equal_part(settings))
+            run_processes(
+                settings, listener, serve, on_ready, equal_part(settings), report.stopping
+            )
         else:
-            serve_on(settings, listener, on_ready)
+            serve_on(settings, listener, on_ready, on_stop=report.stopping)
     log.info("stopped")
 
 
@@ -76,6 +82,7 @@ def serve_on(
     on_ready: Callable[[], None],
     cores: int | None = None,
     steps: Steps | None = None,
+    on_stop: Callable[[], None] = lambda: None,
 ) -> None:
     """Serve on bound sockets in this process.
 
@@ -85,6 +92,7 @@ def serve_on(
         on_ready: called once the server answers.
         cores: that this process uses; None for its part of those that it may use.
         steps: what was done before, for the metrics.
+        on_stop: called when the server begins to stop.
 
     Raises:
         SetupError: a model cannot be loaded, or the sockets cannot listen.
@@ -107,7 +115,7 @@ def serve_on(
         metrics.show_start(steps)
         on_ready()
 
-    build_server(application, listener, settings, on_ready=ready).run()
+    build_server(application, listener, settings, on_ready=ready, on_stop=on_stop).run()
 
 
 def _with_grpc_port(settings: Settings, stack: ExitStack) -> Settings:
@@ -125,7 +133,7 @@ def _announce(settings: Settings, listener: Listener) -> None:
     served = ", ".join(
         f"{model.id} ({model.precision_for(settings.precision)})" for model in models
     )
-    path = listener.file and listener.file.path
+    path = listener.path
     log.info("ready: %s on %s", served, path or listener.url)
     if listener.beside:
         log.info("metrics on %s/metrics", listener.beside.url)

@@ -37,7 +37,7 @@ class Listener:
 
     Attributes:
         sockets: one for each address.
-        file: of the Unix socket; None for TCP.
+        file: of a Unix socket that this server has bound; None for others.
         token: known to this server alone; marks the request that the server sends itself.
         scheme: `http` or `https`.
         remedy: names the settings of the address.
@@ -57,16 +57,24 @@ class Listener:
         return int(self.sockets[0].getsockname()[1])
 
     @property
+    def path(self) -> Path | None:
+        """The path of a Unix socket; None for TCP."""
+        if self.file:
+            return self.file.path
+        one = self.sockets[0]
+        return Path(one.getsockname()) if one.family == socket.AF_UNIX else None
+
+    @property
     def url(self) -> str:
         """Where a client of this machine reaches the server; a Unix socket takes any host."""
-        if self.file:
+        if self.path:
             return f"{self.scheme}://localhost"
         host, port = _reachable(self.sockets[0])[:2]
         return f"{self.scheme}://{f'[{host}]' if ':' in host else host}:{port}"
 
     def open_address(self) -> str | None:
         """An address that other machines may reach; None if only this machine can call."""
-        if self.file:
+        if self.path:
             return None
         for one in self.sockets:
             address = address_of(one.getsockname()[0])
@@ -130,6 +138,8 @@ class Listener:
     def _name(self, one: socket.socket) -> str:
         if self.file:
             return str(self.file.path)
+        if one.family == socket.AF_UNIX:
+            return str(one.getsockname())
         host, port = one.getsockname()[:2]
         return f"{host}:{port}"
 
@@ -215,8 +225,10 @@ def _bind_each(addresses: list[tuple[Any, Any]]) -> list[socket.socket]:
     return sockets
 
 
-def _reachable(one: socket.socket) -> tuple[Any, ...]:
+def _reachable(one: socket.socket) -> Any:  # noqa: ANN401 - a pair, four values, or a path
     """The address at which this machine reaches a socket."""
+    if one.family == socket.AF_UNIX:
+        return one.getsockname()
     host, *rest = one.getsockname()
     return (_ANY.get(host, host), *rest)
 

@@ -111,6 +111,7 @@ class Server:
         metrics: what is counted.
         on_ready: called once the server has answered a request of its own.
         doors: which drain beside HTTP.
+        on_stop: called when the server begins to stop.
         reloads: the files to read again when they change.
         tls: of the connections; None for plain HTTP.
         operations: answers on the sockets beside those of the application, until the very end;
@@ -130,6 +131,7 @@ class Server:
         metrics: Metrics,
         on_ready: Callable[[], None],
         doors: Sequence[Door] = (),
+        on_stop: Callable[[], None] = lambda: None,
         reloads: Reloads | None = None,
         tls: TlsKeeper | None = None,
         operations: ASGIApp | None = None,
@@ -143,6 +145,7 @@ class Server:
         self._metrics = metrics
         self._on_ready = on_ready
         self._doors = doors
+        self._on_stop = on_stop
         self._tls = tls
         self._reloads = reloads or Reloads(lambda _what, _outcome: None)
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -203,6 +206,7 @@ class Server:
                     await beside.listen(self._listener.beside, self._config)
                 self._on_ready()
                 await self._stopping.wait()
+                self._on_stop()
                 log.info("stopping: running requests get %g s", self._config.grace_s)
                 self._service.announce_stop()
                 if self._config.drain_delay_s and not _is_orphan():

@@ -28,7 +28,7 @@ def test_garbage_is_looked_for_once_ready(monkeypatch: pytest.MonkeyPatch) -> No
         enabled.append(gc.isenabled())
         return ()
 
-    def build(*_: object, on_ready: Callable[[], None]) -> Any:
+    def build(*_: object, on_ready: Callable[[], None], **_more: object) -> Any:
         return SimpleNamespace(run=on_ready)
 
     monkeypatch.setattr(serve, "ready_engines", load)
