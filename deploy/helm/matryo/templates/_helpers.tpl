@@ -70,18 +70,12 @@ app.kubernetes.io/component: {{ .component }}
 {{- if .Values.metrics.port }}http{{ else }}{{ include "matryo.scheme" . }}{{ end -}}
 {{- end -}}
 
-{{/* How the kubelet asks. It has no client certificate, and then asks inside the container. */}}
+{{/* A probe of the kubelet, which checks no certificate. */}}
 {{- define "matryo.probe" -}}
-{{- $values := .root.Values -}}
-{{- if and (not $values.metrics.port) $values.tls.clientCA.existingSecret -}}
-exec:
-  command: [matryo, health, {{ .flag }}]
-{{- else -}}
 httpGet:
   path: {{ .path }}
-  port: {{ ternary "metrics" "http" (gt (int $values.metrics.port) 0) }}
+  port: {{ ternary "metrics" "http" (gt (int .root.Values.metrics.port) 0) }}
   scheme: {{ include "matryo.metricsScheme" .root | upper }}
-{{- end }}
 {{ toYaml .times }}
 {{- end -}}
 
@@ -120,6 +114,9 @@ sum(matryo_backlog_seconds{namespace="{{ .Release.Namespace }}",pod=~"{{ include
 {{- end -}}
 {{- if and .tls.clientCA.existingSecret (not .tls.existingSecret) -}}
 {{- fail "tls.clientCA.existingSecret is set without tls.existingSecret: client certificates need TLS. Set tls.existingSecret." -}}
+{{- end -}}
+{{- if and .tls.clientCA.existingSecret (not .metrics.port) -}}
+{{- fail "tls.clientCA.existingSecret is set and metrics.port is 0: the kubelet has no client certificate for its probes. Set metrics.port." -}}
 {{- end -}}
 {{- if and .metrics.serviceMonitor.enabled .metrics.podMonitor.enabled -}}
 {{- fail "metrics.serviceMonitor.enabled and metrics.podMonitor.enabled are both true: every pod would be scraped twice. Enable one of them." -}}
