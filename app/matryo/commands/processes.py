@@ -278,8 +278,7 @@ class _Supervisor:
     def _end_all(self) -> bool:
         """Have all processes end; returns whether any had to be killed."""
         # While anyone holds it open, the kernel takes connections that nobody will answer.
-        for one in self._listener.sockets:
-            one.close()
+        self._listener.close_sockets()
         running = self._signal_all(signal.SIGTERM)
         begun, patience_s = time.monotonic(), most_stop_s(self._settings)
         has_hurried = False

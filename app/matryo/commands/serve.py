@@ -16,7 +16,7 @@ from matryo.core.memory import tune_allocator
 from matryo.core.settings import Settings
 from matryo.core.signals import held_back, outlive_others, reload_on_hangup
 from matryo.grpc.listening import check_installed, held_port
-from matryo.http.listening import Listener, bind
+from matryo.http.listening import Listener, bind_all
 from matryo.main import build_server, create_app
 
 log = logging.getLogger("matryo")
@@ -35,7 +35,7 @@ def run(settings: Settings) -> None:
     with ExitStack() as stack:
         # First of all: a port in use should not be found out after a download.
         with held_back(signal.SIGTERM, signal.SIGINT):
-            listener = bind(settings.host, settings.port, settings.uds)
+            listener = bind_all(settings, settings.uds)
             stack.callback(listener.close)
             settings = _with_grpc_port(settings, stack)
 
@@ -106,6 +106,8 @@ def _announce(settings: Settings, listener: Listener) -> None:
     )
     path = listener.file and listener.file.path
     log.info("ready: %s on %s", served, path or listener.url)
+    if listener.beside:
+        log.info("metrics on %s/metrics", listener.beside.url)
     if settings.grpc_port is not None:
         log.info("gRPC on %s, port %d", settings.host, settings.grpc_port)
     over = f"--unix-socket {shlex.quote(str(path))} " if path else ""

@@ -8,9 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from types import TracebackType
-from typing import Self
+from typing import Literal, Self, get_args
 
 from matryo.core.errors import Overloaded
+
+Holder = Literal["body", "texts", "tokens", "vectors", "answer", "connection"]
+"""What bytes are taken for: a body as it comes, the texts in a request, their tokens, the vectors,
+the answer as it goes, and what a connection keeps beside its request."""
+
+_HOLDERS: tuple[Holder, ...] = get_args(Holder)
 
 
 class Budget:
@@ -22,6 +28,7 @@ class Budget:
 
     Attributes:
         held: bytes that all leases together hold.
+        by_holder: the same, by what they are taken for.
     """
 
     def __init__(
@@ -31,17 +38,18 @@ class Budget:
     ) -> None:
         self.limit = limit
         self.held = 0
+        self.by_holder = dict.fromkeys(_HOLDERS, 0)
         self._on_refused = on_refused
 
     def lease(self) -> Lease:
         """A lease of nothing yet, for one request."""
         return Lease(self)
 
-    def change(self, n_bytes: int) -> None:
-        """Take bytes, or give back a negative number of them.
+    def check(self, n_bytes: int) -> None:
+        """Refuse bytes that do not fit beside those that are held.
 
         Raises:
-            Overloaded: the bytes do not fit beside those that are held.
+            Overloaded: they do not fit.
         """
         if n_bytes > 0 and self.limit is not None and self.held + n_bytes > self.limit:
             if self._on_refused:
@@ -52,8 +60,13 @@ class Budget:
                 used=self.held,
                 limit=self.limit,
                 retry_after_s=1,
+                reason="memory",
             )
+
+    def change(self, n_bytes: int, holder: Holder) -> None:
+        """Take bytes that fit, or give back a negative number of them."""
         self.held += n_bytes
+        self.by_holder[holder] += n_bytes
 
 
 class Lease:
@@ -63,43 +76,44 @@ class Lease:
         held: bytes that the request holds.
     """
 
-    __slots__ = ("_budget", "held")
+    __slots__ = ("_budget", "_parts", "held")
 
     def __init__(self, budget: Budget) -> None:
         self._budget = budget
+        self._parts: dict[Holder, int] = {}
         self.held = 0
 
-    def grow(self, n_bytes: int) -> None:
+    def grow(self, n_bytes: int, holder: Holder) -> None:
         """Hold so many bytes more.
 
         Raises:
             Overloaded: they do not fit; the lease stays what it was.
         """
         if n_bytes > 0:
-            self._budget.change(n_bytes)
-            self.held += n_bytes
+            self._budget.check(n_bytes)
+            self._take(n_bytes, holder)
 
-    def shrink(self, n_bytes: int) -> None:
-        """Give some bytes back, at most what is held."""
-        n_bytes = min(n_bytes, self.held)
-        self.held -= n_bytes
-        self._budget.change(-n_bytes)
-
-    def hold(self, n_bytes: int) -> None:
-        """Hold exactly so many bytes.
+    def hold(self, n_bytes: int, holder: Holder) -> None:
+        """Hold exactly so many bytes, in place of all that is held.
 
         Raises:
             Overloaded: they do not fit; the lease stays what it was.
         """
-        if n_bytes > self.held:
-            self.grow(n_bytes - self.held)
-        else:
-            self.shrink(self.held - n_bytes)
+        self._budget.check(n_bytes - self.held)
+        self.end()
+        self._take(n_bytes, holder)
 
     def end(self) -> None:
         """Give everything back; ending twice is fine."""
-        if self.held:
-            self.shrink(self.held)
+        for holder, n_bytes in self._parts.items():
+            self._budget.change(-n_bytes, holder)
+        self._parts.clear()
+        self.held = 0
+
+    def _take(self, n_bytes: int, holder: Holder) -> None:
+        self._budget.change(n_bytes, holder)
+        self._parts[holder] = self._parts.get(holder, 0) + n_bytes
+        self.held += n_bytes
 
     def __enter__(self) -> Self:
         """Return the lease itself."""

@@ -19,7 +19,8 @@
     │   ├─ Overloaded          the queue has no room for the whole request
     │   │   └─ WaitTooLong        the answer would come too late
     │   └─ NotReady            the service is starting or draining, or has no live worker
-    │       └─ Stopping            the service is shutting down
+    │       ├─ Stopping            the service is shutting down
+    │       └─ Abandoned           the service shut down before the request was done
     ├─ EngineError     a fault of the server
     │   └─ InferenceFailed     a run raised, or gave values that are not finite
     └─ SetupError      the operator must change a setting, a file or the disk
@@ -60,12 +61,15 @@ class RequestError(MatryoError):
     Attributes:
         param: `param` of OpenAI's error object, the field of the body that is wrong.
         code: `code` of OpenAI's error object; None if OpenAI has no code for the error.
+        model: what the request calls the model, empty for the default one; None where the request
+            cannot be read that far.
     """
 
     def __init__(self, message: str, *, param: str | None = None, code: str | None = None) -> None:
         super().__init__(message)
         self.param = param
         self.code = code
+        self.model: str | None = None
 
 
 class InvalidRequest(RequestError):
@@ -238,11 +242,14 @@ class CapacityError(MatryoError):
     Attributes:
         retry_after_s: whole seconds to wait, 1 to 60. The official clients ignore larger values:
             openai-python 1.x above 60, 2.x and 3.x above 120.
+        reason: what the request was refused for, as a label of `matryo_rejections_total`; empty
+            where the request was not refused for want of room.
     """
 
-    def __init__(self, message: str, *, retry_after_s: float = 1) -> None:
+    def __init__(self, message: str, *, retry_after_s: float = 1, reason: str = "") -> None:
         super().__init__(message)
         self.retry_after_s = min(60, max(1, int(retry_after_s + 0.999)))
+        self.reason = reason
 
 
 class Overloaded(CapacityError):
@@ -256,9 +263,16 @@ class Overloaded(CapacityError):
     """
 
     def __init__(
-        self, *, resource: str, requested: int, used: int, limit: int, retry_after_s: float
+        self,
+        *,
+        resource: str,
+        requested: int,
+        used: int,
+        limit: int,
+        retry_after_s: float,
+        reason: str = "",
     ) -> None:
-        super().__init__("", retry_after_s=retry_after_s)
+        super().__init__("", retry_after_s=retry_after_s, reason=reason)
         self.resource = resource
         self.requested = requested
         self.used = used
@@ -312,6 +326,13 @@ class Stopping(NotReady):
 
     def __init__(self) -> None:
         super().__init__("The server is shutting down. Please try again on another one.")
+
+
+class Abandoned(NotReady):
+    """The service shut down before a request that it had taken was done."""
+
+    def __init__(self) -> None:
+        super().__init__("The server shut down before this request's turn.")
 
 
 # --- a fault of the server

@@ -1,250 +1,114 @@
-"""Every metric of the service, on a registry that the caller gives.
+"""The metrics of one application: what a scrape reads, and how requests are counted.
 
-Names follow Prometheus' rules: `matryo_` first, the unit last, and `_total` after counters. A label
-has only values that the server knows, such as served models, input types and trained sizes. It
-never has a text that a caller sent, because callers could then add series without end.
-
-Source: https://prometheus.io/docs/practices/naming/
+Counters and histograms change when something happens. Gauges are set by `Metrics.refresh`, which
+runs before each scrape of this process and a few times a second for the scrapes of others.
 """
 
 from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Iterable
-from typing import Any
+import time
+from collections.abc import Callable, Iterable, Iterator
+from itertools import product
+from typing import Any, NamedTuple
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.gc_collector import GCCollector
+from prometheus_client.metrics_core import Metric
 from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.platform_collector import PlatformCollector
 from prometheus_client.process_collector import ProcessCollector
+from prometheus_client.registry import Collector
 
-REJECTION_REASONS = ("queue_full", "requests", "wait", "memory", "draining")
-DROP_REASONS = ("silent", "idle", "displaced", "slow_reader", "full")
-
-_FAST_S = (0.0001, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0)
-_SLOW_S = (
-    0.001,
-    0.0025,
-    0.005,
-    0.01,
-    0.025,
-    0.05,
-    0.1,
-    0.25,
-    0.5,
-    1.0,
-    2.5,
-    5.0,
-    10.0,
-    30.0,
-    60.0,
+from matryo.core.errors import Abandoned, CapacityError, DeadlinePassed
+from matryo.core.metric_list import (
+    ABORT_REASONS,
+    DIRECTIONS,
+    DROP_REASONS,
+    HEARTBEATS,
+    HOLDERS,
+    LANES,
+    OUTCOMES,
+    REJECTION_REASONS,
+    RELOADS,
+    START_STEPS,
+    MetricList,
 )
+from matryo.core.usage import Usage, processes_of
+
 _SERIES = 512  # of one metric, that are found quickly
-_LAG_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0)
-_COUNTS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048)
-_TOKENS = (8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384)
+_FOLDER = "PROMETHEUS_MULTIPROC_DIR"
 
 
-class Metrics:
+class RequestLabels(NamedTuple):
+    """What is known of a request that ended; an empty text for what is not.
+
+    Attributes:
+        door: one of `DOORS`.
+        route: name of the route, or full name of the method.
+        model: id of a served model.
+        input_type: of the model.
+        status: of HTTP, or the name of gRPC's code.
+    """
+
+    door: str
+    route: str
+    model: str
+    input_type: str
+    status: str
+
+
+class Metrics(MetricList):
     """The metrics of one application.
 
     Args:
         registry: the registry of the metrics. Every application and every test has its own.
+
+    Attributes:
+        n_in_progress: requests and calls that are not answered yet, of every door.
     """
 
     def __init__(self, registry: CollectorRegistry) -> None:
-        self.registry = registry
+        super().__init__(registry)
         ProcessCollector(registry=registry)
         PlatformCollector(registry=registry)
         GCCollector(registry=registry)
-
-        self.requests = Counter(
-            "matryo_requests",
-            "HTTP requests answered. Status 499: the caller disconnected before the answer.",
-            ("route", "status", "model"),
-            registry=registry,
-        )
-        self.request_seconds = Histogram(
-            "matryo_request_seconds",
-            "Time from a request's headers to the end of its answer.",
-            ("route",),
-            buckets=_SLOW_S,
-            registry=registry,
-        )
-        self.grpc_requests = Counter(
-            "matryo_grpc_requests",
-            "gRPC calls answered, by method and status code.",
-            ("method", "code"),
-            registry=registry,
-        )
-        self.grpc_request_seconds = Histogram(
-            "matryo_grpc_request_seconds",
-            "Time from the start of a gRPC call to its status. A stream is one call.",
-            ("method",),
-            buckets=_SLOW_S,
-            registry=registry,
-        )
-        self.requests_in_progress = Gauge(
-            "matryo_requests_in_progress",
-            "HTTP requests not answered yet.",
-            multiprocess_mode="livesum",
-            registry=registry,
-        )
-
-        def stage(name: str, what: str, buckets: tuple[float, ...]) -> Histogram:
-            return Histogram(
-                f"matryo_{name}_seconds",
-                what,
-                ("model",),
-                buckets=buckets,
-                registry=registry,
-            )
-
-        self.tokenize_seconds = stage(
-            "tokenize", "Time to tokenise the texts of a request.", _FAST_S
-        )
-        self.queue_seconds = stage("queue", "Time from a text's admission to its run.", _SLOW_S)
-        self.inference_seconds = stage(
-            "inference", "Time of a run of the model on a batch.", _SLOW_S
-        )
-        self.postprocess_seconds = stage(
-            "postprocess", "Time to pool and normalise a batch.", _FAST_S
-        )
-        self.encode_seconds = stage("encode", "Time to encode the answer of a request.", _FAST_S)
-
-        shape = ("model", "input_type", "dimensions")
-        self.texts = Counter(
-            "matryo_texts",
-            "Texts embedded. dimensions: a trained size, or 'other'.",
-            shape,
-            registry=registry,
-        )
-        self.tokens = Counter(
-            "matryo_tokens",
-            "Tokens embedded, padding not counted.",
-            shape,
-            registry=registry,
-        )
-
-        self.batch_texts = Histogram(
-            "matryo_batch_texts",
-            "Texts in a batch.",
-            ("model",),
-            buckets=_COUNTS,
-            registry=registry,
-        )
-        self.batch_tokens = Histogram(
-            "matryo_batch_tokens",
-            "Tokens in a batch, padding not counted.",
-            ("model",),
-            buckets=_TOKENS,
-            registry=registry,
-        )
-        self.padding_tokens = Counter(
-            "matryo_padding_tokens",
-            "Padding tokens that the matrix products computed too. 0 for graphs that Matryo built, "
-            "which pad only attention.",
-            ("model",),
-            registry=registry,
-        )
-
-        self.queue_tokens = Gauge(
-            "matryo_queue_tokens",
-            "Tokens admitted and not answered yet.",
-            multiprocess_mode="livesum",
-            registry=registry,
-        )
-        self.connections = Gauge(
-            "matryo_connections",
-            "Open HTTP connections.",
-            multiprocess_mode="livesum",
-            registry=registry,
-        )
-        self.dropped_connections = Counter(
-            "matryo_dropped_connections",
-            "Connections that the server ended: silent, idle, displaced by a new one, slow_reader, "
-            "or full, where no room could be made for a new one.",
-            ("reason",),
-            registry=registry,
-        )
-        self.loop_lag_seconds = Histogram(
-            "matryo_loop_lag_seconds",
-            "How late the event loop ran a timer, measured twenty times a second.",
-            buckets=_LAG_S,
-            registry=registry,
-        )
-        self.memory_held = Gauge(
-            "matryo_memory_held_bytes",
-            "Bytes of MATRYO_MEMORY_BUDGET_BYTES that requests hold now.",
-            multiprocess_mode="livesum",
-            registry=registry,
-        )
-        self.rejections = Counter(
-            "matryo_rejections",
-            "Requests refused. queue_full: too many tokens wait; requests: too many requests wait; "
-            "wait: the answer would come too late; draining: the service is shutting down.",
-            ("reason",),
-            registry=registry,
-        )
-        self.truncations = Counter(
-            "matryo_truncations",
-            "Texts cut to the model's limit.",
-            ("model",),
-            registry=registry,
-        )
-        self.unknown_texts = Counter(
-            "matryo_unknown_texts",
-            "Texts with characters or words that the model's vocabulary lacks.",
-            ("model",),
-            registry=registry,
-        )
-        self.cancellations = Counter(
-            "matryo_cancellations",
-            "Texts dropped because their caller disconnected before they ran.",
-            ("model",),
-            registry=registry,
-        )
-        self.failures = Counter(
-            "matryo_failures",
-            "Batches that failed in the engine.",
-            ("model",),
-            registry=registry,
-        )
-        self.log_lines_dropped = Counter(
-            "matryo_log_lines_dropped",
-            "Log lines lost because nobody read standard error, or because a write failed.",
-            registry=registry,
-        )
-        self.ready = Gauge(
-            "matryo_ready",
-            "1 if /readyz answers 200. With several processes, 1 only if all of them are ready.",
-            multiprocess_mode="livemin",
-            registry=registry,
-        )
-        # A Gauge, because an Info does not support several processes. A scrape shows the same text.
-        self.build_info = Gauge(
-            "matryo_build_info",
-            "Version, precision and fingerprint of each served model. Always 1.",
-            ("model", "version", "precision", "fingerprint"),
-            multiprocess_mode="livemax",
-            registry=registry,
-        )
-
+        registry.register(Usage(processes_of(None)))
+        self._refreshers: list[Callable[[], None]] = []
+        self._of_requests: dict[RequestLabels, tuple[Counter, Histogram]] = {}
+        self._cpu_s = 0.0
+        self.n_in_progress = 0
         # A request counts in a dozen series; looking each of them up by its labels costs 2 % of it.
         for member in vars(self).values():
             if isinstance(member, (Counter, Gauge, Histogram)):
                 metric: Any = member
                 metric.labels = functools.lru_cache(_SERIES)(metric.labels)
 
-    def exported(self) -> CollectorRegistry:
-        """The registry that a scrape reads, of this process or of all server processes together."""
-        if not os.environ.get("PROMETHEUS_MULTIPROC_DIR"):
-            return self.registry
+    # --- for scrapes
+
+    def on_refresh(self, refresher: Callable[[], None]) -> None:
+        """Have `refresher` set its gauges whenever gauges are refreshed; for the event loop."""
+        self._refreshers.append(refresher)
+
+    def refresh(self) -> None:
+        """Set every gauge to what is true now; for the event loop."""
+        self.requests_in_progress.set(self.n_in_progress)
+        cpu_s = time.process_time()
+        self.cpu_seconds.inc(max(0.0, cpu_s - self._cpu_s))
+        self._cpu_s = cpu_s
+        for refresher in self._refreshers:
+            refresher()
+
+    def exported(self) -> Collector:
+        """What a scrape reads, of this process or of all server processes together."""
+        folder = os.environ.get(_FOLDER)
+        if not folder:
+            return _Exported(self.registry)
         registry = CollectorRegistry()
-        MultiProcessCollector(registry)  # pyright: ignore[reportUnknownParameterType]
-        return registry
+        MultiProcessCollector(registry, folder)  # pyright: ignore[reportUnknownParameterType]
+        registry.register(Usage(processes_of(folder)))
+        return _Exported(registry)
 
     def start_at_zero(self, models: Iterable[str]) -> None:
         """Create the series of rare events with the value 0.
@@ -255,15 +119,91 @@ class Metrics:
         Args:
             models: ids of the served models.
         """
-        for reason in REJECTION_REASONS:
-            self.rejections.labels(reason)
-        for reason in DROP_REASONS:
-            self.dropped_connections.labels(reason)
-        for model in models:
-            for counter in (
-                self.truncations,
-                self.unknown_texts,
-                self.cancellations,
-                self.failures,
-            ):
-                counter.labels(model)
+        ids = tuple(models)
+        series: list[tuple[Counter | Gauge, Iterable[tuple[str, ...]]]] = [
+            (self.rejections, product(REJECTION_REASONS)),
+            (self.aborts, product(ABORT_REASONS)),
+            (self.dropped_connections, product(DROP_REASONS)),
+            (self.reloads, product(RELOADS, OUTCOMES)),
+            (self.memory_held, product(HOLDERS)),
+            (self.bytes_in_flight, product(DIRECTIONS)),
+            (self.start_seconds, product(START_STEPS)),
+            (self.waiting_requests, product(ids, LANES)),
+            (self.waiting_texts, product(ids, LANES)),
+            (self.heartbeats, product(ids, HEARTBEATS)),
+            (self.truncations, product(ids)),
+            (self.unknown_texts, product(ids)),
+            (self.cancellations, product(ids)),
+            (self.failures, product(ids)),
+            (self.busy_seconds, product(ids)),
+        ]
+        for metric, values in series:
+            for labels in values:
+                metric.labels(*labels)
+
+    # --- for the doors
+
+    def count_request(
+        self, labels: RequestLabels, seconds: float, trace_id: str | None = None
+    ) -> None:
+        """Count a request or a call that ended.
+
+        Args:
+            labels: see `RequestLabels`.
+            seconds: from its start to its end.
+            trace_id: of the trace that it belongs to, which becomes the exemplar of its bucket.
+        """
+        found = self._of_requests.get(labels)
+        if found is None:
+            counter = self.requests.labels(labels.door, labels.route, labels.model, labels.status)
+            histogram = self.request_seconds.labels(
+                labels.door, labels.model, labels.input_type, labels.status
+            )
+            found = self._of_requests[labels] = counter, histogram
+        found[0].inc()
+        found[1].observe(seconds, {"trace_id": trace_id} if trace_id else None)
+
+    def count_abort(self, error: BaseException) -> None:
+        """Count a request that ended with an error, if the request was given up in its course."""
+        if isinstance(error, DeadlinePassed):
+            self.aborts.labels("deadline").inc()
+        elif isinstance(error, Abandoned):
+            self.aborts.labels("stopping").inc()
+
+    def count_caller(
+        self,
+        key: str | None,
+        status: str,
+        n_tokens: int = 0,
+        error: BaseException | None = None,
+    ) -> None:
+        """Count a request that ended, by its key.
+
+        Args:
+            key: name of the key; None on an open server.
+            status: as in `requests`.
+            n_tokens: that were embedded.
+            error: that the request ended with; None if it was answered.
+        """
+        name = key or ""
+        self.caller_requests.labels(name, status).inc()
+        if n_tokens:
+            self.caller_tokens.labels(name).inc(n_tokens)
+        if isinstance(error, CapacityError) and error.reason:
+            self.caller_rejections.labels(name, error.reason).inc()
+
+
+class _Exported(Collector):
+    """The metrics of a registry, without the moment at which each series began.
+
+    prometheus_client writes that moment as a series of its own, which doubles those of counters.
+    """
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._registry = registry
+
+    def collect(self) -> Iterator[Metric]:
+        for metric in self._registry.collect():
+            name = f"{metric.name}_created"
+            metric.samples = [sample for sample in metric.samples if sample.name != name]
+            yield metric

@@ -99,6 +99,20 @@ class Settings(BaseModel):
     grpc_key_file: Path | None = Field(
         None, description="Private key of the certificate, a PEM file without a password."
     )
+    metrics_port: int | None = Field(
+        None,
+        ge=0,
+        le=65535,
+        description="Port of /metrics, /livez, /readyz and /health alone, on the same host; 0 for "
+        "any free one, empty = the service's own port. With a port of its own, /metrics is no "
+        "longer on the service's port.",
+    )
+    metrics_key: str | None = Field(
+        None,
+        repr=False,
+        description="Key that a scrape of /metrics shows, as Authorization: Bearer KEY or as the "
+        "password of Basic; empty = open to all.",
+    )
     api_keys: _Words = Field(
         (),
         repr=False,
@@ -324,6 +338,29 @@ class Settings(BaseModel):
     def _address(cls, value: str) -> str:
         # A URL writes an IPv6 address in brackets.
         return value[1:-1] if value.startswith("[") and value.endswith("]") else value
+
+    @field_validator("metrics_port")
+    @classmethod
+    def _own_port(cls, value: int | None, info: ValidationInfo) -> int | None:
+        for name in ("port", "grpc_port"):
+            if value and value == info.data.get(name):
+                raise ValueError(
+                    f"is {value}, as MATRYO_{name.upper()} is. Choose another port, or leave it "
+                    "empty to have /metrics on the service's own port"
+                )
+        return value
+
+    @field_validator("metrics_key")
+    @classmethod
+    def _metrics_key(cls, value: str | None) -> str | None:
+        if value is not None and (
+            not value or not value.isascii() or not value.isprintable() or " " in value
+        ):
+            raise ValueError(
+                "is empty, or has a blank or a character outside printable ASCII. Choose another "
+                "key, or leave it out to have /metrics open to all"
+            )
+        return value
 
     @field_validator("model")
     @classmethod

@@ -21,7 +21,7 @@ from google.protobuf.descriptor import MethodDescriptor
 
 from matryo.core.budget import Lease
 from matryo.core.errors import BodyTimeout, EmptyInput, InvalidRequest
-from matryo.core.metrics import Metrics
+from matryo.core.metrics import Metrics, RequestLabels
 from matryo.grpc.aio import Methods
 from matryo.grpc.errors import refusal
 from matryo.grpc.messages import Message, methods_of, parse
@@ -87,7 +87,9 @@ class Call:
         lease: bytes that the call holds until its end.
         request_id: of the call.
         caller: who calls, once `check_key` has been called.
+        is_known: whether that was found out.
         facts: values for the log line.
+        asked: the options of the last message that asked for vectors.
         trailers: trailing metadata of the answer.
     """
 
@@ -103,7 +105,9 @@ class Call:
         self._given: dict[str, str | bytes] = dict(context.invocation_metadata() or ())
         self.request_id = request_id_of(self._text("x-request-id"))
         self.caller: Caller = OPEN
+        self.is_known = False
         self.facts: dict[str, object] = {}
+        self.asked = Options(self.model)
         self.trailers: dict[str, str] = {"x-request-id": self.request_id}
 
     def _text(self, key: str) -> str | None:
@@ -133,6 +137,7 @@ class Call:
         """
         key = key_of(self._text("authorization")) or (self._text("api-key") or "").strip()
         self.caller = self.service.keys.caller(key)
+        self.is_known = True
 
     async def read(self) -> Message | None:
         """The only message of the call; None if there is none.
@@ -166,7 +171,7 @@ class Call:
             InvalidRequest: the bytes are no such message.
             Overloaded: the memory budget has no room for the message.
         """
-        lease.grow(_MESSAGE_SHARES * len(raw))
+        lease.grow(_MESSAGE_SHARES * len(raw), "body")
         return parse(raw, self._input, self.limits.max_fields)
 
     async def embed(self, options: Options, texts: Texts, lease: Lease | None = None) -> Answer:
@@ -178,7 +183,7 @@ class Call:
             lease: of one message of a stream, which has no patience of its own; None for the lease
                 of the call.
         """
-        self.facts["model"] = self.service.directory.find(options.model)
+        self.asked = options
         if lease is None:
             options = replace(options, deadline_s=self.deadline_s)
         answer = await self.service.embed(
@@ -190,6 +195,41 @@ class Call:
         )
         self._note(answer)
         return answer
+
+    def count_cancellation(self) -> grpc.StatusCode:
+        """Count a call that the library ended, and return the code that its caller gets."""
+        left_s = self.deadline_s
+        if left_s is not None and left_s <= 0:
+            self._door.metrics.aborts.labels("deadline").inc()
+            return grpc.StatusCode.DEADLINE_EXCEEDED
+        reason = "stopping" if self.draining.is_set() else "hang_up"
+        self._door.metrics.aborts.labels(reason).inc()
+        return grpc.StatusCode.CANCELLED
+
+    def count(
+        self, path: str, code: str, spent_s: float, error: Exception | None, *, keyed: bool
+    ) -> None:
+        """Count the call, which has ended.
+
+        Args:
+            path: full name of the method.
+            code: name of the status.
+            spent_s: seconds that the call took.
+            error: that the call ended with; None if it was answered or cancelled.
+            keyed: whether the method asks for a key; those that do not are for operators.
+        """
+        metrics, facts = self._door.metrics, self.facts
+        door, model, input_type = "operations", "", ""
+        if keyed:
+            door = "grpc"
+            model, input_type = self.service.describe(self.asked)
+            facts["model"] = model or None
+        metrics.count_request(RequestLabels(door, path, model, input_type, code), spent_s)
+        if error:
+            metrics.count_abort(error)
+        if self.is_known:
+            n_tokens = cast("int", facts.get("tokens", 0))
+            metrics.count_caller(self.caller.name, code, n_tokens, error)
 
     def _note(self, answer: Answer) -> None:
         """Put what shaped an answer into the log line and the trailing metadata."""
@@ -315,13 +355,19 @@ async def _answered(
     """Answer a call with `run`, whose errors end the call with their status."""
     started = time.perf_counter()
     call = Call(door, context, method)
+    door.metrics.n_in_progress += 1
     code = grpc.StatusCode.CANCELLED
+    error: Exception | None = None
     try:
         try:
             if keyed:
                 call.check_key()
             await run(call, context)
+        except asyncio.CancelledError:
+            code = call.count_cancellation()
+            raise
         except Exception as exc:
+            error = exc
             refused = refusal(exc, call.request_id)
             code = refused.code
             if code is grpc.StatusCode.INTERNAL:
@@ -334,9 +380,9 @@ async def _answered(
             context.set_trailing_metadata(tuple(call.trailers.items()))
     finally:
         call.lease.end()
+        door.metrics.n_in_progress -= 1
         spent_s = time.perf_counter() - started
-        door.metrics.grpc_requests.labels(path, code.name).inc()
-        door.metrics.grpc_request_seconds.labels(path).observe(spent_s)
+        call.count(path, code.name, spent_s, error, keyed=keyed)
         if door.log_client:
             call.facts["client"] = call.peer
         extra = {"request_id": call.request_id, "code": code.name, "ms": round(spent_s * 1000, 2)}

@@ -26,7 +26,7 @@ async def _predict(call: Call, message: Message) -> bytes:
     texts = list(message.inputs)
     check_given(texts, "inputs")
     answer = await call.embed(Options(call.model, truncate=True), Texts(texts))
-    call.lease.grow(answer.vectors.nbytes)
+    call.lease.grow(answer.vectors.nbytes, "answer")
     facts = _ANSWER(model_id=answer.model, metadata=dict(message.metadata))
     return rows(1, 1, answer.vectors) + facts.SerializeToString()
 

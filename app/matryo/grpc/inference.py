@@ -80,7 +80,7 @@ async def _infer(call: Call, message: Message) -> bytes:
     texts = texts_of(message, call.service.limits)
     check_given(texts, "text")
     answer = await call.embed(options, Texts(texts))
-    call.lease.grow(answer.vectors.nbytes)
+    call.lease.grow(answer.vectors.nbytes, "answer")
     tensors = {
         OUTPUTS[0]: quantize(answer.vectors, options.embedding_type),
         OUTPUTS[1]: np.array(answer.lengths, "<i4"),

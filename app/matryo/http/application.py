@@ -73,6 +73,7 @@ class Dispatch:
             state = scope["state"]
             if state["status"]:  # the answer has begun
                 raise
+            state["error"] = exc
             answer = error_response(
                 exc, state["request_id"], method=scope["method"], path=scope["path"]
             )

@@ -75,7 +75,7 @@ async def read_body(
     n_held = _announced(request) or 0
     if n_held > limits.max_bytes:
         raise BodyTooLarge(max_bytes=limits.max_bytes)
-    lease.grow(n_held)
+    lease.grow(n_held, "body")
     body = bytearray()
 
     def take(message: Message) -> bool:
@@ -87,7 +87,7 @@ async def read_body(
         if len(body) + len(piece) > limits.max_bytes:
             raise BodyTooLarge(max_bytes=limits.max_bytes)
         over = len(body) + len(piece) - n_held
-        lease.grow(over)
+        lease.grow(over, "body")
         n_held += max(0, over)
         if on_piece:
             on_piece(piece)

@@ -64,6 +64,8 @@ class Connection(asyncio.Protocol):
 
     Attributes:
         phase: see `Phase`.
+        ended_by: why the server ends the connection, as a reason of `matryo_aborts_total`; the
+            caller hung up, unless something else is known.
     """
 
     _transport: asyncio.Transport
@@ -72,6 +74,7 @@ class Connection(asyncio.Protocol):
         self._owner = owner
         self._loop = owner.loop
         self.phase = Phase.FRESH
+        self.ended_by = "hang_up"
         self._deadline = math.inf
         self._write_deadline = math.inf
         self._answer_deadline = math.inf
@@ -97,6 +100,7 @@ class Connection(asyncio.Protocol):
         if not self._owner.add(self):
             self.phase = Phase.CLOSING
             self._owner.count_drop("full")
+            self._owner.count_refusal(503)
             self._write_error(error_answer(NotReady("The server has no room for a connection.")))
             self._transport.close()
             return
@@ -112,7 +116,7 @@ class Connection(asyncio.Protocol):
         self._held.clear()
         for exchange in (self._exchange, self._arriving, *self._queue):
             if exchange:
-                exchange.hang_up()
+                exchange.hang_up(self.ended_by)
         self._queue.clear()
         self._exchange = self._arriving = None
         self._reader = None
@@ -168,7 +172,7 @@ class Connection(asyncio.Protocol):
         if self._overrun:
             return
         try:
-            self._lease.grow(len(data))
+            self._lease.grow(len(data), "connection")
         except Overloaded:
             self._end_after_last()
             return
@@ -283,17 +287,20 @@ class Connection(asyncio.Protocol):
         if self._exchange:  # its body is what is refused
             begun, exchange = self._exchange.has_begun, self._exchange
             self._exchange = None
+            exchange.scope["state"]["refused"] = answer.status_code
             exchange.hang_up()
             if begun:
                 self.abort()
                 return
-        self._write_error(answer)
+            self._write_error(answer)
+        else:
+            self._owner.count_refusal(answer.status_code)
+            self._write_error(answer)
         self._linger(_LINGER_BYTES_GARBAGE)
 
     def _write_error(self, answer: Response) -> None:
         answer.headers["x-request-id"] = new_request_id()
         answer.headers["connection"] = "close"
-        self._owner.count_refusal(answer.status_code)
         lines = [status_line(answer.status_code)]
         lines += [b"%b: %b\r\n" % header for header in answer.raw_headers]
         self._transport.write(b"".join((*lines, b"\r\n", bytes(answer.body))))
@@ -354,7 +361,7 @@ class Connection(asyncio.Protocol):
                 self._expect_progress(now)
             else:
                 self._owner.count_drop("slow_reader")
-                self.abort()
+                self.abort("slow_reader")
         elif now >= self._deadline:
             self._on_deadline()
 
@@ -372,7 +379,7 @@ class Connection(asyncio.Protocol):
     def displace(self) -> None:
         """Close, because a new connection needs the room."""
         self._owner.count_drop("displaced")
-        self.abort()
+        self.abort("displaced")
 
     def drain_requests(self) -> None:
         """Take no further request: the server stops."""
@@ -391,8 +398,26 @@ class Connection(asyncio.Protocol):
                     self._unsent = self._transport.get_write_buffer_size()
                     self._expect_progress(self._loop.time())
 
-    def abort(self) -> None:
-        """Close without writing what is left."""
+    @property
+    def n_arriving(self) -> int:
+        """Bytes that have come of a body that is not complete."""
+        return self._arriving.n_received if self._arriving else 0
+
+    @property
+    def n_unsent(self) -> int:
+        """Bytes of an answer that the peer has not taken."""
+        if self._drained is None:
+            return 0
+        unsent = self._exchange.n_unsent if self._exchange else 0
+        return unsent + self._transport.get_write_buffer_size()
+
+    def abort(self, reason: str = "hang_up") -> None:
+        """Close without writing what is left.
+
+        Args:
+            reason: of `matryo_aborts_total`.
+        """
+        self.ended_by = reason
         self.phase = Phase.CLOSING
         self._transport.abort()
 

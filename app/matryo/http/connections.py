@@ -54,8 +54,18 @@ class Member(Protocol):
         """Take no further request."""
         ...
 
-    def abort(self) -> None:
+    def abort(self, reason: str = ...) -> None:
         """Close without writing what is left."""
+        ...
+
+    @property
+    def n_arriving(self) -> int:
+        """Bytes that have come of a body that is not complete."""
+        ...
+
+    @property
+    def n_unsent(self) -> int:
+        """Bytes of an answer that the peer has not taken."""
         ...
 
 
@@ -153,7 +163,7 @@ class Connections:
     def abort(self) -> None:
         """End every connection and every request now."""
         for member in list(self._all):
-            member.abort()
+            member.abort("stopping")
         for task in self._tasks:
             task.cancel()
 
@@ -199,9 +209,15 @@ class Connections:
 
     # --- what is counted
 
+    def show(self) -> None:
+        """Set the gauges of bytes in flight to what is true now."""
+        in_flight = self._metrics.bytes_in_flight
+        in_flight.labels("in").set(sum(member.n_arriving for member in self._all))
+        in_flight.labels("out").set(sum(member.n_unsent for member in self._all))
+
     def count_refusal(self, status: int) -> None:
         """Count and log a request that was refused before it reached the application."""
-        self._metrics.requests.labels("none", str(status), "").inc()
+        self._metrics.http_refusals.labels(str(status)).inc()
         log.info("refused unread: %s", HTTPStatus(status).phrase, extra={"status": status})
 
     def count_drop(self, reason: str) -> None:

@@ -30,12 +30,14 @@ class Context:
 
     Attributes:
         unknown_fields: what becomes of a body's fields that nobody knows.
+        metrics_key: that a scrape shows; None where none is asked for.
     """
 
     service: Service
     body: BodyLimits
     unknown_fields: Literal["warn", "refuse"]
     metrics: Metrics
+    metrics_key: str | None = None
 
 
 def context_of(request: Request) -> Context:

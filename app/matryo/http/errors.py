@@ -180,6 +180,8 @@ _ROUTES = {
 def _hint(path: str) -> str:
     """The route that a path is near to, by its last part: `/v1/v1/embeddings`, `/models/`."""
     parts = [part for part in path[:_MAX_PATH].lower().split("/") if part]
+    if path in _ROUTES.values():  # on another port
+        return ""
     near = difflib.get_close_matches(parts[-1], _ROUTES, n=1, cutoff=0.75) if parts else []
     if not near and "models" in parts:
         near = ["models"]

@@ -84,6 +84,8 @@ class Exchange:
     Attributes:
         more_body: whether a part of the body is still to come.
         is_answered: whether the answer is complete.
+        n_received: bytes of the body that have come.
+        n_unsent: bytes of the answer that are made and not handed to the socket.
     """
 
     __slots__ = (
@@ -101,6 +103,8 @@ class Exchange:
         "is_answered",
         "keep_alive",
         "more_body",
+        "n_received",
+        "n_unsent",
         "scope",
     )
 
@@ -113,6 +117,7 @@ class Exchange:
         self._expects_continue = expects_continue
         self.more_body = True
         self.is_answered = False
+        self.n_received = self.n_unsent = 0
         self._body = bytearray()
         self._waiting: list[asyncio.Future[Message]] = []
         self._has_news = False
@@ -128,6 +133,7 @@ class Exchange:
     def feed(self, piece: bytes) -> None:
         """Take a piece of the body."""
         self._body += piece
+        self.n_received += len(piece)
         if len(self._body) > _WAITING_BYTES:
             self._wire.pause_reading()
         self._tell()
@@ -143,8 +149,14 @@ class Exchange:
             self._interrupted = True
             self._tell()
 
-    def hang_up(self) -> None:
-        """Note that the caller is gone."""
+    def hang_up(self, reason: str = "hang_up") -> None:
+        """Note that the caller is gone.
+
+        Args:
+            reason: of `matryo_aborts_total`.
+        """
+        if not self._gone:
+            self.scope["state"]["ended"] = reason
         self._gone = True
         self._body.clear()
         self._tell()
@@ -262,6 +274,7 @@ class Exchange:
         view = body if len(body) <= _SLICE_BYTES else memoryview(body)
         for start in range(0, len(view) or 1, _SLICE_BYTES):
             self._wire.write(view[start : start + _SLICE_BYTES])
+            self.n_unsent = max(0, len(view) - start - _SLICE_BYTES)
             await self._wire.drain()
             if self._gone:
                 raise CallerGone

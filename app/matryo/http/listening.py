@@ -17,9 +17,12 @@ from pathlib import Path
 from typing import Any
 
 from matryo.core.errors import SettingsInvalid
+from matryo.core.settings import Settings
 from matryo.http.probe import ask
 from matryo.http.unix import SocketFile, bind_file
 
+ADDRESS = "address with --host, --port or --uds (MATRYO_HOST, MATRYO_PORT, MATRYO_UDS)"
+METRICS_PORT = "port with --metrics-port (MATRYO_METRICS_PORT)"
 BACKLOG = 2048
 _PROBE_S = 10
 _PORT_TRIES = 20
@@ -36,11 +39,15 @@ class Listener:
         sockets: one for each address.
         file: of the Unix socket; None for TCP.
         token: known to this server alone; marks the request that the server sends itself.
+        remedy: names the settings of the address.
+        beside: the sockets of the operators' port; None if they have none of their own.
     """
 
     sockets: list[socket.socket]
     file: SocketFile | None = None
     token: str = field(default_factory=lambda: secrets.token_hex(16), repr=False)
+    remedy: str = ADDRESS
+    beside: Listener | None = None
 
     @property
     def port(self) -> int:
@@ -62,7 +69,7 @@ class Listener:
             SettingsInvalid: another process listens on an address by now.
         """
         for one in self.sockets:
-            with _explained(self._name(one)):
+            with _explained(self._name(one), self.remedy):
                 one.listen(BACKLOG)
 
     def check_answered(self) -> None:
@@ -74,12 +81,12 @@ class Listener:
         for one in self.sockets:
             name = self._name(one)
             address = str(self.file.bound) if self.file else _reachable(one)
-            with _explained(name):
+            with _explained(name, self.remedy):
                 is_ours = ask(one.family, address, self.token, _PROBE_S)
             if not is_ours:
                 raise SettingsInvalid(
                     f"another server answers on {name}. Stop that server, or choose another "
-                    "address with --host, --port or --uds (MATRYO_HOST, MATRYO_PORT, MATRYO_UDS)."
+                    f"{self.remedy}."
                 )
 
     def publish(self) -> None:
@@ -89,15 +96,21 @@ class Listener:
             SettingsInvalid: another process listens at the path, or the path is no socket.
         """
         if self.file:
-            with _explained(str(self.file.path)):
+            with _explained(str(self.file.path), self.remedy):
                 self.file.publish()
 
     def close(self) -> None:
-        """Close the sockets, and remove the file of a Unix socket."""
-        for one in self.sockets:
-            one.close()
+        """Close the sockets, those beside them, and remove the file of a Unix socket."""
+        self.close_sockets()
         if self.file:
             self.file.remove()
+
+    def close_sockets(self) -> None:
+        """Close the sockets, and those beside them."""
+        for one in self.sockets:
+            one.close()
+        if self.beside:
+            self.beside.close_sockets()
 
     def _name(self, one: socket.socket) -> str:
         if self.file:
@@ -106,31 +119,52 @@ class Listener:
         return f"{host}:{port}"
 
 
-def bind(host: str, port: int, path: Path | None = None) -> Listener:
+def bind_all(settings: Settings, path: Path | None = None) -> Listener:
+    """The sockets of a server, and beside them those of the operators' port, if there is one.
+
+    Args:
+        settings: of the server.
+        path: of a Unix socket for the server itself; None for TCP.
+
+    Raises:
+        SettingsInvalid: an address is in use, or not this machine's.
+    """
+    listener = bind(settings.host, settings.port, path)
+    if settings.metrics_port is not None:
+        try:
+            listener.beside = bind(settings.host, settings.metrics_port, remedy=METRICS_PORT)
+        except SettingsInvalid:
+            listener.close()
+            raise
+    return listener
+
+
+def bind(host: str, port: int, path: Path | None = None, *, remedy: str = ADDRESS) -> Listener:
     """Sockets that hold every address of `host`, or a Unix socket, and do not listen yet.
 
     Args:
         host: an address, or a name that stands for each of its addresses.
         port: 0 for any that is free, the same for every address.
         path: of a Unix socket, in place of host and port; None for TCP.
+        remedy: names the settings of the address.
 
     Raises:
         SettingsInvalid: an address is in use, or not this machine's.
     """
     if path:
-        with _explained(str(path)):
+        with _explained(str(path), remedy):
             one, file = bind_file(path)
         return Listener([one], file)
-    with _explained(f"{host}:{port}"):
+    with _explained(f"{host}:{port}", remedy):
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
         addresses = list(dict.fromkeys((family, address) for family, *_, address in found))
         for _ in range(_PORT_TRIES - 1 if port == 0 else 0):
             try:
-                return Listener(_bind_each(addresses))
+                return Listener(_bind_each(addresses), remedy=remedy)
             except OSError as exc:
                 if exc.errno != errno.EADDRINUSE:  # free on the first address alone
                     raise
-        return Listener(_bind_each(addresses))
+        return Listener(_bind_each(addresses), remedy=remedy)
 
 
 def _bind_each(addresses: list[tuple[Any, Any]]) -> list[socket.socket]:
@@ -173,13 +207,12 @@ def _reachable(one: socket.socket) -> tuple[Any, ...]:
 
 
 @contextmanager
-def _explained(name: str) -> Generator[None, None, None]:
+def _explained(name: str, remedy: str) -> Generator[None, None, None]:
     """Turn the system's refusals into a sentence for the operator."""
     try:
         yield
     except (OSError, UnicodeError) as exc:
         reason = (isinstance(exc, OSError) and exc.strerror) or exc
         raise SettingsInvalid(
-            f"cannot listen on {name}: {reason}. Choose another address with --host, --port or "
-            "--uds (MATRYO_HOST, MATRYO_PORT, MATRYO_UDS)."
+            f"cannot listen on {name}: {reason}. Choose another {remedy}."
         ) from exc

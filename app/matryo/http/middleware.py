@@ -6,9 +6,11 @@ BaseHTTPMiddleware would hide from the route that a caller disconnected.
 
 from __future__ import annotations
 
+import asyncio
 import http
 import logging
 import time
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from starlette.datastructures import Headers
@@ -16,10 +18,11 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from matryo.core.errors import CallerGone
-from matryo.core.metrics import Metrics
+from matryo.core.errors import CallerGone, RequestError
+from matryo.core.metrics import Metrics, RequestLabels
 from matryo.http.errors import body, error_response, shown_path
 from matryo.http.heads import header_of
+from matryo.service import Options
 from matryo.service.request_id import request_id_of
 
 log = logging.getLogger("matryo.request")
@@ -35,17 +38,30 @@ class RequestMiddleware:
 
     In `scope["state"]`, a route finds `request_id`, and `status`, the status of the answer, which
     is 0 until the answer begins. A route may add values to the log line: it puts them into `facts`.
-    A lease in `lease` ends when the answer is written.
+    A lease in `lease` ends when the answer is written. The options of the request in `asked` name
+    the model of a request that fails.
 
     Args:
         app: answers the requests.
         metrics: what is counted.
+        doors: the door of each route, by the route's name.
+        describe: the model and the input type that some options mean; see `Service.describe`.
         log_client: whether the log line has the address of the peer.
     """
 
-    def __init__(self, app: ASGIApp, metrics: Metrics, *, log_client: bool = False) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        metrics: Metrics,
+        doors: Mapping[str, str],
+        describe: Callable[[Options], tuple[str, str]],
+        *,
+        log_client: bool = False,
+    ) -> None:
         self._app = app
         self._metrics = metrics
+        self._doors = doors
+        self._describe = describe
         self._log_client = log_client
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -70,32 +86,63 @@ class RequestMiddleware:
                 message = {**message, "headers": [*message.get("headers", ()), id_header]}
             await send(message)
 
-        self._metrics.requests_in_progress.inc()
+        self._metrics.n_in_progress += 1
         try:
-            await self._app(scope, receive, send_with_id)
-        except CallerGone:
-            state["status"] = CLIENT_GONE
-        except Exception as exc:
-            log.exception("unhandled error", extra={"request_id": request_id, **facts})
-            if state["status"]:  # the answer has begun; the server closes the connection
-                raise
-            response = error_response(exc, request_id, method=scope["method"], path=scope["path"])
-            await response(scope, receive, send_with_id)
+            await self._answer(scope, receive, send_with_id)
         finally:
             if lease := state.get("lease"):
                 lease.end()
-            self._metrics.requests_in_progress.dec()
+            self._metrics.n_in_progress -= 1
             self._record(scope, time.perf_counter() - started)
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Let the application answer, and note what kept it from doing so."""
+        state = scope["state"]
+        try:
+            await self._app(scope, receive, send)
+        except CallerGone:
+            # The connection knows whether the server ended it, and why.
+            state["status"] = state.get("refused", CLIENT_GONE)
+            if "refused" not in state:
+                self._metrics.aborts.labels(state.get("ended", "hang_up")).inc()
+        except asyncio.CancelledError:  # the server ends, whatever still runs
+            state["status"] = 503
+            self._metrics.aborts.labels("stopping").inc()
+            raise
+        except Exception as exc:
+            request_id: str = state["request_id"]
+            log.exception("unhandled error", extra={"request_id": request_id, **state["facts"]})
+            state |= {"error": exc, "outcome": 500}
+            if state["status"]:  # the answer has begun; the server closes the connection
+                raise
+            response = error_response(exc, request_id, method=scope["method"], path=scope["path"])
+            await response(scope, receive, send)
+
+    def _count(self, scope: Scope, route: str, spent_s: float) -> None:
+        """Count a request that ended, for its door, its model and its caller."""
+        metrics, state = self._metrics, scope["state"]
+        facts: dict[str, Any] = state["facts"]
+        status = str(state.get("outcome") or state["status"])
+        error: Exception | None = state.get("error")
+        model, input_type = facts.get("model") or "", facts.get("input_type") or ""
+        if not input_type and (asked := state.get("asked") or _asked_by(error)):
+            model, input_type = self._describe(asked)
+            facts["model"] = model or None
+        labels = RequestLabels(self._doors.get(route, "none"), route, model, input_type, status)
+        metrics.count_request(labels, spent_s, state.get("trace_id"))
+        if error:
+            metrics.count_abort(error)
+        if caller := state.get("caller"):
+            metrics.count_caller(caller.name, status, facts.get("tokens") or 0, error)
 
     def _record(self, scope: Scope, spent_s: float) -> None:
         """Count and log a request that ended."""
         # A route's name is its path. An unknown path is a text of the caller, and never a label.
-        route = getattr(scope.get("route"), "name", "other")
+        route: str = getattr(scope.get("route"), "name", "other")
         state = scope["state"]
         facts: dict[str, Any] = state["facts"]
         status: int = state["status"]
-        self._metrics.requests.labels(route, str(status), facts.get("model") or "").inc()
-        self._metrics.request_seconds.labels(route).observe(spent_s)
+        self._count(scope, route, spent_s)
         level = logging.DEBUG if route in _QUIET and status < 400 else logging.INFO  # noqa: PLR2004
         if log.isEnabledFor(level):
             log.log(
@@ -111,6 +158,12 @@ class RequestMiddleware:
                     **facts,
                 },
             )
+
+
+def _asked_by(error: Exception | None) -> Options | None:
+    """What a request asked for whose body was read as far as its model; None for any other."""
+    model = error.model if isinstance(error, RequestError) else None
+    return None if model is None else Options(model or None)
 
 
 def _shown_path(scope: Scope) -> str:

@@ -1,7 +1,13 @@
-"""For those who keep the service alive: liveness, readiness, metrics. No key is asked."""
+"""For those who keep the service alive: liveness, readiness, metrics.
+
+No API key is asked. Metrics may have a key of their own, and the whole may have a port of its own.
+"""
 
 from __future__ import annotations
 
+import asyncio
+import hashlib
+import hmac
 from typing import Any, Literal
 
 import orjson
@@ -10,8 +16,11 @@ from prometheus_client.exposition import choose_encoder
 from pydantic import BaseModel
 from starlette.responses import Response
 
+from matryo.core.errors import Unauthorized
 from matryo.http.context import context_of
+from matryo.http.heads import header_of
 from matryo.http.routing import Described
+from matryo.service.keys import key_of
 
 
 class Health(BaseModel):
@@ -52,33 +61,60 @@ async def health(request: Request) -> Response:
 
 async def metrics(request: Request) -> Response:
     """Prometheus' metrics, in the format its Accept header prefers."""
-    encode, content_type = choose_encoder(request.headers.get("accept", ""))
     context = context_of(request)
-    context.metrics.ready.set(context.service.why_not_ready() is None)
-    body = encode(context.metrics.exported())
+    _check_key(request, context.metrics_key)
+    encode, content_type = choose_encoder(request.headers.get("accept", ""))
+    context.metrics.refresh()
+    # A few thousand lines take the loop for longer than a request may wait.
+    body = await asyncio.to_thread(lambda: encode(context.metrics.exported()))
     return Response(body, headers={"content-type": content_type})
+
+
+def _check_key(request: Request, expected: str | None) -> None:
+    """Refuse a scrape without the key of the metrics, in the same time for every wrong key.
+
+    Raises:
+        Unauthorized: a key is asked for, and the request shows none or another one.
+    """
+    if expected is None:
+        return
+    shown = key_of(header_of(request.scope, b"authorization"))
+    digests = (hashlib.sha256(key.encode("utf-8", "surrogateescape")) for key in (shown, expected))
+    if not hmac.compare_digest(*(digest.digest() for digest in digests)):
+        raise Unauthorized(
+            "These metrics ask for a key of their own, and the request shows none or another one. "
+            "Send the value of MATRYO_METRICS_KEY as Authorization: Bearer KEY."
+        )
 
 
 def _json(data: dict[str, str], status: int = 200) -> Response:
     return Response(orjson.dumps(data), status, media_type="application/json")
 
 
-def build_router() -> APIRouter:
-    """The operators' routes; load balancers may ask with HEAD."""
+def build_router(*, has_metrics: bool = True) -> APIRouter:
+    """The operators' routes; load balancers may ask with HEAD.
+
+    Args:
+        has_metrics: whether `/metrics` is among them.
+    """
     router = APIRouter(tags=["operations"], route_class=Described)
     routes = {
         "/livez": livez,
         "/readyz": readyz,
         "/health": health,
-        "/metrics": metrics,
     }
+    if has_metrics:
+        routes["/metrics"] = metrics
     text = {"schema": {"type": "string"}}
     unready: dict[str, Any] = {"description": "Not now; it says why.", "model": Health}
     answers: dict[str, dict[int | str, dict[str, Any]]] = {
         "/livez": {200: {"model": Health}},
         "/readyz": {200: {"model": Health}, 503: unready},
         "/health": {200: {"model": Health}, 503: unready | {"model": TeiHealth}},
-        "/metrics": {200: {"content": {"text/plain": text, "application/openmetrics-text": text}}},
+        "/metrics": {
+            200: {"content": {"text/plain": text, "application/openmetrics-text": text}},
+            401: {"description": "The server asks for a key of its metrics."},
+        },
     }
     for path, endpoint in routes.items():
         for method in ("GET", "HEAD"):

@@ -123,7 +123,7 @@ class RequestReader:
             if self.framing > MAX_HEAD_BYTES + _HEAD_SLICE:
                 raise _too_large()
             if self.framing - self._lease.held > _FREE_HEAD_BYTES:
-                self._lease.grow(self.framing - self._lease.held)
+                self._lease.grow(self.framing - self._lease.held, "connection")
         elif self.framing > MAX_HEAD_BYTES + _FRAMING_BYTES + self._body_bytes:
             raise Refusal(
                 400,

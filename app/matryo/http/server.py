@@ -41,6 +41,7 @@ log = logging.getLogger("matryo")
 _STOPS = (signal.SIGTERM, signal.SIGINT)
 # The answers of requests that ran out of grace need a moment to be written.
 _LAST_WORDS_S = 2.0
+_OPERATORS = 32  # connections of the operators' port
 
 
 class Served(Protocol):
@@ -97,6 +98,8 @@ class Server:
         metrics: what is counted.
         on_ready: called once the server has answered a request of its own.
         doors: which drain beside HTTP.
+        operations: answers on the sockets beside those of the application, until the very end;
+            None if there are none.
 
     Attributes:
         connections: the open ones; None before the start.
@@ -112,8 +115,10 @@ class Server:
         metrics: Metrics,
         on_ready: Callable[[], None],
         doors: Sequence[Door] = (),
+        operations: ASGIApp | None = None,
     ) -> None:
         self._application = answering(application, listener.token)
+        self._operations = operations
         self._lifespan = lifespan
         self._service = service
         self._listener = listener
@@ -162,9 +167,13 @@ class Server:
             connections = self.connections = Connections(
                 loop, self._application, limits, self._service.budget, self._metrics
             )
+            self._metrics.on_refresh(connections.show)
             servers: list[Acceptor] = []
+            beside = _Beside(loop, self._operations, self._service.budget, self._metrics)
             try:
-                servers += await self._listen(connections)
+                servers += await _listen(self._listener, connections, self._config)
+                if self._listener.beside:
+                    await beside.listen(self._listener.beside, self._config)
                 self._on_ready()
                 await self._stopping.wait()
                 log.info("stopping: running requests get %g s", self._config.grace_s)
@@ -176,25 +185,7 @@ class Server:
                 connections.abort()
                 await self._wait(connections.empty, _LAST_WORDS_S)
                 connections.close()
-
-    async def _listen(self, connections: Connections) -> Sequence[Acceptor]:
-        self._listener.listen()
-        loop = asyncio.get_running_loop()
-        servers = [
-            Acceptor(
-                loop,
-                one,
-                lambda: Connection(connections),
-                is_shared=self._config.is_shared,
-            )
-            for one in self._listener.sockets
-        ]
-        try:
-            await asyncio.to_thread(self._listener.check_answered)
-        except BaseException:
-            _close(servers)
-            raise
-        return servers
+                beside.close()
 
     async def _drain(self, servers: Sequence[Acceptor], connections: Connections) -> None:
         _close(servers)
@@ -219,6 +210,61 @@ class Server:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 await event.wait()
+
+
+class _Beside:
+    """The operators' port, which is open for as long as there is anything to see."""
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        application: ASGIApp | None,
+        budget: Budget,
+        metrics: Metrics,
+    ) -> None:
+        self._loop, self._application = loop, application
+        self._budget, self._metrics = budget, metrics
+        self._connections: Connections | None = None
+        self._servers: Sequence[Acceptor] = ()
+
+    async def listen(self, listener: Listener, config: ServerConfig) -> None:
+        """Answer on the sockets of `listener`.
+
+        Raises:
+            SettingsInvalid: the server cannot listen, or another one answers.
+        """
+        assert self._application is not None
+        application = answering(self._application, listener.token)
+        limits = ConnectionLimits(_OPERATORS, config.connections.keep_alive_s)
+        self._connections = Connections(
+            self._loop, application, limits, self._budget, self._metrics
+        )
+        self._servers = await _listen(listener, self._connections, config)
+
+    def close(self) -> None:
+        """Close the port, and end its connections."""
+        _close(self._servers)
+        if self._connections:
+            self._connections.abort()
+            self._connections.close()
+
+
+async def _listen(
+    listener: Listener, connections: Connections, config: ServerConfig
+) -> Sequence[Acceptor]:
+    """Take connections of the sockets of `listener`, and have one of them answered."""
+    listener.listen()
+    loop = asyncio.get_running_loop()
+    servers = [
+        Acceptor(loop, one, lambda: Connection(connections), is_shared=config.is_shared)
+        for one in listener.sockets
+    ]
+    try:
+        await asyncio.to_thread(listener.check_answered)
+    except BaseException:
+        _close(servers)
+        raise
+    return servers
 
 
 def _is_orphan() -> bool:

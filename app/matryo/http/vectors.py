@@ -11,7 +11,6 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from matryo.core.budget import Lease
-from matryo.core.errors import CallerGone, MatryoError
 from matryo.http.body import check_media, hang_up, is_short, read_body
 from matryo.http.context import Context
 from matryo.http.openai.tally import SMALL_BYTES, Tally
@@ -83,13 +82,13 @@ async def read_call(
         return parse(body, None)
     # Of a large body, no name here may keep what threads have read.
     tally.finish()
-    lease.grow(tally.parsed_bytes)
+    lease.grow(tally.parsed_bytes, "texts")
     work = partial(parse, body, tally)
     del body
     with service.pool.job(n_bytes // _BYTES_PER_CHAR) as job:
         parsed = await job.run(work)
     del work
-    lease.hold(n_bytes_of(parsed))
+    lease.hold(n_bytes_of(parsed), "texts")
     return parsed
 
 
@@ -104,18 +103,14 @@ async def embed(
     """
     state = request.scope["state"]
     facts: dict[str, Any] = state["facts"]
-    try:
-        answer = await context.service.embed(
-            options,
-            texts,
-            state["caller"],
-            gone=partial(hang_up, request),
-            lease=lease,
-            request_id=state["request_id"],
-        )
-    except (MatryoError, CallerGone):
-        facts["model"] = context.service.directory.find(options.model)
-        raise
+    answer = await context.service.embed(
+        options,
+        texts,
+        state["caller"],
+        gone=partial(hang_up, request),
+        lease=lease,
+        request_id=state["request_id"],
+    )
     facts |= {
         "model": answer.model,
         "texts": len(texts),

@@ -9,7 +9,14 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from matryo.core.errors import CapacityError, InvalidRequest, RequestError
+from matryo.core.errors import (
+    CapacityError,
+    DeadlinePassed,
+    InvalidRequest,
+    NotReady,
+    RequestError,
+    UnknownModel,
+)
 
 _MOST_NAME = 64  # characters of an argument's name
 
@@ -28,6 +35,23 @@ def words_of(exc: Exception, request_id: str) -> str:
         "The server had an error while processing your request. Please try again; if the error "
         f"comes back, send this request id to the operator: {request_id}"
     )
+
+
+# The status of an exception is that of its class, or of the nearest base class that has one.
+_STATUSES: dict[type[BaseException], int] = {
+    RequestError: 400,
+    UnknownModel: 404,
+    DeadlinePassed: 408,
+    CapacityError: 429,
+    NotReady: 503,
+    Exception: 500,
+    BaseException: 499,  # the client has cancelled the call
+}
+
+
+def status_of(exc: BaseException) -> int:
+    """The status that HTTP has for what a call raised; only metrics show it."""
+    return next(_STATUSES[base] for base in type(exc).__mro__ if base in _STATUSES)
 
 
 def invalid(exc: ValidationError) -> InvalidRequest:

@@ -11,12 +11,13 @@ import time
 from typing import Any
 
 import mcp_types as types
+from mcp.server.context import ServerRequestContext
 from mcp.server.lowlevel import Server
 from mcp.shared.exceptions import MCPError
 from pydantic import BaseModel, ValidationError
 
 from matryo.core.errors import MatryoError
-from matryo.mcp.errors import invalid, words_of
+from matryo.mcp.errors import invalid, status_of, words_of
 from matryo.mcp.tools import TOOLS, Call, Tool
 from matryo.service import Service
 from matryo.service.request_id import request_id_of
@@ -44,13 +45,14 @@ def build_tools_server(service: Service, version: str) -> Server:
         return types.ListToolsResult(tools=list(listed.values()))
 
     async def call_tool(
-        _context: object, params: types.CallToolRequestParams
+        context: ServerRequestContext[Any, Any], params: types.CallToolRequestParams
     ) -> types.CallToolResult:
         tool = by_name.get(params.name)
         if tool is None:
             known = ", ".join(by_name)
             raise MCPError(types.INVALID_PARAMS, f"Unknown tool. This server has: {known}.")
-        return await _answered(service, tool, params.arguments)
+        state: dict[str, Any] = context.request.scope["state"] if context.request else {}
+        return await _answered(service, tool, params.arguments, state)
 
     return Server(
         "matryo",
@@ -80,16 +82,26 @@ def _described(tool: Tool) -> types.Tool:
 
 
 async def _answered(
-    service: Service, tool: Tool, arguments: dict[str, Any] | None
+    service: Service, tool: Tool, arguments: dict[str, Any] | None, state: dict[str, Any]
 ) -> types.CallToolResult:
-    """The result of a call, or the error in the words that an assistant can act on."""
+    """The result of a call, or the error in the words that an assistant can act on.
+
+    Args:
+        service: answers the call.
+        tool: that is called.
+        arguments: of the call.
+        state: of the HTTP request, whose metrics are those of the call; empty over pipes.
+    """
     started = time.perf_counter()
     call = Call(service, request_id_of(None), {})
     outcome = "cancelled"
     try:
         try:
             result = await tool.run(call, _checked(tool, arguments))
-        except Exception as exc:
+        except BaseException as exc:
+            state |= {"outcome": status_of(exc), "error": exc}
+            if not isinstance(exc, Exception):
+                raise
             outcome = type(exc).__name__
             if not isinstance(exc, MatryoError):
                 extra = {"request_id": call.request_id, **call.facts}
@@ -100,6 +112,8 @@ async def _answered(
         outcome = "ok"
         return _result(result)
     finally:
+        state |= {"asked": call.asked}
+        state.setdefault("facts", {})["tokens"] = call.facts.get("tokens")
         spent_ms = round((time.perf_counter() - started) * 1000, 2)
         facts = {"request_id": call.request_id, "ms": spent_ms, **call.facts}
         log.info("tools/call %s %s", tool.name, outcome, extra=facts)

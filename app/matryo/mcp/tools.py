@@ -35,7 +35,7 @@ _DIGITS = 6  # of a cosine
 _SHOWN = 20  # indexes in a warning
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Call:
     """One call of a tool.
 
@@ -43,14 +43,17 @@ class Call:
         service: what answers.
         request_id: of the call, for the log.
         facts: values for the log line.
+        asked: the options of the texts that were last embedded; None before the first.
     """
 
     service: Service
     request_id: str
     facts: dict[str, Any]
+    asked: Options | None = None
 
     async def embed(self, options: Options, texts: Sequence[str]) -> Answer:
         """The vectors of texts; see `Service.embed`."""
+        self.asked = options
         self.facts["model"] = self.service.directory.find(options.model)
         answer = await self.service.embed(options, Texts(texts), request_id=self.request_id)
         for name, number in (("texts", len(texts)), ("tokens", answer.n_tokens)):

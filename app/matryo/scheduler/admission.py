@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from matryo.core.errors import CapacityError, MatryoError, Overloaded, Stopping, WaitTooLong
@@ -33,6 +33,8 @@ class Run:
         started: the clock when the worker took the jobs.
         has_bulk: whether a job is of a bulk request.
         is_long: whether the run is that of one long text.
+        is_probe: whether no job is a caller's.
+        counted: the clock until which the run's time is counted as busy.
     """
 
     engine: Engine
@@ -41,6 +43,8 @@ class Run:
     started: float
     has_bulk: bool
     is_long: bool
+    is_probe: bool
+    counted: float
 
 
 class Queue:
@@ -88,6 +92,11 @@ class Queue:
         for run in self._runs:
             n_tokens += run.n_tokens
         return n_tokens
+
+    @property
+    def runs(self) -> Iterable[Run]:
+        """The runs under way."""
+        return self._runs
 
     @property
     def n_long(self) -> int:
@@ -178,6 +187,7 @@ class Queue:
 
     def _refused(self, reason: str, error: CapacityError) -> CapacityError:
         self._metrics.rejections.labels(reason).inc()
+        error.reason = reason
         return error
 
     def expected_s(self, *, bulk: bool) -> float:
@@ -188,24 +198,28 @@ class Queue:
         Args:
             bulk: whether the request is bulk, which goes after everything.
         """
-        config, now = self._config, self._clock()
+        config = self._config
         before_s = self._waiting_s(self.waiting.queries)
         for run in self._runs:
-            left_s = self._rates.of(run.engine).seconds(run.work) - (now - run.started)
-            before_s += max(0.0, left_s)
+            before_s += self.left_s(run)
         bulk_s = self._waiting_s(self.waiting.bulk)
         if not bulk:
             turns = 1 + before_s / config.workers / config.starve_s
             bulk_s = min(bulk_s, turns * config.batch_s)
         return (before_s + bulk_s) / config.workers
 
+    def left_s(self, run: Run) -> float:
+        """Seconds that a run still takes, by the measured rates."""
+        left_s = self._rates.of(run.engine).seconds(run.work) - (self._clock() - run.started)
+        return max(0.0, left_s)
+
+    def lane_s(self, lane: Lane) -> float:
+        """Seconds of one worker for all that is pending in a lane."""
+        return self._rates.of(lane.engine).seconds(lane.work) if lane.by_size else 0.0
+
     def _waiting_s(self, lanes: Sequence[Lane]) -> float:
         """Seconds of one worker for all that is pending in some lanes."""
-        waiting_s = 0.0
-        for lane in lanes:
-            if lane.by_size:
-                waiting_s += self._rates.of(lane.engine).seconds(lane.work)
-        return waiting_s
+        return sum(map(self.lane_s, lanes), 0.0)
 
     def add(self, ticket: Ticket) -> None:
         """Admit a request, whatever the bounds."""
@@ -215,7 +229,6 @@ class Queue:
         self._tickets[ticket] = None
         self.waiting.add(ticket)
         self.arrived.set()
-        self._report()
 
     # --- runs
 
@@ -232,6 +245,8 @@ class Queue:
             started=now,
             has_bulk=any(ticket.bulk for ticket in by_ticket),
             is_long=first.n_tokens > first.ticket.long_tokens,
+            is_probe=all(ticket.is_probe for ticket in by_ticket),
+            counted=now,
         )
         for ticket, jobs in by_ticket.items():
             self.waiting.remove(ticket)
@@ -250,7 +265,15 @@ class Queue:
             self.bulk_since = self._clock()  # a long text must not lead again as soon as it is done
         if run.is_long:
             self.arrived.set()  # another worker may wait until a long text may run
-        self._report()
+        self.count_busy(run)
+
+    def count_busy(self, run: Run) -> None:
+        """Count the time of a run as busy, as far as that was not done before."""
+        if not run.is_probe:
+            now = self._clock()
+            busy = self._metrics.busy_seconds.labels(run.engine.manifest.id)
+            busy.inc(max(0.0, now - run.counted))
+            run.counted = now
 
     # --- release
 
@@ -261,8 +284,7 @@ class Queue:
         del self._tickets[ticket]
         self.waiting.remove(ticket)
         ticket.future.cancel()
-        if n_dropped := ticket.drop():
-            self._report()
+        if (n_dropped := ticket.drop()) and not ticket.is_probe:
             self._metrics.cancellations.labels(ticket.engine.manifest.id).inc(n_dropped)
 
     def fail_all(self, error: Callable[[], MatryoError]) -> None:
@@ -275,7 +297,3 @@ class Queue:
         self.waiting.clear()
         for ticket in tickets:
             ticket.fail(error())  # one each, because a raised error collects tracebacks
-        self._report()
-
-    def _report(self) -> None:
-        self._metrics.queue_tokens.set(self.n_tokens)

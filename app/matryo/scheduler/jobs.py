@@ -48,6 +48,7 @@ class Ticket:
         priority: see `Priority`.
         request_id: names the request in the log; None for a request without a name.
         normalize: whether every vector has unit length; see `Engine.embed`.
+        is_probe: whether the server itself asks, to know whether the model is well.
 
     Attributes:
         number: a larger one than that of every ticket before.
@@ -73,11 +74,13 @@ class Ticket:
         request_id: str | None = None,
         *,
         normalize: bool = True,
+        is_probe: bool = False,
     ) -> None:
         self.number = next(_numbers)
         self.engine = engine
         self.dimensions = dimensions
         self.normalize = normalize
+        self.is_probe = is_probe
         self.priority: Priority = priority
         self.request_id = request_id
         self.arrived = now

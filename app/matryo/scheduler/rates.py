@@ -12,6 +12,8 @@ _SLOWER, _FASTER = 0.5, 0.1
 # A run that took longer than this many times the estimate counts as this many times: one pause of
 # the machine must not make requests be refused for a long while.
 _MOST_SLOWER = 4
+# Weight of all earlier runs in the mean rate, when a run is added.
+_KEPT = 0.95
 # The fixed cost of a run hides the cost of a token in runs of fewer tokens.
 _MIN_TOKENS = 32
 _FULL_WEIGHT_TOKENS = 128
@@ -43,6 +45,7 @@ class Rate:
     def __init__(self, token_s: float = 0.001) -> None:
         self._default_s = token_s
         self._by_class: dict[int, float] = {}
+        self._mean_tokens = self._mean_s = 0.0
         self.n_observed = 0
 
     def observe(self, longest: int, n_tokens: int, seconds: float) -> None:
@@ -65,6 +68,21 @@ class Rate:
         else:
             weight = _SLOWER * min(1.0, n_tokens / _FULL_WEIGHT_TOKENS)
             self._by_class[kind] = known + weight * (min(token_s, _MOST_SLOWER * known) - known)
+
+    def count(self, n_tokens: int, seconds: float) -> None:
+        """Add a run to the mean rate."""
+        self._mean_tokens = _KEPT * self._mean_tokens + n_tokens
+        self._mean_s = _KEPT * self._mean_s + seconds
+
+    @property
+    def tokens_per_s(self) -> float:
+        """Tokens that one worker computes in a second, in the mean of recent counted runs.
+
+        Before the first of them, the estimate for texts of usual length.
+        """
+        if self._mean_s > 0:
+            return self._mean_tokens / self._mean_s
+        return 1 / self.token_s(_FULL_WEIGHT_TOKENS)
 
     def token_s(self, longest: int) -> float:
         """Seconds a token of a run whose longest text has `longest` tokens.

@@ -15,12 +15,13 @@ from concurrent.futures import Executor, ThreadPoolExecutor
 
 import numpy as np
 
-from matryo.core.errors import InferenceFailed, NotReady
+from matryo.core.errors import Abandoned, InferenceFailed
 from matryo.core.metrics import Metrics
 from matryo.engine import Engine, TokenIds
 from matryo.engine.postprocess import FloatArray
 from matryo.scheduler.admission import Queue
 from matryo.scheduler.config import SchedulerConfig
+from matryo.scheduler.gauges import Gauges
 from matryo.scheduler.health import Health
 from matryo.scheduler.jobs import Priority, Ticket
 from matryo.scheduler.rates import Rates
@@ -71,8 +72,9 @@ class Scheduler:
             pause_s=config.restart_s,
             is_idle=lambda: not len(self._queue),
             is_draining=lambda: self._queue.draining,
-            report=self._report,
+            count=self._count_heartbeat,
         )
+        metrics.on_refresh(Gauges(engines, self._queue, rates, config, metrics, clock).show)
         self._tasks: list[asyncio.Task[None]] = []
         self._grace: asyncio.TimerHandle | None = None
 
@@ -93,7 +95,6 @@ class Scheduler:
         except BaseException:
             await self.close()
             raise
-        self._report()
         self._supervise(self._heartbeat.beat, "matryo-heartbeat")
 
     def drain(self, grace_s: float) -> None:
@@ -128,7 +129,7 @@ class Scheduler:
 
     def _abandon(self) -> None:
         """Answer every request that is still admitted, so that no caller waits in vain."""
-        self._queue.fail_all(lambda: NotReady("The server shut down before this request's turn."))
+        self._queue.fail_all(Abandoned)
 
     # --- what others see
 
@@ -217,7 +218,7 @@ class Scheduler:
         if not len(ids):  # the vocabulary lacks every word of the text; a run needs a token
             ids = np.zeros(1, np.int64)
         size = engine.manifest.output.dimensions.native
-        await self._wait(Ticket(engine, [ids], size, self._clock()))
+        await self._wait(Ticket(engine, [ids], size, self._clock(), is_probe=True))
 
-    def _report(self) -> None:
-        self._metrics.ready.set(self.why_not_ready() is None)
+    def _count_heartbeat(self, engine: Engine, outcome: str) -> None:
+        self._metrics.heartbeats.labels(engine.manifest.id, outcome).inc()

@@ -47,7 +47,7 @@ class Heartbeat:
         pause_s: seconds between two tries, at least.
         is_idle: whether nothing is admitted; a moment to give memory back.
         is_draining: whether nothing is admitted any more; no model is run then.
-        report: called after every beat.
+        count: called with a model that was run, and `ok` or `failed`.
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class Heartbeat:
         pause_s: float,
         is_idle: Callable[[], bool],
         is_draining: Callable[[], bool],
-        report: Callable[[], None],
+        count: Callable[[Engine, str], None],
     ) -> None:
         self._health = health
         self._probe = probe
@@ -67,7 +67,7 @@ class Heartbeat:
         self._pause_s = pause_s
         self._is_idle = is_idle
         self._is_draining = is_draining
-        self._report = report
+        self._count = count
 
     async def beat(self) -> None:
         """Beat for ever."""
@@ -83,7 +83,6 @@ class Heartbeat:
             for engine in self._health.due():
                 if not self._is_draining():
                     await self._look_at(engine)
-            self._report()
             # A model that fails every run must not turn this loop into a busy one.
             await asyncio.sleep(self._pause_s)
 
@@ -92,5 +91,8 @@ class Heartbeat:
             await self._probe(engine)
         except EngineError:  # logged where the run failed
             self._health.failed(engine)
+            self._count(engine, "failed")
         except NotReady:
             pass  # draining began meanwhile
+        else:
+            self._count(engine, "ok")

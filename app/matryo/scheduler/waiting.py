@@ -30,6 +30,8 @@ class Lane:
         by_size: sorted by the tokens that are pending.
         by_age: sorted by the clock when a run last took a job.
         work: of all that is pending.
+        n_requests: of callers.
+        n_texts: pending jobs of these requests.
     """
 
     engine: Engine
@@ -37,11 +39,22 @@ class Lane:
     by_size: list[Entry] = field(default_factory=list[Entry])
     by_age: list[Entry] = field(default_factory=list[Entry])
     work: Work = field(default_factory=dict[int, int])
+    n_requests: int = 0
+    n_texts: int = 0
 
-    def count(self, work: Work, sign: int) -> None:
-        """Add work, or take work away."""
+    def count(self, work: Work, n_texts: int, sign: int) -> None:
+        """Add a request, or take one away.
+
+        Args:
+            work: of the request.
+            n_texts: pending jobs of the request; 0 for a probe, which no caller waits for.
+            sign: 1 or -1.
+        """
         for kind, n_tokens in work.items():
             self.work[kind] = self.work.get(kind, 0) + sign * n_tokens
+        if n_texts:
+            self.n_requests += sign
+            self.n_texts += sign * n_texts
 
 
 class Waiting:
@@ -57,8 +70,8 @@ class Waiting:
         self.queries: list[Lane] = []
         self.bulk: list[Lane] = []
         self.n_tokens = 0
-        # Lane, entries and work of each ticket as they were when it came.
-        self._places: dict[Ticket, tuple[Lane, Entry, Entry, Work]] = {}
+        # Lane, entries, work and number of texts of each ticket as they were when it came.
+        self._places: dict[Ticket, tuple[Lane, Entry, Entry, Work, int]] = {}
 
     def __len__(self) -> int:
         """Number of tickets that wait."""
@@ -69,10 +82,11 @@ class Waiting:
         lane = self._lane(ticket)
         size = ticket.pending_tokens, ticket.number, ticket
         age = ticket.waiting_since, ticket.number, ticket
-        self._places[ticket] = lane, size, age, ticket.work
+        n_texts = 0 if ticket.is_probe else len(ticket.pending)
+        self._places[ticket] = lane, size, age, ticket.work, n_texts
         insort(lane.by_size, size)
         insort(lane.by_age, age)
-        lane.count(ticket.work, 1)
+        lane.count(ticket.work, n_texts, 1)
         self.n_tokens += ticket.pending_tokens
 
     def remove(self, ticket: Ticket) -> None:
@@ -80,10 +94,10 @@ class Waiting:
         place = self._places.pop(ticket, None)
         if place is None:
             return
-        lane, size, age, work = place
+        lane, size, age, work, n_texts = place
         del lane.by_size[bisect_left(lane.by_size, size)]
         del lane.by_age[bisect_left(lane.by_age, age)]
-        lane.count(work, -1)
+        lane.count(work, n_texts, -1)
         self.n_tokens -= sum(work.values())
 
     def clear(self) -> None:

@@ -91,7 +91,8 @@ class Workers:
         try:
             waits = self._metrics.queue_seconds.labels(run.engine.manifest.id)
             for job in batch:
-                waits.observe(now - job.ticket.arrived)
+                if not job.ticket.is_probe:
+                    waits.observe(now - job.ticket.arrived)
             if error := await self._try(run.engine, batch):
                 self._note(run.engine, batch, error)
                 await self._narrow(run.engine, batch, error)
@@ -134,7 +135,8 @@ class Workers:
         model, tickets = engine.manifest.id, dict.fromkeys(job.ticket for job in batch)
         self._health.suspect(engine)
         self.failed.set()
-        self._metrics.failures.labels(model).inc()
+        if not all(ticket.is_probe for ticket in tickets):
+            self._metrics.failures.labels(model).inc()
         ids = [ticket.request_id for ticket in tickets if ticket.request_id]
         log.error("a batch failed", exc_info=error, extra={"model": model, "request_ids": ids})
 
@@ -147,17 +149,29 @@ class Workers:
 
     def _deliver(self, engine: Engine, batch: Sequence[Job], result: BatchResult) -> None:
         self._health.succeeded(engine)
-        n_tokens = sum(job.n_tokens for job in batch)
+        n_tokens, longest = sum(job.n_tokens for job in batch), max(job.n_tokens for job in batch)
         spent_s = result.inference_s + result.postprocess_s
-        self._rates.of(engine).observe(max(job.n_tokens for job in batch), n_tokens, spent_s)
+        if any(not job.ticket.is_probe for job in batch):
+            self._count(engine, batch, result)
+            self._rates.of(engine).count(n_tokens, spent_s)
+        self._rates.of(engine).observe(longest, n_tokens, spent_s)
+        for job, vector in zip(batch, result.embeddings, strict=True):
+            job.ticket.deliver(job, vector)
+
+    def _count(self, engine: Engine, batch: Sequence[Job], result: BatchResult) -> None:
+        """Count a batch with texts of callers; the text of a probe may be among them."""
+        lengths = [job.n_tokens for job in batch if not job.ticket.is_probe]
+        n_tokens = sum(lengths)
         metrics, model = self._metrics, engine.manifest.id
         metrics.inference_seconds.labels(model).observe(result.inference_s)
         metrics.postprocess_seconds.labels(model).observe(result.postprocess_s)
-        metrics.batch_texts.labels(model).observe(len(batch))
+        metrics.batch_texts.labels(model).observe(len(lengths))
         metrics.batch_tokens.labels(model).observe(n_tokens)
-        metrics.padding_tokens.labels(model).inc(result.n_padding)
-        for job, vector in zip(batch, result.embeddings, strict=True):
-            job.ticket.deliver(job, vector)
+        # A single text may pass the budget.
+        fill = min(1.0, n_tokens / self._rates.budget(engine, max(lengths)))
+        metrics.batch_fill_ratio.labels(model).observe(fill)
+        if result.n_padding:
+            metrics.padding_tokens.labels(model).inc(result.n_padding)
 
 
 def _report(

@@ -6,13 +6,13 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Callable, Coroutine, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from matryo.core.budget import Budget, Lease
-from matryo.core.errors import SettingsInvalid
+from matryo.core.errors import RequestError, SettingsInvalid
 from matryo.core.metrics import Metrics
 from matryo.engine import Engine, Tokens
 from matryo.engine.postprocess import FloatArray
@@ -31,6 +31,8 @@ from matryo.service.token_arrays import TokenDecoder
 from matryo.service.tokenize import Tokenized, tokenize
 
 T = TypeVar("T")
+
+_LOOKS_A_REFRESH = 5  # of which there are twenty a second
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +91,8 @@ class Service:
         self._watch: asyncio.Task[None] | None = None
         self.budget = Budget(config.memory_bytes, metrics.rejections.labels("memory").inc)
         self._metrics = metrics
+        self._n_looks = 0
+        metrics.on_refresh(self._show)
         self._scheduler = Scheduler(engines, config.scheduler, metrics)
         self.pool = TextPool(config.scheduler.workers, metrics, config.max_wait_s)
 
@@ -101,6 +105,7 @@ class Service:
             EngineError: a model cannot run.
         """
         await self._scheduler.start()
+        self._metrics.refresh()
         self._watch = asyncio.create_task(watch_lag(self._observe))
         return self
 
@@ -118,8 +123,19 @@ class Service:
 
     def _observe(self, lag_s: float) -> None:
         self._metrics.loop_lag_seconds.observe(lag_s)
-        # Here and not at every change, of which a request has several.
-        self._metrics.memory_held.set(self.budget.held)
+        # Here and not at every change, of which a request has several. Another process may answer
+        # the next scrape with these gauges.
+        self._n_looks += 1
+        if not self._n_looks % _LOOKS_A_REFRESH:
+            self._metrics.refresh()
+
+    def _show(self) -> None:
+        """Set the gauges of the service to what is true now."""
+        metrics, budget = self._metrics, self.budget
+        metrics.ready.set(self.why_not_ready() is None)
+        metrics.memory_budget.set(budget.limit or 0)
+        for holder, n_bytes in budget.by_holder.items():
+            metrics.memory_held.labels(holder).set(n_bytes)
 
     def announce_stop(self) -> None:
         """Say that the service stops soon, and go on as before."""
@@ -137,6 +153,18 @@ class Service:
         return "stopping" if self._is_stopping else self._scheduler.why_not_ready(*engines)
 
     # --- requests
+
+    def describe(self, options: Options) -> tuple[str, str]:
+        """The model and the input type that a request means, for labels of metrics.
+
+        Returns:
+            The id and the input type; an empty text in place of each that no served model has.
+        """
+        try:
+            choices = choose(replace(options, dimensions=None), self.directory, self.defaults)
+        except RequestError:
+            return self.directory.find(options.model) or "", ""
+        return choices.engine.manifest.id, choices.input_type
 
     async def embed(
         self,
@@ -307,7 +335,8 @@ class Service:
         model = choices.engine.manifest.id
         spent_s = time.perf_counter() - started
         self._metrics.tokenize_seconds.labels(model).observe(spent_s)
-        lease.grow(tokenized.n_bytes + 4 * len(tokenized.ids) * choices.dimensions)
+        lease.grow(tokenized.n_bytes, "tokens")
+        lease.grow(4 * len(tokenized.ids) * choices.dimensions, "vectors")
         vectors = await self._scheduler.run(
             choices.engine,
             tokenized.ids,

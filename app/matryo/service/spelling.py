@@ -66,7 +66,7 @@ async def spell(
             n_found = sum(map(len, found))
             n_tokens += n_found
             limits.check_tokens(n_tokens, exact=end == len(texts))
-            lease.grow(_TOKEN_BYTES * n_found + _BYTES_PER_CHAR * n_chars)
+            lease.grow(_TOKEN_BYTES * n_found + _BYTES_PER_CHAR * n_chars, "answer")
 
             def written(found: Sequence[Tokens] = found) -> T:
                 return write(found)
@@ -120,7 +120,7 @@ async def join(
             n_chars = _CHARS_PER_ID * sum(lengths[start:end])
             is_long = n_chars > PIECE_CHARACTERS
             strings = await job.run(find, is_long=is_long)
-            lease.grow(_BYTES_PER_CHAR * sum(map(len, strings)))
+            lease.grow(_BYTES_PER_CHAR * sum(map(len, strings)), "answer")
 
             def written(strings: Sequence[str] = strings) -> T:
                 return write(strings)

@@ -20,7 +20,7 @@ from functools import partial
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
-from matryo.core.errors import NotReady, Overloaded
+from matryo.core.errors import Abandoned, Overloaded
 from matryo.core.metrics import Metrics
 
 T = TypeVar("T")
@@ -147,6 +147,7 @@ class TextPool:
                 used=used,
                 limit=limit,
                 retry_after_s=(used - limit) / chars_per_s,
+                reason="wait",
             )
         return self.job(n_chars)
 
@@ -169,7 +170,7 @@ class TextPool:
         self._closed = True
         for piece in self._short.drain() + self._long.drain():
             if not piece.done.done():
-                piece.done.set_exception(_closed())
+                piece.done.set_exception(Abandoned())
         # A piece cannot be interrupted, and waiting for its end must not block the loop.
         await asyncio.to_thread(self._executor.shutdown)
 
@@ -178,7 +179,7 @@ class TextPool:
     async def work(self, work: Callable[[], T], left: int, *, is_long: bool) -> tuple[T, float]:
         """The result of `work` on a thread, and the seconds it took."""
         if self._closed:
-            raise _closed()
+            raise Abandoned
         self._n_arrived += 1
         loop = asyncio.get_running_loop()
         piece = _Piece(
@@ -303,7 +304,3 @@ def _timed(work: Callable[[], T]) -> tuple[T, float]:
     started = time.perf_counter()
     result = work()
     return result, time.perf_counter() - started
-
-
-def _closed() -> NotReady:
-    return NotReady("The server shut down before this request's turn.")

@@ -27,6 +27,7 @@ async def predict(request: Request) -> Response:
     """Embed texts; those over the model's limit are cut, as Encoderfile cuts them."""
     context = context_of(request)
     lease = request.state.lease = context.service.budget.lease()
+    request.state.asked = Options()
 
     def parse_body(body: bytes | bytearray, tally: Tally | None) -> _Call:
         limits, unknown = context.service.limits, context.unknown_fields
@@ -34,7 +35,7 @@ async def predict(request: Request) -> Response:
 
     call, texts, ignored = await read_call(request, context, lease, parse_body, _n_bytes)
     if len(texts) > FEW_TEXTS:
-        lease.grow(most_piece_bytes(len(texts) * context.service.directory.largest))
+        lease.grow(most_piece_bytes(len(texts) * context.service.directory.largest), "answer")
     options = Options(truncate=True, deadline_s=announced_deadline_s(request))
     answer = await embed(request, context, options, texts, lease)
     results = Results(answer.vectors, answer.model, call.metadata)

@@ -8,7 +8,7 @@ from typing import Any, cast
 import orjson
 from pydantic import ValidationError
 
-from matryo.core.errors import EmptyInput, InvalidRequest, NotJson
+from matryo.core.errors import EmptyInput, InvalidRequest, NotJson, RequestError
 from matryo.http.openai import json_pieces
 from matryo.http.openai.fields import UnknownFields, check_count, settle, warning_of
 from matryo.http.openai.tally import SMALL_BYTES, Tally
@@ -58,10 +58,15 @@ def parse_request(
     if "input" in fields:
         fields["input"] = None
     try:
-        request = EmbeddingRequest.model_validate(fields)
-    except ValidationError as exc:
-        raise _translate(exc) from exc
-    return request, _parse_input(value, limits), warning_of(ignored)
+        try:
+            request = EmbeddingRequest.model_validate(fields)
+        except ValidationError as exc:
+            raise _translate(exc) from exc
+        return request, _parse_input(value, limits), warning_of(ignored)
+    except RequestError as exc:
+        name = fields.get("model", "")
+        exc.model = name if isinstance(name, str) else None
+        raise
 
 
 def loads(body: bytes | bytearray, limits: RequestLimits, tally: Tally | None = None) -> Any:  # noqa: ANN401 - whatever JSON holds

@@ -38,6 +38,7 @@ async def create_embeddings(request: Request) -> Response:
     options = options_of(call, announced_deadline_s(request))
     if deployment := request.path_params.get("deployment"):  # Azure names the model in the path
         options = replace(options, model=deployment)
+    request.scope["state"]["asked"] = options
     is_raw = prefers_raw(values_of(request.scope, b"accept"))
     if len(texts) > FEW_TEXTS:
         size = options.dimensions or context.service.directory.largest
@@ -45,7 +46,8 @@ async def create_embeddings(request: Request) -> Response:
         lease.grow(
             most_raw_bytes(n_numbers, options.embedding_type)
             if is_raw
-            else most_piece_bytes(n_numbers)
+            else most_piece_bytes(n_numbers),
+            "answer",
         )
     answer = await embed(request, context, options, texts, lease)
     headers = headers_of(answer, ignored)

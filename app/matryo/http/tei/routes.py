@@ -49,11 +49,11 @@ async def create_vectors(request: Request) -> Response:
     started = time.perf_counter()
     context = context_of(request)
     call, texts, ignored = await _call(request, context, EmbedRequest, "inputs")
-    options = options_of(call, announced_deadline_s(request))
+    options = request.state.asked = options_of(call, announced_deadline_s(request))
     lease = request.state.lease
     if len(texts) > FEW_TEXTS:
         size = options.dimensions or context.service.directory.largest
-        lease.grow(most_piece_bytes(len(texts) * size))
+        lease.grow(most_piece_bytes(len(texts) * size), "answer")
     answer = await embed(request, context, options, texts, lease)
     spent_ms = str(round((time.perf_counter() - started) * 1000))
     headers = headers_of(answer, ignored) | {
@@ -79,7 +79,7 @@ async def tokenize(request: Request) -> Response:
         gone=partial(hang_up, request),
         lease=request.state.lease,
     )
-    return _list_response(request, context, pieces, ignored)
+    return _list_response(pieces, ignored)
 
 
 async def decode(request: Request) -> Response:
@@ -95,7 +95,7 @@ async def decode(request: Request) -> Response:
         gone=partial(hang_up, request),
         lease=request.state.lease,
     )
-    return _list_response(request, context, pieces, ignored)
+    return _list_response(pieces, ignored)
 
 
 async def info(request: Request) -> Response:
@@ -144,6 +144,7 @@ async def _call(
         ids: whether the texts may come as token ids.
     """
     lease = request.state.lease = context.service.budget.lease()
+    request.state.asked = Options()
 
     def parse_body(
         body: bytes | bytearray, tally: Tally | None
@@ -154,11 +155,8 @@ async def _call(
     return await read_call(request, context, lease, parse_body, lambda found: found[1].n_bytes)
 
 
-def _list_response(
-    request: Request, context: Context, pieces: Sequence[bytes], ignored: tuple[str, ...]
-) -> Response:
+def _list_response(pieces: Sequence[bytes], ignored: tuple[str, ...]) -> Response:
     """A JSON list of the items of each piece."""
-    request.state.facts["model"] = context.service.directory.find(None)
     headers = _JSON | ({"x-matryo-warning": "; ".join(ignored)} if ignored else {})
     if len(pieces) == 1:
         return Response(b"".join(joined(pieces)), headers=headers)
