@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.cores import Machine
-from bench.scaling.replica import CORES, MAX_WAIT_S, Replica, Seen, capacity_of
+from bench.scaling.replica import CORES, MAX_WAIT_S, QUERY_PART, Replica, Seen, capacity_of
 
 Floats = NDArray[np.float64]
 
@@ -18,7 +18,7 @@ QUERY_LOADS = (0.1, 0.3, 0.5, 0.7, 0.9)
 """Arriving tokens of queries alone, beside bulk that always waits."""
 AHEAD_S = (0.4, 1.0, 2.5, 5.0, 7.5, 10.0)
 """Edges of the seconds of queries that are before a query, where queries alone are too many."""
-_PARTS = np.linspace(0.001, 0.999, 500)
+_PARTS = np.linspace(0.0025, 0.9975, 200)
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +30,7 @@ class Fit:
         start_s: seconds of a batch, over the workers: what bulk takes of a second of queries.
         busy: busy part of the cores, by `LOADS`.
         backlog_s: seconds of backlog, by `LOADS`.
-        times: 500 quantiles of the time of a query, a row for each of `LOADS`, then of
+        times: 200 quantiles of the time of a query, a row for each of `LOADS`, then of
             `QUERY_LOADS`, then of the bins of `AHEAD_S`.
     """
 
@@ -71,13 +71,14 @@ def fit(machine: Machine, seconds: float) -> Fit:
     """The tables, from runs of so many simulated seconds each."""
     capacity = capacity_of(machine, seconds)
 
-    def seen(load: float, n_jobs: int = 0, query_part: float | None = None) -> Seen:
-        part = {} if query_part is None else {"query_part": query_part}
-        return Replica(machine, load * capacity, n_jobs, **part).run(seconds, capacity)
+    def seen(load: float, n_jobs: int = 0, *, part: float = QUERY_PART, warm_up: float = 0.2) -> Seen:
+        replica = Replica(machine, load * capacity, n_jobs, query_part=part)
+        return replica.run(seconds, capacity, warm_up=warm_up)
 
     calm = [seen(load) for load in LOADS]
-    beside = [seen(load, 8, 1.0) for load in QUERY_LOADS]
-    crowd = [seen(load, 0, part) for load, part in ((1.1, 1.0), (1.4, 1.0), (1.9, 0.6))]
+    beside = [seen(load, 8, part=1.0) for load in QUERY_LOADS]
+    loads = ((1.03, 1.0), (1.1, 1.0), (1.3, 1.0), (1.9, QUERY_PART))
+    crowd = [seen(load, part=part, warm_up=0.0) for load, part in loads]
     ahead = np.concatenate([one.ahead_s for one in crowd])
     spent = np.concatenate([one.query_s for one in crowd])
     bins = np.searchsorted(AHEAD_S[1:-1], ahead)

@@ -133,16 +133,18 @@ class Replica:
         self._ahead = 0
         self._clear()
 
-    def run(self, seconds: float, capacity: float) -> Seen:
-        """What was seen in so many seconds, after a fifth of them as a warm-up.
+    def run(self, seconds: float, capacity: float, *, warm_up: float = 0.2) -> Seen:
+        """What was seen in so many seconds.
 
         Args:
             seconds: to simulate.
             capacity: tokens a second of a busy replica.
+            warm_up: seconds before, as a part of `seconds`.
         """
         loop = self._stage.loop
         started = loop.now
-        warm, ends = started + seconds / 5, started + 1.2 * seconds
+        warm = started + warm_up * seconds
+        ends = warm + seconds
         for _ in range(self._n_jobs):
             self._at(started, lambda: self._ask(JOB))
         for kind in self._rates:
