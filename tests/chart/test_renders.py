@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from tests.chart import lint
+from tests.chart.crds import KINDS, unknown_fields
 from tests.chart.files import RENDERS, VALUES, digest, of_kind, rendered
 
 Objects = list[dict[str, Any]]
@@ -192,3 +193,13 @@ def test_network_policy_closes_the_way_out() -> None:
     (policy,) = of_kind(rendered("airgapped"), "NetworkPolicy")
     assert policy["spec"]["egress"] == []
     assert policy["spec"]["policyTypes"] == ["Ingress", "Egress"]
+
+
+def test_custom_resources_have_known_fields() -> None:
+    """A custom resource has only fields of its kind: an API server drops others without a word."""
+    custom = [one for one in rendered("production") if one["kind"] in KINDS]
+    assert len(custom) == 5
+    for one in custom:
+        assert unknown_fields(one) == []
+        one["spec"]["colour"] = "red"
+        assert unknown_fields(one) == ["spec.colour"]

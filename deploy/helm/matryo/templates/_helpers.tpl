@@ -130,6 +130,12 @@ sum(matryo_backlog_seconds{namespace="{{ .Release.Namespace }}",pod=~"{{ include
 {{- if and (eq .autoscaling.type "keda") (not .autoscaling.keda.serverAddress) -}}
 {{- fail "autoscaling.type is keda and autoscaling.keda.serverAddress is empty: set the URL of Prometheus." -}}
 {{- end -}}
+{{- if and (eq .autoscaling.type "keda") (not .autoscaling.backlogSeconds) -}}
+{{- fail "autoscaling.type is keda and autoscaling.backlogSeconds is 0: set the seconds of backlog, or set autoscaling.type to hpa." -}}
+{{- end -}}
+{{- if and (eq .autoscaling.type "hpa") (not .autoscaling.backlogSeconds) (not .autoscaling.cpuPercent) -}}
+{{- fail "autoscaling.backlogSeconds and autoscaling.cpuPercent are both 0: the autoscaler needs at least one of them." -}}
+{{- end -}}
 {{- if gt (int .autoscaling.minReplicas) (int .autoscaling.maxReplicas) -}}
 {{- fail (printf "autoscaling.minReplicas is %v and autoscaling.maxReplicas is %v: the least must not exceed the most." .autoscaling.minReplicas .autoscaling.maxReplicas) -}}
 {{- end -}}
