@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.cores import Machine
-from bench.scaling.replica import CORES, MAX_WAIT_S, QUERY_PART, Replica, Seen, capacity_of
+from bench.scaling.replica import CORES, QUERY_PART, Replica, Seen, capacity_of
 
 Floats = NDArray[np.float64]
 
@@ -18,6 +18,7 @@ QUERY_LOADS = (0.1, 0.3, 0.5, 0.7, 0.9)
 """Arriving tokens of queries alone, beside bulk that always waits."""
 AHEAD_S = (0.4, 1.0, 2.5, 5.0, 7.5, 10.0)
 """Edges of the seconds of queries that are before a query, where queries alone are too many."""
+BULK_WAITS_S = 0.5
 _PARTS = np.linspace(0.0025, 0.9975, 200)
 
 
@@ -40,7 +41,11 @@ class Fit:
     backlog_s: Floats
     times: Floats
 
-    def rows(self, load: Floats, query_load: Floats, queries_s: Floats, bulk_s: Floats) -> Floats:
+    def busy_at(self, computed: Floats) -> Floats:
+        """Busy part of the cores, by the part of the capacity that is computed."""
+        return np.interp(computed, (0.0, *LOADS, 1.0), (0.0, *self.busy, 1.0))
+
+    def rows(self, load: Floats, query_load: Floats, queries_s: Floats, bulk_s: Floats) -> NDArray[np.intp]:
         """Which row of `times` holds for each of several replicas.
 
         Args:
@@ -54,9 +59,6 @@ class Fit:
         crowded = len(LOADS) + len(QUERY_LOADS) + np.searchsorted(AHEAD_S[1:-1], queries_s)
         rows = np.where(bulk_s > BULK_WAITS_S, beside, calm)
         return np.where(queries_s > AHEAD_S[0], crowded, rows)
-
-
-BULK_WAITS_S = 0.5
 
 
 def _nearest(values: Floats, given: Floats) -> NDArray[np.intp]:
@@ -95,5 +97,3 @@ def fit(machine: Machine, seconds: float) -> Fit:
         np.array(rows),
     )
 
-
-__all__ = ["AHEAD_S", "BULK_WAITS_S", "LOADS", "MAX_WAIT_S", "QUERY_LOADS", "Fit", "Floats", "fit"]

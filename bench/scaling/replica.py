@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import heapq
 import itertools
 from asyncio import Task
@@ -23,7 +24,7 @@ RETRY_S = 5.0
 _VOCABULARY = 30_000
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Kind:
     """Requests of one kind: lognormal lengths, cut at 4 and 512 tokens.
 
@@ -42,10 +43,17 @@ class Kind:
         spread = generator.lognormal(np.log(self.median), self.sigma, n_texts)
         return np.clip(spread, 4, 512).astype(np.int64)
 
+    @functools.cached_property
+    def moments(self) -> tuple[float, float]:
+        """Mean tokens of a request, and its squared coefficient of variation."""
+        lengths = self.lengths(np.random.default_rng(1), 100_000)
+        mean = float(lengths.mean())
+        return self.texts * mean, float(lengths.var()) / mean**2 / self.texts
+
     @property
     def tokens(self) -> float:
         """Mean tokens of a request."""
-        return self.texts * float(self.lengths(np.random.default_rng(1), 100_000).mean())
+        return self.moments[0]
 
 
 QUERY = Kind(1, 14, 0.5)
