@@ -45,7 +45,9 @@ class Fit:
         """Busy part of the cores, by the part of the capacity that is computed."""
         return np.interp(computed, (0.0, *LOADS, 1.0), (0.0, *self.busy, 1.0))
 
-    def rows(self, load: Floats, query_load: Floats, queries_s: Floats, bulk_s: Floats) -> NDArray[np.intp]:
+    def rows(
+        self, load: Floats, query_load: Floats, queries_s: Floats, bulk_s: Floats
+    ) -> NDArray[np.intp]:
         """Which row of `times` holds for each of several replicas.
 
         Args:
@@ -73,7 +75,9 @@ def fit(machine: Machine, seconds: float) -> Fit:
     """The tables, from runs of so many simulated seconds each."""
     capacity = capacity_of(machine, seconds)
 
-    def seen(load: float, n_jobs: int = 0, *, part: float = QUERY_PART, warm_up: float = 0.2) -> Seen:
+    def seen(
+        load: float, n_jobs: int = 0, *, part: float = QUERY_PART, warm_up: float = 0.2
+    ) -> Seen:
         replica = Replica(machine, load * capacity, n_jobs, query_part=part)
         return replica.run(seconds, capacity, warm_up=warm_up)
 
@@ -96,4 +100,3 @@ def fit(machine: Machine, seconds: float) -> Fit:
         np.array([one.backlog_s for one in calm]),
         np.array(rows),
     )
-

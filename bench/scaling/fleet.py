@@ -1,7 +1,7 @@
 """A model of many replicas, side by side under several autoscalers.
 
 Each replica has two queues, of queries and of bulk, in seconds of its own work, and time goes in
-steps of half a second. Requests go to a random ready replica. Admission is the scheduler's rule: a
+steps of a second. Requests go to a random ready replica. Admission is the scheduler's rule: a
 request is refused if the wait that the scheduler would expect is over the limit. Queries go first;
 bulk gets one batch a second of one worker beside them. How long a query takes is read off the runs
 of the scheduler's own code (`fit`), by the state that the query meets.
@@ -26,7 +26,7 @@ from bench.scaling.fit import LOADS, Fit, Floats
 from bench.scaling.replica import INGEST, JOB, MAX_WAIT_S, QUERY, QUERY_PART, RETRY_S, Kind
 from bench.scaling.traffic import Day
 
-STEP_S = 0.5
+STEP_S = 1.0
 SCRAPE_S = 15.0
 START_S = (25.0, 60.0)
 """Least and most seconds from the decision until a new pod is ready: schedule, image, model."""
@@ -119,7 +119,7 @@ class Fleets:
         self._counts = np.zeros((n, len(fit.times)))
         self._asked, self._refused = np.zeros((2, n)), np.zeros((2, n))  # queries, ingest
         jobs = (len(day.jobs), n)
-        self._left = np.repeat([[job.work] for job in day.jobs], n, 1).reshape(jobs)
+        self._left = np.array([[job.work] * n for job in day.jobs]).reshape(jobs)
         self._under_way, self._held = np.zeros(jobs), np.zeros(jobs)
         self._ended = np.full(jobs, np.nan)
 
@@ -159,7 +159,14 @@ class Fleets:
         ]
 
     def _outcome(
-        self, row: int, *, replica_hours: float, busy: float, backlog_s: float, most: int, pods: Floats
+        self,
+        row: int,
+        *,
+        replica_hours: float,
+        busy: float,
+        backlog_s: float,
+        most: int,
+        pods: Floats,
     ) -> Outcome:
         counts, times = self._counts[row], self._fit.times
         p50_s, p99_s = mixture(times, counts, (0.5, 0.99))
@@ -167,7 +174,11 @@ class Fleets:
         refused = self._refused[:, row] / np.maximum(1.0, self._asked[:, row])
         seconds = len(self._day.load)
         ended = np.where(np.isnan(self._ended[:, row]), seconds, self._ended[:, row])
-        spent = [float(at) - job.starts_s for at, job in zip(ended, self._day.jobs, strict=True)]
+        spent = [
+            float(at) - job.starts_s
+            for at, job in zip(ended, self._day.jobs, strict=True)
+            if job.starts_s < seconds
+        ]
         return Outcome(
             refused=float(refused[0]),
             ingest_refused=float(refused[1]),
@@ -202,12 +213,12 @@ class Fleets:
         if nobody.any():  # nobody is there to take anything
             self._asked[0, nobody] += 1
             self._refused[0, nobody] += 1
-        self._queries += taken * queries
-        self._bulk += taken_ingest * ingest
-        self._submit(now, taking)
         self._load += _SMOOTH * ((queries + ingest) / STEP_S - self._load)
         self._query_load += _SMOOTH * (queries / STEP_S - self._query_load)
-        rows = self._fit.rows(self._load, self._query_load, self._queries, self._bulk)
+        rows = self._fit.rows(self._load, self._query_load, ahead, behind)
+        self._queries = ahead + taken * queries
+        self._bulk = behind + taken_ingest * ingest
+        self._submit(now, taking)
         n = len(self._fit.times)
         at = rows + n * np.arange(len(rows))[:, None]
         weights = (n_queries * taken).ravel()
@@ -234,7 +245,7 @@ class Fleets:
             for row in np.flatnonzero((pieces > 0) & taking.any(1)):
                 pods = np.flatnonzero(taking[row])
                 sent = self._random.integers(0, len(pods), int(pieces[row]))
-                work = np.bincount(sent, minlength=len(pods)) * piece
+                work: Floats = np.bincount(sent, minlength=len(pods)).astype(np.float64) * piece
                 waits = self._queries[row, pods] + self._bulk[row, pods]
                 admitted = work * _admitted(work, waits)
                 self._bulk[row, pods] += admitted

@@ -185,8 +185,8 @@ class Replica:
     def _clear(self) -> None:
         self._answered: list[tuple[float, int]] = []
         self._n_tokens = 0
-        self._n_asked = dict.fromkeys(self._rates, 0)
-        self._n_refused = dict.fromkeys(self._rates, 0)
+        self._n_asked = dict.fromkeys((QUERY, INGEST, JOB), 0)
+        self._n_refused = dict.fromkeys((QUERY, INGEST, JOB), 0)
         self._busy_s = self._backlog = 0.0
 
     def _refused_part(self, kind: Kind) -> float:
@@ -216,6 +216,7 @@ class Replica:
         self._python(self._machine.request_s, lambda: self._admit(kind, asked))
 
     def _admit(self, kind: Kind, asked: float) -> None:
+        self._n_asked[kind] += 1
         lengths = kind.lengths(self._generator, kind.texts)
         texts: list[TokenIds] = [self._generator.integers(0, _VOCABULARY, int(n)) for n in lengths]
         priority = "online" if kind is QUERY else "bulk"
@@ -233,7 +234,6 @@ class Replica:
             if kind is JOB:
                 self._at(now + (RETRY_S if refused else 0.0), lambda: self._ask(JOB))
                 continue
-            self._n_asked[kind] += 1
             self._n_refused[kind] += refused
             if kind is QUERY and not refused:
                 self._answered.append((now - asked, ahead))

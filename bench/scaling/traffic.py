@@ -60,9 +60,7 @@ def day(peak: float, seed: int, seconds: int = DAY_S) -> Day:
         rise = np.clip(t / 5, 0, 1) * np.clip((lasts - t) / 5, 0, 1)
         load = load * (1 + height * rise)
     jobs = [Job(1.0 * 3600, 2400 * peak, 3.0 * peak)]
-    jobs += [
-        Job(float(generator.uniform(7, 20)) * 3600, 200 * peak, 0.8 * peak) for _ in range(5)
-    ]
+    jobs += [Job(float(generator.uniform(7, 20)) * 3600, 200 * peak, 0.8 * peak) for _ in range(5)]
     scale = seconds / DAY_S
     return Day(
         peak * load,

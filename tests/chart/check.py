@@ -97,7 +97,10 @@ SETS: dict[str, dict[str, str]] = {
                         "readOnlyRootFilesystem": True,
                         "capabilities": {"drop": ["ALL"]},
                     },
-                    "resources": {"requests": {"cpu": "1", "memory": "1Gi"}, "limits": {"memory": "1Gi"}},
+                    "resources": {
+                        "requests": {"cpu": "1", "memory": "1Gi"},
+                        "limits": {"memory": "1Gi"},
+                    },
                 }
             ]
         ),
@@ -159,7 +162,11 @@ REFUSED: dict[str, tuple[dict[str, str], str]] = {
     "managed setting": ({"settings.MATRYO_GRACE_S": "1"}, "MATRYO_GRACE_S"),
     "typo": ({"replicas": "1"}, "replicas"),
     "no metric": (
-        {"autoscaling.type": '"hpa"', "autoscaling.cpuPercent": "0", "autoscaling.backlogSeconds": "0"},
+        {
+            "autoscaling.type": '"hpa"',
+            "autoscaling.cpuPercent": "0",
+            "autoscaling.backlogSeconds": "0",
+        },
         "autoscaling.backlogSeconds",
     ),
 }
@@ -214,12 +221,12 @@ def _check_custom(custom: list[dict[str, Any]]) -> None:
 def check_refusals() -> None:
     """What cannot work is refused, by a sentence that names the value."""
     for name, (sets, sentence) in REFUSED.items():
+        said = ""
         try:
             template(sets=sets)
         except ValueError as exc:
-            assert sentence in str(exc), (name, str(exc))
-        else:
-            raise AssertionError(f"{name} was not refused")
+            said = str(exc)
+        assert sentence in said, (name, said)
 
 
 def check_restarts() -> None:

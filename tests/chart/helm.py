@@ -54,7 +54,7 @@ def _fetch() -> None:
 
 
 def run(*words: str) -> subprocess.CompletedProcess[str]:
-    """helm with these words, whatever its exit status."""
+    """Helm with these words, whatever its exit status."""
     return subprocess.run([helm(), *words], capture_output=True, text=True, check=False)
 
 

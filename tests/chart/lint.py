@@ -182,24 +182,33 @@ def _ports(objects: Objects) -> Iterator[str]:
     services: dict[str, set[Any]] = {}
     for service in of_kind(objects, "Service"):
         found = service["spec"]["ports"]
-        services[service["metadata"]["name"]] = {one[key] for one in found for key in ("name", "port")}
+        services[service["metadata"]["name"]] = {
+            one[key] for one in found for key in ("name", "port")
+        }
         for port in found:
             if port["targetPort"] not in ports:
                 yield f"a service leads to {port['targetPort']}, which is no port of the container"
     for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
         if (port := server(objects)[probe]["httpGet"]["port"]) not in ports:
             yield f"{probe} asks the port {port}, which is none of the container"
-    for policy in of_kind(objects, "NetworkPolicy"):
-        for rule in policy["spec"]["ingress"]:
-            for port in rule["ports"]:
-                if port["port"] not in ports:
-                    yield f"the network policy opens {port['port']}, which is no port"
-    for monitor in of_kind(objects, "ServiceMonitor"):
-        if any(one["port"] not in set().union(*services.values()) for one in monitor["spec"]["endpoints"]):
-            yield "the monitor scrapes a port that no service has"
     for name, port in _backends(objects):
         if port not in services.get(name, ()):
             yield f"a route leads to {name}:{port}, which no service has"
+    of_services: set[Any] = set().union(*services.values())
+    yield from _other_ports(objects, ports, of_services)
+
+
+def _other_ports(objects: Objects, ports: set[str], of_services: set[Any]) -> Iterator[str]:
+    for policy in of_kind(objects, "NetworkPolicy"):
+        for port in (port for rule in policy["spec"]["ingress"] for port in rule["ports"]):
+            if port["port"] not in ports:
+                yield f"the network policy opens {port['port']}, which is no port"
+    for monitor in of_kind(objects, "ServiceMonitor"):
+        if any(one["port"] not in of_services for one in monitor["spec"]["endpoints"]):
+            yield "the monitor scrapes a port that no service has"
+    for monitor in of_kind(objects, "PodMonitor"):
+        if any(one["port"] not in ports for one in monitor["spec"]["podMetricsEndpoints"]):
+            yield "the monitor scrapes a port that no pod has"
 
 
 def _backends(objects: Objects) -> Iterator[tuple[str, Any]]:

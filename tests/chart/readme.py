@@ -33,7 +33,9 @@ def table() -> str:
     lines = ["| value | default | meaning |", "|---|---|---|"]
     for path, value, meaning in entries(schema(), values()):
         if path != "global":
-            lines.append(f"| `{path}` | `{json.dumps(value)}` | {meaning.replace('|', chr(92) + '|')} |")
+            lines.append(
+                f"| `{path}` | `{json.dumps(value)}` | {meaning.replace('|', chr(92) + '|')} |"
+            )
     return "\n".join(lines)
 
 

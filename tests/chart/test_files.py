@@ -132,6 +132,6 @@ def test_settings_can_be_read(name: str) -> None:
         for key, value in lint.environment(rendered(name)).items()
         if key.startswith("MATRYO_")
     }
-    settings = Settings(**given)
+    settings = Settings.model_validate(given)
     assert settings.host == "0.0.0.0"  # noqa: S104
     assert settings.port == 8080

@@ -177,7 +177,8 @@ def test_scaling_on_backlog() -> None:
     backlog, cpu = scaled["spec"]["triggers"]
     assert backlog["metricType"] == "AverageValue"
     query = backlog["metadata"]["query"]
-    assert query.startswith("sum(matryo_backlog_seconds{") and 'namespace="production"' in query
+    assert query.startswith("sum(matryo_backlog_seconds{")
+    assert 'namespace="production"' in query
     assert cpu["type"] == "cpu"
 
 
