@@ -70,11 +70,16 @@ def from_utilization(ready: Sequence[float], n_starting: int, target: float, cur
     """
     if not ready:
         return current
-    ratio = sum(ready) / len(ready) / target
+
+    def ratio_of(n_pods: int) -> float:
+        # Kubernetes counts the utilisation in whole per cent.
+        return int(100 * sum(ready) / n_pods + 1e-6) / round(100 * target)
+
+    ratio = ratio_of(len(ready))
     if ratio <= 1 or not n_starting:
         return current if abs(1 - ratio) <= TOLERANCE else math.ceil(ratio * len(ready))
     n_all = len(ready) + n_starting
-    with_starting = sum(ready) / n_all / target
+    with_starting = ratio_of(n_all)
     if abs(1 - with_starting) <= TOLERANCE or with_starting < 1:
         return current
     return max(current, math.ceil(with_starting * n_all))
