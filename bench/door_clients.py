@@ -18,7 +18,7 @@ from typing import Any, Literal, Self, cast
 
 import grpc
 
-from bench.load import body
+from matryo.commands.bench.clients import body
 from matryo.grpc.messages import make
 from matryo.grpc.wire import delimited
 

@@ -25,8 +25,8 @@ from pathlib import Path
 
 from bench.corpus import debian_pairs
 from bench.door_clients import BASE64, WAYS, Clients, Task
-from bench.load import body
 from bench.service import Service
+from matryo.commands.bench.clients import body
 
 _CONNECTIONS = 4
 _TEXTS = 512

@@ -31,10 +31,10 @@ import numpy as np
 from bench.corpus import debian_pairs
 from bench.retrieval import as_float, embed, mrr, rescored
 from bench.service import Service
-from bench.serving import engine_rate
 from matryo.assembly import build_local_service, make_ready
 from matryo.catalog.catalog import open_catalog
 from matryo.catalog.manifest import Manifest
+from matryo.commands.bench.engine import engine_rate
 from matryo.core.choices import Precision
 from matryo.core.cores import available_cores
 from matryo.core.settings import load_settings

@@ -26,8 +26,8 @@ import uvicorn
 from fastapi import FastAPI
 
 from bench.busy import keep_busy, request_bytes
-from bench.load import body
 from bench.service import Service
+from matryo.commands.bench.clients import body
 
 _WARM_UP_S = 0.2
 _TEXT = "What does the sky look like after the rain?"

@@ -15,7 +15,6 @@ import importlib
 import json
 import platform
 import statistics
-import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -23,9 +22,10 @@ from pathlib import Path
 from typing import Any, cast
 
 from bench.corpus import debian_pairs
-from bench.load import Client, Result, body, load
 from bench.service import Service
 from matryo.assembly import load_engines, make_ready
+from matryo.commands.bench.clients import Client, Result, Target, body, load
+from matryo.commands.bench.engine import engine_rate
 from matryo.core.cores import available_cores
 from matryo.core.settings import load_settings
 from matryo.engine import Engine, TokenIds
@@ -86,35 +86,6 @@ def read_sample(engine: Engine) -> Sample:
     )
 
 
-def engine_rate(
-    engine: Engine, texts: Sequence[TokenIds], seconds: float, *, runs: int, size: int
-) -> float:
-    """Tokens a second with `runs` concurrent runs, on batches of `size` texts of similar length."""
-    native = engine.manifest.output.dimensions.native
-    ordered = sorted(texts, key=len)
-    batches = [ordered[start : start + size] for start in range(0, len(ordered), size)]
-    batches = batches[::3] + batches[1::3] + batches[2::3]  # mixes long and short batches over time
-    lock, done, n_taken = threading.Lock(), 0, 0
-    started = time.perf_counter()
-
-    def work() -> None:
-        nonlocal done, n_taken
-        while time.perf_counter() - started < seconds:
-            with lock:
-                batch = batches[n_taken % len(batches)]
-                n_taken += 1
-            engine.embed(batch, [native] * len(batch))
-            with lock:
-                done += sum(map(len, batch))
-
-    threads = [threading.Thread(target=work) for _ in range(runs)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    return done / (time.perf_counter() - started)
-
-
 def engine_alone(engine: Engine, sample: Sample, seconds: float) -> dict[str, float]:
     """The engine's best rate, and its latency for a query, without a server."""
     ways = [(runs, size) for runs in {1, available_cores()} for size in (4, 16)]
@@ -142,7 +113,7 @@ def served(
     """The clients' measurements: queries alone, bulk alone, both together, and queries by load."""
 
     def run(*clients: Client) -> dict[str, Result]:
-        return load(service.port, clients, seconds=seconds, warm_up_s=min(3.0, seconds / 4))
+        return load(Target(service.port), clients, seconds=seconds, warm_up_s=min(3.0, seconds / 4))
 
     idle = run(sample.query())["query"]
     bulk = run(*sample.bulk())["bulk"]
@@ -243,7 +214,7 @@ def plot(facts: dict[str, Any], path: Path) -> None:
     for name in ("p50_ms", "p99_ms"):
         axes.plot(rates, [point[name] for point in curve], marker="o", label=name[:3])
     axes.set(xlabel="queries a second", ylabel="latency, ms", title=facts["model"])
-    axes.legend()
+    axes.legend(loc="upper left")
     figure.tight_layout()
     figure.savefig(path)
 

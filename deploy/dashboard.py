@@ -87,7 +87,9 @@ def read_rows() -> dict[str, list[Panel]]:
     table = tomllib.loads((HERE / "panels.toml").read_text("utf-8"))
     return {
         row["title"]: [
-            Panel(**panel | {"queries": tuple(map(tuple, panel["queries"]))})
+            Panel(
+                **panel | {"queries": tuple((query, legend) for query, legend in panel["queries"])}
+            )
             for panel in row["panel"]
         ]
         for row in table["row"]

@@ -44,7 +44,7 @@ from tests.mutated_calls import FAULT, SECONDS, Caller, is_fault, one
 WARM_UP = 200
 ROUND = 500
 MEMORY_BYTES = 150 << 20
-_FAILED = r'matryo_grpc_requests_total{code="(?:INTERNAL|UNKNOWN)",method="\S+"}'
+_FAILED = r'matryo_requests_total{door="grpc",.*?,status="(?:INTERNAL|UNKNOWN)"}'
 """The metric of calls that ended as faults of the server."""
 
 
@@ -198,7 +198,7 @@ def _unwell(server: Server, caller: Caller) -> Iterator[str]:
     check: Any = caller.channel.unary_unary("/grpc.health.v1.Health/Check")
     end = time.monotonic() + SECONDS
     for name, state in (
-        ("held memory", lambda: server.metric("matryo_memory_held_bytes")),
+        ("held memory", lambda: server.metric(r"matryo_memory_held_bytes{.*?}")),
         ("queued tokens", lambda: server.metric(r"matryo_queue_tokens(?:{.*?})?")),
         ("no health", lambda: check(b"", timeout=SECONDS) != wire.field(1, 1)),
     ):

@@ -1,4 +1,4 @@
-"""Every query of deploy/ and of the runbook, and the rules that Prometheus loads."""
+"""Every query of deploy/ and of docs/, and the rules that Prometheus loads."""
 
 from __future__ import annotations
 
@@ -53,7 +53,10 @@ def alerts() -> list[dict[str, Any]]:
 def rule_queries() -> list[Query]:
     """The expression of every rule."""
     return [
-        Query(f"rule {rule.get('record') or rule.get('alert')}", rule["expr"]) for rule in rules()
+        Query(f"{kind} {rule[kind]}", rule["expr"])
+        for kind in ("record", "alert")
+        for rule in rules()
+        if kind in rule
     ]
 
 
@@ -106,12 +109,16 @@ def console_queries() -> list[Query]:
     return found
 
 
-def runbook_queries() -> list[Query]:
-    """The queries of the runbook, one a line of its blocks."""
-    blocks = re.findall(r"```promql\n(.*?)```", RUNBOOK.read_text("utf-8"), re.DOTALL)
-    return [Query("runbook", line) for block in blocks for line in block.splitlines()]
+def page_queries() -> list[Query]:
+    """The queries of the runbook and of other pages, one a line of their blocks."""
+    return [
+        Query(page.stem, line)
+        for page in sorted((ROOT / "docs").glob("*.md"))
+        for block in re.findall(r"```promql\n(.*?)```", page.read_text("utf-8"), re.DOTALL)
+        for line in block.splitlines()
+    ]
 
 
 def every_query() -> list[Query]:
     """All of them."""
-    return [*rule_queries(), *dashboard_queries(), *console_queries(), *runbook_queries()]
+    return [*rule_queries(), *dashboard_queries(), *console_queries(), *page_queries()]

@@ -5,13 +5,16 @@ Models that are missing from the store are pulled and built first, in a process 
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import importlib.util
 import json
 import logging
 import os
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import IO, cast
@@ -27,13 +30,18 @@ from matryo.core.fixed import fixed
 from matryo.core.logging import ERROR_PREFIX
 from matryo.core.memory import available_memory, is_in_memory
 from matryo.core.metrics import Metrics
+from matryo.core.reload import Reloads
 from matryo.core.settings import Settings
 from matryo.core.signals import held_back
+from matryo.core.steps import Steps
+from matryo.core.tracing import NO_TRACER, Tracer
 from matryo.engine import CoreUse, Engine, plan_cores
 from matryo.engine.factory import is_prepared, load_engine
 from matryo.scheduler import SchedulerConfig
 from matryo.service import Service, ServiceConfig
 from matryo.service.choices import Defaults
+from matryo.service.key_file import NamedKey, bare_keys, merged, parse_keys, read_keys
+from matryo.service.keys import KeyRing
 from matryo.service.limits import RequestLimits
 from matryo.service.token_arrays import TokenDecoder
 from matryo.store.artifact import find_artifact
@@ -48,6 +56,7 @@ log = logging.getLogger("matryo")
 # A body, its strings, its tokens and its answer together need at most so many times its bytes.
 _BODY_SHARES = 4
 _CHILD_END_S = 3.0
+_LAST_SPANS_S = 3.0  # part of the margin that a process has after its grace
 _LEAST_OF_SIGNALS = 128  # a status above is that of a signal, by a shell's rule
 
 
@@ -56,6 +65,7 @@ def build_service(
     engines: Sequence[Engine],
     metrics: Metrics | None = None,
     cores: int | None = None,
+    tracer: Tracer = NO_TRACER,
 ) -> Service:
     """A service of these engines, not started.
 
@@ -64,6 +74,7 @@ def build_service(
         engines: what to serve, the default first.
         metrics: what is counted; None for metrics that nobody reads.
         cores: as for `core_use`.
+        tracer: makes the spans of requests; the caller closes it.
 
     Raises:
         SettingsInvalid: a default or an alias that does not fit the models.
@@ -74,7 +85,6 @@ def build_service(
         others=open_catalog(settings).names,
         defaults=operator_defaults(settings),
         limits=RequestLimits(settings.max_inputs, settings.max_request_tokens),
-        keys=settings.api_keys,
         scheduler=SchedulerConfig(
             workers=core_use(settings, cores).workers,
             queue_tokens=settings.queue_tokens,
@@ -88,7 +98,83 @@ def build_service(
     )
     own_ids = settings.token_input == "model"  # noqa: S105 - not a secret
     decoder = None if own_ids else TokenDecoder(partial(find_table, Store(settings.home)))
-    return Service(engines, config, metrics, decoder)
+    return Service(engines, config, metrics, decoder, tracer)
+
+
+def build_tracer(settings: Settings, version: str) -> Tracer:
+    """The tracer of this process; one that does nothing without MATRYO_TRACING.
+
+    Args:
+        settings: as for a server.
+        version: of the service, which every span has.
+
+    Raises:
+        SettingsInvalid: a package is missing, or a variable of OpenTelemetry cannot be used.
+    """
+    if not settings.tracing:
+        return NO_TRACER
+    # FastAPI depends on the package opentelemetry-api, which has none of these.
+    for package in ("opentelemetry.sdk", "opentelemetry.exporter.otlp.proto.common"):
+        if not _is_installed(package):
+            raise SettingsInvalid(
+                f"MATRYO_TRACING is true, but the package of {package} is not installed. Install "
+                "it with: pip install 'matryo[otel]'"
+            )
+    from matryo.core.otel.export import build_otel_tracer
+
+    return build_otel_tracer(version)
+
+
+def _is_installed(package: str) -> bool:
+    try:
+        return importlib.util.find_spec(package) is not None
+    except ModuleNotFoundError:  # nor is its parent
+        return False
+
+
+@contextlib.asynccontextmanager
+async def exporting(tracer: Tracer) -> AsyncGenerator[None, None]:
+    """Export what a tracer has left at the end of the block, within `_LAST_SPANS_S`."""
+    try:
+        yield
+    finally:
+        if tracer.is_on:
+            await asyncio.to_thread(tracer.close, _LAST_SPANS_S)
+
+
+def watch_keys(settings: Settings, ring: KeyRing, reloads: Reloads) -> None:
+    """Let the keys of `settings` call, and follow the changes of their file.
+
+    Args:
+        settings: the operator's choices; without keys the server is open to all.
+        ring: of the service.
+        reloads: the files that the server reads again.
+
+    Raises:
+        SettingsInvalid: a key is wrong, or there are keys and none can be read.
+    """
+
+    def load() -> tuple[NamedKey, ...]:
+        keys = load_keys(settings)
+        ring.reserve(keys)
+        return keys
+
+    if settings.keys_file:
+        reloads.watch("keys", [settings.keys_file], load, ring.replace)
+    elif settings.has_keys:
+        ring.replace(load())
+
+
+def load_keys(settings: Settings) -> tuple[NamedKey, ...]:
+    """The keys of all sources together, at least one where a source is set.
+
+    Raises:
+        SettingsInvalid: a key is wrong, or a source has no key.
+    """
+    found = read_keys(settings.keys_file) if settings.keys_file else []
+    if settings.keys:
+        found += parse_keys(settings.keys, "MATRYO_KEYS")
+    return merged([*found, *bare_keys(settings.api_keys, "MATRYO_API_KEYS")])
 
 
 def operator_defaults(settings: Settings) -> Defaults:
@@ -161,27 +247,31 @@ def equal_part(settings: Settings) -> int:
 # --- models
 
 
-def resolve_models(settings: Settings) -> Settings:
+def resolve_models(settings: Settings, steps: Steps | None = None) -> Settings:
     """The settings with the id of a model in place of each path and repository.
 
     What was not derived before is derived in a process of its own.
+
+    Args:
+        settings: as for a server.
+        steps: gets the seconds of what was done.
 
     Raises:
         ModelNotFound: a name is neither a model, nor a path, nor a repository.
         SetupError: a checkpoint cannot be read.
         SystemExit: a derivation failed, and has said why.
     """
-    ids = dict.fromkeys(_resolve(settings, name) for name in settings.model)
+    ids = dict.fromkeys(_resolve(settings, name, steps or Steps()) for name in settings.model)
     return settings.model_copy(update={"model": tuple(ids)})
 
 
-def _resolve(settings: Settings, name: str) -> str:
+def _resolve(settings: Settings, name: str, steps: Steps) -> str:
     reference = referred(open_catalog(settings), name)
     if reference is None:
         return name
     known = find_derived(settings.home, reference.text)
     if known is None:
-        _prepare_apart(settings, reference.text)
+        _prepare_apart(settings, reference.text, steps)
         known = find_derived(settings.home, reference.text)
     if known is None:  # the files change while they are read
         raise ModelNotFound(
@@ -211,18 +301,22 @@ def referred(catalog: Catalog, name: str) -> Reference | None:
 # --- engines
 
 
-def ready_engines(settings: Settings, use: CoreUse | None = None) -> tuple[Engine, ...]:
+def ready_engines(
+    settings: Settings, use: CoreUse | None = None, steps: Steps | None = None
+) -> tuple[Engine, ...]:
     """The models of `settings`, loaded; missing and damaged artefacts are built.
 
     Args:
         settings: as for a server.
         use: of the cores; None as the settings say.
+        steps: gets the seconds of each step.
 
     Raises:
         SetupError: anything that keeps a model from being served.
         SystemExit: a build failed, and has said why.
     """
-    settings = make_ready(settings)
+    steps = steps or Steps()
+    settings = make_ready(settings, steps)
     try:
         return load_engines(settings, use)
     except ArtifactDamaged as exc:
@@ -230,7 +324,7 @@ def ready_engines(settings: Settings, use: CoreUse | None = None) -> tuple[Engin
             raise  # a bundle has nothing to build from
         log.warning("%s Building it again.", exc.message)
     for manifest in _manifests(settings, open_catalog(settings)):
-        _prepare_apart(settings, manifest.id)
+        _prepare_apart(settings, manifest.id, steps)
     return load_engines(settings, use)
 
 
@@ -262,8 +356,12 @@ def _load_all(settings: Settings, use: CoreUse) -> tuple[Engine, ...]:
     return tuple(engines)
 
 
-def make_ready(settings: Settings) -> Settings:
+def make_ready(settings: Settings, steps: Steps | None = None) -> Settings:
     """Derive, pull, build and lay out what is missing of the models of `settings`.
+
+    Args:
+        settings: as for a server.
+        steps: gets the seconds of what was done.
 
     Returns:
         The settings with the id of a model in place of each path and repository.
@@ -272,13 +370,14 @@ def make_ready(settings: Settings) -> Settings:
         SetupError: an unknown model, a bad manifest, or a precision that a model does not offer.
         SystemExit: a build failed, and has said why.
     """
-    settings = resolve_models(settings)
+    steps = steps or Steps()
+    settings = resolve_models(settings, steps)
     manifests = _manifests(settings, open_catalog(settings))
     for manifest in manifests:  # a refusal of the last comes before a build of the first
         manifest.precision_for(settings.precision)
     for manifest in manifests:
         if not _is_ready(settings, manifest):
-            _prepare_apart(settings, manifest.id)
+            _prepare_apart(settings, manifest.id, steps)
     return settings
 
 
@@ -304,8 +403,8 @@ def _is_ready(settings: Settings, manifest: Manifest) -> bool:
     return artifact.weights is not None and is_in_memory(artifact.folder)
 
 
-def _prepare_apart(settings: Settings, model_id: str) -> None:
-    """Pull and build in a process of its own.
+def _prepare_apart(settings: Settings, model_id: str, steps: Steps) -> None:
+    """Pull and build in a process of its own; `steps` gets the seconds of each.
 
     A server that had built once would keep the build's libraries and memory for good. A fresh
     interpreter, and not a child of `multiprocessing`, since that would run a library user's own
@@ -314,6 +413,7 @@ def _prepare_apart(settings: Settings, model_id: str) -> None:
     if check := running_check():
         check.result()  # weights of a damaged bundle would be laid out, and kept
     job = settings.model_dump(mode="json") | {"model": [model_id], "api_keys": []}
+    job |= {"keys": None, "keys_file": None}  # a build asks nobody for a key
     # On a terminal the child draws its own bars. A log of JSON lines gets one for each line of it.
     piped = subprocess.PIPE if logs.writes_json() else None
     child: subprocess.Popen[str] | None = None
@@ -322,6 +422,7 @@ def _prepare_apart(settings: Settings, model_id: str) -> None:
             child = subprocess.Popen(
                 [sys.executable, "-m", "matryo.commands.prepare"],
                 stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
                 stderr=piped,
                 text=True,
                 errors="replace",
@@ -332,6 +433,7 @@ def _prepare_apart(settings: Settings, model_id: str) -> None:
             pipe.flush()
         for line in child.stderr or ():
             _log_line(line.strip())
+        report = cast("IO[str]", child.stdout).read()
         # The pipe stays open until then: the child ends when the pipe is closed.
         status = child.wait()
     finally:
@@ -345,6 +447,7 @@ def _prepare_apart(settings: Settings, model_id: str) -> None:
         )
     if status:
         sys.exit(1)  # the child, or the line above, has said why
+    steps.add(json.loads(report))
 
 
 def _end(child: subprocess.Popen[str]) -> None:

@@ -328,6 +328,32 @@ def verify(model_id: str, as_json: bool, precision: str | None) -> None:
 
 @main.command()
 @click.argument("model_id", cls=_ModelArgument)
+@click.option(
+    "--seconds",
+    type=click.FloatRange(min=1),
+    default=60,
+    show_default=True,
+    help="Time of all measurements together.",
+)
+@click.option(
+    "--url",
+    metavar="URL",
+    help="Measure a server that runs already (http://.../v1; OPENAI_API_KEY is its key).",
+)
+@click.option("--json", "as_json", is_flag=True, help="One JSON object in place of a table.")
+@_precision
+def bench(
+    model_id: str, seconds: float, url: str | None, as_json: bool, precision: str | None
+) -> None:
+    """Measure a model on this machine: the engine, the server, and latency under load."""
+    from matryo.commands.bench.command import run
+
+    settings = _settings(model=(model_id,), precision=precision)
+    run(settings, seconds=seconds, url=url, as_json=as_json)
+
+
+@main.command()
+@click.argument("model_id", cls=_ModelArgument)
 @click.argument("file", type=click.Path(path_type=Path, allow_dash=True), required=False)
 @click.option("--input-type", help="query, document, classification, clustering or none.")
 @click.option("--dimensions", type=click.IntRange(min=1), help="Output size.")
@@ -439,7 +465,7 @@ def bundle(
 ) -> None:
     """Write one executable file that serves a model: no Python, no network, no other file.
 
-    The file has the commands serve, embed, verify, info and models, and every setting.
+    The file has the commands serve, embed, verify, info, models and key, and every setting.
     """
     from matryo.commands.bundle import run
 
@@ -460,6 +486,47 @@ def info(file: Path | None, as_json: bool) -> None:
     from matryo.commands.info import run
 
     run(file, as_json=as_json)
+
+
+@main.group()
+def key() -> None:
+    """Make API keys, and check a file of keys."""
+
+
+@key.command()
+@click.argument("name")
+@click.option("--requests-per-minute", type=click.IntRange(min=1), help="Default: no limit.")
+@click.option("--tokens-per-minute", type=click.IntRange(min=1), help="Default: no limit.")
+@click.option("--tokens-per-day", type=click.IntRange(min=1), help="Quota. Default: none.")
+@click.option("--model", "models", multiple=True, help="Model that the key may use; repeatable.")
+@click.option("--expires", metavar="MOMENT", help="Such as 2027-01-31 or 2027-01-31T12:00:00Z.")
+@click.option("--weight", type=click.FloatRange(0.01, 100), help="Share beside other keys [1].")
+def new(name: str, **limits: Any) -> None:
+    """Print a new key, this once, and the line for the file of keys.
+
+    The first line of standard output is the key for the caller. The second is for the file that
+    MATRYO_KEYS_FILE names; it holds the key's hash.
+    """
+    from matryo.commands.key import make
+
+    make(name, limits)
+
+
+@key.command(name="hash")
+def hash_key() -> None:
+    """Print the SHA-256 of a key, which is read from standard input."""
+    from matryo.commands.key import print_hash
+
+    print_hash()
+
+
+@key.command()
+@click.argument("file", type=click.Path(path_type=Path))
+def check(file: Path) -> None:
+    """Say what a file of keys has, or what is wrong in it; then the exit status is 1."""
+    from matryo.commands.key import check_file
+
+    check_file(file)
 
 
 @main.command()

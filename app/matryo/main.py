@@ -14,8 +14,15 @@ from prometheus_client import CollectorRegistry
 from starlette.routing import BaseRoute, Route
 
 import matryo
-from matryo.assembly import build_service, load_engines
+from matryo.assembly import (
+    build_service,
+    build_tracer,
+    exporting,
+    load_engines,
+    watch_keys,
+)
 from matryo.core.metrics import Metrics
+from matryo.core.reload import Reloads
 from matryo.core.settings import Settings, load_settings
 from matryo.engine import Engine
 from matryo.http import operations
@@ -38,6 +45,12 @@ _EXPOSED = [
     "x-request-id",
     "openai-processing-ms",
     "retry-after",
+    "retry-after-ms",
+    *(
+        f"x-ratelimit-{what}-{kind}"
+        for kind in ("requests", "tokens")
+        for what in ("limit", "remaining", "reset")
+    ),
     "x-matryo-fingerprint",
     "x-matryo-truncated",
     "x-matryo-unknown",
@@ -68,12 +81,14 @@ def create_app(
     settings = settings or load_settings()
     engines = _engines(settings, engine)
     metrics = Metrics(CollectorRegistry())
-    service = build_service(settings, engines, metrics, cores)
+    tracer = build_tracer(settings, matryo.__version__)
+    service = build_service(settings, engines, metrics, cores, tracer)
     grpc_server = _grpc_server(settings, service, metrics)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncGenerator[None, None]:
         async with AsyncExitStack() as stack:
+            await stack.enter_async_context(exporting(tracer))
             await stack.enter_async_context(service)
             if grpc_server:
                 await stack.enter_async_context(grpc_server)
@@ -129,18 +144,19 @@ def create_mcp_app(settings: Settings, engine: Engine | Sequence[Engine]) -> Fas
     from matryo.mcp.sessions import PATH, build_sessions
 
     metrics = Metrics(CollectorRegistry())
-    service = build_service(settings, _engines(settings, engine), metrics)
+    tracer = build_tracer(settings, matryo.__version__)
+    service = build_service(settings, _engines(settings, engine), metrics, tracer=tracer)
     sessions = build_sessions(
         build_tools_server(service, matryo.__version__),
         host=settings.host,
         origins=settings.cors_origins,
-        has_keys=bool(settings.api_keys),
+        has_keys=settings.has_keys,
         max_bytes=settings.max_body_bytes,
     )
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncGenerator[None, None]:
-        async with service, sessions.run():
+        async with exporting(tracer), service, sessions.run():
             yield
 
     application = _application(settings, service, metrics, lifespan, openapi_url=None)
@@ -166,6 +182,7 @@ def _count_requests(application: FastAPI, settings: Settings, doors: Mapping[str
         doors=doors,
         describe=context.service.describe,
         log_client=settings.log_client,
+        tracer=context.service.tracer,
     )
 
 
@@ -206,6 +223,9 @@ def _application(
     )
     body_limits = BodyLimits(settings.max_body_bytes, settings.body_timeout_s)
     application.state.grpc_server = None
+    reloads = Reloads(lambda what, outcome: metrics.reloads.labels(what, outcome).inc())
+    watch_keys(settings, service.keys, reloads)
+    application.state.reloads = reloads
     context = application.state.context = Context(
         service, body_limits, settings.unknown_fields, metrics, settings.metrics_key
     )
@@ -261,5 +281,6 @@ def build_server(
         context.metrics,
         on_ready,
         [grpc_server] if grpc_server else (),
+        application.state.reloads,
         application.state.operations,
     )

@@ -33,7 +33,7 @@ def plot(title: str, measured: Mapping[str, Measured], shapes: Sequence[Shape], 
             axes.plot(labels, values, marker="o", label=f"{known[-1]} / {name}")
     axes.axhline(1.0, color="black", linewidth=0.8)
     axes.set(ylabel="times as fast", title=title, ylim=(0, None))
-    axes.legend(fontsize=8)
+    axes.legend(fontsize=8, loc="lower left")
     figure.tight_layout()
     figure.savefig(path, metadata={"Date": None})
     plt.close(figure)

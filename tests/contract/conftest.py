@@ -17,7 +17,7 @@ from fastapi import FastAPI
 
 from matryo.core.settings import Settings, load_settings
 from matryo.engine import Engine
-from matryo.http.listening import bind
+from matryo.http.listening import bind_all
 from matryo.http.server import Server
 from matryo.main import build_server, create_app
 from tests.fakes import MINILM, FakeEngine
@@ -75,6 +75,7 @@ class Live:
     application: FastAPI
     server: Server
     port: int
+    operators_port: int | None = None
 
     @property
     def url(self) -> str:
@@ -93,7 +94,7 @@ def live_server(
     """Serve an engine on a free port until the block ends, by the application of `create`."""
     chosen = settings(grace_s=grace_s, **changes)
     application = create(chosen, engine)
-    listener = bind("127.0.0.1", 0)
+    listener = bind_all(chosen.model_copy(update={"host": "127.0.0.1", "port": 0}))
     ready = threading.Event()
     server = build_server(application, listener, chosen, on_ready=ready.set)
     thread = threading.Thread(target=server.run)
@@ -101,7 +102,8 @@ def live_server(
     port = listener.port
     try:
         assert ready.wait(10)
-        yield Live(application, server, port)
+        beside = listener.beside
+        yield Live(application, server, port, beside.port if beside else None)
     finally:
         server.stop()
         thread.join(20)

@@ -83,7 +83,9 @@ class TestFraming:
             connection.sendall(CHUNKED)
             assert flood(connection, piece * 100, 80_000_000) < 40_000_000
         wait_until(lambda: not n_connections(live))
-        assert sample(live, "matryo_requests_total", route="none", status="400", model="") == 1
+        labels = {"door": "openai", "route": "/v1/embeddings", "model": "", "status": "400"}
+        assert sample(live, "matryo_requests_total", **labels) == 1
+        assert not sample(live, "matryo_http_refusals_total", status="400")
 
     @pytest.mark.parametrize("keys", [None, "secret"])
     def test_trailers(self, engine: FakeEngine, keys: str | None) -> None:
@@ -194,7 +196,12 @@ class TestReaders:
             connection.close()
             assert sample(live, "matryo_dropped_connections_total", reason="slow_reader") == 1
             gone = sample(
-                live, "matryo_requests_total", route="/v1/embeddings", status="499", model=FULL
+                live,
+                "matryo_requests_total",
+                door="openai",
+                route="/v1/embeddings",
+                status="499",
+                model=FULL,
             )
             assert gone == 1
 
@@ -390,7 +397,7 @@ def test_refusals_are_logged_without_their_bytes(
     lines: list[Any] = [record for record in caplog.records if record.name == "matryo.http"]
     assert [line.status for line in lines] == [400]
     assert not re.search("EVIL|\x1b", lines[0].getMessage())
-    assert sample(live, "matryo_requests_total", route="none", status="400", model="") == 1
+    assert sample(live, "matryo_http_refusals_total", status="400") == 1
 
 
 def lines_of(caplog: pytest.LogCaptureFixture, n: int) -> list[Any]:
@@ -413,7 +420,7 @@ def test_log_lines_of_requests(engine: FakeEngine, caplog: pytest.LogCaptureFixt
         body = {"input": "a " * 20_000, "model": "nomic-embed-text"}
         requests.post(f"{live.url}/v1/embeddings", json=body, timeout=10)
         path, failed = lines_of(caplog, 2)
-        labels = {"route": "/v1/embeddings", "status": "400", "model": FULL}
+        labels = {"door": "openai", "route": "/v1/embeddings", "status": "400", "model": FULL}
         assert sample(live, "matryo_requests_total", **labels) == 1
     message = path.getMessage()
     assert message.startswith("GET /a%0Ab%20200%1B%5B2Jxxx")

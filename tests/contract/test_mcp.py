@@ -415,8 +415,7 @@ async def until(condition: Callable[[], bool]) -> None:
 
 def n_waiting(live: Live) -> float:
     """Requests that the scheduler holds."""
-    registry = live.application.state.context.metrics.registry
-    return registry.get_sample_value("matryo_requests_in_progress") or 0.0
+    return live.application.state.context.metrics.n_in_progress
 
 
 class TestDoor:

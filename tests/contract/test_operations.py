@@ -59,9 +59,18 @@ async def test_metrics_count_what_happened(engine: FakeEngine) -> None:
         samples = await scrape(client)
 
     model = NOMIC.id
-    assert samples[key("matryo_requests_total", route=url, status="200", model=model)] == 3
-    assert samples[key("matryo_requests_total", route=url, status="400", model="")] == 1
-    assert samples[key("matryo_requests_total", route="other", status="404", model="")] == 1
+    assert (
+        samples[key("matryo_requests_total", door="openai", route=url, status="200", model=model)]
+        == 3
+    )
+    assert (
+        samples[key("matryo_requests_total", door="openai", route=url, status="400", model=model)]
+        == 1
+    )
+    assert (
+        samples[key("matryo_requests_total", door="none", route="other", status="404", model="")]
+        == 1
+    )
     shape = {"model": model, "input_type": "document"}
     assert samples[key("matryo_texts_total", dimensions="64", **shape)] == 2
     assert samples[key("matryo_tokens_total", dimensions="64", **shape)] == 9

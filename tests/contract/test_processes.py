@@ -17,6 +17,7 @@ import pytest
 
 from matryo.commands.processes import restart_s
 from tests.checkpoints import make_model
+from tests.collector import collecting
 from tests.conftest import build_tiny
 from tests.contract.conftest import is_refused, wait_until
 
@@ -122,7 +123,7 @@ def test_one_service(server: subprocess.Popen[bytes], url: str, tmp_path: Path) 
     for n in range(20):  # a connection each, so that both get some
         answer = httpx2.post(f"{url}/v1/embeddings", json={"input": f"the sky {n}"})
         assert answer.status_code == 200
-    name = 'matryo_requests_total{model="tiny",route="/v1/embeddings",status="200"}'
+    name = 'matryo_requests_total{door="openai",model="tiny",route="/v1/embeddings",status="200"}'
     assert scrape(url)[name] == 20
     assert scrape(url)["matryo_ready"] == 1
     assert any(re.match(r"matryo_build_info\{.*tiny/fp32/", sample) for sample in scrape(url))
@@ -379,3 +380,22 @@ def test_a_process_that_is_stopped_early_says_nothing() -> None:
         [sys.executable, "-c", _STOPPED_EARLY], capture_output=True, text=True, check=False
     )
     assert (done.returncode, done.stderr) == (143, "")
+
+
+def test_each_process_exports_its_spans(start: Start, lines: Lines, url: str) -> None:
+    """Every process has a provider of its own, whose last spans are exported after SIGTERM."""
+    with collecting() as collector:
+        # Nothing is exported before the end: the queue is sent once in ten minutes.
+        environ = {
+            "OTEL_EXPORTER_OTLP_ENDPOINT": collector.url,
+            "OTEL_BSP_SCHEDULE_DELAY": "600000",
+        }
+        process = start(MATRYO_TRACING="true", **environ)
+        wait_until(lambda: any(READY in line for line in lines()), 60)
+        for _ in range(40):  # each on a connection of its own, for either process to take
+            assert httpx2.post(f"{url}/v1/embeddings", json={"input": "a"}).status_code == 200
+        assert collector.spans == []
+        process.terminate()
+        assert process.wait(30) == 0
+    assert len(collector.servers()) == 40
+    assert len({span.resource["service.instance.id"] for span in collector.servers()}) == 2

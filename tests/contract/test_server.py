@@ -22,6 +22,7 @@ import pytest
 import requests
 
 from matryo.http import connection as wire
+from matryo.http import server as serving
 from matryo.http.connection import Connection, Phase
 from matryo.http.reader import MAX_HEAD_BYTES
 from tests.checkpoints import make_model
@@ -386,6 +387,46 @@ class TestStopping:
         assert b"\r\nretry-after: 1\r\n" in refused
         assert answered.startswith(b"HTTP/1.1 200 OK")
         assert b"connection: close" in answered
+
+    def test_connected_before_the_stop(self, live: Live) -> None:
+        """Who has connected and not sent yet gets an answer that says that the server stops."""
+        with connect(live) as late:
+            wait_until(lambda: live.server.connections and len(live.server.connections) == 1)
+            live.server.stop()
+            wait_until(lambda: is_refused(live.port))
+            late.sendall(post())
+            refused = read_all(late)
+        assert_error(refused, 503)
+        assert b"\r\nretry-after: 1\r\n" in refused
+
+    def test_last_answers_of_connections(
+        self, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """In the delay before the drain requests are answered, each as its connection's last."""
+        monkeypatch.setattr(serving, "AGAIN_S", 0)
+        with live_server(engine, drain_delay_s=600) as live:
+            engine.gate.clear()
+            with connect(live) as running, connect(live) as behind, connect(live) as idle:
+                running.sendall(post())
+                behind.sendall(post() + post())
+                scheduler = live.application.state.context.service._scheduler
+                wait_until(lambda: scheduler.n_requests == 2)
+                live.server.stop()
+                wait_until(lambda: live.server.connections and live.server.connections.is_leaving)
+                engine.gate.set()
+                first, both = read_all(running), read_all(behind)
+                idle.sendall(post())
+                late = read_all(idle)
+            with connect(live) as fresh:
+                fresh.sendall(post())
+                new = read_all(fresh)
+            live.server.stop(signal.SIGINT)
+        for answer in (first, late, new):
+            assert answer.startswith(b"HTTP/1.1 200 OK")
+            assert b"\r\nconnection: close\r\n" in answer
+        # A request that was sent behind another one is answered, too.
+        assert both.count(b"HTTP/1.1 200 OK") == 2
+        assert both.count(b"\r\nconnection: close\r\n") == 1
 
     def test_grace_ends(self, engine: FakeEngine) -> None:
         """A request that still runs when the grace period ends is answered with 503."""

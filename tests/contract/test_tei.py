@@ -221,7 +221,7 @@ def test_a_caller_that_hangs_up(engine: FakeEngine) -> None:
             httpx2.post(f"{live.url}/embed", json={"inputs": "a"}, timeout=0.3)
         wait_until(lambda: service._scheduler.n_requests == 0)
         engine.gate.set()
-        labels = {"route": "/embed", "status": "499", "model": engine.manifest.id}
+        labels = {"door": "tei", "route": "/embed", "status": "499", "model": engine.manifest.id}
         registry = live.application.state.context.metrics.registry
         wait_until(lambda: registry.get_sample_value("matryo_requests_total", labels))
         wait_until(lambda: service.budget.held == 0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -36,14 +37,19 @@ VALUES: dict[tuple[str, str], set[str]] = {
     ("matryo_reloads_total", "outcome"): set(metric_list.OUTCOMES),
     ("matryo_heartbeats_total", "outcome"): set(metric_list.HEARTBEATS),
 }
-TEXTS = [
+FILES = [
+    ROOT / "docker-compose.yml",
+    ROOT / "Dockerfile",
+    *sorted(
+        path
+        for path in (ROOT / "deploy").rglob("*")
+        if path.is_file() and "__pycache__" not in path.parts
+    ),
+]
+MONITORING = [
     path
-    for path in (ROOT / "deploy").rglob("*")
-    if (
-        path.suffix in {".yml", ".html", ".json", ".sh", ".toml", ".py"}
-        and path.is_relative_to(ROOT / "deploy" / "prometheus")
-    )
-    or (path.is_relative_to(ROOT / "deploy" / "grafana") and path.is_file())
+    for path in FILES
+    if path.parent.name == "deploy" or {"prometheus", "grafana"} & {*path.parts}
 ]
 
 
@@ -110,9 +116,16 @@ def test_query(known: dict[str, set[str]], query: Query) -> None:
 
 
 def test_queries_are_found() -> None:
-    """The test above sees rules, dashboard, console and runbook."""
+    """The test above sees rules, dashboard, console and pages."""
     places = [query.where.split(",")[0].split(" ")[0] for query in every_query()]
-    for place, least in (("rule", 35), ("dashboard", 60), ("matryo.html", 60), ("runbook", 15)):
+    for place, least in (
+        ("record", 19),
+        ("alert", 22),
+        ("dashboard", 60),
+        ("matryo.html", 60),
+        ("runbook", 15),
+        ("metrics", 20),
+    ):
         assert places.count(place) >= least, place
 
 
@@ -163,7 +176,7 @@ def test_runbook_has_no_more() -> None:
     named = {part.split("\n")[0]: part for part in sections if part.startswith("Matryo")}
     assert set(named) == {alert["alert"] for alert in alerts()}
     for name, part in named.items():
-        for heading in ("**Meaning.**", "**First look.**", "**Remedy.**", "**Ignore** it"):
+        for heading in ("**Meaning.**", "**First look.**", "**Remedy.**", "**Ignore** the alert"):
             assert heading in part, f"{name}: {heading}"
 
 
@@ -203,12 +216,24 @@ def test_dashboard() -> None:
     assert len(set(titles)) == len(titles)
 
 
-@pytest.mark.parametrize("path", TEXTS, ids=lambda path: path.name)
-def test_settings_and_paths(path: Path) -> None:
-    """Settings, pages, routes and ports that a file names exist."""
+def name_of(path: Path) -> str:
+    """The path in the repository, as the id of a case."""
+    return str(path.relative_to(ROOT))
+
+
+@pytest.mark.parametrize("path", FILES, ids=name_of)
+def test_settings_and_metrics(known: dict[str, set[str]], path: Path) -> None:
+    """Every setting and every metric that a file of deploy/ names exists."""
     text = path.read_text("utf-8")
     settings = {PREFIX + name.upper() for name in Settings.model_fields}
-    assert set(re.findall(rf"\b{PREFIX}[A-Z_]+\b", text)) <= settings
+    assert set(re.findall(rf"\b{PREFIX}[A-Z_]*[A-Z]\b", text)) <= settings
+    assert set(re.findall(r"\bmatryo_[a-z_]*[a-z]\b", text)) <= set(known)
+
+
+@pytest.mark.parametrize("path", MONITORING, ids=name_of)
+def test_paths_and_ports(path: Path) -> None:
+    """Pages, routes and ports that a file of monitoring names exist."""
+    text = path.read_text("utf-8")
     for page in re.findall(r"\b(?:docs|deploy)/[\w/-]+\.\w+", text):
         assert (ROOT / page).exists(), page
     routes = {getattr(route, "path", "") for route in build_router().routes}
@@ -229,3 +254,11 @@ def test_scrape() -> None:
     for service in job["file_sd_configs"]:
         for file in service["files"]:
             assert (PROMETHEUS / file).exists()
+
+
+def test_without_prometheus() -> None:
+    """`make monitoring` on a machine without Prometheus says how to get it."""
+    command = ["/bin/sh", str(PROMETHEUS / "monitoring.sh")]
+    done = subprocess.run(command, env={"PATH": ""}, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "apt-get install prometheus" in done.stderr

@@ -30,6 +30,7 @@ from matryo.core.errors import (
     CheckpointMismatch,
 )
 from matryo.core.progress import Reporter
+from matryo.core.steps import Steps
 from matryo.store.artifact import Artifact, find_artifact, unverified_origin
 from matryo.store.derived import find_derived, models_folder
 from matryo.store.encodings import ENCODING
@@ -83,11 +84,20 @@ def ensure_model(
     reporter: Reporter,
     *,
     trust_manifest: bool = False,
+    steps: Steps | None = None,
 ) -> Artifact:
     """What `matryo serve` needs: the artefact last built, or one built now.
 
     An artefact that somebody built from weights of their own is only ever built again from those,
     and is built again when they have changed.
+
+    Args:
+        store: the store.
+        manifest: of the model.
+        precision: of the artefact.
+        reporter: takes what is done, line by line.
+        trust_manifest: build a model although its files contradict its manifest.
+        steps: gets the seconds of the pull.
 
     Raises:
         SetupError: of any kind; see `pull` and `build`.
@@ -99,7 +109,9 @@ def ensure_model(
             return artifact
         origin = unverified_origin(store, manifest.id, precision)
         if origin is None:
-            return _build_published(store, manifest, precision, reporter, trust=trust_manifest)
+            return _build_published(
+                store, manifest, precision, reporter, trust=trust_manifest, steps=steps
+            )
         if not origin.exists():
             raise ArtifactMissing(
                 f"{manifest.id} was last built from {origin}, which is gone, and that artefact "
@@ -134,6 +146,7 @@ def derive_model(
     reporter: Reporter,
     *,
     target: Target | None = None,
+    steps: Steps | None = None,
 ) -> Path:
     """The folder of the model of a path or a repository, derived if that was not done before.
 
@@ -143,6 +156,7 @@ def derive_model(
         reference: what the operator named.
         reporter: takes what was derived, line by line.
         target: where the model goes; None for the store, where a known model is not derived again.
+        steps: gets the seconds of the pull.
 
     Raises:
         SetupError: the checkpoint cannot be read, fetched or computed; says what to do.
@@ -155,7 +169,8 @@ def derive_model(
         if reference.path is not None:
             layout = read_layout(reference.path)
         else:
-            fetched = fetch_repository(store, reference, reporter)
+            with (steps or Steps()).timed("pull"):
+                fetched = fetch_repository(store, reference, reporter)
             layout = read_layout(fetched.folder)
         if target is None:
             model_id = choose_id(store, catalog, reference_name(layout, reference), reference)
@@ -206,7 +221,13 @@ def pull_encoding(store: Store, origin: str | None, reporter: Reporter) -> Path:
 
 
 def _build_published(
-    store: Store, manifest: Manifest, precision: Precision, reporter: Reporter, *, trust: bool
+    store: Store,
+    manifest: Manifest,
+    precision: Precision,
+    reporter: Reporter,
+    *,
+    trust: bool,
+    steps: Steps | None = None,
 ) -> Artifact:
     """The artefact of the manifest's own checkpoint: an intact one, or one built now."""
     artifact = _intact(store, manifest, precision, reporter)
@@ -233,7 +254,8 @@ def _build_published(
             return build_from(manifest, folder)
         except CheckpointMismatch as exc:
             reporter.say(f"{exc.message} Fetching it again.")
-    folder = pull(store, manifest, None, reporter)
+    with (steps or Steps()).timed("pull"):
+        folder = pull(store, manifest, None, reporter)
     return build_from(pinned(manifest, store.home), folder)
 
 

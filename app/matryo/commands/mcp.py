@@ -7,16 +7,18 @@ import importlib.util
 import logging
 import signal
 from collections.abc import Sequence
+from contextlib import ExitStack
 from typing import BinaryIO
 
 import matryo
-from matryo.assembly import build_service, ready_engines
+from matryo.assembly import build_service, build_tracer, exporting, load_keys, ready_engines
 from matryo.core import logging as logs
 from matryo.core.errors import SettingsInvalid
 from matryo.core.fixed import fixed
 from matryo.core.memory import tune_allocator
 from matryo.core.settings import Settings
 from matryo.core.signals import held_back, outlive_others
+from matryo.core.steps import Steps
 from matryo.engine import Engine
 from matryo.http.listening import bind_all
 
@@ -59,7 +61,8 @@ def _serve_client(settings: Settings) -> None:
     from matryo.mcp.stdio import private_streams, serve_client
 
     async def serve(engines: Sequence[Engine], streams: tuple[BinaryIO, BinaryIO]) -> None:
-        async with build_service(settings, engines) as service:
+        tracer = build_tracer(settings, matryo.__version__)
+        async with exporting(tracer), build_service(settings, engines, tracer=tracer) as service:
             server = build_tools_server(service, matryo.__version__)
             log.info("ready: %s on standard input and output", ", ".join(service.directory.ids))
             await serve_client(server, streams, settings.max_body_bytes)
@@ -76,9 +79,14 @@ def _serve_http(settings: Settings) -> None:
     with held_back(signal.SIGTERM, signal.SIGINT):
         listener = bind_all(settings)
     try:
-        application = create_mcp_app(settings, ready_engines(settings))
+        load_keys(settings)  # before a model is made ready
+        steps, loading = Steps(), ExitStack()
+        loading.enter_context(steps.timed("load"))
+        application = create_mcp_app(settings, ready_engines(settings, None, steps))
 
         def on_ready() -> None:
+            loading.close()
+            application.state.context.metrics.show_start(steps)
             names = application.state.context.service.directory.ids
             log.info("ready: %s on %s%s", ", ".join(names), listener.url, PATH)
 

@@ -1,7 +1,9 @@
 """`python -m matryo.commands.prepare`: pull, build and lay out one model.
 
 Servers and `Embedder` run this module in a process of its own before they load a model. The
-first line of standard input has the settings. The process ends when its standard input does.
+first line of standard input has the settings. The process ends when its standard input does. Its
+standard output is one line, the seconds of each step; whatever else writes there writes to standard
+error.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ from matryo.core.signals import Stopped, stoppable
 
 if TYPE_CHECKING:
     from matryo.core.settings import Settings
+    from matryo.core.steps import Steps
 
 _PATIENCE_S = 5.0
 
@@ -33,21 +36,28 @@ def _run() -> int:
     from matryo.core.errors import MatryoError
     from matryo.core.lifetime import end_with_parent
     from matryo.core.settings import Settings
+    from matryo.core.steps import Steps
 
     job = sys.stdin.readline()
     # Not `sys.stdin.read`: a thread in it would hold a lock that the end of Python takes.
     end_with_parent(lambda: os.read(sys.stdin.fileno(), 1), _PATIENCE_S)
     if not job:  # the parent ended before it had written the settings
         return 1
+    report = os.dup(sys.stdout.fileno())
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+    steps = Steps()
     try:
-        _prepare(Settings(**json.loads(job)))
+        with steps.timed("build"):
+            _prepare(Settings(**json.loads(job)), steps)
+        with os.fdopen(report, "w") as file:
+            file.write(json.dumps(steps.seconds))
     except MatryoError as exc:
         logs.fatal(exc.message)
         return 1
     return 0
 
 
-def _prepare(settings: Settings) -> None:
+def _prepare(settings: Settings, steps: Steps) -> None:
     from matryo.assembly import referred
     from matryo.catalog.catalog import open_catalog
     from matryo.core.errors import ArtifactDamaged, ArtifactMissing
@@ -61,7 +71,7 @@ def _prepare(settings: Settings) -> None:
     if reference := referred(catalog, name):
         from matryo.build.provision import derive_model
 
-        name = derive_model(store, catalog, reference, reporter).name
+        name = derive_model(store, catalog, reference, reporter, steps=steps).name
         catalog = open_catalog(settings)
     manifest = catalog.manifest(name)
     precision = manifest.precision_for(settings.precision)
@@ -72,7 +82,7 @@ def _prepare(settings: Settings) -> None:
         from matryo.build.provision import ensure_model
 
         trust = settings.trust_manifest
-        ensure_model(store, manifest, precision, reporter, trust_manifest=trust)
+        ensure_model(store, manifest, precision, reporter, trust_manifest=trust, steps=steps)
     pack_model(store, manifest, precision, reporter=reporter)
 
 

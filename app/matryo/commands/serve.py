@@ -8,13 +8,23 @@ import shlex
 import signal
 from collections.abc import Callable
 from contextlib import ExitStack
+from functools import partial
 
-from matryo.assembly import core_use, equal_part, make_ready, ready_engines, resolve_models
+from matryo.assembly import (
+    core_use,
+    equal_part,
+    load_keys,
+    make_ready,
+    ready_engines,
+    resolve_models,
+)
 from matryo.catalog.catalog import open_catalog
 from matryo.core import logging as logs
 from matryo.core.memory import tune_allocator
+from matryo.core.metrics import Metrics
 from matryo.core.settings import Settings
-from matryo.core.signals import held_back, outlive_others, reload_on_hangup
+from matryo.core.signals import held_back, outlive_others
+from matryo.core.steps import Steps
 from matryo.grpc.listening import check_installed, held_port
 from matryo.http.listening import Listener, bind_all
 from matryo.main import build_server, create_app
@@ -38,6 +48,7 @@ def run(settings: Settings) -> None:
             listener = bind_all(settings, settings.uds)
             stack.callback(listener.close)
             settings = _with_grpc_port(settings, stack)
+        load_keys(settings)  # nor should a wrong file of keys
 
         def on_ready() -> None:
             listener.publish()
@@ -47,15 +58,21 @@ def run(settings: Settings) -> None:
             from matryo.commands.processes import run_processes
 
             gc.enable()  # this process starts no model
-            settings = make_ready(settings)
-            run_processes(settings, listener, serve_on, on_ready, equal_part(settings))
+            steps = Steps()
+            settings = make_ready(settings, steps)
+            serve = partial(serve_on, steps=steps)
+            run_processes(settings, listener, serve, on_ready, equal_part(settings))
         else:
             serve_on(settings, listener, on_ready)
     log.info("stopped")
 
 
 def serve_on(
-    settings: Settings, listener: Listener, on_ready: Callable[[], None], cores: int | None = None
+    settings: Settings,
+    listener: Listener,
+    on_ready: Callable[[], None],
+    cores: int | None = None,
+    steps: Steps | None = None,
 ) -> None:
     """Serve on bound sockets in this process.
 
@@ -64,6 +81,7 @@ def serve_on(
         listener: bound, not listening.
         on_ready: called once the server answers.
         cores: that this process uses; None for its part of those that it may use.
+        steps: what was done before, for the metrics.
 
     Raises:
         SetupError: a model cannot be loaded, or the sockets cannot listen.
@@ -71,15 +89,19 @@ def serve_on(
     gc.disable()  # until the server is ready
     tune_allocator()
     logs.configure(settings.log_level, settings.log_format)
-    engines = ready_engines(settings, core_use(settings, cores))
+    steps, loading = steps or Steps(), ExitStack()
+    loading.enter_context(steps.timed("load"))
+    engines = ready_engines(settings, core_use(settings, cores), steps)
     application = create_app(settings, engines, cores)
-    reload_on_hangup(_reload)
-    logs.on_drop(application.state.context.metrics.log_lines_dropped.inc)
+    metrics: Metrics = application.state.context.metrics
+    logs.on_drop(metrics.log_lines_dropped.inc)
 
     def ready() -> None:
         # What the start made stays for good: without a look at it, no collection takes long.
         gc.freeze()
         gc.enable()
+        loading.close()
+        metrics.show_start(steps)
         on_ready()
 
     build_server(application, listener, settings, on_ready=ready).run()
@@ -92,10 +114,6 @@ def _with_grpc_port(settings: Settings, stack: ExitStack) -> Settings:
     check_installed()
     port = stack.enter_context(held_port(settings.host, settings.grpc_port))
     return settings.model_copy(update={"grpc_port": port})
-
-
-def _reload() -> None:
-    log.info("SIGHUP: nothing to reload")
 
 
 def _announce(settings: Settings, listener: Listener) -> None:
@@ -111,7 +129,7 @@ def _announce(settings: Settings, listener: Listener) -> None:
     if settings.grpc_port is not None:
         log.info("gRPC on %s, port %d", settings.host, settings.grpc_port)
     over = f"--unix-socket {shlex.quote(str(path))} " if path else ""
-    key = "-H 'Authorization: Bearer YOUR_KEY' " if settings.api_keys else ""
+    key = "-H 'Authorization: Bearer YOUR_KEY' " if settings.has_keys else ""
     log.info(
         "try: curl %s%s/v1/embeddings %s-H 'Content-Type: application/json' "
         """-d '{"input": "The sky is blue."}'""",

@@ -11,6 +11,7 @@
     │   ├─ BadDimensions       an output size that the model cannot give
     │   ├─ Unauthorized        no API key, or a wrong one
     │   ├─ UnknownModel        a model that the server does not serve
+    │   ├─ ModelForbidden      a model that the caller's key may not use
     │   ├─ BodyTooLarge        a body of more bytes than the server reads
     │   ├─ BodyTimeout         a body that did not arrive in time
     │   ├─ DeadlinePassed      a request not finished when its caller stopped waiting
@@ -18,6 +19,11 @@
     ├─ CapacityError   the caller may try again later
     │   ├─ Overloaded          the queue has no room for the whole request
     │   │   └─ WaitTooLong        the answer would come too late
+    │   ├─ LimitReached        a limit of the caller's key is used up
+    │   │   ├─ RequestRateReached  too many requests in a minute
+    │   │   ├─ TokenRateReached    too many tokens in a minute
+    │   │   ├─ TooManyForRate      more tokens at once than the key has in a minute
+    │   │   └─ QuotaReached        too many tokens in a day
     │   └─ NotReady            the service is starting or draining, or has no live worker
     │       ├─ Stopping            the service is shutting down
     │       └─ Abandoned           the service shut down before the request was done
@@ -34,6 +40,10 @@ attributes. Only `matryo.http.errors` maps an error to an HTTP status, and only
 """
 
 from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Literal
 
 
 class MatryoError(Exception):
@@ -191,6 +201,22 @@ class UnknownModel(RequestError):
         self.name = name
 
 
+class ModelForbidden(RequestError):
+    """A model that the server has and that the caller's key may not use.
+
+    OpenAI's API answers 403 with the same words and code for a project without access.
+    """
+
+    def __init__(self, model_id: str, *, key: str, allowed: Sequence[str]) -> None:
+        models = ", ".join(allowed) or "no model that this server serves"
+        super().__init__(
+            f"The API key `{key}` does not have access to model `{model_id}`. It may use: "
+            f"{models}.",
+            param="model",
+            code="model_not_found",
+        )
+
+
 class BodyTooLarge(RequestError):
     """A body of more bytes than the server reads.
 
@@ -315,6 +341,85 @@ class WaitTooLong(Overloaded):
             f"Please try again in {self.retry_after_s}s, or send fewer texts at once."
         )
         self.args = (self.message,)
+
+
+class LimitReached(CapacityError):
+    """A limit of the caller's key is used up.
+
+    Attributes:
+        retry_after_ms: milliseconds until the same request would pass, if the key has no other
+            caller; None if it never would.
+        code: `code` of OpenAI's error object.
+        is_worth_retrying: whether a client should send the request again by itself.
+    """
+
+    code = "rate_limit_exceeded"
+    is_worth_retrying = True
+
+    def __init__(self, message: str, *, wait_s: float | None) -> None:
+        super().__init__(message)
+        self.retry_after_ms = None if wait_s is None else max(1, math.ceil(wait_s * 1000))
+        # A bucket is full after a minute. Only a quota has a longer wait, and nobody should retry.
+        self.retry_after_s = max(1, math.ceil((wait_s or 0) - 1e-6))
+
+
+class RequestRateReached(LimitReached):
+    """The key has no request left."""
+
+    def __init__(self, *, key: str, limit: int, used: int, requested: int, wait_s: float) -> None:
+        super().__init__(_reached("requests", key, limit, used, requested, wait_s), wait_s=wait_s)
+
+
+class TokenRateReached(LimitReached):
+    """The key has fewer tokens left than the request has."""
+
+    def __init__(self, *, key: str, limit: int, used: int, requested: int, wait_s: float) -> None:
+        super().__init__(_reached("tokens", key, limit, used, requested, wait_s), wait_s=wait_s)
+
+
+def _reached(
+    what: Literal["requests", "tokens"],
+    key: str,
+    limit: int,
+    used: int,
+    requested: int,
+    wait_s: float,
+) -> str:
+    """OpenAI's sentence, which clients read."""
+    short = {"requests": "RPM", "tokens": "TPM"}[what]
+    return (
+        f"Rate limit reached for API key `{key}` on {what} per min ({short}): Limit {limit}, "
+        f"Used {used}, Requested {requested}. Please try again in "
+        f"{math.ceil(wait_s * 1000) / 1000:g}s."
+    )
+
+
+class TooManyForRate(LimitReached):
+    """The request has more tokens than the key may use in a minute: it can never pass."""
+
+    is_worth_retrying = False
+
+    def __init__(self, *, key: str, limit: int, requested: int) -> None:
+        super().__init__(
+            f"Request too large for API key `{key}` on tokens per min (TPM): Limit {limit}, "
+            f"Requested {requested}. Send the inputs in several requests.",
+            wait_s=None,
+        )
+
+
+class QuotaReached(LimitReached):
+    """The key has fewer tokens left for the day than the request has."""
+
+    code = "insufficient_quota"
+    is_worth_retrying = False
+
+    def __init__(self, *, key: str, limit: int, used: int, requested: int, wait_s: float) -> None:
+        super().__init__(
+            f"You exceeded your current quota of tokens per day, of API key `{key}`: Limit "
+            f"{limit}, Used {used}, Requested {requested}. The quota begins anew at midnight UTC; "
+            "ask the operator for more.",
+            wait_s=wait_s,
+        )
 
 
 class NotReady(CapacityError):

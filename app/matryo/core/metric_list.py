@@ -19,16 +19,8 @@ DOORS = ("openai", "tei", "encoderfile", "grpc", "mcp", "operations", "none")
 LANES = ("query", "bulk")
 DIRECTIONS = ("in", "out")
 HOLDERS = ("body", "texts", "tokens", "vectors", "answer", "connection")
-REJECTION_REASONS = (
-    "queue_full",
-    "requests",
-    "wait",
-    "memory",
-    "draining",
-    "rate_requests",
-    "rate_tokens",
-    "quota",
-)
+LIMIT_REASONS = ("rate_requests", "rate_tokens", "quota")
+REJECTION_REASONS = ("queue_full", "requests", "wait", "memory", "draining", *LIMIT_REASONS)
 ABORT_REASONS = ("hang_up", "deadline", "slow_reader", "displaced", "stopping")
 DROP_REASONS = ("silent", "idle", "displaced", "slow_reader", "full")
 START_STEPS = ("pull", "build", "load")

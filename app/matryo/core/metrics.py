@@ -35,6 +35,7 @@ from matryo.core.metric_list import (
     START_STEPS,
     MetricList,
 )
+from matryo.core.steps import Steps
 from matryo.core.usage import Usage, processes_of
 
 _SERIES = 512  # of one metric, that are found quickly
@@ -124,6 +125,7 @@ class Metrics(MetricList):
             (self.rejections, product(REJECTION_REASONS)),
             (self.aborts, product(ABORT_REASONS)),
             (self.dropped_connections, product(DROP_REASONS)),
+            (self.http_refusals, product(("503",))),  # the other statuses are callers' faults
             (self.reloads, product(RELOADS, OUTCOMES)),
             (self.memory_held, product(HOLDERS)),
             (self.bytes_in_flight, product(DIRECTIONS)),
@@ -135,11 +137,17 @@ class Metrics(MetricList):
             (self.unknown_texts, product(ids)),
             (self.cancellations, product(ids)),
             (self.failures, product(ids)),
+            (self.padding_tokens, product(ids)),
             (self.busy_seconds, product(ids)),
         ]
         for metric, values in series:
             for labels in values:
                 metric.labels(*labels)
+
+    def show_start(self, steps: Steps) -> None:
+        """Show what the start took, once the server is ready."""
+        for step, seconds in steps.seconds.items():
+            self.start_seconds.labels(step).set(seconds)
 
     # --- for the doors
 
@@ -163,34 +171,19 @@ class Metrics(MetricList):
         found[0].inc()
         found[1].observe(seconds, {"trace_id": trace_id} if trace_id else None)
 
-    def count_abort(self, error: BaseException) -> None:
-        """Count a request that ended with an error, if the request was given up in its course."""
+    def count_error(self, error: BaseException, key: str | None = None) -> None:
+        """Count why a request ended with an error, as far as a server or its callers gave it up.
+
+        Args:
+            error: that the request ended with.
+            key: name of the key; None on an open server.
+        """
         if isinstance(error, DeadlinePassed):
             self.aborts.labels("deadline").inc()
         elif isinstance(error, Abandoned):
             self.aborts.labels("stopping").inc()
-
-    def count_caller(
-        self,
-        key: str | None,
-        status: str,
-        n_tokens: int = 0,
-        error: BaseException | None = None,
-    ) -> None:
-        """Count a request that ended, by its key.
-
-        Args:
-            key: name of the key; None on an open server.
-            status: as in `requests`.
-            n_tokens: that were embedded.
-            error: that the request ended with; None if it was answered.
-        """
-        name = key or ""
-        self.caller_requests.labels(name, status).inc()
-        if n_tokens:
-            self.caller_tokens.labels(name).inc(n_tokens)
-        if isinstance(error, CapacityError) and error.reason:
-            self.caller_rejections.labels(name, error.reason).inc()
+        elif isinstance(error, CapacityError) and error.reason:
+            self.caller_rejections.labels(key or "", error.reason).inc()
 
 
 class _Exported(Collector):

@@ -118,6 +118,16 @@ class Settings(BaseModel):
         repr=False,
         description="Keys that may call, separated by commas; none = open to all.",
     )
+    keys_file: Path | None = Field(
+        None,
+        description="File of keys with names and limits, TOML (docs/keys.md); read again when it "
+        "changes and after SIGHUP. Empty = no file.",
+    )
+    keys: str | None = Field(
+        None,
+        repr=False,
+        description="The same lines as in the file of keys; empty = none.",
+    )
     aliases: _Words = Field(
         (),
         description="Other names for models, as alias=model or, for the default model, alias. "
@@ -277,6 +287,11 @@ class Settings(BaseModel):
     log_client: bool = Field(
         default=False, description="Write the address of each request's peer to its log line."
     )
+    tracing: bool = Field(
+        default=False,
+        description="Send a trace of each request to an OpenTelemetry collector; OTEL_* variables "
+        "of the environment say where, and how many (docs/traces.md). Needs matryo[otel].",
+    )
 
     @field_validator("*", mode="before")
     @classmethod
@@ -286,6 +301,9 @@ class Settings(BaseModel):
         is_list = cls.model_fields[name].annotation == _Words
         if not is_list:
             if not isinstance(value, str):
+                return value
+            if name == "keys":  # lines of TOML, in which quotes have a meaning
+                plain(value)
                 return value
             value = check_quotes(plain(value))
             return value.lower() if name in _ANY_CASE else value
@@ -331,6 +349,11 @@ class Settings(BaseModel):
     @field_validator("grpc_cert_file", "grpc_key_file")
     @classmethod
     def _pem(cls, value: Path | None) -> Path | None:
+        return value and expanded(value).absolute()
+
+    @field_validator("keys_file")
+    @classmethod
+    def _keys_file(cls, value: Path | None) -> Path | None:
         return value and expanded(value).absolute()
 
     @field_validator("host")
@@ -379,6 +402,11 @@ class Settings(BaseModel):
                     "outside printable ASCII. Choose another key"
                 )
         return value
+
+    @property
+    def has_keys(self) -> bool:
+        """Whether callers must show a key."""
+        return bool(self.api_keys or self.keys or self.keys_file)
 
     @property
     def alias_map(self) -> dict[str, str | None]:

@@ -10,7 +10,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from contextlib import contextmanager
 from types import FrameType
 
@@ -97,12 +97,3 @@ def outlive_others() -> None:
     """
     for number in (signal.SIGHUP, *_UNUSED):
         signal.signal(number, signal.SIG_IGN)
-
-
-def reload_on_hangup(reload: Callable[[], None]) -> None:
-    """Have SIGHUP call `reload`, on a thread: nothing may wait or lock in a signal handler."""
-
-    def hang_up(_number: int, _frame: FrameType | None) -> None:
-        threading.Thread(target=reload, name="matryo-reload", daemon=True).start()
-
-    signal.signal(signal.SIGHUP, hang_up)

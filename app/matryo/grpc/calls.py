@@ -22,6 +22,8 @@ from google.protobuf.descriptor import MethodDescriptor
 from matryo.core.budget import Lease
 from matryo.core.errors import BodyTimeout, EmptyInput, InvalidRequest
 from matryo.core.metrics import Metrics, RequestLabels
+from matryo.core.tracing import NO_SPAN, Span
+from matryo.grpc import traced
 from matryo.grpc.aio import Methods
 from matryo.grpc.errors import refusal
 from matryo.grpc.messages import Message, methods_of, parse
@@ -66,6 +68,7 @@ class Door:
         version: of the server.
         log_client: whether a log line has the address of the peer.
         draining: set once the server stops.
+        server: address and port that the server listens on.
     """
 
     service: Service
@@ -74,6 +77,7 @@ class Door:
     version: str
     log_client: bool
     draining: asyncio.Event
+    server: tuple[str, int] = ("", 0)
 
 
 class Call:
@@ -87,10 +91,10 @@ class Call:
         lease: bytes that the call holds until its end.
         request_id: of the call.
         caller: who calls, once `check_key` has been called.
-        is_known: whether that was found out.
         facts: values for the log line.
         asked: the options of the last message that asked for vectors.
         trailers: trailing metadata of the answer.
+        span: of the call.
     """
 
     def __init__(self, door: Door, context: Any, method: MethodDescriptor) -> None:  # noqa: ANN401 - generic in grpc
@@ -103,14 +107,15 @@ class Call:
         self.version = door.version
         self.lease: Lease = door.service.budget.lease()
         self._given: dict[str, str | bytes] = dict(context.invocation_metadata() or ())
-        self.request_id = request_id_of(self._text("x-request-id"))
+        self.request_id = request_id_of(self.text("x-request-id"))
+        self.span: Span = NO_SPAN
         self.caller: Caller = OPEN
-        self.is_known = False
         self.facts: dict[str, object] = {}
         self.asked = Options(self.model)
         self.trailers: dict[str, str] = {"x-request-id": self.request_id}
 
-    def _text(self, key: str) -> str | None:
+    def text(self, key: str) -> str | None:
+        """The text of a key of the call's metadata; None if there is none."""
         value = self._given.get(key)
         return value if isinstance(value, str) else None
 
@@ -122,7 +127,7 @@ class Call:
     @property
     def model(self) -> str | None:
         """The model that the metadata of the call name; None for the default one."""
-        return self._text("model") or None
+        return self.text("model") or None
 
     @property
     def peer(self) -> str:
@@ -130,14 +135,22 @@ class Call:
         return self._context.peer()
 
     def check_key(self) -> None:
-        """Find out who calls.
+        """Find out who calls, and count the call.
 
         Raises:
             Unauthorized: the server has keys, and the call shows none of them.
+            RequestRateReached: the key has used up its requests.
         """
-        key = key_of(self._text("authorization")) or (self._text("api-key") or "").strip()
+        key = key_of(self.text("authorization")) or (self.text("api-key") or "").strip()
         self.caller = self.service.keys.caller(key)
-        self.is_known = True
+        if self.caller.name is not None:
+            self.facts["key"] = self.caller.name
+        self.service.begin(self.caller)
+
+    def final_trailers(self) -> tuple[tuple[str, str], ...]:
+        """The trailing metadata, with what is left to the key now."""
+        account = self.caller.account
+        return tuple((self.trailers | (account.headers() if account else {})).items())
 
     async def read(self) -> Message | None:
         """The only message of the call; None if there is none.
@@ -192,6 +205,7 @@ class Call:
             self.caller,
             lease=self.lease if lease is None else lease,
             request_id=self.request_id,
+            span=self.span,
         )
         self._note(answer)
         return answer
@@ -224,12 +238,11 @@ class Call:
             door = "grpc"
             model, input_type = self.service.describe(self.asked)
             facts["model"] = model or None
+            if self.caller.name is not None or not self.service.keys:
+                metrics.caller_requests.labels(self.caller.name or "", code).inc()
         metrics.count_request(RequestLabels(door, path, model, input_type, code), spent_s)
         if error:
-            metrics.count_abort(error)
-        if self.is_known:
-            n_tokens = cast("int", facts.get("tokens", 0))
-            metrics.count_caller(self.caller.name, code, n_tokens, error)
+            metrics.count_error(error, self.caller.name)
 
     def _note(self, answer: Answer) -> None:
         """Put what shaped an answer into the log line and the trailing metadata."""
@@ -358,6 +371,9 @@ async def _answered(
     door.metrics.n_in_progress += 1
     code = grpc.StatusCode.CANCELLED
     error: Exception | None = None
+    if keyed:  # the others are probes
+        call.span = traced.begin(door.service.tracer, path, call.text, call.request_id, door.server)
+        call.facts |= call.span.facts
     try:
         try:
             if keyed:
@@ -373,11 +389,11 @@ async def _answered(
             if code is grpc.StatusCode.INTERNAL:
                 extra = {"request_id": call.request_id, **call.facts}
                 log.exception("unhandled error", extra=extra)
-            metadata = (*call.trailers.items(), *refused.trailers)
+            metadata = (*call.final_trailers(), *refused.trailers)
             await context.abort(refused.code, refused.details, metadata)
         else:
             code = grpc.StatusCode.OK
-            context.set_trailing_metadata(tuple(call.trailers.items()))
+            context.set_trailing_metadata(call.final_trailers())
     finally:
         call.lease.end()
         door.metrics.n_in_progress -= 1
@@ -385,6 +401,7 @@ async def _answered(
         call.count(path, code.name, spent_s, error, keyed=keyed)
         if door.log_client:
             call.facts["client"] = call.peer
+        traced.end(call.span, path, code, call.facts)
         extra = {"request_id": call.request_id, "code": code.name, "ms": round(spent_s * 1000, 2)}
         level = logging.INFO if keyed else logging.DEBUG
         log.log(level, "gRPC %s %s", path, code.name, extra=extra | call.facts)

@@ -5,6 +5,7 @@ A message names no model: the default one answers, or the one in the metadata `m
 
 from __future__ import annotations
 
+from matryo.core import trace_names as names
 from matryo.grpc.aio import Methods
 from matryo.grpc.calls import Call, Door, check_given, handlers_of
 from matryo.grpc.messages import Message, make
@@ -27,8 +28,9 @@ async def _predict(call: Call, message: Message) -> bytes:
     check_given(texts, "inputs")
     answer = await call.embed(Options(call.model, truncate=True), Texts(texts))
     call.lease.grow(answer.vectors.nbytes, "answer")
-    facts = _ANSWER(model_id=answer.model, metadata=dict(message.metadata))
-    return rows(1, 1, answer.vectors) + facts.SerializeToString()
+    with call.span.stage(names.ENCODE):
+        facts = _ANSWER(model_id=answer.model, metadata=dict(message.metadata))
+        return rows(1, 1, answer.vectors) + facts.SerializeToString()
 
 
 async def _metadata(call: Call, _: Message) -> bytes:

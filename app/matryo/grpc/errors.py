@@ -21,10 +21,12 @@ CODES: dict[type[BaseException], grpc.StatusCode] = {
     errors.RequestError: grpc.StatusCode.INVALID_ARGUMENT,
     errors.Unauthorized: grpc.StatusCode.UNAUTHENTICATED,
     errors.UnknownModel: grpc.StatusCode.NOT_FOUND,
+    errors.ModelForbidden: grpc.StatusCode.PERMISSION_DENIED,
     errors.BodyTooLarge: grpc.StatusCode.RESOURCE_EXHAUSTED,
     errors.BodyTimeout: grpc.StatusCode.DEADLINE_EXCEEDED,
     errors.DeadlinePassed: grpc.StatusCode.DEADLINE_EXCEEDED,
     errors.Overloaded: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    errors.LimitReached: grpc.StatusCode.RESOURCE_EXHAUSTED,
     errors.NotReady: grpc.StatusCode.UNAVAILABLE,
     errors.CallerGone: grpc.StatusCode.CANCELLED,
     BaseException: grpc.StatusCode.INTERNAL,
@@ -63,6 +65,8 @@ def refusal(exc: BaseException, request_id: str) -> Refusal:
     details = exc.message.encode("utf-8", "replace")[:_MOST_BYTES].decode("utf-8", "ignore")
     if not isinstance(exc, errors.CapacityError):
         return Refusal(code, details)
+    if isinstance(exc, errors.LimitReached) and not exc.is_worth_retrying:
+        return Refusal(code, details, (("grpc-retry-pushback-ms", "-1"),))  # gRPC's word for never
     return Refusal(code, details, _retry(code, details, exc.retry_after_s))
 
 

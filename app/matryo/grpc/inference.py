@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 import numpy as np
 
+from matryo.core import trace_names as names
 from matryo.core.errors import InvalidRequest, UnknownModel
 from matryo.engine import Engine
 from matryo.grpc.aio import Methods
 from matryo.grpc.calls import Call, Door, check_given, handlers_of
 from matryo.grpc.messages import Message, make
 from matryo.grpc.tensors import OUTPUTS, options_of, outputs_of, texts_of
-from matryo.service import Texts
+from matryo.service import Answer, Options, Texts
 from matryo.service.numbers import quantize
 
 SERVICE = "inference.GRPCInferenceService"
@@ -81,6 +83,12 @@ async def _infer(call: Call, message: Message) -> bytes:
     check_given(texts, "text")
     answer = await call.embed(options, Texts(texts))
     call.lease.grow(answer.vectors.nbytes, "answer")
+    with call.span.stage(names.ENCODE):
+        return _encoded(message, answer, options, outputs)
+
+
+def _encoded(message: Message, answer: Answer, options: Options, outputs: Sequence[str]) -> bytes:
+    """The bytes of an answer with the asked tensors."""
     tensors = {
         OUTPUTS[0]: quantize(answer.vectors, options.embedding_type),
         OUTPUTS[1]: np.array(answer.lengths, "<i4"),

@@ -119,6 +119,7 @@ class GrpcServer:
             config.version,
             config.log_client,
             self._draining,
+            (config.host, config.port),
         )
         server = server_of(_handlers(door), _options(config), config.limits.max_calls)
         host = f"[{config.host}]" if ":" in config.host else config.host

@@ -10,7 +10,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from matryo.core.budget import Lease
-from matryo.core.errors import BodyTimeout, CapacityError, Overloaded, Stopping
+from matryo.core.errors import (
+    BodyTimeout,
+    CapacityError,
+    Overloaded,
+    Stopping,
+    TokenRateReached,
+    TooManyForRate,
+)
 from matryo.grpc.calls import Call
 from matryo.grpc.messages import Message
 
@@ -31,7 +38,8 @@ async def in_order(call: Call, work: Work) -> AsyncGenerator[bytes, None]:
 
     Messages that have come while others were answered form a group, which costs little more than
     one message. A group that is refused for lack of room is tried again until there is room, and no
-    further message is read meanwhile. Any other error ends the stream after the answers before it.
+    further message is read meanwhile; so is a message that is refused because the key has used up
+    its tokens of the minute. Any other error ends the stream after the answers before it.
 
     Raises:
         BodyTimeout: the caller sent nothing for too long, with no answer left to wait for.
@@ -149,9 +157,11 @@ class _Stream:
         try:
             return _Group(await self._patiently(raws))
         except Exception as exc:
-            if len(raws) == 1 or isinstance(exc, CapacityError):
+            is_too_many = isinstance(exc, TokenRateReached | TooManyForRate)
+            if len(raws) == 1 or (isinstance(exc, CapacityError) and not is_too_many):
                 return _Group((), exc)
-        # One of the messages is at fault: those before it have answers.
+        # One of the messages is at fault: those before it have answers. Or the key has too few
+        # tokens for all of them at once.
         answers: list[bytes] = []
         for raw in raws:
             group = await self._answered([raw])
@@ -162,16 +172,23 @@ class _Stream:
 
     async def _patiently(self, raws: Sequence[bytes]) -> Sequence[bytes]:
         """The answers to some messages, as soon as there is room for them."""
-        pause_s = _FIRST_PAUSE_S
+        pause_s, has_refused = _FIRST_PAUSE_S, False
         with contextlib.ExitStack() as stack:
             while True:
                 try:
                     with self._call.service.budget.lease() as lease:
                         messages = [self._call.parsed(raw, lease) for raw in raws]
                         return await self._work(messages, lease)
-                except Overloaded:
-                    if pause_s == _FIRST_PAUSE_S:
+                except (Overloaded, TokenRateReached) as exc:
+                    # Of several messages, some may be computed and charged: no second time.
+                    if len(raws) > 1 and isinstance(exc, TokenRateReached):
+                        raise
+                    if not has_refused:
                         stack.enter_context(self._refused())
+                    has_refused = True
+                    if isinstance(exc, TokenRateReached):
+                        await asyncio.sleep((exc.retry_after_ms or 0) / 1000)
+                        continue
                     await asyncio.sleep(pause_s)
                     pause_s = min(2 * pause_s, _MOST_PAUSE_S)
 

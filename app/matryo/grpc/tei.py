@@ -9,6 +9,7 @@ import time
 from collections.abc import AsyncGenerator, Sequence
 from itertools import groupby
 
+from matryo.core import trace_names as names
 from matryo.core.budget import Lease
 from matryo.core.errors import EmptyInput, InvalidRequest
 from matryo.engine import Tokens
@@ -78,15 +79,16 @@ async def _embedded(
     answer = await call.embed(options, Texts(texts, is_list=len(texts) > 1), lease)
     spent_ns = time.perf_counter_ns() - started
     found: list[bytes] = []
-    for text, n_tokens, vector in zip(texts, answer.lengths, answer.vectors, strict=True):
-        facts = _EMBED_ANSWER(
-            metadata={
-                "compute_chars": len(text),
-                "compute_tokens": n_tokens,
-                "total_time_ns": spent_ns,
-            }
-        )
-        found.append(floats(1, vector) + facts.SerializeToString())
+    with call.span.stage(names.ENCODE):
+        for text, n_tokens, vector in zip(texts, answer.lengths, answer.vectors, strict=True):
+            facts = _EMBED_ANSWER(
+                metadata={
+                    "compute_chars": len(text),
+                    "compute_tokens": n_tokens,
+                    "total_time_ns": spent_ns,
+                }
+            )
+            found.append(floats(1, vector) + facts.SerializeToString())
     return found
 
 

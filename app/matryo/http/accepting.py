@@ -48,10 +48,16 @@ class Acceptor:
         self._resume()
 
     def close(self) -> None:
-        """Take no further connection, and close the socket; closing twice is fine."""
+        """Take the connections that wait, then no further one; closing twice is fine.
+
+        The kernel has told the peers of waiting connections that they are connected. To close the
+        socket would reset these connections, with the requests that they may carry.
+        """
         if self._is_closed:
             return
         self._is_closed = True
+        while self._take():
+            pass
         if self._pause:
             self._pause.cancel()
         else:
@@ -67,22 +73,27 @@ class Acceptor:
         self._pause = self._loop.call_later(seconds, self._resume)
 
     def _accept(self) -> None:
+        if self._take() and self._is_shared:
+            self._rest(_TURN_S)
+
+    def _take(self) -> bool:
+        """Take one connection; returns whether there was one."""
         try:
             connection, _ = self._socket.accept()
         except (BlockingIOError, InterruptedError, ConnectionAbortedError):
-            return  # another process was first, or the peer is gone
+            return False  # another process was first, or the peer is gone
         except OSError as exc:
             log.error("cannot accept a connection: %s", exc.strerror or exc)  # noqa: TRY400 - no trace
-            self._rest(_AFTER_FAILURE_S)
-            return
-        if self._is_shared:
-            self._rest(_TURN_S)
+            if not self._is_closed:
+                self._rest(_AFTER_FAILURE_S)
+            return False
         connection.setblocking(False)  # noqa: FBT003 - no keyword
         if connection.family != socket.AF_UNIX:
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         task = self._loop.create_task(self._open(connection))
         self._opening.add(task)
         task.add_done_callback(self._opening.discard)
+        return True
 
     async def _open(self, connection: socket.socket) -> None:
         try:

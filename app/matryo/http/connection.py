@@ -30,7 +30,7 @@ _MAX_HELD_BYTES = 64 * 1024
 FIRST_BYTE_S = 20.0
 HEAD_S = 20.0
 STALLED_S = 30.0
-_STALLED_DRAINING_S = 5.0
+_FRESH_DRAINING_S, _STALLED_DRAINING_S = 0.5, 5.0
 # A peer must read an answer at this rate on average, or it holds the answer's memory for ever.
 _MIN_READ_RATE = 64 * 1024
 # A refusal may come before its body does. Closing at once would reset the connection, and many
@@ -106,7 +106,7 @@ class Connection(asyncio.Protocol):
             return
         self._become(Phase.FRESH, FIRST_BYTE_S)
         if self._owner.is_draining:  # accepted just before the socket was closed
-            self._close()
+            self.drain_requests()
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: D102
         del exc
@@ -190,7 +190,6 @@ class Connection(asyncio.Protocol):
         if self._overrun or len(self._queue) >= _MAX_PIPELINED:
             self._overrun = True
             return
-        keep_alive = keep_alive and not self._owner.is_draining
         exchange = Exchange(self, scope, keep_alive=keep_alive, expects_continue=expects_continue)
         self._arriving = exchange
         if self._exchange is None:
@@ -316,6 +315,11 @@ class Connection(asyncio.Protocol):
         """The value of the header `date`."""
         return self._owner.date
 
+    @property
+    def is_at_end(self) -> bool:
+        """Whether the answer in work is the connection's last, because the server stops."""
+        return self._owner.is_leaving and not (self._queue or self._held)
+
     def write(self, data: bytes | memoryview) -> None:
         """Hand bytes to the socket."""
         self._transport.write(data)
@@ -384,7 +388,9 @@ class Connection(asyncio.Protocol):
     def drain_requests(self) -> None:
         """Take no further request: the server stops."""
         match self.phase:
-            case Phase.FRESH | Phase.IDLE:
+            case Phase.FRESH:  # whoever has just connected is about to send a request
+                self._become(Phase.FRESH, _FRESH_DRAINING_S)
+            case Phase.IDLE:
                 self._close()
             case Phase.HEAD:
                 self._refuse(error_answer(Stopping()))

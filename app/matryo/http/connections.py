@@ -80,6 +80,7 @@ class Connections:
         metrics: what is counted.
 
     Attributes:
+        is_leaving: an answer is the last of its connection.
         is_draining: no connection takes a further request.
         date: the value of the header `date`, half a second old at most.
         empty: is set while there is no connection and no request.
@@ -106,7 +107,7 @@ class Connections:
         self._tasks: set[asyncio.Task[None]] = set()
         self._timer: asyncio.TimerHandle | None = None
         self._n_crowded, self._next_warning = 0, 0.0
-        self.is_draining = False
+        self.is_leaving = self.is_draining = False
         self.date = b""
         self.empty = asyncio.Event()
         self.empty.set()
@@ -153,9 +154,17 @@ class Connections:
             self._idle[rank][member] = None
             self._ranks[member] = rank
 
+    def leave(self) -> None:
+        """Let every connection end after its next answer, which says so.
+
+        A proxy then keeps no connection that it could use in the very moment in which the server
+        closes it.
+        """
+        self.is_leaving = True
+
     def drain(self) -> None:
         """Let every connection end after the request that it has."""
-        self.is_draining = True
+        self.is_leaving = self.is_draining = True
         for member in list(self._all):
             member.drain_requests()
         self._check_empty()

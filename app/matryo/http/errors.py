@@ -54,6 +54,7 @@ _RULES: dict[type[BaseException], _Rule] = {
         plain=401,
     ),
     errors.UnknownModel: _Rule(404),
+    errors.ModelForbidden: _Rule(403, tei=(403, "Validation"), plain=403),
     errors.BodyTimeout: _Rule(
         408, headers=_CLOSE | {"x-should-retry": "false"}, tei=(408, "Validation"), plain=408
     ),
@@ -61,6 +62,9 @@ _RULES: dict[type[BaseException], _Rule] = {
     errors.BodyTooLarge: _Rule(413, tei=(413, "Validation"), plain=413),
     errors.UnsupportedMedia: _Rule(415, tei=(415, "Validation"), plain=415),
     errors.Overloaded: _Rule(429, "tokens", tei=(429, "Overloaded"), plain=429),
+    errors.RequestRateReached: _Rule(429, "requests", tei=(429, "Overloaded"), plain=429),
+    errors.LimitReached: _Rule(429, "tokens", tei=(429, "Overloaded"), plain=429),
+    errors.QuotaReached: _Rule(429, "insufficient_quota", tei=(429, "Overloaded"), plain=429),
     errors.NotReady: _Rule(503, "service_unavailable_error", _CLOSE, (503, "Unhealthy"), 503),
     errors.EngineError: _Rule(500, "server_error", tei=(424, "Backend"), plain=500),
     Exception: _Rule(500, "server_error", tei=(500, "Backend"), plain=500),
@@ -100,14 +104,27 @@ def error_answer(exc: BaseException, request_id: str = "") -> Response:
             f"comes back, send this request id to the operator: {request_id}"
         )
         return body(rule.status, message, type_=rule.type, headers=headers)
-    if isinstance(exc, errors.CapacityError):
+    if isinstance(exc, errors.LimitReached):
+        headers |= _retry(exc)
+    elif isinstance(exc, errors.CapacityError):
         headers["retry-after"] = str(exc.retry_after_s)
     param = code = None
     if isinstance(exc, errors.RequestError):
         param, code = exc.param, exc.code
+    elif isinstance(exc, errors.LimitReached):
+        code = exc.code
     elif isinstance(exc, errors.Overloaded):
         code = "rate_limit_exceeded"
     return body(rule.status, exc.message, type_=rule.type, param=param, code=code, headers=headers)
+
+
+def _retry(exc: errors.LimitReached) -> dict[str, str]:
+    """When a client may send a request again, in the headers that OpenAI's clients read."""
+    headers = {} if exc.is_worth_retrying else {"x-should-retry": "false"}
+    if exc.retry_after_ms is not None:
+        headers["retry-after"] = str(exc.retry_after_s)
+        headers["retry-after-ms"] = str(exc.retry_after_ms)
+    return headers
 
 
 def _rule_of(exc: BaseException) -> _Rule:

@@ -71,6 +71,11 @@ class Wire(Protocol):
         """The value of the header `date`."""
         ...
 
+    @property
+    def is_at_end(self) -> bool:
+        """Whether the answer in work is the connection's last, because the server stops."""
+        ...
+
 
 class Exchange:
     """A request and its answer.
@@ -247,7 +252,9 @@ class Exchange:
                     pass
         lines.append(b"date: %b\r\n" % self._wire.date)
         # The rest of a body that nobody will read cannot be told from a next request.
-        self.keep_alive = self.keep_alive and not is_closing and not self.more_body
+        self.keep_alive = self.keep_alive and not (
+            is_closing or self.more_body or self._wire.is_at_end
+        )
         if not self.keep_alive and not is_closing:
             lines.append(b"connection: close\r\n")
         if self.scope["method"] == "HEAD" or status in _NO_BODY:

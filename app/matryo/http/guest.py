@@ -21,16 +21,18 @@ def guest_route(path: str, application: ASGIApp, methods: Sequence[str]) -> Rout
         application: called for requests with a key, once their bodies are read.
         methods: that the application answers.
     """
-    return Route(path, _Guest(application), methods=methods, name=path)
+    return Route(path, _Guest(application, path), methods=methods, name=path)
 
 
 class _Guest:
     """A class, because Starlette takes a function for an endpoint that returns a response."""
 
-    def __init__(self, application: ASGIApp) -> None:
+    def __init__(self, application: ASGIApp, name: str) -> None:
         self._application = application
+        self.name = name
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        scope["route"] = self  # Starlette's routes, unlike FastAPI's, are not in the scope
         request = Request(scope, receive)
         request.state.caller = caller_of(request)
         context = context_of(request)

@@ -22,7 +22,7 @@ from matryo.http.probe import ask
 from matryo.http.unix import SocketFile, bind_file
 
 ADDRESS = "address with --host, --port or --uds (MATRYO_HOST, MATRYO_PORT, MATRYO_UDS)"
-METRICS_PORT = "port with --metrics-port (MATRYO_METRICS_PORT)"
+METRICS_PORT = "port with MATRYO_METRICS_PORT"
 BACKLOG = 2048
 _PROBE_S = 10
 _PORT_TRIES = 20

@@ -20,9 +20,11 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from matryo.core.errors import CallerGone, RequestError
 from matryo.core.metrics import Metrics, RequestLabels
+from matryo.core.tracing import NO_TRACER, Tracer
+from matryo.http import traced
 from matryo.http.errors import body, error_response, shown_path
 from matryo.http.heads import header_of
-from matryo.service import Options
+from matryo.service import Caller, Options
 from matryo.service.request_id import request_id_of
 
 log = logging.getLogger("matryo.request")
@@ -39,7 +41,8 @@ class RequestMiddleware:
     In `scope["state"]`, a route finds `request_id`, and `status`, the status of the answer, which
     is 0 until the answer begins. A route may add values to the log line: it puts them into `facts`.
     A lease in `lease` ends when the answer is written. The options of the request in `asked` name
-    the model of a request that fails.
+    the model of a request that fails. The limits of `caller` go into the headers of the answer.
+    `span` is the span of the request, and `trace_id` is there if that span is recorded.
 
     Args:
         app: answers the requests.
@@ -47,6 +50,7 @@ class RequestMiddleware:
         doors: the door of each route, by the route's name.
         describe: the model and the input type that some options mean; see `Service.describe`.
         log_client: whether the log line has the address of the peer.
+        tracer: makes the spans.
     """
 
     def __init__(
@@ -57,12 +61,14 @@ class RequestMiddleware:
         describe: Callable[[Options], tuple[str, str]],
         *,
         log_client: bool = False,
+        tracer: Tracer = NO_TRACER,
     ) -> None:
         self._app = app
         self._metrics = metrics
         self._doors = doors
         self._describe = describe
         self._log_client = log_client
+        self._tracer = tracer
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request."""
@@ -78,12 +84,17 @@ class RequestMiddleware:
         state["facts"] = facts
         state["request_id"] = request_id
         state["status"] = 0
+        span = state["span"] = traced.begin(self._tracer, scope, request_id)
+        if trace_id := span.trace_id:
+            state["trace_id"] = trace_id
+            facts |= span.facts
         id_header = (b"x-request-id", request_id.encode())
 
         async def send_with_id(message: Message) -> None:
             if message["type"] == "http.response.start":
                 state["status"] = message["status"]
-                message = {**message, "headers": [*message.get("headers", ()), id_header]}
+                added = [id_header, *_limits(state.get("caller"))]
+                message = {**message, "headers": [*message.get("headers", ()), *added]}
             await send(message)
 
         self._metrics.n_in_progress += 1
@@ -94,6 +105,7 @@ class RequestMiddleware:
                 lease.end()
             self._metrics.n_in_progress -= 1
             self._record(scope, time.perf_counter() - started)
+            traced.end(span, scope)
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Let the application answer, and note what kept it from doing so."""
@@ -104,6 +116,7 @@ class RequestMiddleware:
             # The connection knows whether the server ended it, and why.
             state["status"] = state.get("refused", CLIENT_GONE)
             if "refused" not in state:
+                state["is_gone"] = True
                 self._metrics.aborts.labels(state.get("ended", "hang_up")).inc()
         except asyncio.CancelledError:  # the server ends, whatever still runs
             state["status"] = 503
@@ -114,12 +127,13 @@ class RequestMiddleware:
             log.exception("unhandled error", extra={"request_id": request_id, **state["facts"]})
             state |= {"error": exc, "outcome": 500}
             if state["status"]:  # the answer has begun; the server closes the connection
+                state["fault"] = type(exc).__name__
                 raise
             response = error_response(exc, request_id, method=scope["method"], path=scope["path"])
             await response(scope, receive, send)
 
     def _count(self, scope: Scope, route: str, spent_s: float) -> None:
-        """Count a request that ended, for its door, its model and its caller."""
+        """Count a request that ended, for its door and its model."""
         metrics, state = self._metrics, scope["state"]
         facts: dict[str, Any] = state["facts"]
         status = str(state.get("outcome") or state["status"])
@@ -130,10 +144,11 @@ class RequestMiddleware:
             facts["model"] = model or None
         labels = RequestLabels(self._doors.get(route, "none"), route, model, input_type, status)
         metrics.count_request(labels, spent_s, state.get("trace_id"))
+        caller: Caller | None = state.get("caller")
+        if caller:
+            metrics.caller_requests.labels(caller.name or "", status).inc()
         if error:
-            metrics.count_abort(error)
-        if caller := state.get("caller"):
-            metrics.count_caller(caller.name, status, facts.get("tokens") or 0, error)
+            metrics.count_error(error, caller and caller.name)
 
     def _record(self, scope: Scope, spent_s: float) -> None:
         """Count and log a request that ended."""
@@ -143,6 +158,8 @@ class RequestMiddleware:
         facts: dict[str, Any] = state["facts"]
         status: int = state["status"]
         self._count(scope, route, spent_s)
+        if (caller := state.get("caller")) and caller.name is not None:
+            facts["key"] = caller.name
         level = logging.DEBUG if route in _QUIET and status < 400 else logging.INFO  # noqa: PLR2004
         if log.isEnabledFor(level):
             log.log(
@@ -164,6 +181,13 @@ def _asked_by(error: Exception | None) -> Options | None:
     """What a request asked for whose body was read as far as its model; None for any other."""
     model = error.model if isinstance(error, RequestError) else None
     return None if model is None else Options(model or None)
+
+
+def _limits(caller: Caller | None) -> list[tuple[bytes, bytes]]:
+    """The headers with what is left to a caller's key."""
+    if caller is None or caller.account is None:
+        return []
+    return [(name.encode(), value.encode()) for name, value in caller.account.headers().items()]
 
 
 def _shown_path(scope: Scope) -> str:

@@ -11,6 +11,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from matryo.http.authentication import caller_of
+from matryo.http.context import context_of
 
 _Handler = Callable[[Request], Coroutine[Any, Any, Response]]
 
@@ -59,10 +60,12 @@ class Direct(Described):
 
 
 def _with_key(handler: _Handler) -> _Handler:
-    """`handler`, called only for callers with a key."""
+    """`handler`, called only for callers with a key that has a request left."""
 
     async def check_first(request: Request) -> Response:
-        request.scope["state"]["caller"] = caller_of(request)
+        caller = request.scope["state"]["caller"] = caller_of(request)
+        if request.method == "POST":  # other methods say what is served, and cost nothing
+            context_of(request).service.begin(caller)
         return await handler(request)
 
     return check_first

@@ -8,7 +8,8 @@ After SIGTERM or SIGINT a server goes through these steps:
 3. What is left at the end of the grace is answered with 503. Connections that still stay open
    after that are cut.
 
-A second signal, `AGAIN_S` or more after the first, skips to the end.
+A second signal, `AGAIN_S` or more after the first, skips to the end. SIGHUP reads keys and
+certificates again.
 """
 
 from __future__ import annotations
@@ -29,18 +30,22 @@ from starlette.types import ASGIApp
 
 from matryo.core.budget import Budget
 from matryo.core.metrics import Metrics
+from matryo.core.reload import Reloads
 from matryo.core.signals import AGAIN_S, Stopped
 from matryo.http.accepting import Acceptor
 from matryo.http.connection import Connection
 from matryo.http.connections import ConnectionLimits, Connections, allow_open_files
 from matryo.http.listening import Listener
 from matryo.http.probe import answering
+from matryo.http.reloading import reload_changed
 
 log = logging.getLogger("matryo")
 
 _STOPS = (signal.SIGTERM, signal.SIGINT)
 # The answers of requests that ran out of grace need a moment to be written.
 _LAST_WORDS_S = 2.0
+# After the sockets are closed, requests that are on their way still come by open connections.
+_LAST_ARRIVALS_S = 0.25
 _OPERATORS = 32  # connections of the operators' port
 
 
@@ -76,7 +81,8 @@ class ServerConfig:
     Attributes:
         connections: bounds of connections.
         grace_s: seconds that running requests get after the signal.
-        drain_delay_s: seconds before that in which new requests are still taken.
+        drain_delay_s: seconds before that in which new requests are still taken, each as the last
+            one of its connection.
         is_shared: whether several processes take connections of the same sockets.
     """
 
@@ -98,6 +104,7 @@ class Server:
         metrics: what is counted.
         on_ready: called once the server has answered a request of its own.
         doors: which drain beside HTTP.
+        reloads: the files to read again when they change.
         operations: answers on the sockets beside those of the application, until the very end;
             None if there are none.
 
@@ -115,6 +122,7 @@ class Server:
         metrics: Metrics,
         on_ready: Callable[[], None],
         doors: Sequence[Door] = (),
+        reloads: Reloads | None = None,
         operations: ASGIApp | None = None,
     ) -> None:
         self._application = answering(application, listener.token)
@@ -126,9 +134,11 @@ class Server:
         self._metrics = metrics
         self._on_ready = on_ready
         self._doors = doors
+        self._reloads = reloads or Reloads(lambda _what, _outcome: None)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._signal, self._signalled_at = 0, 0.0
         self._stopping, self._hurry = asyncio.Event(), asyncio.Event()
+        self._hung_up = asyncio.Event()
         self.connections: Connections | None = None
 
     def run(self) -> None:
@@ -159,6 +169,7 @@ class Server:
         if threading.current_thread() is threading.main_thread():
             for number in _STOPS:
                 loop.add_signal_handler(number, self._on_signal, number)
+            loop.add_signal_handler(signal.SIGHUP, self._hung_up.set)
         async with self._lifespan:
             if self._stopping.is_set():
                 raise Stopped(self._signal)
@@ -170,6 +181,7 @@ class Server:
             self._metrics.on_refresh(connections.show)
             servers: list[Acceptor] = []
             beside = _Beside(loop, self._operations, self._service.budget, self._metrics)
+            reloading = asyncio.create_task(reload_changed(self._reloads, self._hung_up))
             try:
                 servers += await _listen(self._listener, connections, self._config)
                 if self._listener.beside:
@@ -178,9 +190,14 @@ class Server:
                 await self._stopping.wait()
                 log.info("stopping: running requests get %g s", self._config.grace_s)
                 self._service.announce_stop()
-                await self._wait(self._hurry, 0 if _is_orphan() else self._config.drain_delay_s)
+                if self._config.drain_delay_s and not _is_orphan():
+                    connections.leave()
+                    await self._wait(self._hurry, self._config.drain_delay_s)
+                    _close(servers)
+                    await self._wait(self._hurry, _LAST_ARRIVALS_S)
                 await self._drain(servers, connections)
             finally:
+                reloading.cancel()
                 _close(servers)
                 connections.abort()
                 await self._wait(connections.empty, _LAST_WORDS_S)
@@ -275,11 +292,11 @@ def _is_orphan() -> bool:
 
 @contextlib.contextmanager
 def _handlers_kept() -> Generator[None, None, None]:
-    """Keep the handlers of the signals to stop; the loop would leave the defaults."""
+    """Keep the handlers of before; the loop would leave the defaults, which end a process."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = {number: signal.getsignal(number) for number in _STOPS}
+    before = {number: signal.getsignal(number) for number in (*_STOPS, signal.SIGHUP)}
     try:
         yield
     finally:

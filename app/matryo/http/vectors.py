@@ -10,11 +10,14 @@ from typing import Any, Protocol, TypeVar
 from starlette.requests import Request
 from starlette.responses import Response
 
+from matryo.core import trace_names as names
 from matryo.core.budget import Lease
+from matryo.core.tracing import Span
 from matryo.http.body import check_media, hang_up, is_short, read_body
 from matryo.http.context import Context
 from matryo.http.openai.tally import SMALL_BYTES, Tally
 from matryo.http.pieces import Piece, PiecesResponse
+from matryo.http.traced import span_of
 from matryo.service import Answer, Options, Texts
 
 FEW_TEXTS = 4
@@ -85,7 +88,7 @@ async def read_call(
     lease.grow(tally.parsed_bytes, "texts")
     work = partial(parse, body, tally)
     del body
-    with service.pool.job(n_bytes // _BYTES_PER_CHAR) as job:
+    with span_of(request).stage(names.PARSE), service.pool.job(n_bytes // _BYTES_PER_CHAR) as job:
         parsed = await job.run(work)
     del work
     lease.hold(n_bytes_of(parsed), "texts")
@@ -110,6 +113,7 @@ async def embed(
         gone=partial(hang_up, request),
         lease=lease,
         request_id=state["request_id"],
+        span=span_of(request),
     )
     facts |= {
         "model": answer.model,
@@ -141,29 +145,34 @@ def headers_of(answer: Answer, ignored: tuple[str, ...]) -> dict[str, str]:
 
 
 def respond(
-    writing: Writing, headers: dict[str, str], context: Context, answer: Answer
+    writing: Writing, headers: dict[str, str], context: Context, answer: Answer, span: Span
 ) -> Response:
     """The response with an answer's vectors: in one go, or in pieces if there are many numbers."""
     headers["content-type"] = writing.media_type
     if answer.vectors.size > _INLINE_NUMBERS:
-        pieces = _written(writing, context, answer.model)
+        pieces = _written(writing, context, answer.model, span)
         return PiecesResponse(pieces, headers, writing.n_bytes)
     started = time.perf_counter()
-    content = b"".join(make() for make in writing.pieces())
+    with span.stage(names.ENCODE):
+        content = b"".join(make() for make in writing.pieces())
     context.metrics.encode_seconds.labels(answer.model).observe(time.perf_counter() - started)
     return Response(content, headers=headers)
 
 
-async def _written(writing: Writing, context: Context, model: str) -> AsyncIterator[Piece]:
+async def _written(
+    writing: Writing, context: Context, model: str, span: Span
+) -> AsyncIterator[Piece]:
     """The pieces of a response, each made when the one before is sent."""
     spent_s = 0.0
-    for make in writing.pieces():
-        started = time.perf_counter()
-        if writing.computes:
-            with context.service.pool.job(_CHARS_PER_PIECE) as job:
-                piece = await job.run(make)
-        else:
-            piece = make()
-        spent_s += time.perf_counter() - started
-        yield piece
+    # The stage lasts until the last piece is sent.
+    with span.stage(names.ENCODE):
+        for make in writing.pieces():
+            started = time.perf_counter()
+            if writing.computes:
+                with context.service.pool.job(_CHARS_PER_PIECE) as job:
+                    piece = await job.run(make)
+            else:
+                piece = make()
+            spent_s += time.perf_counter() - started
+            yield piece
     context.metrics.encode_seconds.labels(model).observe(spent_s)

@@ -17,9 +17,10 @@ from mcp.shared.exceptions import MCPError
 from pydantic import BaseModel, ValidationError
 
 from matryo.core.errors import MatryoError
+from matryo.mcp import traced
 from matryo.mcp.errors import invalid, status_of, words_of
 from matryo.mcp.tools import TOOLS, Call, Tool
-from matryo.service import Service
+from matryo.service import OPEN, Caller, Service
 from matryo.service.request_id import request_id_of
 
 log = logging.getLogger("matryo.request")
@@ -51,8 +52,7 @@ def build_tools_server(service: Service, version: str) -> Server:
         if tool is None:
             known = ", ".join(by_name)
             raise MCPError(types.INVALID_PARAMS, f"Unknown tool. This server has: {known}.")
-        state: dict[str, Any] = context.request.scope["state"] if context.request else {}
-        return await _answered(service, tool, params.arguments, state)
+        return await _answered(service, tool, context, params)
 
     return Server(
         "matryo",
@@ -82,22 +82,25 @@ def _described(tool: Tool) -> types.Tool:
 
 
 async def _answered(
-    service: Service, tool: Tool, arguments: dict[str, Any] | None, state: dict[str, Any]
+    service: Service,
+    tool: Tool,
+    context: ServerRequestContext[Any, Any],
+    params: types.CallToolRequestParams,
 ) -> types.CallToolResult:
-    """The result of a call, or the error in the words that an assistant can act on.
-
-    Args:
-        service: answers the call.
-        tool: that is called.
-        arguments: of the call.
-        state: of the HTTP request, whose metrics are those of the call; empty over pipes.
-    """
+    """The result of a call, or the error in the words that an assistant can act on."""
     started = time.perf_counter()
-    call = Call(service, request_id_of(None), {})
+    # Of the HTTP request, whose metrics are those of the call. Over pipes there is none: no key.
+    state: dict[str, Any] = context.request.scope["state"] if context.request else {}
+    caller: Caller = state.get("caller", OPEN)
+    request_id = request_id_of(None)
+    span = traced.begin(service.tracer, tool.name, request_id, context, params)
+    facts = dict(span.facts) | ({"key": caller.name} if caller.name else {})
+    call = Call(service, caller, request_id, facts, span)
     outcome = "cancelled"
     try:
         try:
-            result = await tool.run(call, _checked(tool, arguments))
+            service.begin(caller)
+            result = await tool.run(call, _checked(tool, params.arguments))
         except BaseException as exc:
             state |= {"outcome": status_of(exc), "error": exc}
             if not isinstance(exc, Exception):
@@ -114,6 +117,7 @@ async def _answered(
     finally:
         state |= {"asked": call.asked}
         state.setdefault("facts", {})["tokens"] = call.facts.get("tokens")
+        traced.end(span, tool.name, outcome)
         spent_ms = round((time.perf_counter() - started) * 1000, 2)
         facts = {"request_id": call.request_id, "ms": spent_ms, **call.facts}
         log.info("tools/call %s %s", tool.name, outcome, extra=facts)

@@ -14,7 +14,9 @@ import orjson
 from numpy.typing import NDArray
 from pydantic import BaseModel
 
+from matryo.core import trace_names as names
 from matryo.core.errors import InvalidRequest
+from matryo.core.tracing import NO_SPAN, Span
 from matryo.engine.postprocess import FloatArray
 from matryo.mcp.wire import (
     MAX_NUMBERS,
@@ -27,7 +29,7 @@ from matryo.mcp.wire import (
     SimilarityArguments,
     SimilarityResult,
 )
-from matryo.service import Answer, Options, Service, Texts
+from matryo.service import Answer, Caller, Options, Service, Texts
 from matryo.service.choices import choose
 
 _HEAD = 80  # characters of a text in a ranking
@@ -41,21 +43,34 @@ class Call:
 
     Attributes:
         service: what answers.
+        caller: who calls.
         request_id: of the call, for the log.
         facts: values for the log line.
+        span: of the call.
         asked: the options of the texts that were last embedded; None before the first.
     """
 
     service: Service
+    caller: Caller
     request_id: str
     facts: dict[str, Any]
+    span: Span = NO_SPAN
     asked: Options | None = None
 
     async def embed(self, options: Options, texts: Sequence[str]) -> Answer:
         """The vectors of texts; see `Service.embed`."""
         self.asked = options
-        self.facts["model"] = self.service.directory.find(options.model)
-        answer = await self.service.embed(options, Texts(texts), request_id=self.request_id)
+        model = self.facts["model"] = self.service.directory.find(options.model)
+        span = self.span.call(names.EMBEDDINGS)
+        name = f"{names.EMBEDDINGS} {model}" if model else names.EMBEDDINGS
+        try:
+            answer = await self.service.embed(
+                options, Texts(texts), self.caller, request_id=self.request_id, span=span
+            )
+        except BaseException as exc:
+            span.end(name, type(exc).__name__, is_fault=True)
+            raise
+        span.end(name)
         for name, number in (("texts", len(texts)), ("tokens", answer.n_tokens)):
             self.facts[name] = self.facts.get(name, 0) + number
         return answer

@@ -10,6 +10,7 @@ from typing import Literal
 
 import numpy as np
 
+from matryo.core.tracing import NO_PASSAGE, Passage
 from matryo.engine import Engine, TokenIds
 from matryo.engine.postprocess import FloatArray
 from matryo.scheduler.rates import Work, length_class
@@ -61,6 +62,7 @@ class Ticket:
         long_tokens: a job with more tokens than this runs alone.
         arrived: the clock at admission.
         waiting_since: the clock when a run last took a job; at admission before that.
+        passage: traces the stages of the request.
         future: the `(n, dimensions)` float32 result, rows in input order.
     """
 
@@ -96,6 +98,7 @@ class Ticket:
         self.n_tokens = self.pending_tokens = sum(self.work.values())
         self.bulk = False
         self.long_tokens = 0
+        self.passage: Passage = NO_PASSAGE
         self.future: asyncio.Future[FloatArray] = asyncio.get_running_loop().create_future()
         self._n_rows = len(texts)
         self._n_left = len(self.pending)

@@ -17,6 +17,7 @@ import numpy as np
 
 from matryo.core.errors import Abandoned, InferenceFailed
 from matryo.core.metrics import Metrics
+from matryo.core.tracing import NO_SPAN, NO_TRACER, Span, Tracer
 from matryo.engine import Engine, TokenIds
 from matryo.engine.postprocess import FloatArray
 from matryo.scheduler.admission import Queue
@@ -42,6 +43,7 @@ class Scheduler:
         clock: monotonic seconds.
         executor: threads for at least `config.workers` runs at a time, which `close` shuts down;
             None for a pool of its own.
+        tracer: makes the spans of runs.
     """
 
     def __init__(
@@ -51,6 +53,7 @@ class Scheduler:
         metrics: Metrics,
         clock: Callable[[], float] = time.monotonic,
         executor: Executor | None = None,
+        tracer: Tracer = NO_TRACER,
     ) -> None:
         self._engines = engines
         self._config = config
@@ -63,7 +66,7 @@ class Scheduler:
         self._health = Health(engines, config.ready_interval_s, clock)
         self._queue = Queue(rates, config, metrics, clock)
         self._workers = Workers(
-            self._queue, self._health, rates, config, metrics, clock, self._executor
+            self._queue, self._health, rates, config, metrics, clock, self._executor, tracer
         )
         self._heartbeat = Heartbeat(
             self._health,
@@ -173,6 +176,7 @@ class Scheduler:
         priority: Priority = "online",
         patience_s: float | None = None,
         request_id: str | None = None,
+        span: Span = NO_SPAN,
     ) -> FloatArray:
         """Vectors of one request, which is admitted whole or refused at once.
 
@@ -187,6 +191,7 @@ class Scheduler:
             patience_s: seconds that the caller still waits; None if the caller did not say. The
                 request is refused if its answer is expected later.
             request_id: names the request in the log.
+            span: of the request.
 
         Returns:
             `(len(texts), dimensions)` float32 vectors, in input order.
@@ -200,6 +205,7 @@ class Scheduler:
             engine, texts, dimensions, self._clock(), priority, request_id, normalize=normalize
         )
         self._queue.check(ticket, patience_s)
+        ticket.passage = span.passage()
         return await self._wait(ticket)
 
     # --- requests
@@ -211,6 +217,7 @@ class Scheduler:
             return await ticket.future
         finally:
             self._queue.remove(ticket)
+            ticket.passage.end()
 
     async def _probe(self, engine: Engine, text: str = _PROBE_TEXT) -> None:
         """Run a model once, past the bounds of admission."""

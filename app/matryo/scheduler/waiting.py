@@ -64,12 +64,13 @@ class Waiting:
         queries: the lanes of queries, at most two for each model.
         bulk: the lanes of bulk, likewise.
         n_tokens: of all pending jobs.
+        n_probe_tokens: of those among them that no caller waits for.
     """
 
     def __init__(self) -> None:
         self.queries: list[Lane] = []
         self.bulk: list[Lane] = []
-        self.n_tokens = 0
+        self.n_tokens = self.n_probe_tokens = 0
         # Lane, entries, work and number of texts of each ticket as they were when it came.
         self._places: dict[Ticket, tuple[Lane, Entry, Entry, Work, int]] = {}
 
@@ -88,6 +89,8 @@ class Waiting:
         insort(lane.by_age, age)
         lane.count(ticket.work, n_texts, 1)
         self.n_tokens += ticket.pending_tokens
+        if ticket.is_probe:
+            self.n_probe_tokens += ticket.pending_tokens
 
     def remove(self, ticket: Ticket) -> None:
         """Let a ticket wait no more; nothing happens if it does not wait."""
@@ -99,13 +102,15 @@ class Waiting:
         del lane.by_age[bisect_left(lane.by_age, age)]
         lane.count(work, n_texts, -1)
         self.n_tokens -= sum(work.values())
+        if ticket.is_probe:
+            self.n_probe_tokens -= sum(work.values())
 
     def clear(self) -> None:
         """Forget every ticket."""
         self.queries.clear()
         self.bulk.clear()
         self._places.clear()
-        self.n_tokens = 0
+        self.n_tokens = self.n_probe_tokens = 0
 
     def _lane(self, ticket: Ticket) -> Lane:
         lanes = self.bulk if ticket.bulk else self.queries

@@ -12,8 +12,10 @@ from functools import partial
 
 import numpy as np
 
+from matryo.core import trace_names as names
 from matryo.core.errors import InferenceFailed
 from matryo.core.metrics import Metrics
+from matryo.core.tracing import NO_BATCH, NO_TRACER, Batch, Tracer
 from matryo.engine import BatchResult, Engine
 from matryo.scheduler.admission import Queue
 from matryo.scheduler.config import SchedulerConfig
@@ -40,6 +42,7 @@ class Workers:
         metrics: what is counted.
         clock: monotonic seconds.
         executor: the threads.
+        tracer: makes the spans of runs.
 
     Attributes:
         failed: is set when a run failed.
@@ -54,6 +57,7 @@ class Workers:
         metrics: Metrics,
         clock: Callable[[], float],
         executor: Executor,
+        tracer: Tracer = NO_TRACER,
     ) -> None:
         self._queue = queue
         self._health = health
@@ -62,6 +66,7 @@ class Workers:
         self._metrics = metrics
         self._clock = clock
         self._executor = executor
+        self._tracer = tracer
         self.failed = asyncio.Event()
 
     async def work(self) -> None:
@@ -87,6 +92,8 @@ class Workers:
     async def _run(self, batch: Sequence[Job]) -> None:
         now = self._clock()
         run = self._queue.take(batch, now)
+        span = self._span(batch)
+        error: BaseException | None = None
         # From here on, whatever raises, the run is given back.
         try:
             waits = self._metrics.queue_seconds.labels(run.engine.manifest.id)
@@ -98,6 +105,16 @@ class Workers:
                 await self._narrow(run.engine, batch, error)
         finally:
             self._queue.give_back(run)
+            span.end(error)
+
+    def _span(self, batch: Sequence[Job]) -> Batch:
+        """The span of a run that begins now."""
+        if not self._tracer.is_on:
+            return NO_BATCH
+        passages = {job.ticket: job.ticket.passage for job in batch}.values()
+        n_tokens = sum(job.n_tokens for job in batch)
+        facts = {names.BATCH_TEXTS: len(batch), names.BATCH_TOKENS: n_tokens}
+        return self._tracer.batch(batch[0].ticket.engine.manifest.id, passages, facts)
 
     async def _try(self, engine: Engine, batch: Sequence[Job]) -> BaseException | None:
         """Run a batch and deliver its vectors; the error, if the run failed."""

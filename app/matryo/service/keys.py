@@ -1,7 +1,7 @@
 """API keys: which caller shows a key that the operator gave out.
 
-Keys are compared as digests of equal length, all of them, in constant time. No key, right
-or wrong, is ever logged; an error shows at most its two ends, as OpenAI's does.
+Keys are hashed in memory. No key, right or wrong, is ever logged; an error shows at most its two
+ends, as OpenAI's does.
 """
 
 from __future__ import annotations
@@ -10,26 +10,104 @@ import base64
 import binascii
 import hashlib
 import hmac
-from collections.abc import Sequence
+import logging
+import secrets
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
 
 from matryo.core.errors import Unauthorized
+from matryo.core.metric_list import LIMIT_REASONS
+from matryo.core.metrics import Metrics
+from matryo.service.accounts import Account, KeyLimits
+from matryo.service.key_file import NamedKey, masked
+from matryo.service.ledger import Ledger
 from matryo.service.request import OPEN, Caller
 
-_SHOWN = 4
+log = logging.getLogger("matryo")
+
+_MAC_BYTES = 16
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """A key that may call.
+
+    Attributes:
+        digest: SHA-256 of the key.
+        caller: who shows the key.
+        expires_at: seconds since 1970 UTC from which the key is refused; None for never.
+    """
+
+    digest: bytes
+    caller: Caller
+    expires_at: float | None
 
 
 class KeyRing:
-    """The keys that may call.
+    """The keys that may call: none, until `replace` is called, which leaves the server open to all.
 
     Args:
-        keys: none leaves the server open to all. A key is named after its position, `key-1` first.
+        find_model: the id of the served model that has a name; None if none has.
+        metrics: what is counted.
+        ledger: what each key has used.
+        now: seconds since 1970 UTC.
     """
 
-    def __init__(self, keys: Sequence[str]) -> None:
-        self._known = [(_digest(key), Caller(f"key-{n}")) for n, key in enumerate(keys, 1)]
+    def __init__(
+        self,
+        find_model: Callable[[str], str | None],
+        metrics: Metrics,
+        ledger: Ledger | None = None,
+        now: Callable[[], float] = time.time,
+    ) -> None:
+        self._find_model, self._metrics, self._now = find_model, metrics, now
+        self._ledger = ledger or Ledger()
+        self._accounts: dict[str, Account] = {}
+        # A key is looked up by a hash that nobody outside can compute, so that the time of a look
+        # says nothing about the hashes of the keys, and does not grow with their number.
+        self._secret = secrets.token_bytes(32)
+        self._known: dict[bytes, _Known] = {}
+        self._nobody = _Known(secrets.token_bytes(32), OPEN, None)
+        self._names: frozenset[str] = frozenset()
 
     def __bool__(self) -> bool:
         return bool(self._known)
+
+    def reserve(self, keys: Sequence[NamedKey]) -> None:
+        """Have a row for each key, so that `replace` cannot fail; for any thread.
+
+        Raises:
+            OSError: the folder that the processes of this server share has no room.
+        """
+        for one in keys:
+            self._ledger.row(one.name)
+
+    def replace(self, keys: Sequence[NamedKey]) -> None:
+        """Let these keys call from now on, and no others. A name keeps what it has used.
+
+        Args:
+            keys: at least one, each with a name and hashes of its own.
+        """
+        known: dict[bytes, _Known] = {}
+        for one in keys:
+            caller = Caller(one.name, one.key.weight, self._account(one))
+            expires_at = one.key.expires and one.key.expires.timestamp()
+            for digits in one.key.sha256:
+                digest = bytes.fromhex(digits)
+                known[self._mac(digest)] = _Known(digest, caller, expires_at)
+        self._known = known
+        self._metrics.keys_loaded.set(len(keys))
+        names = frozenset(one.name for one in keys)
+        if self._names:
+            log.info(
+                "keys: %d, new: %s; gone: %s",
+                len(names),
+                ", ".join(sorted(names - self._names)) or "none",
+                ", ".join(sorted(self._names - names)) or "none",
+            )
+        self._names = names
 
     def caller(self, key: str | None) -> Caller:
         """The caller that shows `key`.
@@ -38,7 +116,7 @@ class KeyRing:
             key: what the caller showed; empty or None for nothing.
 
         Raises:
-            Unauthorized: keys are set, and `key` is none of them.
+            Unauthorized: keys are set, and `key` is none of them, or has expired.
         """
         if not self._known:
             return OPEN
@@ -48,15 +126,56 @@ class KeyRing:
                 "Authorization header using Bearer auth (i.e. Authorization: Bearer YOUR_KEY), "
                 "or as the password field (with blank username) of Basic auth."
             )
-        digest = _digest(key)
-        found = [caller for known, caller in self._known if hmac.compare_digest(digest, known)]
-        if not found:
+        digest = hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest()
+        found = self._known.get(self._mac(digest), self._nobody)
+        if not hmac.compare_digest(digest, found.digest):
             raise Unauthorized(
-                f"Incorrect API key provided: {_masked(key)}. The operator of this server sets "
-                "its keys in MATRYO_API_KEYS.",
+                f"Incorrect API key provided: {masked(key) or '*' * len(key)}. The operator of "
+                "this server gives out its keys.",
                 code="invalid_api_key",
             )
-        return found[0]
+        if found.expires_at is not None and found.expires_at <= self._now():
+            moment = datetime.fromtimestamp(found.expires_at, UTC).isoformat()
+            raise Unauthorized(
+                f"The API key `{found.caller.name}` expired at {moment.replace('+00:00', 'Z')}. "
+                "Ask the operator of this server for a new one.",
+                code="invalid_api_key",
+            )
+        return found.caller
+
+    def _mac(self, digest: bytes) -> bytes:
+        return hashlib.blake2b(digest, key=self._secret, digest_size=_MAC_BYTES).digest()
+
+    def _account(self, one: NamedKey) -> Account:
+        """The account of a name, with the limits that the name has now."""
+        if one.name not in self._accounts:
+            self._accounts[one.name] = Account(
+                one.name, self._ledger.row(one.name), self._counted(one.name)
+            )
+        account = self._accounts[one.name]
+        for reason in LIMIT_REASONS:  # an alert cannot see the first event of a new series
+            self._metrics.caller_rejections.labels(one.name, reason)
+        models = one.key.models
+        account.limits = KeyLimits(
+            one.key.requests_per_minute,
+            one.key.tokens_per_minute,
+            one.key.tokens_per_day,
+            None if models is None else frozenset(self._ids(one.name, models)),
+        )
+        return account
+
+    def _ids(self, name: str, models: Sequence[str]) -> list[str]:
+        found = {model: self._find_model(model) for model in models}
+        if unknown := [model for model, model_id in found.items() if model_id is None]:
+            log.warning("key %s names models not served here: %s", name, ", ".join(unknown))
+        return [model_id for model_id in found.values() if model_id is not None]
+
+    def _counted(self, name: str) -> Callable[[str], None]:
+        def count(reason: str) -> None:
+            self._metrics.rejections.labels(reason).inc()
+            self._metrics.caller_rejections.labels(name, reason).inc()
+
+        return count
 
 
 def key_of(authorization: str | None) -> str:
@@ -73,15 +192,3 @@ def key_of(authorization: str | None) -> str:
             return decoded.partition(":")[2]
         case _:
             return ""
-
-
-def _digest(key: str) -> bytes:
-    return hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest()
-
-
-def _masked(key: str) -> str:
-    """The two ends of a key that is long enough to keep its middle secret."""
-    if len(key) < 4 * _SHOWN:
-        return "*" * len(key)
-    shown = key[:_SHOWN] + "***" + key[-_SHOWN:]
-    return shown.encode("ascii", "replace").decode()

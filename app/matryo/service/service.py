@@ -5,15 +5,18 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Generator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
+from matryo.core import trace_names as names
 from matryo.core.budget import Budget, Lease
-from matryo.core.errors import RequestError, SettingsInvalid
+from matryo.core.errors import CapacityError, EngineError, RequestError, SettingsInvalid
 from matryo.core.metrics import Metrics
+from matryo.core.shared import shared_folder
+from matryo.core.tracing import NO_SPAN, NO_TRACER, Span, Tracer
 from matryo.engine import Engine, Tokens
 from matryo.engine.postprocess import FloatArray
 from matryo.scheduler import Scheduler, SchedulerConfig
@@ -21,6 +24,7 @@ from matryo.service.choices import Choices, Defaults, choose
 from matryo.service.directory import Directory
 from matryo.service.keys import KeyRing
 from matryo.service.lag import watch_lag
+from matryo.service.ledger import Ledger
 from matryo.service.limits import RequestLimits
 from matryo.service.numbers import check_embedding_type
 from matryo.service.patience import Gone, while_wanted
@@ -29,6 +33,7 @@ from matryo.service.spelling import join, spell
 from matryo.service.text_pool import TextPool
 from matryo.service.token_arrays import TokenDecoder
 from matryo.service.tokenize import Tokenized, tokenize
+from matryo.service.traced import describe
 
 T = TypeVar("T")
 
@@ -44,7 +49,6 @@ class ServiceConfig:
         others: names of models that are known and not served, and the id of each.
         defaults: for requests that leave a choice open.
         limits: of one request.
-        keys: that may call; none leaves the service open.
         scheduler: bounds and times of the scheduler.
         memory_bytes: that all requests may hold at once; None for no bound.
         max_wait_s: that texts may have to wait to be tokenised; None for any time.
@@ -54,7 +58,6 @@ class ServiceConfig:
     others: Mapping[str, str] = field(default_factory=dict[str, str])
     defaults: Defaults = field(default_factory=Defaults)
     limits: RequestLimits = field(default_factory=RequestLimits)
-    keys: Sequence[str] = ()
     scheduler: SchedulerConfig = field(default_factory=SchedulerConfig)
     memory_bytes: int | None = None
     max_wait_s: float | None = None
@@ -68,6 +71,7 @@ class Service:
         config: the operator's choices.
         metrics: what is counted.
         decoder: turns token arrays into strings; None where ids are the served model's own.
+        tracer: makes the spans of requests and of runs.
 
     Raises:
         SettingsInvalid: a default or an alias that does not fit the models.
@@ -79,21 +83,23 @@ class Service:
         config: ServiceConfig,
         metrics: Metrics,
         decoder: TokenDecoder | None = None,
+        tracer: Tracer = NO_TRACER,
     ) -> None:
         _check_defaults(config.defaults, engines)
         self.config = config
         self.directory = Directory(engines, config.aliases, config.others)
         self.defaults = config.defaults
         self.limits = config.limits
-        self.keys = KeyRing(config.keys)
+        self.keys = KeyRing(self.directory.find, metrics, Ledger(shared_folder()))
         self.decoder = decoder
         self._is_stopping = False
         self._watch: asyncio.Task[None] | None = None
         self.budget = Budget(config.memory_bytes, metrics.rejections.labels("memory").inc)
+        self.tracer = tracer
         self._metrics = metrics
         self._n_looks = 0
         metrics.on_refresh(self._show)
-        self._scheduler = Scheduler(engines, config.scheduler, metrics)
+        self._scheduler = Scheduler(engines, config.scheduler, metrics, tracer=tracer)
         self.pool = TextPool(config.scheduler.workers, metrics, config.max_wait_s)
 
     # --- life
@@ -166,6 +172,15 @@ class Service:
             return self.directory.find(options.model) or "", ""
         return choices.engine.manifest.id, choices.input_type
 
+    def begin(self, caller: Caller) -> None:
+        """Count one request of a caller; a door calls this before a request costs anything.
+
+        Raises:
+            RequestRateReached: the caller's key has used up its requests.
+        """
+        if caller.account:
+            caller.account.charge_request()
+
     async def embed(
         self,
         options: Options,
@@ -175,6 +190,7 @@ class Service:
         gone: Gone | None = None,
         lease: Lease | None = None,
         request_id: str | None = None,
+        span: Span = NO_SPAN,
     ) -> Answer:
         """The vectors of one request.
 
@@ -187,26 +203,31 @@ class Service:
             lease: of the request, which holds tokens and vectors until the caller ends it; None
                 for a lease that ends with this call.
             request_id: names the request in the log; None for a request without a name.
+            span: of the request; gets what the conventions say of embeddings.
 
         Raises:
-            RequestError: the request can never succeed as it is.
-            CapacityError: the service has no room now, is starting or draining.
+            RequestError: the request can never succeed as it is, or the caller may not use the
+                model.
+            CapacityError: the service has no room now, is starting or draining, or the caller has
+                used up a limit.
             InferenceFailed: a run with one of the texts failed.
             CallerGone: the caller was gone first.
         """
-        del caller  # every caller has the same rights so far
         self.limits.check_texts(len(texts))
         choices = choose(options, self.directory, self.defaults)
+        caller.check_model(choices.engine.manifest.id)
+        describe(span, options, texts, choices)
         check_embedding_type(
             options.embedding_type, choices.dimensions, normalize=options.normalize
         )
         with contextlib.nullcontext(lease) if lease else self.budget.lease() as held:
             tokenized, vectors = await while_wanted(
-                self._embed(options, texts, choices, held, request_id),
+                self._embed(options, texts, choices, caller, held, request_id, span),
                 gone=gone,
                 deadline_s=options.deadline_s,
             )
-        self._count(choices, tokenized)
+        self._count(choices, tokenized, caller)
+        span.set({names.INPUT_TOKENS: tokenized.n_tokens})
         return Answer(
             vectors=vectors,
             model=choices.engine.manifest.id,
@@ -295,9 +316,9 @@ class Service:
         lease: Lease | None,
     ) -> list[T]:
         """What `work` makes of a request that needs the tokenizer alone."""
-        del caller
         self.limits.check_texts(len(texts))
         choices = choose(options, self.directory, self.defaults)
+        caller.check_model(choices.engine.manifest.id)
         with contextlib.nullcontext(lease) if lease else self.budget.lease() as held:
             return await while_wanted(
                 work(
@@ -316,48 +337,74 @@ class Service:
         options: Options,
         texts: Texts,
         choices: Choices,
+        caller: Caller,
         lease: Lease,
         request_id: str | None,
+        span: Span,
     ) -> tuple[Tokenized, FloatArray]:
         """Tokens, then vectors: the part of a request that its caller's leaving cancels."""
         self._scheduler.check_room(options.priority, options.deadline_s)
+        if caller.account:
+            caller.account.check_tokens()
         started = time.perf_counter()
-        tokenized = await tokenize(
-            texts,
-            choices,
-            truncate=options.truncate,
-            keep=options.keep,
-            pool=self.pool,
-            limits=self.limits,
-            decoder=self.decoder,
-            patience_s=options.deadline_s,
-        )
+        with span.stage(names.TOKENIZE):
+            tokenized = await tokenize(
+                texts,
+                choices,
+                truncate=options.truncate,
+                keep=options.keep,
+                pool=self.pool,
+                limits=self.limits,
+                decoder=self.decoder,
+                patience_s=options.deadline_s,
+            )
         model = choices.engine.manifest.id
         spent_s = time.perf_counter() - started
         self._metrics.tokenize_seconds.labels(model).observe(spent_s)
         lease.grow(tokenized.n_bytes, "tokens")
         lease.grow(4 * len(tokenized.ids) * choices.dimensions, "vectors")
-        vectors = await self._scheduler.run(
-            choices.engine,
-            tokenized.ids,
-            choices.dimensions,
-            normalize=options.normalize,
-            priority=options.priority,
-            patience_s=None if options.deadline_s is None else options.deadline_s - spent_s,
-            request_id=request_id,
-        )
+        with _charged(caller, tokenized.n_tokens):
+            vectors = await self._scheduler.run(
+                choices.engine,
+                tokenized.ids,
+                choices.dimensions,
+                normalize=options.normalize,
+                priority=options.priority,
+                patience_s=None if options.deadline_s is None else options.deadline_s - spent_s,
+                request_id=request_id,
+                span=span,
+            )
         return tokenized, vectors
 
-    def _count(self, choices: Choices, tokenized: Tokenized) -> None:
+    def _count(self, choices: Choices, tokenized: Tokenized, caller: Caller) -> None:
         manifest, metrics = choices.engine.manifest, self._metrics
         known = choices.dimensions in manifest.output.dimensions.trained
         size = str(choices.dimensions) if known else "other"
         metrics.texts.labels(manifest.id, choices.input_type, size).inc(len(tokenized.ids))
         metrics.tokens.labels(manifest.id, choices.input_type, size).inc(tokenized.n_tokens)
+        metrics.caller_tokens.labels(caller.name or "").inc(tokenized.n_tokens)
         if tokenized.truncated:
             metrics.truncations.labels(manifest.id).inc(len(tokenized.truncated))
         if tokenized.unknown:
             metrics.unknown_texts.labels(manifest.id).inc(len(tokenized.unknown))
+
+
+@contextlib.contextmanager
+def _charged(caller: Caller, n_tokens: int) -> Generator[None, None, None]:
+    """Charge the caller's key for a run, unless the server refuses the run or fails.
+
+    Raises:
+        LimitReached: a limit of the key has no room for so many tokens.
+    """
+    if caller.account is None:
+        yield
+        return
+    caller.account.charge_tokens(n_tokens)
+    try:
+        yield
+    except (CapacityError, EngineError):
+        caller.account.give_back_tokens(n_tokens)
+        raise
 
 
 def _check_defaults(defaults: Defaults, engines: Sequence[Engine]) -> None:

@@ -21,6 +21,7 @@ from matryo.core import fixed as module
 from matryo.core.errors import ArtifactDamaged, SettingsInvalid
 from matryo.core.fixed import REFUSED, Fixed, fix
 from matryo.core.settings import load_settings
+from matryo.core.steps import Steps
 from matryo.grpc import listening
 from matryo.store.bundle import CODE, WEIGHTS, Bundle, BundleWriter, Index, read_bundle
 from tests.checkpoints import TinyModel
@@ -177,7 +178,7 @@ def test_a_damaged_bundle_lays_nothing_out(monkeypatch: pytest.MonkeyPatch) -> N
 
     monkeypatch.setattr(assembly.subprocess, "Popen", never)
     with pytest.raises(ArtifactDamaged, match="/opt/tiny is damaged"):
-        assembly._prepare_apart(load_settings(None), "tiny")
+        assembly._prepare_apart(load_settings(None), "tiny", Steps())
 
 
 @pytest.mark.usefixtures("damaged")

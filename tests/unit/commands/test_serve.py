@@ -8,8 +8,10 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
+from prometheus_client import CollectorRegistry
 
 from matryo.commands import serve
+from matryo.core.metrics import Metrics
 from matryo.core.settings import load_settings
 from matryo.http.listening import Listener
 
@@ -19,8 +21,7 @@ def test_garbage_is_looked_for_once_ready(monkeypatch: pytest.MonkeyPatch) -> No
     enabled: list[bool] = []
     ready: list[tuple[bool, int]] = []
     n_before = gc.get_freeze_count()
-    drop = SimpleNamespace(log_lines_dropped=SimpleNamespace(inc=None))
-    context = SimpleNamespace(metrics=drop)
+    context = SimpleNamespace(metrics=Metrics(CollectorRegistry()))
     application = SimpleNamespace(state=SimpleNamespace(context=context))
 
     def load(*_: object) -> tuple[()]:
@@ -33,8 +34,7 @@ def test_garbage_is_looked_for_once_ready(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(serve, "ready_engines", load)
     monkeypatch.setattr(serve, "create_app", lambda *_: application)
     monkeypatch.setattr(serve, "build_server", build)
-    for name in ("tune_allocator", "reload_on_hangup"):
-        monkeypatch.setattr(serve, name, lambda *_: None)
+    monkeypatch.setattr(serve, "tune_allocator", lambda: None)
     for name in ("configure", "on_drop"):
         monkeypatch.setattr(serve.logs, name, lambda *_: None)
     try:

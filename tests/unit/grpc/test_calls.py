@@ -28,6 +28,9 @@ class Gone:
         """None."""
         return ()
 
+    def time_remaining(self) -> None:
+        """No deadline."""
+
     async def read(self) -> bytes:
         """An empty message."""
         return b""
@@ -51,6 +54,8 @@ async def test_a_caller_that_is_gone(caplog: pytest.LogCaptureFixture) -> None:
     handler = cast("Any", handlers[SERVICE]["ServerLive"])
     with pytest.raises(asyncio.CancelledError):
         await handler.stream_stream(None, Gone())
-    labels = {"method": f"/{SERVICE}/ServerLive", "code": "CANCELLED"}
-    assert metrics.registry.get_sample_value("matryo_grpc_requests_total", labels) == 1
+    labels = {"door": "operations", "route": f"/{SERVICE}/ServerLive", "model": ""}
+    sample = metrics.registry.get_sample_value
+    assert sample("matryo_requests_total", labels | {"status": "CANCELLED"}) == 1
+    assert sample("matryo_aborts_total", {"reason": "hang_up"}) == 1
     assert not [line for line in caplog.records if line.levelno >= logging.WARNING]

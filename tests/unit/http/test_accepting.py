@@ -97,3 +97,20 @@ async def test_a_lack_of_files(
     with Scarce(fileno=listening.detach()) as scarce:
         assert await take(scarce, {"a": False}, 1) == ["a"]
     assert "Too many open files" in caplog.text
+
+
+async def test_a_closing_acceptor_takes_the_connections_that_wait(
+    listening: socket.socket,
+) -> None:
+    """Peers whose connections wait in the kernel are taken, and not reset, when the socket closes."""
+    loop, taken, all_taken = asyncio.get_running_loop(), list[str](), asyncio.Semaphore(0)
+    acceptor = Acceptor(
+        loop, listening.dup(), lambda: Noting(taken, "only", all_taken), is_shared=True
+    )
+    callers = [socket.create_connection(listening.getsockname()) for _ in range(5)]
+    acceptor.close()
+    for _ in callers:
+        await asyncio.wait_for(all_taken.acquire(), 10)
+    for caller in callers:
+        assert caller.recv(1) == b""  # closed by `Noting`, in order
+        caller.close()

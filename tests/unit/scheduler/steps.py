@@ -192,7 +192,8 @@ class Stage:
         return lengths
 
     def sample(self, name: str, **labels: str) -> float | None:
-        """A metric's value."""
+        """A metric's value; gauges have what is true now."""
+        self.metrics.refresh()
         return self.metrics.registry.get_sample_value(name, labels)
 
     def close(self) -> None:

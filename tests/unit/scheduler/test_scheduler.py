@@ -159,6 +159,7 @@ class TestAdmission:
         assert len(await scheduler.run(engine, texts(90), 8)) == 1
         count = metrics.registry.get_sample_value
         assert count("matryo_rejections_total", {"reason": "queue_full"}) == 2
+        metrics.refresh()
         assert count("matryo_queue_tokens") == 0
         await scheduler.close()
 

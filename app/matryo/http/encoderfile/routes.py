@@ -17,6 +17,7 @@ from matryo.http.openai.tally import Tally
 from matryo.http.routing import Direct
 from matryo.http.rows import most_piece_bytes
 from matryo.http.tei.parsing import parse
+from matryo.http.traced import span_of
 from matryo.http.vectors import FEW_TEXTS, embed, headers_of, read_call, respond
 from matryo.service import Options, Texts
 
@@ -39,7 +40,7 @@ async def predict(request: Request) -> Response:
     options = Options(truncate=True, deadline_s=announced_deadline_s(request))
     answer = await embed(request, context, options, texts, lease)
     results = Results(answer.vectors, answer.model, call.metadata)
-    return respond(results, headers_of(answer, ignored), context, answer)
+    return respond(results, headers_of(answer, ignored), context, answer, span_of(request))
 
 
 def _n_bytes(call: _Call) -> int:
@@ -59,11 +60,12 @@ async def model(request: Request) -> Response:
 _ERRORS: dict[int, str] = {
     400: "The body is not JSON.",
     401: "No API key, or a wrong one.",
+    403: "The key may not use this model.",
     408: "The body did not arrive, or the request was not done, in the time its caller gives it.",
     413: "The body is too large.",
     415: "The body is not plain JSON.",
     422: "The request can never succeed as it is; the text says why.",
-    429: "No room now, or too long a wait: try again after Retry-After seconds.",
+    429: "No room, too long a wait, or a limit of the key: try again after Retry-After seconds.",
     500: "A fault of the server; the text carries an id for its operator.",
     503: "Starting or shutting down: try again after Retry-After seconds.",
 }

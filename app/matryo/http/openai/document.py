@@ -79,8 +79,27 @@ _HEADERS: dict[str, tuple[str, dict[str, Any]]] = {
     "x-compute-tokens": ("Tokens of all texts.", {"type": "integer", "minimum": 0}),
     "x-total-time": ("Milliseconds in the server.", {"type": "integer", "minimum": 0}),
     "x-matryo-warning": ("A size the model was not trained for.", {"type": "string"}),
-    "retry-after": ("Seconds to wait.", {"type": "integer", "minimum": 1, "maximum": 60}),
+    "retry-after": (
+        "Seconds to wait: at most 60, except for a quota; absent if no wait helps.",
+        {"type": "integer", "minimum": 1, "maximum": 86_400},
+    ),
+    "retry-after-ms": (
+        "Where a limit of the key is used up: milliseconds to wait.",
+        {"type": "integer", "minimum": 1},
+    ),
+} | {
+    f"x-ratelimit-{what}-{kind}": (
+        f"For a key with a limit of {kind} a minute: {meaning}.",
+        {"type": "string"} if what == "reset" else {"type": "integer", "minimum": 0},
+    )
+    for kind in ("requests", "tokens")
+    for what, meaning in (
+        ("limit", "the limit"),
+        ("remaining", "what is left now"),
+        ("reset", "the time until all of it is left, as Go writes a duration: 12ms, 6m0s"),
+    )
 }
+_OF_KEYS = tuple(name for name in _HEADERS if name.startswith("x-ratelimit-"))
 _OF_VECTORS = (
     "openai-processing-ms",
     "x-matryo-fingerprint",
@@ -124,6 +143,8 @@ def describe(application: FastAPI, context: Context) -> dict[str, Any]:
                 _add_headers(response, "x-request-id")
                 if status in ("429", "503"):
                     _add_headers(response, "retry-after")
+                if status == "429":
+                    _add_headers(response, "retry-after-ms", *_OF_KEYS)
     schemas: dict[str, Any] = document["components"]["schemas"]
     for unused in ("HTTPValidationError", "ValidationError"):
         schemas.pop(unused, None)
@@ -139,13 +160,14 @@ def describe(application: FastAPI, context: Context) -> dict[str, Any]:
     content = {"application/json": {"schema": reference, "examples": examples}}
     create["requestBody"] = {"required": True, "content": content}
     ok = create["responses"]["200"]
+    _add_headers(ok, *_OF_KEYS)
     ok["content"][RAW] = {"schema": {"type": "string", "format": "binary"}}
     _add_headers(ok, *_OF_BYTES)
     tei.describe(document, context)
     encoderfile.describe(document, context)
     for path, own in (("/embed", _OF_TEI), ("/predict", ())):
         ok = document["paths"][path]["post"]["responses"]["200"]
-        _add_headers(ok, *own, *_OF_VECTORS[1:], "x-matryo-warning")
+        _add_headers(ok, *own, *_OF_VECTORS[1:], "x-matryo-warning", *_OF_KEYS)
     _add_security(document, context)
     return document
 

@@ -12,6 +12,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from matryo.catalog.manifest import Manifest
+from matryo.core import trace_names as names
 from matryo.http.body import announced_deadline_s
 from matryo.http.context import context_of
 from matryo.http.heads import values_of
@@ -22,7 +23,9 @@ from matryo.http.openai.wire import EmbeddingResponse, ErrorResponse, Model, Mod
 from matryo.http.raw import Raw, most_raw_bytes, prefers_raw, raw_headers
 from matryo.http.routing import Direct, Keyed
 from matryo.http.rows import most_piece_bytes
+from matryo.http.traced import span_of
 from matryo.http.vectors import FEW_TEXTS, embed, headers_of, read_call, respond
+from matryo.service import Caller
 
 
 async def create_embeddings(request: Request) -> Response:
@@ -40,6 +43,8 @@ async def create_embeddings(request: Request) -> Response:
         options = replace(options, model=deployment)
     request.scope["state"]["asked"] = options
     is_raw = prefers_raw(values_of(request.scope, b"accept"))
+    span = span_of(request)
+    span.set({names.ENCODING_FORMATS: (call.encoding_format or "float",)})
     if len(texts) > FEW_TEXTS:
         size = options.dimensions or context.service.directory.largest
         n_numbers = len(texts) * size
@@ -54,7 +59,7 @@ async def create_embeddings(request: Request) -> Response:
     headers["openai-processing-ms"] = str(round((time.perf_counter() - started) * 1000))
     if is_raw:
         raw = Raw(answer.vectors, options.embedding_type)
-        return respond(raw, headers | raw_headers(raw, answer), context, answer)
+        return respond(raw, headers | raw_headers(raw, answer), context, answer, span)
     encoding = Encoding(
         answer.vectors,
         call.encoding_format or "float",
@@ -62,7 +67,7 @@ async def create_embeddings(request: Request) -> Response:
         answer.model,
         answer.n_tokens,
     )
-    return respond(encoding, headers, context, answer)
+    return respond(encoding, headers, context, answer, span)
 
 
 def _text_bytes(parsed: Parsed) -> int:
@@ -70,9 +75,10 @@ def _text_bytes(parsed: Parsed) -> int:
 
 
 async def list_models(request: Request) -> Response:
-    """The served models, the default first."""
-    engines = context_of(request).service.directory.engines
-    models = [_model(engine.manifest).model_dump() for engine in engines]
+    """The served models that the caller may use, the default first."""
+    caller: Caller = request.scope["state"]["caller"]
+    manifests = [engine.manifest for engine in context_of(request).service.directory.engines]
+    models = [_model(one).model_dump() for one in manifests if caller.may_use(one.id)]
     return _json({"object": "list", "data": models})
 
 
@@ -82,6 +88,8 @@ async def retrieve_model(request: Request) -> Response:
     if not model:
         raise HTTPException(404)
     engine, _ = context_of(request).service.directory.resolve(model, param="model")
+    caller: Caller = request.scope["state"]["caller"]
+    caller.check_model(engine.manifest.id)
     return _json(_model(engine.manifest).model_dump())
 
 
@@ -101,11 +109,12 @@ def _json(data: Any) -> Response:  # noqa: ANN401
 _ERRORS: dict[int, str] = {
     400: "The request can never succeed as it is; the message says why.",
     401: "No API key, or a wrong one.",
+    403: "The key may not use this model.",
     404: "No such model here.",
     408: "The body did not arrive, or the request was not done, in the time its caller gives it.",
     413: "The body is too large.",
     415: "The body is not plain JSON.",
-    429: "No room now, or too long a wait: try again after Retry-After seconds.",
+    429: "No room, too long a wait, or a limit of the key: try again after Retry-After seconds.",
     500: "A fault of the server; the message carries an id for its operator.",
     503: "Starting or shutting down: try again after Retry-After seconds.",
 }
@@ -161,7 +170,7 @@ def build_router() -> APIRouter:
                 name="/v1/models/{model}",
                 summary="Retrieve a model",
                 operation_id="retrieveModel",
-                responses=_responses(Model, 401, 404),
+                responses=_responses(Model, 401, 403, 404),
                 openapi_extra={"parameters": [_MODEL]},
                 **shared,
             )

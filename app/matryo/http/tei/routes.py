@@ -36,6 +36,7 @@ from matryo.http.tei.wire import (
     TokenizeRequest,
     TokenizeResponse,
 )
+from matryo.http.traced import span_of
 from matryo.http.vectors import FEW_TEXTS, embed, headers_of, read_call, respond
 from matryo.service import Options, Texts
 
@@ -63,7 +64,7 @@ async def create_vectors(request: Request) -> Response:
         "x-compute-tokens": str(answer.n_tokens),
         "x-total-time": spent_ms,
     }
-    return respond(VectorLists(answer.vectors), headers, context, answer)
+    return respond(VectorLists(answer.vectors), headers, context, answer, span_of(request))
 
 
 async def tokenize(request: Request) -> Response:
@@ -180,12 +181,13 @@ class _OnlyPost(Direct):
 _ERRORS: dict[int, str] = {
     400: "No text, an empty text, or a body that is not JSON.",
     401: "No API key, or a wrong one.",
+    403: "The key may not use this model.",
     408: "The body did not arrive, or the request was not done, in the time its caller gives it.",
     413: "The body is too large.",
     415: "The body is not plain JSON.",
     422: "The request can never succeed as it is; the message says why.",
     424: "The model failed; the message carries an id for the operator.",
-    429: "No room now, or too long a wait: try again after Retry-After seconds.",
+    429: "No room, too long a wait, or a limit of the key: try again after Retry-After seconds.",
     500: "A fault of the server; the message carries an id for its operator.",
     503: "Starting or shutting down: try again after Retry-After seconds.",
 }
