@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bench.scaling.__main__ import CHART, PLANS, plot, save, saved, table
+from bench.scaling.__main__ import PLANS, SLOW, plot, save, saved, table
 from bench.scaling.autoscaler import (
     KUBERNETES,
     Autoscaler,
@@ -92,22 +92,22 @@ def _chart(scale: str) -> dict[str, Any]:
 
 @pytest.mark.parametrize("scale", ["up", "down"])
 def test_behavior_is_the_charts(scale: str) -> None:
-    """What is simulated as the chart's behaviour is what the chart sets."""
+    """The chart sets the behaviour that is simulated as Kubernetes' own."""
     given = _chart(f"scale{scale.title()}")
     policies = [
         Policy(one["type"] == "Percent", one["value"], one["periodSeconds"])
         for one in given["policies"]
     ]
     assert given["selectPolicy"] == "Max"
-    assert list(getattr(CHART, scale)) == policies
-    assert getattr(CHART, f"{scale}_window_s") == given["stabilizationWindowSeconds"]
+    assert list(getattr(KUBERNETES, scale)) == policies
+    assert getattr(KUBERNETES, f"{scale}_window_s") == given["stabilizationWindowSeconds"]
 
 
 def test_charts_targets_are_simulated() -> None:
     """The chart's targets and behaviour are one of the plans."""
     scaling = values()["autoscaling"]
     targets = scaling["backlogSeconds"], scaling["cpuPercent"] / 100
-    assert targets in [(plan.backlog_s, plan.cpu) for plan in PLANS if plan.behavior is CHART]
+    assert targets in [(plan.backlog_s, plan.cpu) for plan in PLANS if plan.behavior is KUBERNETES]
 
 
 def _steady(load: float, seconds: int, *jobs: Job) -> Day:
@@ -146,7 +146,7 @@ def test_a_job_takes_its_work() -> None:
 
 def test_more_pods_for_more_load() -> None:
     """The autoscaler follows a load, on the CPU alone and with the backlog."""
-    plans = [Plan("cpu", None, 0.7, KUBERNETES), Plan("both", 1.0, 0.7, CHART)]
+    plans = [Plan("cpu", None, 0.7, KUBERNETES), Plan("both", 1.0, 0.7, SLOW)]
     for one in Fleets(FIT, _steady(20.0, 1800), plans, 1, 60, 0).run():
         assert one.pods[-1] == pytest.approx(20 / 0.7, rel=0.2)
 
