@@ -20,9 +20,9 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from bench.busy import request_bytes
-from bench.load import body
 from bench.requests import Found, measure, table
 from bench.service import Service
+from matryo.commands.bench.clients import body
 from tests.collector import collecting
 
 _TEXT = "What does the sky look like after the rain?"

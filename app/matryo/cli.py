@@ -213,6 +213,10 @@ def _flag(flag: str, text: str, **more: Any) -> Callable[[Callback], Callback]:
 @_flag("--port", "Port to listen on; 0 for any free one.")
 @_flag("--grpc-port", "Port of the gRPC services; 0 for any free one.")
 @_flag("--uds", "Unix socket to listen on, in place of host and port.", metavar="PATH")
+@_flag("--tls-cert-file", "Certificate chain, a PEM file, to speak HTTPS.", metavar="PATH")
+@_flag("--tls-key-file", "Private key of the certificate, a PEM file.", metavar="PATH")
+@_flag("--tls-client-ca-file", "Authorities of clients' certificates, a PEM file.", metavar="PATH")
+@_flag("--root-path", "Prefix of every path behind a proxy.", metavar="PATH")
 @_flag("--processes", "Server processes on one socket.")
 @_flag("--log-format", "Log lines: text, json, or auto, which is text on a terminal.")
 def serve(

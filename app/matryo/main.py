@@ -22,8 +22,10 @@ from matryo.assembly import (
     watch_keys,
 )
 from matryo.core.metrics import Metrics
+from matryo.core.networks import Networks
 from matryo.core.reload import Reloads
 from matryo.core.settings import Settings, load_settings
+from matryo.core.tls_keeper import TlsKeeper, watch_tls
 from matryo.engine import Engine
 from matryo.http import operations
 from matryo.http.application import Application
@@ -36,6 +38,7 @@ from matryo.http.middleware import Cors, RequestMiddleware
 from matryo.http.openai import document, routes
 from matryo.http.server import Server, ServerConfig
 from matryo.http.tei import routes as tei
+from matryo.http.tls import warning_daily
 from matryo.service import Service
 
 if TYPE_CHECKING:
@@ -83,14 +86,14 @@ def create_app(
     metrics = Metrics(CollectorRegistry())
     tracer = build_tracer(settings, matryo.__version__)
     service = build_service(settings, engines, metrics, cores, tracer)
-    grpc_server = _grpc_server(settings, service, metrics)
 
     @asynccontextmanager
-    async def lifespan(_: FastAPI) -> AsyncGenerator[None, None]:
+    async def lifespan(application: FastAPI) -> AsyncGenerator[None, None]:
         async with AsyncExitStack() as stack:
             await stack.enter_async_context(exporting(tracer))
             await stack.enter_async_context(service)
-            if grpc_server:
+            await stack.enter_async_context(warning_daily(application.state.tls))
+            if grpc_server := application.state.grpc_server:
                 await stack.enter_async_context(grpc_server)
             yield
 
@@ -103,7 +106,9 @@ def create_app(
         docs_url=None,  # FastAPI's pages load their scripts from elsewhere; ours is plain HTML
         redoc_url=None,
     )
-    application.state.grpc_server = grpc_server
+    application.state.grpc_server = _grpc_server(
+        settings, service, metrics, application.state.tls.grpc
+    )
     document.install(application)
     doors = dict.fromkeys(_names(application.router.routes), "operations")
     # Not included as routers: FastAPI would match each request to an included route twice.
@@ -155,8 +160,9 @@ def create_mcp_app(settings: Settings, engine: Engine | Sequence[Engine]) -> Fas
     )
 
     @asynccontextmanager
-    async def lifespan(_: FastAPI) -> AsyncGenerator[None, None]:
-        async with exporting(tracer), service, sessions.run():
+    async def lifespan(application: FastAPI) -> AsyncGenerator[None, None]:
+        daily = warning_daily(application.state.tls)
+        async with exporting(tracer), service, sessions.run(), daily:
             yield
 
     application = _application(settings, service, metrics, lifespan, openapi_url=None)
@@ -181,6 +187,7 @@ def _count_requests(application: FastAPI, settings: Settings, doors: Mapping[str
         metrics=context.metrics,
         doors=doors,
         describe=context.service.describe,
+        plain=[route for route in application.router.routes if type(route) is Route],
         log_client=settings.log_client,
         tracer=context.service.tracer,
     )
@@ -212,7 +219,7 @@ def _application(
     metrics: Metrics,
     lifespan: Callable[[FastAPI], AbstractAsyncContextManager[None]],
     **options: Any,
-) -> FastAPI:
+) -> Application:
     """An application without routes and middleware: context, errors, and the models' metrics."""
     application = Application(
         title="Matryo",
@@ -221,11 +228,13 @@ def _application(
         redirect_slashes=False,
         **options,
     )
+    application.prefix = settings.root_path or ""
     body_limits = BodyLimits(settings.max_body_bytes, settings.body_timeout_s)
     application.state.grpc_server = None
     reloads = Reloads(lambda what, outcome: metrics.reloads.labels(what, outcome).inc())
     watch_keys(settings, service.keys, reloads)
     application.state.reloads = reloads
+    application.state.tls = watch_tls(settings, metrics, reloads)
     context = application.state.context = Context(
         service, body_limits, settings.unknown_fields, metrics, settings.metrics_key
     )
@@ -241,7 +250,9 @@ def _application(
     return application
 
 
-def _grpc_server(settings: Settings, service: Service, metrics: Metrics) -> GrpcServer | None:
+def _grpc_server(
+    settings: Settings, service: Service, metrics: Metrics, tls: TlsKeeper | None
+) -> GrpcServer | None:
     """The gRPC server, if there is a port for it."""
     if settings.grpc_port is None:
         return None
@@ -250,7 +261,7 @@ def _grpc_server(settings: Settings, service: Service, metrics: Metrics) -> Grpc
     check_installed()
     from matryo.grpc.server import GrpcServer, config_of
 
-    return GrpcServer(service, config_of(settings, matryo.__version__), metrics)
+    return GrpcServer(service, config_of(settings, matryo.__version__), metrics, tls)
 
 
 def build_server(
@@ -267,10 +278,18 @@ def build_server(
     context: Context = application.state.context
     grpc_server: GrpcServer | None = application.state.grpc_server
     config = ServerConfig(
-        ConnectionLimits(settings.max_connections, settings.keep_alive_s),
+        ConnectionLimits(
+            settings.max_connections,
+            settings.keep_alive_s,
+            settings.head_timeout_s,
+            settings.write_timeout_s,
+            settings.min_read_rate,
+        ),
         settings.grace_s,
         settings.drain_delay_s,
         is_shared=settings.processes > 1,
+        proxies=Networks(settings.forwarded_allow_ips),
+        backlog=settings.backlog,
     )
     return Server(
         application,
@@ -282,5 +301,6 @@ def build_server(
         on_ready,
         [grpc_server] if grpc_server else (),
         application.state.reloads,
+        application.state.tls.http,
         application.state.operations,
     )

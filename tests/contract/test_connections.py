@@ -181,10 +181,9 @@ class TestReaders:
             connection.close()
         wait_until(lambda: not n_connections(live))
 
-    def test_nobody_reads(self, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_nobody_reads(self, engine: FakeEngine) -> None:
         """An answer that nobody reads is dropped with its connection, and so is its memory."""
-        monkeypatch.setattr(wire, "STALLED_S", 0.2)
-        with live_server(engine, workers=1) as live:
+        with live_server(engine, workers=1, write_timeout_s=0.2) as live:
             budget = live.application.state.context.service.budget
             connection = socket.socket()
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)

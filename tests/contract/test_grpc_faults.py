@@ -25,6 +25,7 @@ from matryo.engine import TokenIds
 from matryo.grpc import stream as streams
 from matryo.grpc.listening import check_installed, held_port
 from matryo.main import create_app
+from tests.certificates import Authority, Pair, replace
 from tests.checkpoints import make_model
 from tests.contract.conftest import Live, is_refused, live_server, settings, wait_until
 from tests.contract.test_grpc import (
@@ -566,9 +567,9 @@ class TestTls:
         [
             ("cert", None, "MATRYO_GRPC_KEY_FILE"),
             (None, "key", "MATRYO_GRPC_CERT_FILE"),
-            ("cert", "other", "cannot be used"),
+            ("cert", "other", "is not the key of the first certificate"),
             ("cert", "absent", "No such file"),
-            ("key", "cert", "cannot be used"),
+            ("key", "cert", "has no certificate"),
         ],
     )
     def test_files_that_do_not_fit(
@@ -588,6 +589,74 @@ class TestTls:
         }
         with pytest.raises(SettingsInvalid, match=re.escape(says)):
             create_app(settings(grpc_port=0, **files), engine)
+
+
+class TestRenewal:
+    """Certificates of clients, and files that change."""
+
+    def test_client_certificates(self, engine: FakeEngine, tmp_path: Path) -> None:
+        """Only a client with a certificate of the authority is answered, here by files of HTTP."""
+        authority = Authority()
+        cert, key = authority.issue().write(tmp_path)
+        own = authority.issue(name="client")
+        (tmp_path / "ca.pem").write_bytes(authority.pem)
+        files: dict[str, Any] = {
+            "tls_cert_file": str(cert),
+            "tls_key_file": str(key),
+            "grpc_client_ca_file": str(tmp_path / "ca.pem"),
+        }
+        with live_server(engine, grpc_port=0, **files) as live:
+            with secure_channel(live, authority, own) as channel:
+                call: Any = channel.unary_unary(EMBED)
+                assert fields_of(call(field(1, "a"), timeout=30))[1]
+            stranger = Authority("stranger").issue()
+            for wrong in (None, stranger):
+                with secure_channel(live, authority, wrong) as channel:
+                    call = channel.unary_unary(EMBED)
+                    with pytest.raises(grpc.RpcError, match="UNAVAILABLE"):
+                        call(field(1, "a"), timeout=30)
+            assert count(live, EMBED, "OK") == 1
+
+    def test_renewal(self, engine: FakeEngine, tmp_path: Path) -> None:
+        """New channels see a renewed certificate; an open channel still calls; halves are refused."""
+        authority, renewed = Authority(), Authority("renewed")
+        cert, key = authority.issue().write(tmp_path)
+        files: dict[str, Any] = {"grpc_cert_file": str(cert), "grpc_key_file": str(key)}
+        registry: Any = None
+
+        def reloads(outcome: str) -> float:
+            labels = {"what": "tls", "outcome": outcome}
+            return registry.get_sample_value("matryo_reloads_total", labels) or 0
+
+        def ask(channel: grpc.Channel) -> None:
+            call: Any = channel.unary_unary(EMBED)
+            assert fields_of(call(field(1, "a"), timeout=30))[1]
+
+        with (
+            live_server(engine, grpc_port=0, **files) as live,
+            secure_channel(live, authority) as old,
+        ):
+            registry = live.application.state.context.metrics.registry
+            ask(old)
+            pair = renewed.issue()
+            replace(cert, pair.cert_pem)
+            wait_until(lambda: reloads("refused") == 1)
+            with secure_channel(live, authority) as channel:
+                ask(channel)
+            replace(key, pair.key_pem)
+            wait_until(lambda: reloads("ok") == 1)
+            for _ in range(2):  # the second handshake asks again, and gets the same
+                with secure_channel(live, renewed) as channel:
+                    ask(channel)
+            ask(old)
+
+
+def secure_channel(live: Live, authority: Authority, own: Pair | None = None) -> grpc.Channel:
+    """A channel of its own connection, with a client's certificate if given."""
+    pair = (own.key_pem, own.cert_pem) if own else (None, None)
+    target = f"localhost:{live.application.state.grpc_server.port}"
+    options = [("grpc.use_local_subchannel_pool", 1)]
+    return grpc.secure_channel(target, grpc.ssl_channel_credentials(authority.pem, *pair), options)
 
 
 class TestPorts:

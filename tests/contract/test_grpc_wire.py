@@ -6,6 +6,7 @@ import logging
 import socket
 import struct
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -93,10 +94,10 @@ def is_open(one: socket.socket) -> bool:
     return False
 
 
-def test_idle_connections(engine: FakeEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_idle_connections(engine: FakeEngine) -> None:
     """Connections past `MATRYO_MAX_CONNECTIONS` are closed, and so are those that say nothing."""
-    monkeypatch.setattr("matryo.grpc.server.FIRST_S", 1)
-    with live_server(engine, grpc_port=0, max_connections=10) as live, Client(live) as client:
+    bounds: dict[str, Any] = {"max_connections": 10, "head_timeout_s": 1}
+    with live_server(engine, grpc_port=0, **bounds) as live, Client(live) as client:
         idle = [socket.create_connection(("127.0.0.1", client.port)) for _ in range(30)]
         try:
             for one in idle:

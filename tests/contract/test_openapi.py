@@ -36,7 +36,7 @@ async def test_describes(client: httpx2.AsyncClient) -> None:
     schema = document["components"]["schemas"]["EmbeddingRequest"]
     assert schema["required"] == ["input"]
     assert {"input_type", "truncate", "embedding_type"} <= set(schema["properties"])
-    assert {"200", "400", "401", "404", "408", "413", "415", "429", "500", "503"} == set(
+    assert {"200", "400", "401", "403", "404", "408", "413", "415", "429", "500", "503"} == set(
         call["responses"]
     )
     for operations in document["paths"].values():

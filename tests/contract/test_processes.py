@@ -117,6 +117,42 @@ def folders(parent: Path) -> list[Path]:
     return list(parent.glob("matryo-metrics-*"))
 
 
+def test_the_port_of_the_metrics(start: Start, lines: Lines, url: str) -> None:
+    """One process answers for all on the operators' port, and the port survives each of them."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    own = f"http://127.0.0.1:{port}"
+    process = start(MATRYO_METRICS_PORT=str(port), MATRYO_WORKERS="3")
+    wait_until(lambda: any(READY in line for line in lines()), 60)
+    before = servers_of(process)
+    alone = [_resident(number) for number in before]
+    found = scrape(own)
+    assert found["matryo_processes"] == 2
+    assert found["matryo_workers"] == 6
+    assert found["matryo_ready"] == 1
+    # Files that both map count once, so that the sum is less than that of the processes.
+    assert max(alone) < found["matryo_resident_memory_bytes"]
+    assert found["matryo_resident_memory_bytes"] < sum(alone) + _resident(process.pid)
+    assert found["matryo_open_files"] > 20
+    assert found["matryo_cpu_seconds_total"] > 0
+    assert found['matryo_start_seconds{step="load"}'] > 0
+    assert httpx2.get(f"{url}/metrics").status_code == 404
+    for number in sorted(before):
+        os.kill(number, signal.SIGKILL)
+        assert httpx2.get(f"{own}/livez").status_code == 200
+        wait_until(lambda number=number: number not in servers_of(process), 40)
+        wait_until(lambda: len(servers_of(process)) == 2, 40)
+        wait_until(lambda: scrape(own).get("matryo_workers") == 6, 60)
+    assert scrape(own)["matryo_processes"] == 2
+
+
+def _resident(number: int) -> int:
+    """Bytes of resident memory of a process, as the kernel counts them."""
+    found = re.search(r"VmRSS:\s+(\d+) kB", Path(f"/proc/{number}/status").read_text())
+    assert found
+    return 1024 * int(found[1])
+
+
 def test_one_service(server: subprocess.Popen[bytes], url: str, tmp_path: Path) -> None:
     """Counters are summed, a process that dies is replaced, and SIGTERM ends all with status 0."""
     process = server

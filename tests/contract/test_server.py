@@ -332,10 +332,9 @@ class TestBadBytes:
                 assert_error(read_all(connection), 401)
                 wait_until(lambda: not n_connections(live))
 
-    def test_slow_headers(self, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_slow_headers(self, engine: FakeEngine) -> None:
         """A peer that never ends its headers gets an error and is disconnected."""
-        monkeypatch.setattr(wire, "HEAD_S", 0.1)
-        with live_server(engine) as live, connect(live) as connection:
+        with live_server(engine, head_timeout_s=0.1) as live, connect(live) as connection:
             connection.sendall(b"POST /v1/embeddings HTTP/1.1\r\nHost: x\r\n")
             assert_error(read_all(connection), 408)
 
@@ -345,10 +344,9 @@ class TestBadBytes:
             connection.sendall(post(b"x" * 1000)[:-500])
             assert_error(read_all(connection), 408)
 
-    def test_silent_peer(self, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_silent_peer(self, engine: FakeEngine) -> None:
         """A connection that sends nothing is closed."""
-        monkeypatch.setattr(wire, "FIRST_BYTE_S", 0.1)
-        with live_server(engine) as live, connect(live) as connection:
+        with live_server(engine, head_timeout_s=0.1) as live, connect(live) as connection:
             assert read_all(connection) == b""
 
     def test_a_hundred_megabytes(self, live: Live) -> None:

@@ -12,6 +12,7 @@ from typing import BinaryIO
 
 import matryo
 from matryo.assembly import build_service, build_tracer, exporting, load_keys, ready_engines
+from matryo.commands.exposure import check_tls, scheme_of, warn_of_exposure
 from matryo.core import logging as logs
 from matryo.core.errors import SettingsInvalid
 from matryo.core.fixed import fixed
@@ -49,7 +50,7 @@ def run(settings: Settings, *, over_http: bool) -> None:
     logs.configure(settings.log_level, settings.log_format)
     logging.getLogger("mcp").setLevel(logging.WARNING)  # its other lines have ids of sessions
     tune_allocator()
-    settings = settings.model_copy(update={"processes": 1})
+    settings = settings.model_copy(update={"processes": 1, "grpc_port": None})
     if over_http:
         _serve_http(settings)
     else:
@@ -78,8 +79,10 @@ def _serve_http(settings: Settings) -> None:
     outlive_others()
     with held_back(signal.SIGTERM, signal.SIGINT):
         listener = bind_all(settings)
+        listener.scheme = scheme_of(settings)
     try:
         load_keys(settings)  # before a model is made ready
+        check_tls(settings)
         steps, loading = Steps(), ExitStack()
         loading.enter_context(steps.timed("load"))
         application = create_mcp_app(settings, ready_engines(settings, None, steps))
@@ -89,6 +92,7 @@ def _serve_http(settings: Settings) -> None:
             application.state.context.metrics.show_start(steps)
             names = application.state.context.service.directory.ids
             log.info("ready: %s on %s%s", ", ".join(names), listener.url, PATH)
+            warn_of_exposure(settings, listener)
 
         build_server(application, listener, settings, on_ready).run()
     finally:

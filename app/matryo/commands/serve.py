@@ -19,6 +19,7 @@ from matryo.assembly import (
     resolve_models,
 )
 from matryo.catalog.catalog import open_catalog
+from matryo.commands.exposure import check_tls, scheme_of, warn_of_exposure
 from matryo.core import logging as logs
 from matryo.core.memory import tune_allocator
 from matryo.core.metrics import Metrics
@@ -47,8 +48,10 @@ def run(settings: Settings) -> None:
         with held_back(signal.SIGTERM, signal.SIGINT):
             listener = bind_all(settings, settings.uds)
             stack.callback(listener.close)
+            listener.scheme = scheme_of(settings)
             settings = _with_grpc_port(settings, stack)
-        load_keys(settings)  # nor should a wrong file of keys
+        load_keys(settings)  # nor should a wrong file of keys, or of TLS
+        check_tls(settings)
 
         def on_ready() -> None:
             listener.publish()
@@ -128,12 +131,15 @@ def _announce(settings: Settings, listener: Listener) -> None:
         log.info("metrics on %s/metrics", listener.beside.url)
     if settings.grpc_port is not None:
         log.info("gRPC on %s, port %d", settings.host, settings.grpc_port)
+    warn_of_exposure(settings, listener)
     over = f"--unix-socket {shlex.quote(str(path))} " if path else ""
     key = "-H 'Authorization: Bearer YOUR_KEY' " if settings.has_keys else ""
+    cert = "--cert YOUR_CERT --key YOUR_KEY " if settings.tls_client_ca_file else ""
     log.info(
-        "try: curl %s%s/v1/embeddings %s-H 'Content-Type: application/json' "
+        "try: curl %s%s%s/v1/embeddings %s-H 'Content-Type: application/json' "
         """-d '{"input": "The sky is blue."}'""",
         over,
+        cert,
         listener.url,
         key,
     )

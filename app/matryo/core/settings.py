@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from types import NoneType
@@ -20,6 +21,7 @@ from matryo.core.choices import KernelsChoice, PrecisionChoice, TokenInput
 from matryo.core.errors import SettingsInvalid
 from matryo.core.fixed import fixed
 from matryo.core.names import check_names
+from matryo.core.networks import Networks
 from matryo.core.sources import (
     PREFIX,
     check_quotes,
@@ -39,6 +41,7 @@ OPENAI_NAMES = ("text-embedding-3-small", "text-embedding-3-large", "text-embedd
 _Words = tuple[str, ...]
 _Seconds = Annotated[float, Field(le=86_400, allow_inf_nan=False)]
 
+_ROOT_PATH = re.compile(r"(/[A-Za-z0-9._~-]+)+")
 _MOST = 10**15  # far above any machine, and exact in the floats of metrics
 
 
@@ -92,12 +95,68 @@ class Settings(BaseModel):
         description="Port of the gRPC services, on the same host; 0 for any free one, empty = no "
         "gRPC. Needs matryo[grpc].",
     )
+    tls_cert_file: Path | None = Field(
+        None,
+        description="Certificate chain of the server, a PEM file with the server's own certificate "
+        "first; empty = no TLS. Read again when it changes, like the two files below.",
+    )
+    tls_key_file: Path | None = Field(
+        None, description="Private key of the certificate, a PEM file without a password."
+    )
+    tls_client_ca_file: Path | None = Field(
+        None,
+        description="Authorities whose certificates every client must show one of, a PEM file; "
+        "empty = clients show none.",
+    )
     grpc_cert_file: Path | None = Field(
         None,
-        description="Certificate chain of the gRPC port, a PEM file; empty = no TLS.",
+        description="Certificate chain of the gRPC port, a PEM file; empty = MATRYO_TLS_CERT_FILE.",
     )
     grpc_key_file: Path | None = Field(
-        None, description="Private key of the certificate, a PEM file without a password."
+        None,
+        description="Private key of that certificate, a PEM file without a password.",
+    )
+    grpc_client_ca_file: Path | None = Field(
+        None,
+        description="Authorities of the clients of the gRPC port, a PEM file; empty = "
+        "MATRYO_TLS_CLIENT_CA_FILE.",
+    )
+    forwarded_allow_ips: _Words = Field(
+        ("127.0.0.1",),
+        description="Proxies whose headers Forwarded, X-Forwarded-For and X-Forwarded-Proto say "
+        "who calls: addresses and networks, separated by commas; * for every peer, none for "
+        "nobody. Peers over a Unix socket count as proxies, except with none.",
+    )
+    root_path: str | None = Field(
+        None,
+        description="Prefix of every path behind a proxy, such as /embeddings-service. Requests "
+        "are answered with the prefix and without it.",
+    )
+    backlog: int = Field(
+        2048,
+        ge=1,
+        le=65_535,
+        description="Connections that wait until the server accepts them. The kernel cuts the "
+        "number to net.core.somaxconn.",
+    )
+    head_timeout_s: _Seconds = Field(
+        20,
+        gt=0,
+        description="Seconds to the first byte of a connection, a TLS handshake included, and for "
+        "all headers of a request; past it the connection is closed, or the request gets 408.",
+    )
+    write_timeout_s: _Seconds = Field(
+        30,
+        gt=0,
+        description="Seconds without progress after which a caller that does not read its answer "
+        "is disconnected.",
+    )
+    min_read_rate: int = Field(
+        65_536,
+        ge=1,
+        le=_MOST,
+        description="Bytes a second at which a caller must read an answer on average, past the "
+        "first MATRYO_WRITE_TIMEOUT_S; slower ones are disconnected.",
     )
     metrics_port: int | None = Field(
         None,
@@ -302,9 +361,8 @@ class Settings(BaseModel):
         if not is_list:
             if not isinstance(value, str):
                 return value
-            if name == "keys":  # lines of TOML, in which quotes have a meaning
-                plain(value)
-                return value
+            if name == "keys":  # TOML, where a quote may well stand at one end
+                return plain(value)
             value = check_quotes(plain(value))
             return value.lower() if name in _ANY_CASE else value
         if isinstance(value, str):
@@ -346,7 +404,14 @@ class Settings(BaseModel):
     def _socket(cls, value: Path | None) -> Path | None:
         return value and expanded(value).absolute()
 
-    @field_validator("grpc_cert_file", "grpc_key_file")
+    @field_validator(
+        "tls_cert_file",
+        "tls_key_file",
+        "tls_client_ca_file",
+        "grpc_cert_file",
+        "grpc_key_file",
+        "grpc_client_ca_file",
+    )
     @classmethod
     def _pem(cls, value: Path | None) -> Path | None:
         return value and expanded(value).absolute()
@@ -355,6 +420,23 @@ class Settings(BaseModel):
     @classmethod
     def _keys_file(cls, value: Path | None) -> Path | None:
         return value and expanded(value).absolute()
+
+    @field_validator("forwarded_allow_ips")
+    @classmethod
+    def _proxies(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        Networks(value)
+        return value
+
+    @field_validator("root_path")
+    @classmethod
+    def _prefix(cls, value: str | None) -> str | None:
+        path = (value or "").rstrip("/")
+        if path and not _ROOT_PATH.fullmatch(path):
+            raise ValueError(
+                f"is {shown(value)}, which is no prefix of a path. Write a slash, then letters, "
+                "digits and . _ ~ -, such as /embeddings-service"
+            )
+        return path or None
 
     @field_validator("host")
     @classmethod

@@ -149,8 +149,8 @@ class Call:
 
     def final_trailers(self) -> tuple[tuple[str, str], ...]:
         """The trailing metadata, with what is left to the key now."""
-        account = self.caller.account
-        return tuple((self.trailers | (account.headers() if account else {})).items())
+        allowance = self.caller.allowance
+        return tuple((self.trailers | (allowance.headers() if allowance else {})).items())
 
     async def read(self) -> Message | None:
         """The only message of the call; None if there is none.

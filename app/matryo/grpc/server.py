@@ -7,9 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import ssl
 from dataclasses import dataclass
-from pathlib import Path
 from types import TracebackType
 from typing import Self
 
@@ -18,6 +16,8 @@ import grpc
 from matryo.core.errors import SettingsInvalid
 from matryo.core.metrics import Metrics
 from matryo.core.settings import Settings
+from matryo.core.tls import Tls
+from matryo.core.tls_keeper import TlsKeeper
 from matryo.grpc import encoderfile, health, inference, reflection, tei
 from matryo.grpc.aio import Methods, server_of
 from matryo.grpc.calls import Door, Limits
@@ -25,8 +25,6 @@ from matryo.service import Service
 
 log = logging.getLogger("matryo")
 
-FIRST_S = 20
-"""Seconds to the first bytes of a connection, TLS included."""
 _MOST_METADATA_BYTES = 16 * 1024
 _NO_COMPRESSION = 1  # a set of algorithms, with a bit for each
 
@@ -38,9 +36,8 @@ class GrpcConfig:
     Attributes:
         host: address to listen on, or a name.
         port: 0 for any that is free.
-        cert_file: certificate chain; None for no TLS.
-        key_file: private key of the certificate.
         max_message_bytes: of one message that is read.
+        first_s: seconds to the first bytes of a connection, TLS included.
         idle_s: seconds after which a connection without a call is closed.
         limits: of the calls.
         version: of the server.
@@ -49,9 +46,8 @@ class GrpcConfig:
 
     host: str
     port: int
-    cert_file: Path | None
-    key_file: Path | None
     max_message_bytes: int
+    first_s: float
     idle_s: float
     limits: Limits
     version: str
@@ -69,9 +65,8 @@ def config_of(settings: Settings, version: str) -> GrpcConfig:
     return GrpcConfig(
         host=settings.host,
         port=settings.grpc_port,
-        cert_file=settings.grpc_cert_file,
-        key_file=settings.grpc_key_file,
         max_message_bytes=settings.max_body_bytes,
+        first_s=settings.head_timeout_s,
         idle_s=settings.keep_alive_s,
         limits=Limits(
             timeout_s=settings.body_timeout_s,
@@ -90,17 +85,17 @@ class GrpcServer:
         service: answers the calls.
         config: the operator's choices.
         metrics: what is counted.
-
-    Raises:
-        SettingsInvalid: the files for TLS cannot be used.
+        tls: of the connections; None for no TLS.
 
     Attributes:
         port: that the server listens on, once it is entered.
     """
 
-    def __init__(self, service: Service, config: GrpcConfig, metrics: Metrics) -> None:
+    def __init__(
+        self, service: Service, config: GrpcConfig, metrics: Metrics, tls: TlsKeeper | None = None
+    ) -> None:
         self._service, self._config, self._metrics = service, config, metrics
-        self._credentials = _credentials(config.cert_file, config.key_file)
+        self._tls = tls
         self._server: grpc.aio.Server | None = None
         self._draining = asyncio.Event()
         self.port = config.port
@@ -125,8 +120,8 @@ class GrpcServer:
         host = f"[{config.host}]" if ":" in config.host else config.host
         address = f"{host}:{config.port}"
         try:
-            if self._credentials:
-                self.port = server.add_secure_port(address, self._credentials)
+            if self._tls:
+                self.port = server.add_secure_port(address, _credentials(self._tls))
             else:
                 self.port = server.add_insecure_port(address)
         except RuntimeError as exc:
@@ -189,30 +184,31 @@ def _options(config: GrpcConfig) -> list[tuple[str, int]]:
         ("grpc.max_metadata_size", _MOST_METADATA_BYTES),
         ("grpc.absolute_max_metadata_size", _MOST_METADATA_BYTES),
         ("grpc.max_allowed_incoming_connections", config.limits.max_calls),
-        ("grpc.server_handshake_timeout_ms", int(1000 * FIRST_S)),
+        ("grpc.server_handshake_timeout_ms", int(1000 * config.first_s)),
         ("grpc.max_connection_idle_ms", int(1000 * config.idle_s)),
         # A compressed message may be a thousand times as large as its bytes.
         ("grpc.compression_enabled_algorithms_bitset", _NO_COMPRESSION),
     ]
 
 
-def _credentials(cert_file: Path | None, key_file: Path | None) -> grpc.ServerCredentials | None:
-    if cert_file is None and key_file is None:
-        return None
-    if cert_file is None or key_file is None:
-        given, missing = ("CERT", "KEY") if cert_file else ("KEY", "CERT")
-        raise SettingsInvalid(
-            f"MATRYO_GRPC_{given}_FILE is set without MATRYO_GRPC_{missing}_FILE. TLS needs the "
-            "certificate and its key: set both, or none for no TLS."
-        )
-    try:
-        # The library takes any bytes, and then fails each handshake.
-        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(cert_file, key_file, password="")
-        pair = key_file.read_bytes(), cert_file.read_bytes()
-    except (OSError, ValueError) as exc:  # ssl's error is an OSError
-        raise SettingsInvalid(
-            f"MATRYO_GRPC_CERT_FILE={cert_file} and MATRYO_GRPC_KEY_FILE={key_file} cannot be "
-            f"used: {getattr(exc, 'strerror', None) or exc}. Name two PEM files that this user may "
-            "read: a certificate chain, and its key without a password."
-        ) from exc
-    return grpc.ssl_server_credentials([pair])
+def _credentials(tls: TlsKeeper) -> grpc.ServerCredentials:
+    """Credentials that each handshake asks for a newer certificate."""
+    used = tls.current
+
+    def newer() -> grpc.ServerCertificateConfiguration | None:
+        """What has come since the last handshake, if anything has; called on any thread."""
+        nonlocal used
+        if (now := tls.current) is used:
+            return None
+        used = now
+        return _configuration(now)
+
+    return grpc.dynamic_ssl_server_credentials(
+        _configuration(used),
+        newer,  # pyright: ignore[reportArgumentType] - None, for no change, is missing in the types
+        require_client_authentication=used.client_ca is not None,
+    )
+
+
+def _configuration(tls: Tls) -> grpc.ServerCertificateConfiguration:
+    return grpc.ssl_server_certificate_configuration([(tls.key, tls.chain)], tls.client_ca)

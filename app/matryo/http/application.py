@@ -13,7 +13,7 @@ from typing import cast
 from fastapi import FastAPI
 from fastapi.middleware.asyncexitstack import AsyncExitStackMiddleware
 from starlette.exceptions import HTTPException
-from starlette.routing import BaseRoute, Router
+from starlette.routing import BaseRoute, Match, Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from matryo.core.errors import MatryoError
@@ -22,7 +22,13 @@ from matryo.http.routing import Direct
 
 
 class Application(FastAPI):
-    """An application whose layers are those of `add_middleware`, and `Dispatch` behind them."""
+    """An application whose layers are those of `add_middleware`, and `Dispatch` behind them.
+
+    Attributes:
+        prefix: of every path, for callers of a proxy; empty for none.
+    """
+
+    prefix = ""
 
     def build_middleware_stack(self) -> ASGIApp:
         """The layers of a request; called by the first request, when all routes are known."""
@@ -36,7 +42,22 @@ class Application(FastAPI):
         scope["app"] = self
         if self.middleware_stack is None:
             self.middleware_stack = self.build_middleware_stack()
+        if self.prefix and scope["type"] == "http":
+            scope["path"] = self._path_of(scope)
         await self.middleware_stack(scope, receive, send)
+
+    def _path_of(self, scope: Scope) -> str:
+        """The path without the prefix of a proxy that passes its prefix on.
+
+        A path that has a route as it is keeps it: a proxy that strips the prefix `/v1` may ask for
+        `/v1/models`.
+        """
+        path: str = scope["path"]
+        rest = path.removeprefix(self.prefix)
+        if rest == path or (rest and not rest.startswith("/")):
+            return path
+        is_own = any(route.matches(scope)[0] is not Match.NONE for route in self.router.routes)
+        return path if is_own else rest or "/"
 
 
 class Dispatch:

@@ -21,18 +21,14 @@ from matryo.core.errors import NotReady, Overloaded, Stopping
 from matryo.http.connections import Connections
 from matryo.http.errors import body, error_answer
 from matryo.http.exchange import Exchange, status_line
+from matryo.http.forwarded import is_proxy, note_origin
 from matryo.http.reader import Refusal, RequestReader
 from matryo.service.request_id import new_request_id
 
 _MAX_PIPELINED = 16
 _MAX_HELD_BYTES = 64 * 1024
 
-FIRST_BYTE_S = 20.0
-HEAD_S = 20.0
-STALLED_S = 30.0
 _FRESH_DRAINING_S, _STALLED_DRAINING_S = 0.5, 5.0
-# A peer must read an answer at this rate on average, or it holds the answer's memory for ever.
-_MIN_READ_RATE = 64 * 1024
 # A refusal may come before its body does. Closing at once would reset the connection, and many
 # clients would lose the answer; so the rest of the body is dropped unparsed for this long.
 LINGER_S, _LINGER_DRAINING_S = 30.0, 1.0
@@ -95,8 +91,10 @@ class Connection(asyncio.Protocol):
         self._transport = cast("asyncio.Transport", transport)
         # Paused whenever the socket did not take everything at once.
         self._transport.set_write_buffer_limits(high=0)
-        ends = (_address(transport.get_extra_info(name)) for name in ("sockname", "peername"))
-        self._reader: RequestReader | None = RequestReader(self, self._lease, *ends)
+        here, peer = (_address(transport.get_extra_info(one)) for one in ("sockname", "peername"))
+        scheme = "https" if transport.get_extra_info("sslcontext") else "http"
+        self._reader: RequestReader | None = RequestReader(self, self._lease, here, peer, scheme)
+        self._is_of_proxy = is_proxy(peer, self._owner.proxies, is_local=here is None)
         if not self._owner.add(self):
             self.phase = Phase.CLOSING
             self._owner.count_drop("full")
@@ -104,7 +102,7 @@ class Connection(asyncio.Protocol):
             self._write_error(error_answer(NotReady("The server has no room for a connection.")))
             self._transport.close()
             return
-        self._become(Phase.FRESH, FIRST_BYTE_S)
+        self._become(Phase.FRESH, self._owner.limits.head_s)
         if self._owner.is_draining:  # accepted just before the socket was closed
             self.drain_requests()
 
@@ -183,13 +181,15 @@ class Connection(asyncio.Protocol):
     def on_head(self) -> None:
         """Give the head its time."""
         if self._exchange is None:
-            self._become(Phase.HEAD, HEAD_S)
+            self._become(Phase.HEAD, self._owner.limits.head_s)
 
     def on_request(self, scope: Scope, *, keep_alive: bool, expects_continue: bool) -> None:
         """Start a request, or queue it behind the one in work."""
         if self._overrun or len(self._queue) >= _MAX_PIPELINED:
             self._overrun = True
             return
+        if self._is_of_proxy:
+            note_origin(scope, self._owner.proxies)
         exchange = Exchange(self, scope, keep_alive=keep_alive, expects_continue=expects_continue)
         self._arriving = exchange
         if self._exchange is None:
@@ -238,7 +238,7 @@ class Connection(asyncio.Protocol):
         if self._queue:
             self._start(self._queue.popleft())
         elif self._reader and self._reader.in_head:
-            self._become(Phase.HEAD, HEAD_S)
+            self._become(Phase.HEAD, self._owner.limits.head_s)
         else:
             self._become(Phase.IDLE, self._owner.limits.keep_alive_s)
         if self._held and not self.has_whole_request:
@@ -305,7 +305,7 @@ class Connection(asyncio.Protocol):
         self._transport.write(b"".join((*lines, b"\r\n", bytes(answer.body))))
 
     def _close(self) -> None:
-        self._become(Phase.CLOSING, STALLED_S)
+        self._become(Phase.CLOSING, self._owner.limits.write_s)
         self._transport.close()
 
     # --- what an exchange asks of its connection
@@ -331,7 +331,9 @@ class Connection(asyncio.Protocol):
 
     def expect_reader(self, n_bytes: int) -> None:
         """Expect the peer to read an answer of so many bytes in reasonable time."""
-        self._answer_deadline = self._loop.time() + STALLED_S + n_bytes / _MIN_READ_RATE
+        limits = self._owner.limits
+        spent_s = limits.write_s + n_bytes / limits.min_read_rate
+        self._answer_deadline = self._loop.time() + spent_s
 
     def pause_reading(self) -> None:
         """Read nothing more from the socket."""
@@ -353,7 +355,9 @@ class Connection(asyncio.Protocol):
         self._owner.note_idle(self, _RANKS.get(phase))
 
     def _expect_progress(self, now: float) -> None:
-        patience = _STALLED_DRAINING_S if self._owner.is_draining else STALLED_S
+        patience = self._owner.limits.write_s
+        if self._owner.is_draining:
+            patience = min(patience, _STALLED_DRAINING_S)
         self._write_deadline = min(now + patience, self._answer_deadline)
 
     def check_time(self, now: float) -> None:
@@ -372,7 +376,8 @@ class Connection(asyncio.Protocol):
     def _on_deadline(self) -> None:
         match self.phase:
             case Phase.HEAD:
-                message = f"The request's headers did not arrive within {HEAD_S:g} s."
+                most_s = self._owner.limits.head_s
+                message = f"The request's headers did not arrive within {most_s:g} s."
                 self._refuse(body(408, message))
             case Phase.FRESH | Phase.IDLE:
                 self._owner.count_drop("silent" if self.phase is Phase.FRESH else "idle")

@@ -16,6 +16,7 @@ from starlette.types import ASGIApp
 from matryo.core.budget import Budget
 from matryo.core.errors import CallerGone
 from matryo.core.metrics import Metrics
+from matryo.core.networks import Networks
 from matryo.http.exchange import Exchange
 
 log = logging.getLogger("matryo.http")
@@ -33,10 +34,18 @@ class ConnectionLimits:
     Attributes:
         max_connections: of this process.
         keep_alive_s: seconds that a connection may stay open without a request.
+        head_s: seconds to the first byte of a connection, a TLS handshake included, and for the
+            head of a request.
+        write_s: seconds without progress of an answer.
+        min_read_rate: bytes a second at which a peer must read an answer on average. Slower, it
+            would hold the answer's memory for ever.
     """
 
     max_connections: int = 4096
     keep_alive_s: float = 75.0
+    head_s: float = 20.0
+    write_s: float = 30.0
+    min_read_rate: int = 64 * 1024
 
 
 class Member(Protocol):
@@ -78,6 +87,7 @@ class Connections:
         limits: of the connections.
         budget: what large heads are taken from.
         metrics: what is counted.
+        proxies: peers whose headers say who calls.
 
     Attributes:
         is_leaving: an answer is the last of its connection.
@@ -93,9 +103,11 @@ class Connections:
         limits: ConnectionLimits,
         budget: Budget,
         metrics: Metrics,
+        proxies: Networks | None = None,
     ) -> None:
         self.loop = loop
         self.limits = limits
+        self.proxies = Networks(()) if proxies is None else proxies
         self.budget = budget
         self._application = application
         self._metrics = metrics
@@ -228,6 +240,11 @@ class Connections:
         """Count and log a request that was refused before it reached the application."""
         self._metrics.http_refusals.labels(str(status)).inc()
         log.info("refused unread: %s", HTTPStatus(status).phrase, extra={"status": status})
+
+    def count_tls_failure(self, reason: str) -> None:
+        """Count and log a connection that ends because TLS failed."""
+        self.count_drop("tls")
+        log.info("TLS failed: %s", reason)
 
     def count_drop(self, reason: str) -> None:
         """Count a connection that the server ended, and log now and then that there is no room."""

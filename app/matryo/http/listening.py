@@ -17,13 +17,13 @@ from pathlib import Path
 from typing import Any
 
 from matryo.core.errors import SettingsInvalid
+from matryo.core.networks import address_of
 from matryo.core.settings import Settings
 from matryo.http.probe import ask
 from matryo.http.unix import SocketFile, bind_file
 
 ADDRESS = "address with --host, --port or --uds (MATRYO_HOST, MATRYO_PORT, MATRYO_UDS)"
 METRICS_PORT = "port with MATRYO_METRICS_PORT"
-BACKLOG = 2048
 _PROBE_S = 10
 _PORT_TRIES = 20
 # `localhost` may stand for ::1 on a machine where IPv6 is switched off.
@@ -39,6 +39,7 @@ class Listener:
         sockets: one for each address.
         file: of the Unix socket; None for TCP.
         token: known to this server alone; marks the request that the server sends itself.
+        scheme: `http` or `https`.
         remedy: names the settings of the address.
         beside: the sockets of the operators' port; None if they have none of their own.
     """
@@ -46,6 +47,7 @@ class Listener:
     sockets: list[socket.socket]
     file: SocketFile | None = None
     token: str = field(default_factory=lambda: secrets.token_hex(16), repr=False)
+    scheme: str = "http"
     remedy: str = ADDRESS
     beside: Listener | None = None
 
@@ -58,19 +60,32 @@ class Listener:
     def url(self) -> str:
         """Where a client of this machine reaches the server; a Unix socket takes any host."""
         if self.file:
-            return "http://localhost"
+            return f"{self.scheme}://localhost"
         host, port = _reachable(self.sockets[0])[:2]
-        return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+        return f"{self.scheme}://{f'[{host}]' if ':' in host else host}:{port}"
 
-    def listen(self) -> None:
+    def open_address(self) -> str | None:
+        """An address that other machines may reach; None if only this machine can call."""
+        if self.file:
+            return None
+        for one in self.sockets:
+            address = address_of(one.getsockname()[0])
+            if address and not address.is_loopback:
+                return self._name(one)
+        return None
+
+    def listen(self, backlog: int) -> None:
         """Accept connections.
+
+        Args:
+            backlog: connections that wait to be accepted.
 
         Raises:
             SettingsInvalid: another process listens on an address by now.
         """
         for one in self.sockets:
             with _explained(self._name(one), self.remedy):
-                one.listen(BACKLOG)
+                one.listen(backlog)
 
     def check_answered(self) -> None:
         """Return once this server has answered a request to each socket.

@@ -10,12 +10,13 @@ import asyncio
 import http
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from starlette.datastructures import Headers
 from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import Response
+from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from matryo.core.errors import CallerGone, RequestError
@@ -49,6 +50,7 @@ class RequestMiddleware:
         metrics: what is counted.
         doors: the door of each route, by the route's name.
         describe: the model and the input type that some options mean; see `Service.describe`.
+        plain: routes of Starlette, which names the endpoint alone in the scope of a request.
         log_client: whether the log line has the address of the peer.
         tracer: makes the spans.
     """
@@ -59,6 +61,7 @@ class RequestMiddleware:
         metrics: Metrics,
         doors: Mapping[str, str],
         describe: Callable[[Options], tuple[str, str]],
+        plain: Sequence[Route] = (),
         *,
         log_client: bool = False,
         tracer: Tracer = NO_TRACER,
@@ -66,6 +69,7 @@ class RequestMiddleware:
         self._app = app
         self._metrics = metrics
         self._doors = doors
+        self._plain: dict[object, Route] = {route.endpoint: route for route in plain}
         self._describe = describe
         self._log_client = log_client
         self._tracer = tracer
@@ -153,7 +157,8 @@ class RequestMiddleware:
     def _record(self, scope: Scope, spent_s: float) -> None:
         """Count and log a request that ended."""
         # A route's name is its path. An unknown path is a text of the caller, and never a label.
-        route: str = getattr(scope.get("route"), "name", "other")
+        found = scope.get("route") or self._plain.get(scope.get("endpoint"))
+        route: str = getattr(found, "name", "other")
         state = scope["state"]
         facts: dict[str, Any] = state["facts"]
         status: int = state["status"]
@@ -185,9 +190,9 @@ def _asked_by(error: Exception | None) -> Options | None:
 
 def _limits(caller: Caller | None) -> list[tuple[bytes, bytes]]:
     """The headers with what is left to a caller's key."""
-    if caller is None or caller.account is None:
+    if caller is None or caller.allowance is None:
         return []
-    return [(name.encode(), value.encode()) for name, value in caller.account.headers().items()]
+    return [(name.encode(), value.encode()) for name, value in caller.allowance.headers().items()]
 
 
 def _shown_path(scope: Scope) -> str:

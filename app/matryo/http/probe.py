@@ -14,6 +14,12 @@ _STATUS = 204
 _MOST_BYTES = 65_536
 
 
+def request_of(token: str) -> bytes:
+    """The bytes of the request; plain HTTP, whatever else the server speaks on its sockets."""
+    lines = ["GET /livez HTTP/1.1", "Host: localhost", f"{_HEADER}: {token}", "Connection: close"]
+    return "\r\n".join([*lines, "", ""]).encode()
+
+
 def ask(family: int, address: str | tuple[Any, ...], token: str, timeout_s: float) -> bool:
     """Whether the server that answers at `address` knows `token`; no proxy is asked.
 
@@ -26,12 +32,11 @@ def ask(family: int, address: str | tuple[Any, ...], token: str, timeout_s: floa
     Raises:
         OSError: nobody answers.
     """
-    lines = ["GET /livez HTTP/1.1", "Host: localhost", f"{_HEADER}: {token}", "Connection: close"]
     answer = b""
     with socket.socket(family, socket.SOCK_STREAM) as connection:
         connection.settimeout(timeout_s)
         connection.connect(address)
-        connection.sendall("\r\n".join([*lines, "", ""]).encode())
+        connection.sendall(request_of(token))
         while b"\r\n" not in answer and len(answer) < _MOST_BYTES:
             piece = connection.recv(_MOST_BYTES)
             if not piece:

@@ -72,6 +72,7 @@ class RequestReader:
         lease: holds the bytes of a large head, and ends with each request.
         server: address of the server's end, as ASGI has it; None for a Unix socket.
         client: address of the peer's end.
+        scheme: of the requests, `http` or `https`.
 
     Attributes:
         in_head: whether a head has begun and is not complete.
@@ -79,11 +80,16 @@ class RequestReader:
     """
 
     def __init__(
-        self, taker: Taker, lease: Lease, server: Address | None, client: Address | None
+        self,
+        taker: Taker,
+        lease: Lease,
+        server: Address | None,
+        client: Address | None,
+        scheme: str = "http",
     ) -> None:
         self._taker = taker
         self._lease = lease
-        self._ends = {"server": server, "client": client}
+        self._ends = {"server": server, "client": client, "scheme": scheme}
         self._parser: Any = httptools.HttpRequestParser(self)
         self._url = b""
         self._headers: list[tuple[bytes, bytes]] = []
@@ -204,7 +210,6 @@ class RequestReader:
             "asgi": {"version": "3.0", "spec_version": "2.3"},
             "http_version": self._parser.get_http_version(),
             "method": self._parser.get_method().decode("ascii"),
-            "scheme": "http",
             "path": urllib.parse.unquote(path) if "%" in path else path,
             "raw_path": raw_path,
             "query_string": query,

@@ -30,4 +30,7 @@ async def reload_changed(reloads: Reloads, hung_up: asyncio.Event) -> None:
         if is_asked and not reloads:
             log.info("SIGHUP: nothing to reload")
         for use in await asyncio.to_thread(reloads.read, at_once=is_asked):
-            use()
+            try:
+                use()
+            except Exception:  # a fault of ours must not end all later reloads
+                log.exception("what was read again is not in use")

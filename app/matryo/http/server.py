@@ -23,21 +23,24 @@ import threading
 import time
 from collections.abc import Callable, Generator, Sequence
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from starlette.types import ASGIApp
 
 from matryo.core.budget import Budget
 from matryo.core.metrics import Metrics
+from matryo.core.networks import Networks
 from matryo.core.reload import Reloads
 from matryo.core.signals import AGAIN_S, Stopped
+from matryo.core.tls_keeper import TlsKeeper
 from matryo.http.accepting import Acceptor
 from matryo.http.connection import Connection
 from matryo.http.connections import ConnectionLimits, Connections, allow_open_files
 from matryo.http.listening import Listener
-from matryo.http.probe import answering
+from matryo.http.probe import answering, request_of
 from matryo.http.reloading import reload_changed
+from matryo.http.tls import ReadBuffer, TlsLayer
 
 log = logging.getLogger("matryo")
 
@@ -84,12 +87,16 @@ class ServerConfig:
         drain_delay_s: seconds before that in which new requests are still taken, each as the last
             one of its connection.
         is_shared: whether several processes take connections of the same sockets.
+        proxies: peers whose headers say who calls.
+        backlog: connections that wait to be accepted.
     """
 
     connections: ConnectionLimits = field(default_factory=ConnectionLimits)
     grace_s: float = 25.0
     drain_delay_s: float = 0.0
     is_shared: bool = False
+    proxies: Networks = field(default_factory=lambda: Networks(()))
+    backlog: int = 2048
 
 
 class Server:
@@ -105,6 +112,7 @@ class Server:
         on_ready: called once the server has answered a request of its own.
         doors: which drain beside HTTP.
         reloads: the files to read again when they change.
+        tls: of the connections; None for plain HTTP.
         operations: answers on the sockets beside those of the application, until the very end;
             None if there are none.
 
@@ -123,6 +131,7 @@ class Server:
         on_ready: Callable[[], None],
         doors: Sequence[Door] = (),
         reloads: Reloads | None = None,
+        tls: TlsKeeper | None = None,
         operations: ASGIApp | None = None,
     ) -> None:
         self._application = answering(application, listener.token)
@@ -134,6 +143,7 @@ class Server:
         self._metrics = metrics
         self._on_ready = on_ready
         self._doors = doors
+        self._tls = tls
         self._reloads = reloads or Reloads(lambda _what, _outcome: None)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._signal, self._signalled_at = 0, 0.0
@@ -174,16 +184,21 @@ class Server:
             if self._stopping.is_set():
                 raise Stopped(self._signal)
             limits = self._config.connections
-            limits = ConnectionLimits(allow_open_files(limits.max_connections), limits.keep_alive_s)
+            limits = replace(limits, max_connections=allow_open_files(limits.max_connections))
             connections = self.connections = Connections(
-                loop, self._application, limits, self._service.budget, self._metrics
+                loop,
+                self._application,
+                limits,
+                self._service.budget,
+                self._metrics,
+                self._config.proxies,
             )
             self._metrics.on_refresh(connections.show)
             servers: list[Acceptor] = []
             beside = _Beside(loop, self._operations, self._service.budget, self._metrics)
             reloading = asyncio.create_task(reload_changed(self._reloads, self._hung_up))
             try:
-                servers += await _listen(self._listener, connections, self._config)
+                servers += await _listen(self._listener, self._protocols(connections), self._config)
                 if self._listener.beside:
                     await beside.listen(self._listener.beside, self._config)
                 self._on_ready()
@@ -203,6 +218,19 @@ class Server:
                 await self._wait(connections.empty, _LAST_WORDS_S)
                 connections.close()
                 beside.close()
+
+    def _protocols(self, connections: Connections) -> Callable[[], asyncio.BaseProtocol]:
+        """Makes the protocol of each connection."""
+        if (tls := self._tls) is None:
+            return lambda: Connection(connections)
+        probe, buffer = request_of(self._listener.token), ReadBuffer()
+        return lambda: TlsLayer(
+            Connection(connections),
+            tls.current.context,
+            probe,
+            buffer,
+            connections.count_tls_failure,
+        )
 
     async def _drain(self, servers: Sequence[Acceptor], connections: Connections) -> None:
         _close(servers)
@@ -252,11 +280,12 @@ class _Beside:
         """
         assert self._application is not None
         application = answering(self._application, listener.token)
-        limits = ConnectionLimits(_OPERATORS, config.connections.keep_alive_s)
+        limits = replace(config.connections, max_connections=_OPERATORS)
         self._connections = Connections(
             self._loop, application, limits, self._budget, self._metrics
         )
-        self._servers = await _listen(listener, self._connections, config)
+        connections = self._connections
+        self._servers = await _listen(listener, lambda: Connection(connections), config)
 
     def close(self) -> None:
         """Close the port, and end its connections."""
@@ -267,14 +296,13 @@ class _Beside:
 
 
 async def _listen(
-    listener: Listener, connections: Connections, config: ServerConfig
+    listener: Listener, protocols: Callable[[], asyncio.BaseProtocol], config: ServerConfig
 ) -> Sequence[Acceptor]:
     """Take connections of the sockets of `listener`, and have one of them answered."""
-    listener.listen()
+    listener.listen(config.backlog)
     loop = asyncio.get_running_loop()
     servers = [
-        Acceptor(loop, one, lambda: Connection(connections), is_shared=config.is_shared)
-        for one in listener.sockets
+        Acceptor(loop, one, protocols, is_shared=config.is_shared) for one in listener.sockets
     ]
     try:
         await asyncio.to_thread(listener.check_answered)

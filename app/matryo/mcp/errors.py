@@ -13,6 +13,7 @@ from matryo.core.errors import (
     CapacityError,
     DeadlinePassed,
     InvalidRequest,
+    ModelForbidden,
     NotReady,
     RequestError,
     UnknownModel,
@@ -40,6 +41,7 @@ def words_of(exc: Exception, request_id: str) -> str:
 # The status of an exception is that of its class, or of the nearest base class that has one.
 _STATUSES: dict[type[BaseException], int] = {
     RequestError: 400,
+    ModelForbidden: 403,
     UnknownModel: 404,
     DeadlinePassed: 408,
     CapacityError: 429,

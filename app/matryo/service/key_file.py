@@ -163,7 +163,7 @@ def parse_keys(text: str, source: str) -> list[NamedKey]:
         reason = str(exc).partition(" (at ")[0]
         raise SettingsInvalid(
             f"{where} is no TOML: {reason}. A key is one line, such as "
-            'search = { sha256 = "64 hex digits" }.'
+            'search = { sha256 = "64 hex digits" }; plain keys belong into MATRYO_API_KEYS.'
         ) from None
     except RecursionError:
         raise SettingsInvalid(f"{source} is nested too deeply. A key is one line.") from None

@@ -20,7 +20,7 @@ from datetime import UTC, datetime
 from matryo.core.errors import Unauthorized
 from matryo.core.metric_list import LIMIT_REASONS
 from matryo.core.metrics import Metrics
-from matryo.service.accounts import Account, KeyLimits
+from matryo.service.allowance import Allowance, KeyLimits
 from matryo.service.key_file import NamedKey, masked
 from matryo.service.ledger import Ledger
 from matryo.service.request import OPEN, Caller
@@ -64,7 +64,7 @@ class KeyRing:
     ) -> None:
         self._find_model, self._metrics, self._now = find_model, metrics, now
         self._ledger = ledger or Ledger()
-        self._accounts: dict[str, Account] = {}
+        self._allowances: dict[str, Allowance] = {}
         # A key is looked up by a hash that nobody outside can compute, so that the time of a look
         # says nothing about the hashes of the keys, and does not grow with their number.
         self._secret = secrets.token_bytes(32)
@@ -92,7 +92,7 @@ class KeyRing:
         """
         known: dict[bytes, _Known] = {}
         for one in keys:
-            caller = Caller(one.name, one.key.weight, self._account(one))
+            caller = Caller(one.name, one.key.weight, self._allowance(one))
             expires_at = one.key.expires and one.key.expires.timestamp()
             for digits in one.key.sha256:
                 digest = bytes.fromhex(digits)
@@ -146,23 +146,23 @@ class KeyRing:
     def _mac(self, digest: bytes) -> bytes:
         return hashlib.blake2b(digest, key=self._secret, digest_size=_MAC_BYTES).digest()
 
-    def _account(self, one: NamedKey) -> Account:
-        """The account of a name, with the limits that the name has now."""
-        if one.name not in self._accounts:
-            self._accounts[one.name] = Account(
+    def _allowance(self, one: NamedKey) -> Allowance:
+        """The allowance of a name, with the limits that the name has now."""
+        if one.name not in self._allowances:
+            self._allowances[one.name] = Allowance(
                 one.name, self._ledger.row(one.name), self._counted(one.name)
             )
-        account = self._accounts[one.name]
+        allowance = self._allowances[one.name]
         for reason in LIMIT_REASONS:  # an alert cannot see the first event of a new series
             self._metrics.caller_rejections.labels(one.name, reason)
         models = one.key.models
-        account.limits = KeyLimits(
+        allowance.limits = KeyLimits(
             one.key.requests_per_minute,
             one.key.tokens_per_minute,
             one.key.tokens_per_day,
             None if models is None else frozenset(self._ids(one.name, models)),
         )
-        return account
+        return allowance
 
     def _ids(self, name: str, models: Sequence[str]) -> list[str]:
         found = {model: self._find_model(model) for model in models}

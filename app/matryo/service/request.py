@@ -10,7 +10,7 @@ from typing import Literal
 from matryo.engine import Side
 from matryo.engine.postprocess import FloatArray
 from matryo.scheduler import Priority
-from matryo.service.accounts import Account
+from matryo.service.allowance import Allowance
 
 EmbeddingType = Literal["float", "int8", "uint8", "binary", "ubinary"]
 """Numbers that a caller may ask for; `matryo.service.numbers` makes them of the float32 matrix."""
@@ -119,12 +119,12 @@ class Caller:
     Attributes:
         name: of the key that the caller showed; None where no key is asked for.
         weight: share of the models' time beside other callers that want it.
-        account: the key's limits, and what is used of them; None where no key is asked for.
+        allowance: the key's limits, and what is used of them; None where no key is asked for.
     """
 
     name: str | None = None
     weight: float = 1.0
-    account: Account | None = field(default=None, compare=False, repr=False)
+    allowance: Allowance | None = field(default=None, compare=False, repr=False)
 
     def check_model(self, model_id: str) -> None:
         """Refuse a model that the caller may not use.
@@ -132,12 +132,12 @@ class Caller:
         Raises:
             ModelForbidden: the caller's key has models, and this is none of them.
         """
-        if self.account:
-            self.account.check_model(model_id)
+        if self.allowance:
+            self.allowance.check_model(model_id)
 
     def may_use(self, model_id: str) -> bool:
         """Whether the caller may use a model."""
-        models = self.account and self.account.limits.models
+        models = self.allowance and self.allowance.limits.models
         return models is None or model_id in models
 
 

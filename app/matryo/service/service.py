@@ -178,8 +178,8 @@ class Service:
         Raises:
             RequestRateReached: the caller's key has used up its requests.
         """
-        if caller.account:
-            caller.account.charge_request()
+        if caller.allowance:
+            caller.allowance.charge_request()
 
     async def embed(
         self,
@@ -344,8 +344,8 @@ class Service:
     ) -> tuple[Tokenized, FloatArray]:
         """Tokens, then vectors: the part of a request that its caller's leaving cancels."""
         self._scheduler.check_room(options.priority, options.deadline_s)
-        if caller.account:
-            caller.account.check_tokens()
+        if caller.allowance:
+            caller.allowance.check_tokens()
         started = time.perf_counter()
         with span.stage(names.TOKENIZE):
             tokenized = await tokenize(
@@ -396,14 +396,14 @@ def _charged(caller: Caller, n_tokens: int) -> Generator[None, None, None]:
     Raises:
         LimitReached: a limit of the key has no room for so many tokens.
     """
-    if caller.account is None:
+    if caller.allowance is None:
         yield
         return
-    caller.account.charge_tokens(n_tokens)
+    caller.allowance.charge_tokens(n_tokens)
     try:
         yield
     except (CapacityError, EngineError):
-        caller.account.give_back_tokens(n_tokens)
+        caller.allowance.give_back_tokens(n_tokens)
         raise
 
 

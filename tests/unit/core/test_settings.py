@@ -92,7 +92,7 @@ def test_aliases() -> None:
     [
         ("MATRYO_API_KEY", "MATRYO_API_KEYS"),
         ("MATRYO_APIKEYS", "MATRYO_API_KEYS"),
-        ("MATRYO_KEYS", "MATRYO_API_KEYS"),
+        ("MATRYO_KEY", "MATRYO_KEYS"),
         ("MATRYO_SECRET", "MATRYO_API_KEYS"),
         ("matryo_api_key", "MATRYO_API_KEYS"),
         ("MATRYO_PRECISON", "MATRYO_PRECISION"),
@@ -237,3 +237,19 @@ def test_auto_precision() -> None:
     assert offers.precision_for(settings.precision) == "int8"
     assert lacks.precision_for(settings.precision) == "fp32"
     assert offers.precision_for(load_settings(None, precision="q8").precision) == "q8"
+
+
+@pytest.mark.parametrize("quote", ["", "'"])
+def test_lines_of_keys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quote: str) -> None:
+    """Lines of keys keep the quotes of TOML, in `.env`, and in the environment as Docker sets it."""
+    lines = 'a = { sha256 = "x" }\n"b" = { sha256 = "y" }'
+    env = tmp_path / ".env"
+    env.write_text(f"MATRYO_KEYS='{lines}'\n")
+    assert load_settings(env).keys == lines
+    monkeypatch.setenv("MATRYO_KEYS", f"{quote}{lines}{quote}")
+    settings = load_settings(None)
+    assert settings.keys == lines
+    assert settings.has_keys
+    assert "sha256" not in repr(settings)
+    with pytest.raises(SettingsInvalid, match="keys is blank"):
+        load_settings(None, keys=" ")

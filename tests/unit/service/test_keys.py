@@ -103,7 +103,7 @@ def test_two_keys_of_one_name() -> None:
     ring = ring_of(*keys_of(f"search = {{ sha256 = {hashes}, requests_per_minute = 2 }}"))
     first, second = ring.caller(KEY), ring.caller("sk-next")
     assert first == second == Caller("search")
-    assert first.account is second.account
+    assert first.allowance is second.allowance
 
 
 @pytest.mark.parametrize(("now", "is_over"), [(MOMENT - 1, False), (MOMENT, True)])
@@ -133,15 +133,15 @@ class TestReplacing:
         """A name keeps what it has used, whatever becomes of its key and its limits."""
         ring = ring_of(*keys_of(line("a", limits=", requests_per_minute = 2")))
         running = ring.caller(KEY)
-        assert running.account
-        running.account.charge_request()
+        assert running.allowance
+        running.allowance.charge_request()
         ring.replace(keys_of(line("b", "sk-b")))
         ring.replace(keys_of(line("a", "sk-new", ", requests_per_minute = 2")))
-        account = ring.caller("sk-new").account
-        assert account
-        account.charge_request()
+        allowance = ring.caller("sk-new").allowance
+        assert allowance
+        allowance.charge_request()
         with pytest.raises(RequestRateReached):
-            account.charge_request()
+            allowance.charge_request()
 
     def test_counts(self) -> None:
         """The metrics know how many keys may call."""

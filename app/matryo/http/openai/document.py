@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from typing import Any, cast
 
-from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from starlette.responses import HTMLResponse, Response
 
+from matryo.http.application import Application
 from matryo.http.context import Context
 from matryo.http.encoderfile import document as encoderfile
 from matryo.http.openai.reference import PAGE_HEADERS, render
@@ -118,7 +118,7 @@ _OF_TEI = (
 )
 
 
-def describe(application: FastAPI, context: Context) -> dict[str, Any]:
+def describe(application: Application, context: Context) -> dict[str, Any]:
     """The document.
 
     Args:
@@ -134,6 +134,8 @@ def describe(application: FastAPI, context: Context) -> dict[str, Any]:
             for route in application.routes
         ],
     )
+    if application.prefix:
+        document["servers"] = [{"url": application.prefix}]
     for operations in document["paths"].values():
         for operation in operations.values():
             responses: dict[str, Any] = operation["responses"]
@@ -254,7 +256,7 @@ def _inputs(context: Context) -> list[dict[str, Any]]:
     ]
 
 
-def install(application: FastAPI) -> None:
+def install(application: Application) -> None:
     """Have `/openapi.json` and `/docs` show `describe`'s document; made when first asked for."""
 
     def openapi() -> dict[str, Any]:

@@ -23,6 +23,7 @@ def render(document: dict[str, Any]) -> str:
     """The page of an OpenAPI document: each operation with its body, examples and answers."""
     info = document["info"]
     title = f"{info['title']} {info['version']}"
+    root = document.get("servers", [{"url": ""}])[0]["url"]
     parts = [
         "<!doctype html><html lang=en><meta charset=utf-8>",
         f"<title>{escape(title)}</title><style>{_STYLE}</style>",
@@ -31,8 +32,9 @@ def render(document: dict[str, Any]) -> str:
     ]
     for path, operations in document["paths"].items():
         for method, operation in operations.items():
-            parts.append(f"<h2><code>{method.upper()} {escape(path)}</code></h2>")
-            parts += _operation(document, path, operation)
+            shown = root + path
+            parts.append(f"<h2><code>{method.upper()} {escape(shown)}</code></h2>")
+            parts += _operation(document, shown, operation)
     return "\n".join(parts)
 
 

@@ -43,7 +43,7 @@ class KeyLimits:
     models: frozenset[str] | None = None
 
 
-class Account:
+class Allowance:
     """The usage of one key, held against its limits; for the event loop's thread.
 
     Args:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import multiprocessing
 from collections.abc import Callable
+from contextlib import suppress
+from multiprocessing.queues import Queue
+from multiprocessing.synchronize import Barrier
 from pathlib import Path
 from typing import Any
 
@@ -16,22 +19,22 @@ from matryo.core.errors import (
     TokenRateReached,
     TooManyForRate,
 )
-from matryo.service.accounts import Account, KeyLimits, go_duration
+from matryo.service.allowance import Allowance, KeyLimits, go_duration
 from matryo.service.ledger import Ledger, Row
 
 MIDNIGHT = 86_400.0 * 20_000
 
 
 class Clocked:
-    """An account with clocks that a test moves."""
+    """An allowance with clocks that a test moves."""
 
     def __init__(self, **limits: Any) -> None:
         self.s = 1000.0
         self.refusals: list[str] = []
-        self.account = Account(
+        self.allowance = Allowance(
             "a", Row(), self.refusals.append, lambda: self.s, lambda: MIDNIGHT + self.s
         )
-        self.account.limits = KeyLimits(**limits)
+        self.allowance.limits = KeyLimits(**limits)
 
     def refused(self, call: Callable[[], None], kind: type[LimitReached]) -> LimitReached:
         """The error of a call."""
@@ -41,18 +44,18 @@ class Clocked:
 
     def use(self, n_tokens: int) -> Callable[[], None]:
         """A call that charges tokens."""
-        return lambda: self.account.charge_tokens(n_tokens)
+        return lambda: self.allowance.charge_tokens(n_tokens)
 
 
 @pytest.mark.parametrize("limit", [1, 3, 7, 600, 1_000_003])
 def test_retry_after_is_true(limit: int) -> None:
     """A burst of a minute's worth passes; then the next passes after the wait and no sooner."""
     clocked = Clocked(requests_per_minute=limit)
-    charge = clocked.account.charge_request
+    charge = clocked.allowance.charge_request
     for _ in range(min(limit, 1000)):
         charge()
     if limit > 1000:
-        clocked.account._note(0, limit)  # pyright: ignore[reportPrivateUsage] - as many requests would take long
+        clocked.allowance._note(0, limit)  # pyright: ignore[reportPrivateUsage] - as many requests would take long
     error = clocked.refused(charge, RequestRateReached)
     wait_ms = error.retry_after_ms
     assert wait_ms is not None
@@ -68,18 +71,18 @@ def test_retry_after_is_true(limit: int) -> None:
 def test_refusal_costs_nothing() -> None:
     """A caller that knocks on does not wait longer for it."""
     clocked = Clocked(requests_per_minute=1)
-    clocked.account.charge_request()
+    clocked.allowance.charge_request()
     for _ in range(100):
-        clocked.refused(clocked.account.charge_request, RequestRateReached)
+        clocked.refused(clocked.allowance.charge_request, RequestRateReached)
     clocked.s += 60
-    clocked.account.charge_request()
+    clocked.allowance.charge_request()
     assert clocked.refusals == ["rate_requests"] * 100
 
 
 def test_message() -> None:
     """The words are OpenAI's: what, limit, used, requested, and when to try again."""
     clocked = Clocked(tokens_per_minute=100)
-    clocked.account.charge_tokens(90)
+    clocked.allowance.charge_tokens(90)
     error = clocked.refused(clocked.use(40), TokenRateReached)
     assert error.message == (
         "Rate limit reached for API key `a` on tokens per min (TPM): Limit 100, Used 90, "
@@ -91,13 +94,13 @@ def test_message() -> None:
 def test_tokens() -> None:
     """Tokens refill evenly, and those that were not computed come back."""
     clocked = Clocked(tokens_per_minute=600)
-    clocked.account.charge_tokens(600)
-    clocked.refused(clocked.account.check_tokens, TokenRateReached)
+    clocked.allowance.charge_tokens(600)
+    clocked.refused(clocked.allowance.check_tokens, TokenRateReached)
     clocked.s += 1
-    clocked.account.check_tokens()
-    clocked.account.charge_tokens(10)
-    clocked.account.give_back_tokens(300)
-    clocked.account.charge_tokens(300)
+    clocked.allowance.check_tokens()
+    clocked.allowance.charge_tokens(10)
+    clocked.allowance.give_back_tokens(300)
+    clocked.allowance.charge_tokens(300)
     clocked.refused(clocked.use(1), TokenRateReached)
 
 
@@ -107,30 +110,30 @@ def test_too_large() -> None:
     error = clocked.refused(clocked.use(601), TooManyForRate)
     assert "Request too large" in error.message
     assert (error.retry_after_ms, error.is_worth_retrying) == (None, False)
-    clocked.account.charge_tokens(600)
+    clocked.allowance.charge_tokens(600)
 
 
 def test_quota() -> None:
     """A quota ends at midnight UTC, which is what the error says; nobody retries until then."""
     clocked = Clocked(tokens_per_day=1000)
-    clocked.account.charge_tokens(900)
+    clocked.allowance.charge_tokens(900)
     error = clocked.refused(clocked.use(101), QuotaReached)
     assert error.code == "insufficient_quota"
     assert error.retry_after_ms == (86_400 - 1000) * 1000
     assert not error.is_worth_retrying
-    clocked.account.charge_tokens(100)
-    clocked.refused(clocked.account.check_tokens, QuotaReached)
+    clocked.allowance.charge_tokens(100)
+    clocked.refused(clocked.allowance.check_tokens, QuotaReached)
     clocked.s += 86_400 - 1000
-    clocked.account.charge_tokens(1000)
+    clocked.allowance.charge_tokens(1000)
     assert clocked.refusals == ["quota", "quota"]
 
 
 def test_headers() -> None:
     """Headers say what is left and when all of it is left again, of the limits that the key has."""
     clocked = Clocked(requests_per_minute=600, tokens_per_minute=6000)
-    clocked.account.charge_request()
-    clocked.account.charge_tokens(600)
-    assert clocked.account.headers() == {
+    clocked.allowance.charge_request()
+    clocked.allowance.charge_tokens(600)
+    assert clocked.allowance.headers() == {
         "x-ratelimit-limit-requests": "600",
         "x-ratelimit-remaining-requests": "599",
         "x-ratelimit-reset-requests": "100ms",
@@ -139,17 +142,17 @@ def test_headers() -> None:
         "x-ratelimit-reset-tokens": "6s",
     }
     clocked.s += 60
-    assert clocked.account.headers()["x-ratelimit-remaining-requests"] == "600"
-    assert clocked.account.headers()["x-ratelimit-reset-tokens"] == "0s"
-    assert not Clocked(tokens_per_day=5).account.headers()
+    assert clocked.allowance.headers()["x-ratelimit-remaining-requests"] == "600"
+    assert clocked.allowance.headers()["x-ratelimit-reset-tokens"] == "0s"
+    assert not Clocked(tokens_per_day=5).allowance.headers()
 
 
 def test_lower_limit() -> None:
     """A limit that a reload lowers leaves nothing over, and not less than nothing."""
     clocked = Clocked(tokens_per_minute=1000)
-    clocked.account.charge_tokens(900)
-    clocked.account.limits = KeyLimits(tokens_per_minute=100)
-    assert clocked.account.headers()["x-ratelimit-remaining-tokens"] == "0"
+    clocked.allowance.charge_tokens(900)
+    clocked.allowance.limits = KeyLimits(tokens_per_minute=100)
+    assert clocked.allowance.headers()["x-ratelimit-remaining-tokens"] == "0"
     clocked.refused(clocked.use(1), TokenRateReached)
 
 
@@ -174,23 +177,29 @@ def test_durations(seconds: float, text: str) -> None:
     assert go_duration(seconds) == text
 
 
-def _charge(folder: str, n: int) -> int:
-    """How many of `n` tokens pass, in a process of its own."""
-    account = Account("a", Ledger(Path(folder)).row("a"), lambda _: None, now=lambda: MIDNIGHT)
-    account.limits = KeyLimits(tokens_per_day=1000)
-    passed = 0
+def _charge(folder: Path, n: int, start: Barrier, passed: Queue[int]) -> None:
+    """Count how many of `n` tokens pass, in a process of its own."""
+    allowance = Allowance("a", Ledger(folder).row("a"), lambda _: None, now=lambda: MIDNIGHT)
+    allowance.limits = KeyLimits(tokens_per_day=30_000)
+    start.wait(60)
+    n_passed = 0
     for _ in range(n):
-        try:
-            account.charge_tokens(1)
-        except QuotaReached:
-            continue
-        passed += 1
-    return passed
+        with suppress(QuotaReached):
+            allowance.charge_tokens(1)
+            n_passed += 1
+    passed.put(n_passed)
 
 
 def test_processes_share_limits(tmp_path: Path) -> None:
     """The processes of one server hold one limit together, exactly."""
-    with multiprocessing.get_context("spawn").Pool(2) as pool:
-        passed = pool.starmap(_charge, [(str(tmp_path), 900)] * 2)
-    assert sum(passed) == 1000
+    context = multiprocessing.get_context("spawn")
+    start, passed = context.Barrier(2), context.Queue()
+    args = (tmp_path, 20_000, start, passed)
+    processes = [context.Process(target=_charge, args=args) for _ in range(2)]
+    for process in processes:
+        process.start()
+    n_passed = [passed.get(timeout=60) for _ in processes]
+    for process in processes:
+        process.join(60)
+    assert sum(n_passed) == 30_000
     assert Ledger(tmp_path).row("b").numbers.tolist() == [0.0] * 6
