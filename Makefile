@@ -26,6 +26,8 @@ integration: .venv/.native ## a bundle from end to end, mutated files, calls ove
 	$(BIN)/python -m tests.fuzz_grpc --count 10000
 	$(BIN)/python -m tests.fuzz_files --count 2000
 	$(BIN)/python -m tests.native.fuzz 10000 > /dev/null
+	$(BIN)/python -c 'import kubernetes_validate' || $(PIP) install kubernetes-validate==1.37.0
+	$(BIN)/python -m tests.chart.check
 	$(BIN)/python -m tests.monitoring
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m tests.native.other_cpus
 
@@ -105,6 +107,12 @@ dashboard: .venv/.dev ## write Grafana's dashboard and Prometheus' console from 
 
 monitoring: ## live graphs and alerts of the server on this machine; needs Debian's prometheus
 	@deploy/prometheus/monitoring.sh
+
+chart-render: .venv/.dev ## copy rules and dashboard into the Helm chart, write its README's table and the renders that tests read
+	$(BIN)/python -m tests.chart.render
+
+chart: chart-render ## write dist/matryo-VERSION.tgz, the Helm chart
+	"$$($(BIN)/python -c 'from tests.chart.helm import helm; print(helm())')" package deploy/helm/matryo --destination dist
 
 metrics-page: .venv/.dev ## write docs/metrics.md from the metrics of the code
 	$(BIN)/python -c 'from matryo.core.metrics_page import page; print(page(), end="")' > docs/metrics.md
