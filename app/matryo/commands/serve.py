@@ -48,8 +48,7 @@ def run(settings: Settings) -> None:
     with ExitStack() as stack:
         # First of all: a port in use should not be found out after a download.
         with held_back(signal.SIGTERM, signal.SIGINT):
-            given = take_sockets()
-            listener = Listener(given) if given else bind_all(settings, settings.uds)
+            listener = bind_all(settings, settings.uds, take_sockets())
             stack.callback(listener.close)
             listener.scheme = scheme_of(settings)
             settings = _with_grpc_port(settings, stack)

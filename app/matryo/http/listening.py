@@ -10,7 +10,7 @@ from __future__ import annotations
 import errno
 import secrets
 import socket
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -144,17 +144,20 @@ class Listener:
         return f"{host}:{port}"
 
 
-def bind_all(settings: Settings, path: Path | None = None) -> Listener:
+def bind_all(
+    settings: Settings, path: Path | None = None, given: Sequence[socket.socket] = ()
+) -> Listener:
     """The sockets of a server, and beside them those of the operators' port, if there is one.
 
     Args:
         settings: of the server.
         path: of a Unix socket for the server itself; None for TCP.
+        given: sockets for the server itself that another process has bound; empty to bind them.
 
     Raises:
         SettingsInvalid: an address is in use, or not this machine's.
     """
-    listener = bind(settings.host, settings.port, path)
+    listener = Listener(list(given)) if given else bind(settings.host, settings.port, path)
     if settings.metrics_port is not None:
         try:
             listener.beside = bind(settings.host, settings.metrics_port, remedy=METRICS_PORT)
