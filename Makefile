@@ -1,6 +1,6 @@
 # The recipes that people, hooks and CI share. `make help` lists them.
 .DEFAULT_GOAL := help
-.PHONY: help run install native test integration golden compatibility check format bench bench-peers wheel lock env-example fields models-table protos clean
+.PHONY: help run install native test integration golden compatibility check format bench bench-peers monitoring dashboard chart chart-render image image-test arm64 sbom wheel dist notes lock env-example fields models-table metrics-page protos clean
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -88,8 +88,8 @@ notes: ## print what CHANGELOG.md says of the version
 	@$(PYTHON) deploy/release.py notes
 
 lock: .venv/.dev ## resolve the dependencies again, hashes included
-	$(BIN)/uv pip compile $(LOCK_FLAGS) pyproject.toml --extra grpc --group build -o requirements/run.lock
-	$(BIN)/uv pip compile $(LOCK_FLAGS) pyproject.toml --extra grpc --group build --group image --group dev --group clients -c requirements/run.lock -o requirements/dev.lock
+	$(BIN)/uv pip compile $(LOCK_FLAGS) pyproject.toml --extra grpc --extra otel --group build -o requirements/run.lock
+	$(BIN)/uv pip compile $(LOCK_FLAGS) pyproject.toml --extra grpc --extra otel --group build --group image --group dev --group clients -c requirements/run.lock -o requirements/dev.lock
 	$(BIN)/uv pip compile $(LOCK_FLAGS) --group image -c requirements/dev.lock -o requirements/image.lock
 LOCK_FLAGS := --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --no-emit-index-url --no-emit-find-links
 
