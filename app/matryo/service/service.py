@@ -6,18 +6,18 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Callable, Coroutine, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from matryo.core.budget import Budget, Lease
-from matryo.core.errors import RequestError, SettingsInvalid
+from matryo.core.errors import SettingsInvalid
 from matryo.core.metrics import Metrics
 from matryo.engine import Engine, Tokens
 from matryo.engine.postprocess import FloatArray
 from matryo.scheduler import Scheduler, SchedulerConfig
-from matryo.service.choices import Choices, Defaults, choose
+from matryo.service.choices import Choices, Defaults, choose, describe
 from matryo.service.directory import Directory
 from matryo.service.keys import KeyRing
 from matryo.service.lag import watch_lag
@@ -155,16 +155,8 @@ class Service:
     # --- requests
 
     def describe(self, options: Options) -> tuple[str, str]:
-        """The model and the input type that a request means, for labels of metrics.
-
-        Returns:
-            The id and the input type; an empty text in place of each that no served model has.
-        """
-        try:
-            choices = choose(replace(options, dimensions=None), self.directory, self.defaults)
-        except RequestError:
-            return self.directory.find(options.model) or "", ""
-        return choices.engine.manifest.id, choices.input_type
+        """The model and the input type that a request means; see `choices.describe`."""
+        return describe(options, self.directory, self.defaults)
 
     async def embed(
         self,
