@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from matryo.catalog.manifest import Manifest
-from matryo.core.errors import BadDimensions, InvalidRequest
+from matryo.core.errors import BadDimensions, InvalidRequest, UnknownModel
 from matryo.engine import Engine
 from matryo.service.directory import Directory
 from matryo.service.request import EmbeddingType, Options
@@ -87,6 +87,22 @@ def choose(options: Options, directory: Directory, defaults: Defaults) -> Choice
         warnings,
         normalize=options.normalize,
     )
+
+
+def describe(options: Options, directory: Directory, defaults: Defaults) -> tuple[str, str]:
+    """The model and the input type that a request means, for labels of metrics.
+
+    Returns:
+        The id and the input type; an empty text in place of each that no served model has.
+    """
+    try:
+        engine, suffix_type = directory.resolve(options.model)
+    except UnknownModel:
+        return "", ""
+    manifest = engine.manifest
+    if options.input_type is not None:
+        return manifest.id, manifest.input_type_names.get(options.input_type, "")
+    return manifest.id, suffix_type or _default_type(manifest, defaults)
 
 
 def _default_type(manifest: Manifest, defaults: Defaults) -> str:

@@ -6,21 +6,21 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Callable, Coroutine, Generator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from matryo.core import trace_names as names
 from matryo.core.budget import Budget, Lease
-from matryo.core.errors import CapacityError, EngineError, RequestError, SettingsInvalid
+from matryo.core.errors import CapacityError, EngineError, SettingsInvalid
 from matryo.core.metrics import Metrics
 from matryo.core.shared import shared_folder
 from matryo.core.tracing import NO_SPAN, NO_TRACER, Span, Tracer
 from matryo.engine import Engine, Tokens
 from matryo.engine.postprocess import FloatArray
 from matryo.scheduler import Scheduler, SchedulerConfig
-from matryo.service.choices import Choices, Defaults, choose
+from matryo.service.choices import Choices, Defaults, choose, describe
 from matryo.service.directory import Directory
 from matryo.service.keys import KeyRing
 from matryo.service.lag import watch_lag
@@ -33,7 +33,7 @@ from matryo.service.spelling import join, spell
 from matryo.service.text_pool import TextPool
 from matryo.service.token_arrays import TokenDecoder
 from matryo.service.tokenize import Tokenized, tokenize
-from matryo.service.traced import describe
+from matryo.service.traced import describe_span
 
 T = TypeVar("T")
 
@@ -161,16 +161,8 @@ class Service:
     # --- requests
 
     def describe(self, options: Options) -> tuple[str, str]:
-        """The model and the input type that a request means, for labels of metrics.
-
-        Returns:
-            The id and the input type; an empty text in place of each that no served model has.
-        """
-        try:
-            choices = choose(replace(options, dimensions=None), self.directory, self.defaults)
-        except RequestError:
-            return self.directory.find(options.model) or "", ""
-        return choices.engine.manifest.id, choices.input_type
+        """The model and the input type that a request means; see `choices.describe`."""
+        return describe(options, self.directory, self.defaults)
 
     def begin(self, caller: Caller) -> None:
         """Count one request of a caller; a door calls this before a request costs anything.
@@ -216,7 +208,7 @@ class Service:
         self.limits.check_texts(len(texts))
         choices = choose(options, self.directory, self.defaults)
         caller.check_model(choices.engine.manifest.id)
-        describe(span, options, texts, choices)
+        describe_span(span, options, texts, choices)
         check_embedding_type(
             options.embedding_type, choices.dimensions, normalize=options.normalize
         )

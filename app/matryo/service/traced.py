@@ -8,7 +8,7 @@ from matryo.service.choices import Choices
 from matryo.service.request import Options, Texts
 
 
-def describe(span: Span, options: Options, texts: Texts, choices: Choices) -> None:
+def describe_span(span: Span, options: Options, texts: Texts, choices: Choices) -> None:
     """Put into a span what a request asks for, before any of the work is done.
 
     Args:
