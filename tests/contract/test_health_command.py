@@ -126,6 +126,26 @@ def test_clients_with_certificates(engine: FakeEngine, tmp_path: Path) -> None:
         ask(load_settings(None, **files), "ready", 1)
 
 
+def test_clients_without_certificates_ask_the_operators_port(
+    engine: FakeEngine, tmp_path: Path
+) -> None:
+    """Beside a port that asks for certificates, the operators' port is asked, in plain HTTP."""
+    with live_server(engine) as live:
+        found = ask(
+            settings(
+                port=1,
+                metrics_port=live.port,
+                tls_cert_file=tmp_path / "none.pem",
+                tls_key_file=tmp_path / "none.key",
+                tls_client_ca_file=tmp_path / "none-ca.pem",
+            ),
+            "ready",
+            10,
+        )
+    assert found.is_well
+    assert f"http://127.0.0.1:{live.port}" in found.sentence
+
+
 def test_nobody_answers() -> None:
     """A dead port, a server that stays silent and one that speaks something else are not well."""
     with socket.socket() as silent:

@@ -66,7 +66,7 @@ def ask(settings: Settings, question: Question, timeout_s: float) -> Health:
         SettingsInvalid: the port is 0, so that only the server knows its port; or the server's
             certificate cannot be read.
     """
-    address, tls = _address(settings), _tls(settings)
+    address, tls = _address(settings), None if _asks_beside(settings) else _tls(settings)
     connection = _Connection(address, tls, timeout_s)
     try:
         status, reason = _answer(connection, _PATHS[question])
@@ -78,7 +78,15 @@ def ask(settings: Settings, question: Question, timeout_s: float) -> Health:
     return Health(is_well=False, sentence=f"not {question}: {address} answered {status}{because}")
 
 
+def _asks_beside(settings: Settings) -> bool:
+    """Whether to ask the operators' port: the other one asks for a client's certificate."""
+    return bool(settings.tls_client_ca_file and settings.metrics_port)
+
+
 def _address(settings: Settings) -> _Address:
+    host = _LOOPBACK.get(settings.host, settings.host)
+    if settings.metrics_port and _asks_beside(settings):
+        return _Address(host, settings.metrics_port, None, "http")
     if settings.uds:
         return _Address("localhost", 0, settings.uds, "")
     if settings.port == 0:
@@ -87,7 +95,7 @@ def _address(settings: Settings) -> _Address:
             "--port."
         )
     scheme = "https" if settings.tls_cert_file else "http"
-    return _Address(_LOOPBACK.get(settings.host, settings.host), settings.port, None, scheme)
+    return _Address(host, settings.port, None, scheme)
 
 
 def _tls(settings: Settings) -> ssl.SSLContext | None:
@@ -119,7 +127,7 @@ def _cause(exc: Exception, settings: Settings) -> str:
     if isinstance(exc, ssl.SSLError) and settings.tls_client_ca_file:
         return (
             f"{reason}. This command shows the server's own certificate, which must be of "
-            "MATRYO_TLS_CLIENT_CA_FILE."
+            "MATRYO_TLS_CLIENT_CA_FILE. Or give the server a MATRYO_METRICS_PORT."
         )
     return f"{reason}. Start the server, or give this command the server's MATRYO_ settings."
 
