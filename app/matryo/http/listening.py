@@ -74,12 +74,11 @@ class Listener:
 
     def open_address(self) -> str | None:
         """An address that other machines may reach; None if only this machine can call."""
-        if self.path:
-            return None
         for one in self.sockets:
-            address = address_of(one.getsockname()[0])
-            if address and not address.is_loopback:
-                return self._name(one)
+            if one.family != socket.AF_UNIX:
+                address = address_of(one.getsockname()[0])
+                if address and not address.is_loopback:
+                    return self._name(one)
         return None
 
     def listen(self, backlog: int) -> None:

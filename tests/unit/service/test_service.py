@@ -23,6 +23,7 @@ from matryo.core.errors import (
     UnknownModel,
 )
 from matryo.core.metrics import Metrics
+from matryo.core.tracing import NO_SPAN
 from matryo.engine import TokenIds
 from matryo.engine.postprocess import FloatArray
 from matryo.service import LocalService, Options, Service, ServiceConfig, Texts
@@ -251,6 +252,7 @@ async def test_what_the_scheduler_learns_of_a_caller(
     await service.embed(Options(), Texts(["a"]))
     assert checked == [("bulk", 30.0), ("online", None)]
     assert 20 < learnt[0].pop("patience_s") < 30
+    assert [facts.pop("span") for facts in learnt] == [NO_SPAN, NO_SPAN]
     assert learnt[0] == {"normalize": True, "priority": "bulk", "request_id": "this one"}
     assert learnt[1] == {
         "normalize": True,
