@@ -9,7 +9,7 @@ from typing import Literal
 
 from matryo.engine import Side
 from matryo.engine.postprocess import FloatArray
-from matryo.scheduler import Priority
+from matryo.scheduler import Priority, Tenant
 
 EmbeddingType = Literal["float", "int8", "uint8", "binary", "ubinary"]
 """Numbers that a caller may ask for; `matryo.service.numbers` makes them of the float32 matrix."""
@@ -117,9 +117,16 @@ class Caller:
 
     Attributes:
         name: of the key that the caller showed; None where no key is asked for.
+        weight: the caller's share of a busy server, in proportion to that of others; over 0.
     """
 
     name: str | None = None
+    weight: float = 1.0
+
+    @property
+    def tenant(self) -> Tenant:
+        """The caller as the scheduler knows it."""
+        return Tenant(self.name, self.weight)
 
 
 OPEN = Caller()

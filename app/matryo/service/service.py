@@ -16,7 +16,7 @@ from matryo.core.errors import SettingsInvalid
 from matryo.core.metrics import Metrics
 from matryo.engine import Engine, Tokens
 from matryo.engine.postprocess import FloatArray
-from matryo.scheduler import Scheduler, SchedulerConfig
+from matryo.scheduler import Scheduler, SchedulerConfig, Tenant
 from matryo.service.choices import Choices, Defaults, choose
 from matryo.service.directory import Directory
 from matryo.service.keys import KeyRing
@@ -166,7 +166,6 @@ class Service:
             InferenceFailed: a run with one of the texts failed.
             CallerGone: the caller was gone first.
         """
-        del caller  # every caller has the same rights so far
         self.limits.check_texts(len(texts))
         choices = choose(options, self.directory, self.defaults)
         check_embedding_type(
@@ -174,7 +173,7 @@ class Service:
         )
         with contextlib.nullcontext(lease) if lease else self.budget.lease() as held:
             tokenized, vectors = await while_wanted(
-                self._embed(options, texts, choices, held, request_id),
+                self._embed(options, texts, choices, caller.tenant, held, request_id),
                 gone=gone,
                 deadline_s=options.deadline_s,
             )
@@ -288,11 +287,12 @@ class Service:
         options: Options,
         texts: Texts,
         choices: Choices,
+        tenant: Tenant,
         lease: Lease,
         request_id: str | None,
     ) -> tuple[Tokenized, FloatArray]:
         """Tokens, then vectors: the part of a request that its caller's leaving cancels."""
-        self._scheduler.check_room(options.priority, options.deadline_s)
+        self._scheduler.check_room(options.priority, options.deadline_s, tenant)
         started = time.perf_counter()
         tokenized = await tokenize(
             texts,
@@ -316,6 +316,7 @@ class Service:
             priority=options.priority,
             patience_s=None if options.deadline_s is None else options.deadline_s - spent_s,
             request_id=request_id,
+            tenant=tenant,
         )
         return tokenized, vectors
 
