@@ -121,8 +121,14 @@ class Accounts:
 
     # --- what happens
 
-    def open(self, tenant: Tenant, now: float) -> Account:
-        """The account of a tenant that does something; a new one if there is none."""
+    def open(self, tenant: Tenant, now: float, *, is_new: bool = False) -> Account:
+        """The account of a tenant that does something; a new one if there is none.
+
+        Args:
+            tenant: who does something.
+            now: the clock.
+            is_new: whether a request comes, which has the weight that counts from now on.
+        """
         self._now = max(self._now, now)
         account = self._by_name.get(tenant.name)
         if account is None:
@@ -130,7 +136,7 @@ class Accounts:
             self._by_name[tenant.name] = account
             self._idle[account] = None
             self._weight += tenant.weight
-        elif account.tenant != tenant:  # the operator has changed the weight
+        elif is_new and account.tenant != tenant:  # the operator has changed the weight
             self._weight += tenant.weight - account.tenant.weight
             account.tenant = tenant
         self._see(account)

@@ -3,9 +3,9 @@
 A *query* is an online request that fits in half a batch; every other request is *bulk*. Queries run
 before bulk. If bulk had nothing computed for `starve_s`, bulk runs first. Among queries, and
 among bulk requests, the tenant whose turn it is leads (see `accounts`). Of its requests, the one
-with the fewest tokens left leads, unless another had nothing computed for as long. A tenant that
-had `starve_s` seconds of work beyond its due, beside a tenant of the other kind, loses its
-precedence: many queries of one tenant do not starve the bulk of another.
+with the fewest tokens left leads, unless another had nothing computed for as long. Queries of a
+tenant that had `starve_s` seconds of work beyond its due, or of a *guest* that had any, come after
+bulk of the other tenant: nobody starves another's bulk by sending queries alone.
 
 The leader's longest text begins the batch. Texts of any request for the same model then fill the
 batch, the longest that fits first: reading the weights for a query serves bulk as well. Texts of
@@ -145,7 +145,7 @@ def _passes(bulk: Account, query: Account, starve_s: float, *, due: bool) -> boo
         starve_s: of the configuration.
         due: whether bulk had nothing computed for `starve_s`.
     """
-    if query.ahead_s(bulk) > starve_s:
+    if query.ahead_s(bulk) > (0.0 if query.is_guest else starve_s):
         return True
     return due and bulk.ahead_s(query) <= starve_s
 

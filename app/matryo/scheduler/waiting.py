@@ -42,7 +42,9 @@ class Waiting:
 
     def add(self, ticket: Ticket) -> None:
         """Let a ticket with pending jobs wait."""
-        account = self.accounts.open(ticket.tenant, ticket.waiting_since)
+        n_tokens = ticket.pending_tokens
+        is_new = n_tokens == ticket.n_tokens
+        account = self.accounts.open(ticket.tenant, ticket.waiting_since, is_new=is_new)
         group = _group(account, ticket)
         load = _load(self.bulk if ticket.bulk else self.queries, ticket.engine)
         size = ticket.pending_tokens, ticket.number, ticket
@@ -50,9 +52,7 @@ class Waiting:
         self._places[ticket] = account, group, load, size, age, ticket.work
         group.add(size, age, ticket.work)
         load.count(ticket.work, 1)
-        n_tokens = ticket.pending_tokens
         self.n_tokens += n_tokens
-        is_new = n_tokens == ticket.n_tokens
         self.accounts.count(account, 1, n_tokens, bulk=ticket.bulk, is_new=is_new)
 
     def remove(self, ticket: Ticket) -> None:
