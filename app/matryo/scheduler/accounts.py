@@ -222,6 +222,10 @@ class Accounts:
                 return True
         return False
 
+    def guests_wait(self) -> bool:
+        """Whether a guest has something pending."""
+        return any(ranks and guest for (_, _, guest), ranks in self._lanes.items())
+
     def _see(self, account: Account) -> None:
         account.seen_at = self._now
         if account in self._idle:

@@ -45,6 +45,6 @@ class SchedulerConfig:
     starve_s: float = 1.0
     query_share: float = 0.75
     joining_cost: float = 1.25
-    recent_s: float = 5.0
+    recent_s: float = 10.0
     guest_share: float = 0.125
     restart_s: float = 0.2

@@ -13,7 +13,8 @@ very different lengths stay apart where attention would compute too much padding
 
 No run can be interrupted. While another tenant may send a request at any moment, batches of guests
 are therefore short, and guests leave one worker free. Texts of guests join the batches of guests
-alone, because the others in a batch are answered only when the batch is done.
+alone, because the others in a batch are answered only when the batch is done. Beside guests, bulk of
+others is spread over all workers: its runs are never alone, and would have one worker's cores each.
 
 A choice costs a few binary searches for each text of the batch, however many requests and tenants
 wait.
@@ -21,6 +22,7 @@ wait.
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Sequence
 from operator import itemgetter
@@ -117,10 +119,16 @@ def next_batch(
             return [first]
         first = leader.pending[bisect_right(leader.pending, longest, key=_length) - 1]
 
-    share = config.query_share if query_leads else 1.0
+    share, cap = config.query_share if query_leads else 1.0, math.inf
     if is_yielding and account.is_guest:
         share = config.guest_share
-    batch = _Batch(first, longest, budget, share, config.joining_cost)
+    elif not query_leads and not account.is_guest and accounts.guests_wait():
+        cap = -(-leader.n_tokens // config.workers)
+
+    def most_tokens(length: int) -> int:
+        return int(min(cap, share * budget(leader.engine, length)))
+
+    batch = _Batch(first, longest, most_tokens, config.joining_cost)
     batch.fill(leader)
     for kind in (False, True) if len(waiting) > 1 else ():
         batch.n_misses = 0
@@ -185,9 +193,8 @@ class _Batch:
 
     Args:
         first: the job that begins it.
-        most: the most tokens that a text of it may have.
-        budget: of the engine.
-        share: the part of the budget that may be used.
+        longest: the most tokens that a text of it may have.
+        most_tokens: of the batch, by the length of its longest text.
         joining_cost: see `SchedulerConfig`.
 
     Attributes:
@@ -196,14 +203,13 @@ class _Batch:
     """
 
     def __init__(
-        self, first: Job, most: int, budget: Budget, share: float, joining_cost: float
+        self, first: Job, longest: int, most_tokens: Callable[[int], int], joining_cost: float
     ) -> None:
         self.jobs = [first]
         self._engine = first.ticket.engine
         self._limits = self._engine.limits
-        self._most = most
-        self._budget = budget
-        self._share = share
+        self._most = longest
+        self._most_tokens = most_tokens
         self._joining_cost = joining_cost
         self._n_tokens = self._longest = first.n_tokens
         self.n_misses = 0
@@ -250,7 +256,7 @@ class _Batch:
 
     def _room(self, longest: int) -> int:
         """Tokens that the batch may still take if its longest text has `longest` tokens."""
-        return int(self._budget(self._engine, longest) * self._share) - self._n_tokens
+        return self._most_tokens(longest) - self._n_tokens
 
     def _scores(self, longest: int) -> int:
         """Attention scores of the batch with one text more, its longest text then being this."""

@@ -28,7 +28,7 @@ class Waiting:
         n_tokens: of all pending jobs.
     """
 
-    def __init__(self, workers: int = 1, recent_s: float = 5.0) -> None:
+    def __init__(self, workers: int = 1, recent_s: float = 10.0) -> None:
         self.accounts = Accounts(workers, recent_s)
         self.queries: list[Load] = []
         self.bulk: list[Load] = []
