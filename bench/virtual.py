@@ -129,7 +129,12 @@ class Cores(Executor):
         self._pass_time()
         threads = 1 if self._runs else self._cores
         run = _Run(
-            lambda: fn(*args, **kwargs), engine, cost * self._token_s, threads, self._loop.now, Future()
+            lambda: fn(*args, **kwargs),
+            engine,
+            cost * self._token_s,
+            threads,
+            self._loop.now,
+            Future(),
         )
         self._runs.append(run)
         self._plan()

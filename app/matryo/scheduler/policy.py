@@ -13,8 +13,9 @@ very different lengths stay apart where attention would compute too much padding
 
 No run can be interrupted. While another tenant may send a request at any moment, batches of guests
 are therefore short, and guests leave one worker free. Texts of guests join the batches of guests
-alone, because the others in a batch are answered only when the batch is done. Beside guests, bulk of
-others is spread over all workers: its runs are never alone, and would have one worker's cores each.
+alone, because the others in a batch are answered only when the batch is done. While guests wait,
+batches of others are short too, or a worker's part of the leader's texts: a run beside runs of
+guests never gets every core, so that the request is spread over the workers instead.
 
 A choice costs a few binary searches for each text of the batch, however many requests and tenants
 wait.
@@ -22,7 +23,6 @@ wait.
 
 from __future__ import annotations
 
-import math
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Sequence
 from operator import itemgetter
@@ -119,14 +119,13 @@ def next_batch(
             return [first]
         first = leader.pending[bisect_right(leader.pending, longest, key=_length) - 1]
 
-    share, cap = config.query_share if query_leads else 1.0, math.inf
-    if is_yielding and account.is_guest:
-        share = config.guest_share
-    elif not query_leads and not account.is_guest and accounts.guests_wait():
-        cap = -(-leader.n_tokens // config.workers)
+    is_short = is_yielding if account.is_guest else accounts.guests_wait()
+    part = 0.0 if account.is_guest else leader.n_tokens / config.workers
 
     def most_tokens(length: int) -> int:
-        return int(min(cap, share * budget(leader.engine, length)))
+        most = budget(leader.engine, length)
+        n_tokens = most * (config.query_share if query_leads else 1.0)
+        return int(min(n_tokens, max(part, config.guest_share * most)) if is_short else n_tokens)
 
     batch = _Batch(first, longest, most_tokens, config.joining_cost)
     batch.fill(leader)
