@@ -32,7 +32,7 @@ Lane = tuple[bool, bool, bool]
 
 # A tenant is a guest from this part of its share on: tenants of which each has exactly its share
 # are all guests all the time, and not some of them now and then.
-_NEARLY = 0.9
+_NEARLY = 0.75
 
 
 @dataclass(eq=False, slots=True)
