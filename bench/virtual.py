@@ -83,7 +83,7 @@ class VirtualEngine(FakeEngine):
 
     def embed(
         self,
-        texts: Sequence[TokenIds],
+        texts: Sequence[TokenIds],  # noqa: ARG002 - as its class
         dimensions: Sequence[int],
         normalize: Sequence[bool] | None = None,  # noqa: ARG002 - as its class
     ) -> BatchResult:

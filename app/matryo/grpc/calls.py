@@ -133,6 +133,7 @@ class Call:
         """
         key = key_of(self._text("authorization")) or (self._text("api-key") or "").strip()
         self.caller = self.service.keys.caller(key)
+        self.lease = self.service.lease(self.caller)
 
     async def read(self) -> Message | None:
         """The only message of the call; None if there is none.

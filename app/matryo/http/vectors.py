@@ -16,6 +16,7 @@ from matryo.http.body import check_media, hang_up, is_short, read_body
 from matryo.http.context import Context
 from matryo.http.openai.tally import SMALL_BYTES, Tally
 from matryo.http.pieces import Piece, PiecesResponse
+from matryo.scheduler import Tenant
 from matryo.service import Answer, Options, Texts
 
 FEW_TEXTS = 4
@@ -75,7 +76,7 @@ async def read_call(
         MatryoError: what `read_body`, `Tally` or `parse` raises.
     """
     check_media(request)
-    service = context.service
+    service, tenant = context.service, request.scope["state"]["caller"].tenant
     tally = None if is_short(request, SMALL_BYTES) else Tally(service.limits)
     body = await read_body(request, context.body, lease, tally and tally.feed)
     n_bytes = len(body)
@@ -86,7 +87,7 @@ async def read_call(
     lease.grow(tally.parsed_bytes)
     work = partial(parse, body, tally)
     del body
-    with service.pool.job(n_bytes // _BYTES_PER_CHAR) as job:
+    with service.pool.job(n_bytes // _BYTES_PER_CHAR, tenant) as job:
         parsed = await job.run(work)
     del work
     lease.hold(n_bytes_of(parsed))
@@ -146,12 +147,16 @@ def headers_of(answer: Answer, ignored: tuple[str, ...]) -> dict[str, str]:
 
 
 def respond(
-    writing: Writing, headers: dict[str, str], context: Context, answer: Answer
+    writing: Writing,
+    headers: dict[str, str],
+    context: Context,
+    answer: Answer,
+    tenant: Tenant,
 ) -> Response:
     """The response with an answer's vectors: in one go, or in pieces if there are many numbers."""
     headers["content-type"] = writing.media_type
     if answer.vectors.size > _INLINE_NUMBERS:
-        pieces = _written(writing, context, answer.model)
+        pieces = _written(writing, context, answer.model, tenant)
         return PiecesResponse(pieces, headers, writing.n_bytes)
     started = time.perf_counter()
     content = b"".join(make() for make in writing.pieces())
@@ -159,13 +164,15 @@ def respond(
     return Response(content, headers=headers)
 
 
-async def _written(writing: Writing, context: Context, model: str) -> AsyncIterator[Piece]:
+async def _written(
+    writing: Writing, context: Context, model: str, tenant: Tenant
+) -> AsyncIterator[Piece]:
     """The pieces of a response, each made when the one before is sent."""
     spent_s = 0.0
     for make in writing.pieces():
         started = time.perf_counter()
         if writing.computes:
-            with context.service.pool.job(_CHARS_PER_PIECE) as job:
+            with context.service.pool.job(_CHARS_PER_PIECE, tenant) as job:
                 piece = await job.run(make)
         else:
             piece = make()

@@ -28,8 +28,9 @@ class KeyRing:
     def __init__(self, keys: Sequence[str]) -> None:
         self._known = [(_digest(key), Caller(f"key-{n}")) for n, key in enumerate(keys, 1)]
 
-    def __bool__(self) -> bool:
-        return bool(self._known)
+    def __len__(self) -> int:
+        """Number of keys."""
+        return len(self._known)
 
     def caller(self, key: str | None) -> Caller:
         """The caller that shows `key`.

@@ -11,7 +11,7 @@ from functools import partial
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
-from matryo.core.budget import Budget, Lease
+from matryo.core.budget import Budget, Lease, Owner
 from matryo.core.errors import SettingsInvalid
 from matryo.core.metrics import Metrics
 from matryo.engine import Engine, Tokens
@@ -138,6 +138,12 @@ class Service:
 
     # --- requests
 
+    def lease(self, caller: Caller) -> Lease:
+        """A lease of nothing yet, for a request of a caller."""
+        if caller.name is None or len(self.keys) < 2:  # noqa: PLR2004 - nobody to share with
+            return self.budget.lease()
+        return self.budget.lease(Owner(caller.name, caller.weight))
+
     async def embed(
         self,
         options: Options,
@@ -171,7 +177,7 @@ class Service:
         check_embedding_type(
             options.embedding_type, choices.dimensions, normalize=options.normalize
         )
-        with contextlib.nullcontext(lease) if lease else self.budget.lease() as held:
+        with contextlib.nullcontext(lease) if lease else self.lease(caller) as held:
             tokenized, vectors = await while_wanted(
                 self._embed(options, texts, choices, caller.tenant, held, request_id),
                 gone=gone,
@@ -266,10 +272,9 @@ class Service:
         lease: Lease | None,
     ) -> list[T]:
         """What `work` makes of a request that needs the tokenizer alone."""
-        del caller
         self.limits.check_texts(len(texts))
         choices = choose(options, self.directory, self.defaults)
-        with contextlib.nullcontext(lease) if lease else self.budget.lease() as held:
+        with contextlib.nullcontext(lease) if lease else self.lease(caller) as held:
             return await while_wanted(
                 work(
                     choices=choices,
@@ -277,6 +282,7 @@ class Service:
                     limits=self.limits,
                     lease=held,
                     patience_s=options.deadline_s,
+                    tenant=caller.tenant,
                 ),
                 gone=gone,
                 deadline_s=options.deadline_s,
@@ -303,6 +309,7 @@ class Service:
             limits=self.limits,
             decoder=self.decoder,
             patience_s=options.deadline_s,
+            tenant=tenant,
         )
         model = choices.engine.manifest.id
         spent_s = time.perf_counter() - started

@@ -183,7 +183,7 @@ async def test_a_caller_that_leaves_is_not_tokenised(service: Service, engine: F
     first = asyncio.create_task(service.embed(Options(), large(0)))
     assert await asyncio.to_thread(held.begun.acquire, timeout=10)
     second = asyncio.create_task(service.embed(Options(), large(1, 9), gone=gone.wait))
-    while not service.pool._long._waiting:
+    while not any(long for _, long in service.pool._turns._lanes.values()):
         await asyncio.sleep(0)
     gone.set()
     with pytest.raises(CallerGone):

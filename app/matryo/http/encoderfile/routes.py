@@ -26,7 +26,7 @@ _Call = tuple[PredictRequest, Texts, tuple[str, ...]]
 async def predict(request: Request) -> Response:
     """Embed texts; those over the model's limit are cut, as Encoderfile cuts them."""
     context = context_of(request)
-    lease = request.state.lease = context.service.budget.lease()
+    lease = request.state.lease = context.service.lease(request.state.caller)
 
     def parse_body(body: bytes | bytearray, tally: Tally | None) -> _Call:
         limits, unknown = context.service.limits, context.unknown_fields
@@ -38,7 +38,9 @@ async def predict(request: Request) -> Response:
     options = Options(truncate=True, deadline_s=announced_deadline_s(request))
     answer = await embed(request, context, options, texts, lease)
     results = Results(answer.vectors, answer.model, call.metadata)
-    return respond(results, headers_of(answer, ignored), context, answer)
+    return respond(
+        results, headers_of(answer, ignored), context, answer, request.state.caller.tenant
+    )
 
 
 def _n_bytes(call: _Call) -> int:

@@ -63,7 +63,9 @@ async def create_vectors(request: Request) -> Response:
         "x-compute-tokens": str(answer.n_tokens),
         "x-total-time": spent_ms,
     }
-    return respond(VectorLists(answer.vectors), headers, context, answer)
+    return respond(
+        VectorLists(answer.vectors), headers, context, answer, request.state.caller.tenant
+    )
 
 
 async def tokenize(request: Request) -> Response:
@@ -143,7 +145,7 @@ async def _call(
         field: with the texts.
         ids: whether the texts may come as token ids.
     """
-    lease = request.state.lease = context.service.budget.lease()
+    lease = request.state.lease = context.service.lease(request.state.caller)
 
     def parse_body(
         body: bytes | bytearray, tally: Tally | None
