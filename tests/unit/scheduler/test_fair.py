@@ -122,7 +122,7 @@ class TestShares:
     ) -> None:
         """Whatever tenants send, their work differs from their weights by a bounded time.
 
-        The bound is `starve_s` and two batches, divided by the weight, for each of the two.
+        The bound is twice `starve_s` and two batches, divided by the smallest weight.
         """
         desk = Desk()
         named = [Tenant(str(n), weight) for n, (weight, _, _) in enumerate(tenants)]
@@ -139,8 +139,8 @@ class TestShares:
                 for other in named:
                     gap_s = desk.had_s.get(one.name, 0.0) / one.weight
                     gap_s -= desk.had_s.get(other.name, 0.0) / other.weight
-                    most_s = desk.config.starve_s + 2 * largest_s
-                    assert gap_s <= most_s / one.weight + most_s / other.weight
+                    most_s = 2 * (desk.config.starve_s + 2 * largest_s)
+                    assert gap_s <= most_s / min(tenant.weight for tenant in named)
 
     def test_twice_the_weight_is_twice_the_work(self) -> None:
         """Two tenants with endless bulk get two parts and one part of the workers."""

@@ -25,7 +25,8 @@ from matryo.core.errors import (
 from matryo.core.metrics import Metrics
 from matryo.engine import TokenIds
 from matryo.engine.postprocess import FloatArray
-from matryo.service import LocalService, Options, Service, ServiceConfig, Texts
+from matryo.scheduler import ANYONE, Tenant
+from matryo.service import Caller, LocalService, Options, Service, ServiceConfig, Texts
 from matryo.service.choices import Defaults
 from matryo.service.limits import RequestLimits
 from tests.checkpoints import make_model
@@ -236,7 +237,7 @@ async def test_deadline(service: Service, engine: FakeEngine) -> None:
 async def test_what_the_scheduler_learns_of_a_caller(
     service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The patience that is left after tokenising, the priority, and the name for the log."""
+    """The patience that is left after tokenising, the priority, the tenant, the name for the log."""
     checked: list[object] = []
     learnt: list[dict[str, Any]] = []
 
@@ -247,16 +248,24 @@ async def test_what_the_scheduler_learns_of_a_caller(
     monkeypatch.setattr(service._scheduler, "check_room", lambda *facts: checked.append(facts))
     monkeypatch.setattr(service._scheduler, "run", run)
     options = Options(deadline_s=30.0, priority="bulk")
-    await service.embed(options, Texts(["a"]), request_id="this one")
+    caller = Caller("search", 2.0)
+    await service.embed(options, Texts(["a"]), caller, request_id="this one")
     await service.embed(Options(), Texts(["a"]))
-    assert checked == [("bulk", 30.0), ("online", None)]
+    tenant = Tenant("search", 2.0)
+    assert checked == [("bulk", 30.0, tenant), ("online", None, ANYONE)]
     assert 20 < learnt[0].pop("patience_s") < 30
-    assert learnt[0] == {"normalize": True, "priority": "bulk", "request_id": "this one"}
+    assert learnt[0] == {
+        "normalize": True,
+        "priority": "bulk",
+        "request_id": "this one",
+        "tenant": tenant,
+    }
     assert learnt[1] == {
         "normalize": True,
         "priority": "online",
         "patience_s": None,
         "request_id": None,
+        "tenant": ANYONE,
     }
 
 
