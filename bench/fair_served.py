@@ -17,7 +17,9 @@ from typing import Any
 from bench.fair_load import BULK, POLITE, QUERY, Greed, Load, Seen
 from bench.service import Service
 
-_KEYS = [f"sk-fair-{n:02}" for n in range(POLITE + 1)]  # the last one is the greedy's
+KEYS = [f"sk-fair-{n:02}" for n in range(POLITE + 1)]
+"""Of the tenants; the last one is the greedy's."""
+
 _WORDS = ("the", "a", "of", "to", "in", "and", "for", "with", "on", "that", "is", "was", "by")
 _LENGTH = re.compile(rb"content-length: (\d+)", re.IGNORECASE)
 _NICE = 10  # of the greedy client, which has the cores that the others leave
@@ -27,18 +29,18 @@ def served(
     model: str, precision: str, load: Load, rounds: int
 ) -> Iterator[tuple[Greed, Seen, Seen, float]]:
     """For each kind of greed: what the polite see alone and beside, the greedy's tokens alone."""
-    environ = {"MATRYO_API_KEYS": ",".join(_KEYS)}
+    environ = {"MATRYO_APIKEYS": ",".join(KEYS)}
     greeds: tuple[Greed, ...] = ("bulk", "queries")
     with Service("--model", model, "--precision", precision, environ=environ) as service:
         idle = replace(load, rate=0.0)
-        _round(service.port, replace(load, seconds=3.0), "bulk")  # a warm-up
+        measure(service.port, replace(load, seconds=3.0), "bulk")  # a warm-up
         alone, beside = Seen(), {greed: Seen() for greed in greeds}
         most = dict.fromkeys(greeds, 0.0)
         for _ in range(rounds):
-            _add(alone, _round(service.port, load, "none"))
+            _add(alone, measure(service.port, load, "none"))
             for greed in greeds:
-                _add(beside[greed], _round(service.port, load, greed))
-                most[greed] += sum(_round(service.port, idle, greed).greedy_tokens.values())
+                _add(beside[greed], measure(service.port, load, greed))
+                most[greed] += sum(measure(service.port, idle, greed).greedy_tokens.values())
         for greed in greeds:
             yield greed, alone, beside[greed], most[greed]
 
@@ -51,7 +53,7 @@ def _add(total: Seen, seen: Seen) -> None:
         total.greedy_tokens[name] = total.greedy_tokens.get(name, 0) + n_tokens
 
 
-def _round(port: int, load: Load, greed: Greed) -> Seen:
+def measure(port: int, load: Load, greed: Greed) -> Seen:
     """One measurement: the polite in a process, the greedy in another one."""
     context, seen = multiprocessing.get_context("spawn"), Seen()
     began = time.time() + 2.0  # both processes have started by then
@@ -112,7 +114,7 @@ class _Clients:
         """One polite request, on a connection of its own."""
         reader, writer = await asyncio.open_connection("127.0.0.1", self._port)
         sent = time.perf_counter()
-        writer.write(_request(_KEYS[number], body))
+        writer.write(_request(KEYS[number], body))
         status = (await _answer(reader))[0]
         spent_s = time.perf_counter() - sent
         writer.close()
@@ -127,7 +129,7 @@ class _Clients:
         try:
             async with asyncio.timeout(self._end - time.perf_counter()):
                 while True:
-                    writer.write(_request(_KEYS[-1], _body(rng, count, lengths)))
+                    writer.write(_request(KEYS[-1], _body(rng, count, lengths)))
                     status, n_tokens = await _answer(reader)
                     if status != http.HTTPStatus.OK:
                         await asyncio.sleep(1)

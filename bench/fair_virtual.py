@@ -39,7 +39,7 @@ def simulate(
             for n, weight in enumerate(weights):
                 tenant = Tenant(f"greedy-{n}", weight)
                 for connection in range(count):
-                    rng = random.Random(f"{seed}-{n}-{connection}")  # noqa: S311
+                    rng = random.Random(f"{seed}-{n}-{connection}")
                     works.append(clients.greedy(tenant, greed, rng))
         await asyncio.gather(*works)
 

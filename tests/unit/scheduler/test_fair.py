@@ -266,6 +266,7 @@ class TestGuests:
     def test_its_texts_do_not_ride_with_others(self) -> None:
         """A batch of the other tenant has that tenant's texts alone."""
         desk = self.busy()
+        desk.send(GREEDY, [5, 5])
         desk.send(POLITE, [20])
         assert {job.ticket.tenant for job in desk.choose()} == {POLITE}
 
