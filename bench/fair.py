@@ -75,7 +75,7 @@ def main(flags_given: Sequence[str] | None = None) -> None:
         virtual(given.seconds)
         return
     print(HEAD)
-    load = Load(given.seconds, given.rate, 0.1)
+    load = Load(given.seconds, given.rate, 0.1, greedy_texts=16)
     for greed, alone, beside, most in served(given.model, given.precision, load, given.rounds):
         print(row(f"served, {greed}", alone, beside, most))
 

@@ -22,6 +22,7 @@ KEYS = [f"sk-fair-{n:02}" for n in range(POLITE + 1)]
 
 _WORDS = ("the", "a", "of", "to", "in", "and", "for", "with", "on", "that", "is", "was", "by")
 _LENGTH = re.compile(rb"content-length: (\d+)", re.IGNORECASE)
+_HEAD_START_S = 0.2
 _NICE = 10  # of the greedy client, which has the cores that the others leave
 
 
@@ -56,25 +57,29 @@ def _add(total: Seen, seen: Seen) -> None:
 def measure(port: int, load: Load, greed: Greed) -> Seen:
     """One measurement: the polite in a process, the greedy in another one."""
     context, seen = multiprocessing.get_context("spawn"), Seen()
-    began = time.time() + 2.0  # both processes have started by then
     kinds: list[Greed] = ["none"] if greed == "none" else ["none", greed]
     works: list[tuple[Any, Any]] = []
     for kind in kinds:
         ours, theirs = context.Pipe()
-        process = context.Process(target=_run, args=(port, load, kind, began, theirs))
+        process = context.Process(target=_run, args=(port, load, kind, theirs))
         process.start()
         works.append((process, ours))
+    for _, ours in works:
+        ours.recv()  # the process has started
+    for _, ours in works:
+        ours.send(time.time() + _HEAD_START_S)
     for process, ours in works:
         _add(seen, ours.recv())
         process.join()
     return seen
 
 
-def _run(port: int, load: Load, greed: Greed, began: float, pipe: Any) -> None:  # noqa: ANN401
+def _run(port: int, load: Load, greed: Greed, pipe: Any) -> None:  # noqa: ANN401
     """The clients of one process: the polite, where there is no greed."""
     if greed != "none":
         os.nice(_NICE)
-    pipe.send(asyncio.run(_Clients(port, load, began).run(greed)))
+    pipe.send(None)
+    pipe.send(asyncio.run(_Clients(port, load, pipe.recv()).run(greed)))
 
 
 class _Clients:

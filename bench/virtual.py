@@ -10,9 +10,11 @@ from __future__ import annotations
 
 import asyncio
 import selectors
+from collections import Counter
 from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeVar
 
 import numpy as np
@@ -21,6 +23,7 @@ from prometheus_client import CollectorRegistry
 from matryo.core.metrics import Metrics
 from matryo.engine import BatchResult, EngineLimits, TokenIds
 from matryo.scheduler import Scheduler, SchedulerConfig
+from matryo.scheduler.jobs import Job
 from tests.fakes import FakeEngine
 
 T = TypeVar("T")
@@ -65,11 +68,13 @@ class VirtualEngine(FakeEngine):
 
     Attributes:
         spent_s: of the run that ends.
+        computed: tokens of runs that ended, by the name of the tenant.
     """
 
     def __init__(self, workers: int) -> None:
         super().__init__()
         self.spent_s = 0.0
+        self.computed = Counter[str | None]()
         self.limits = EngineLimits(
             solo_tokens=512,
             min_batch_tokens=64,
@@ -98,6 +103,7 @@ class _Run:
 
     work: Callable[[], Any]
     engine: VirtualEngine
+    batch: Sequence[Job]
     left_s: float
     threads: int
     started: float
@@ -128,14 +134,9 @@ class Cores(Executor):
         cost = _RUN_TOKENS + n_tokens * (1 + max(lengths) * _SCORE_TOKENS)
         self._pass_time()
         threads = 1 if self._runs else self._cores
-        run = _Run(
-            lambda: fn(*args, **kwargs),
-            engine,
-            cost * self._token_s,
-            threads,
-            self._loop.now,
-            Future(),
-        )
+        left_s = cost * self._token_s
+        work = partial(fn, *args, **kwargs)
+        run = _Run(work, engine, batch, left_s, threads, self._loop.now, Future())
         self._runs.append(run)
         self._plan()
         return run.future
@@ -164,6 +165,8 @@ class Cores(Executor):
         self._pass_time()
         for run in [run for run in self._runs if run.left_s <= 1e-9]:
             self._runs.remove(run)
+            for job in run.batch:
+                run.engine.computed[job.ticket.tenant.name] += job.n_tokens
             run.engine.spent_s = self._loop.now - run.started
             run.future.set_result(run.work())
         self._plan()
