@@ -11,13 +11,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bench import abuse, cores, doors, profile, requests, serving, startup
+from bench import abuse, cores, doors, fair, fair_served, profile, requests, serving, startup
 from bench.door_clients import BASE64, WAYS
+from bench.fair_load import Load, Seen
+from bench.fair_virtual import simulate
 from bench.peers import __main__ as peers
 from bench.peers.child import Child
 from bench.peers.plot import plot
 from bench.peers.rounds import Measured, choose, race
 from bench.peers.table import INT8, table
+from bench.service import Service
 from bench.shapes import SHAPES
 from matryo.engine import plan_cores
 from tests.checkpoints import make_model
@@ -47,6 +50,37 @@ def test_smoke(
     assert facts["server"]["bulk_tokens_per_s"] > 0
     assert len(facts["server"]["latency_by_load"]) == 5
     assert (tmp_path / "out/tiny-fp32.svg").stat().st_size > 1000
+
+
+def test_fair_in_virtual_time() -> None:
+    """Greedy tenants have their weights, and polite ones do not wait as long as without the rules."""
+    load = Load(6.0, rate=19.0, bulk_part=0.1)
+    alone = simulate(load, "none", cores=2)
+    beside = simulate(load, "bulk", cores=2, weights=(2.0, 1.0))
+    tokens = beside.greedy_tokens
+    assert 1.3 < tokens["greedy-0"] / tokens["greedy-1"] < 2.7  # of a few seconds
+    assert len(beside.queries_s) == len(alone.queries_s) > 30
+    assert beside.refused == 0
+    assert max(beside.queries_s) < 0.4  # a batch of bulk takes 0.2 s, and one may be under way
+    shown = fair.row("both", alone, beside, sum(tokens.values()))
+    assert shown.split()[-2:] == ["1.00", "0"]
+
+
+def test_fair_served(tmp_path: Path) -> None:
+    """The clients of both kinds get their answers from a server with keys."""
+    model = make_model(tmp_path, "bert", max_tokens=200)
+    build_tiny(tmp_path, model)
+    environ = {
+        "MATRYO_HOME": str(tmp_path / "home"),
+        "MATRYO_MODELS": str(model.models),
+        "MATRYO_API_KEYS": ",".join(fair_served.KEYS),
+    }
+    load = Load(1.2, rate=60.0, bulk_part=0.3, bulk_texts=2, connections=2, greedy_texts=2)
+    with Service("--model", model.id, environ=environ) as service:
+        seen: Seen = fair_served.measure(service.port, load, "bulk")
+    assert seen.queries_s
+    assert seen.bulk_s
+    assert seen.greedy_tokens["greedy"] > 0
 
 
 def test_abuse(

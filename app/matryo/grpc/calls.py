@@ -146,6 +146,7 @@ class Call:
         if self.caller.name is not None:
             self.facts["key"] = self.caller.name
         self.service.begin(self.caller)
+        self.lease = self.service.lease(self.caller)
 
     def final_trailers(self) -> tuple[tuple[str, str], ...]:
         """The trailing metadata, with what is left to the key now."""

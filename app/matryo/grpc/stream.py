@@ -176,7 +176,7 @@ class _Stream:
         with contextlib.ExitStack() as stack:
             while True:
                 try:
-                    with self._call.service.budget.lease() as lease:
+                    with self._call.service.lease(self._call.caller) as lease:
                         messages = [self._call.parsed(raw, lease) for raw in raws]
                         return await self._work(messages, lease)
                 except (Overloaded, TokenRateReached) as exc:

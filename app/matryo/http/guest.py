@@ -36,7 +36,7 @@ class _Guest:
         request = Request(scope, receive)
         request.state.caller = caller_of(request)
         context = context_of(request)
-        lease = request.state.lease = context.service.budget.lease()
+        lease = request.state.lease = context.service.lease(request.state.caller)
         if request.method == "POST":
             check_media(request)
         body = bytes(await read_body(request, context.body, lease))

@@ -18,6 +18,7 @@ from matryo.http.context import Context
 from matryo.http.openai.tally import SMALL_BYTES, Tally
 from matryo.http.pieces import Piece, PiecesResponse
 from matryo.http.traced import span_of
+from matryo.scheduler import Tenant
 from matryo.service import Answer, Options, Texts
 
 FEW_TEXTS = 4
@@ -77,7 +78,7 @@ async def read_call(
         MatryoError: what `read_body`, `Tally` or `parse` raises.
     """
     check_media(request)
-    service = context.service
+    service, tenant = context.service, request.scope["state"]["caller"].tenant
     tally = None if is_short(request, SMALL_BYTES) else Tally(service.limits)
     body = await read_body(request, context.body, lease, tally and tally.feed)
     n_bytes = len(body)
@@ -88,7 +89,8 @@ async def read_call(
     lease.grow(tally.parsed_bytes, "texts")
     work = partial(parse, body, tally)
     del body
-    with span_of(request).stage(names.PARSE), service.pool.job(n_bytes // _BYTES_PER_CHAR) as job:
+    work_chars = n_bytes // _BYTES_PER_CHAR
+    with span_of(request).stage(names.PARSE), service.pool.job(work_chars, tenant) as job:
         parsed = await job.run(work)
     del work
     lease.hold(n_bytes_of(parsed), "texts")
@@ -145,12 +147,17 @@ def headers_of(answer: Answer, ignored: tuple[str, ...]) -> dict[str, str]:
 
 
 def respond(
-    writing: Writing, headers: dict[str, str], context: Context, answer: Answer, span: Span
+    writing: Writing,
+    headers: dict[str, str],
+    context: Context,
+    answer: Answer,
+    span: Span,
+    tenant: Tenant,
 ) -> Response:
     """The response with an answer's vectors: in one go, or in pieces if there are many numbers."""
     headers["content-type"] = writing.media_type
     if answer.vectors.size > _INLINE_NUMBERS:
-        pieces = _written(writing, context, answer.model, span)
+        pieces = _written(writing, context, answer.model, span, tenant)
         return PiecesResponse(pieces, headers, writing.n_bytes)
     started = time.perf_counter()
     with span.stage(names.ENCODE):
@@ -160,7 +167,7 @@ def respond(
 
 
 async def _written(
-    writing: Writing, context: Context, model: str, span: Span
+    writing: Writing, context: Context, model: str, span: Span, tenant: Tenant
 ) -> AsyncIterator[Piece]:
     """The pieces of a response, each made when the one before is sent."""
     spent_s = 0.0
@@ -169,7 +176,7 @@ async def _written(
         for make in writing.pieces():
             started = time.perf_counter()
             if writing.computes:
-                with context.service.pool.job(_CHARS_PER_PIECE) as job:
+                with context.service.pool.job(_CHARS_PER_PIECE, tenant) as job:
                     piece = await job.run(make)
             else:
                 piece = make()

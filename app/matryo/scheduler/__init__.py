@@ -4,7 +4,7 @@ The lowest layer that knows asyncio; the layers below are plain code on worker t
 """
 
 from matryo.scheduler.config import SchedulerConfig
-from matryo.scheduler.jobs import Priority
+from matryo.scheduler.jobs import ANYONE, Priority, Tenant
 from matryo.scheduler.scheduler import Scheduler
 
-__all__ = ["Priority", "Scheduler", "SchedulerConfig"]
+__all__ = ["ANYONE", "Priority", "Scheduler", "SchedulerConfig", "Tenant"]

@@ -16,10 +16,12 @@ from matryo.core.errors import CapacityError, MatryoError, Overloaded, Stopping,
 from matryo.core.metrics import Metrics
 from matryo.engine import Engine
 from matryo.scheduler.config import SchedulerConfig
-from matryo.scheduler.jobs import Job, Ticket, work_of
+from matryo.scheduler.groups import Load
+from matryo.scheduler.jobs import ANYONE, Job, Tenant, Ticket, work_of
 from matryo.scheduler.policy import classify, is_bulk
 from matryo.scheduler.rates import Rates, Work
-from matryo.scheduler.waiting import Lane, Waiting
+from matryo.scheduler.waiting import Waiting
+from matryo.scheduler.waits import Waits
 
 
 @dataclass(eq=False, slots=True)
@@ -35,6 +37,8 @@ class Run:
         is_long: whether the run is that of one long text.
         is_probe: whether no job is a caller's.
         counted: the clock until which the run's time is counted as busy.
+        is_guest: whether a guest led when the worker took the jobs.
+        by_tenant: tokens of the jobs of each tenant, by its name.
     """
 
     engine: Engine
@@ -45,6 +49,8 @@ class Run:
     is_long: bool
     is_probe: bool
     counted: float
+    is_guest: bool
+    by_tenant: dict[str | None, int]
 
 
 class Queue:
@@ -75,8 +81,10 @@ class Queue:
         self._metrics = metrics
         self._clock = clock
         self._tickets: dict[Ticket, None] = {}
+        self._n_requests: dict[str | None, int] = {}  # admitted, by the name of the tenant
         self._runs: dict[Run, None] = {}
-        self.waiting = Waiting()
+        self.waiting = Waiting(config.workers, config.recent_s)
+        self._waits = Waits(self.waiting, rates, config)
         self.bulk_since = 0.0
         self.draining = False
         self.arrived = asyncio.Event()
@@ -103,9 +111,16 @@ class Queue:
         """Runs of long texts under way."""
         return sum(run.is_long for run in self._runs)
 
+    @property
+    def n_guests(self) -> int:
+        """Runs under way that a guest leads."""
+        return sum(run.is_guest for run in self._runs)
+
     # --- admission
 
-    def check_room(self, *, bulk: bool, patience_s: float | None = None) -> None:
+    def check_room(
+        self, tenant: Tenant = ANYONE, *, bulk: bool, patience_s: float | None = None
+    ) -> None:
         """Refuse a request whose texts are not known yet, if there is no room for the smallest.
 
         Raises:
@@ -113,7 +128,8 @@ class Queue:
             Overloaded: the queue is full, or the wait too long.
         """
         if not self._is_idle():
-            self._check(1, 0.0, bulk=bulk, patience_s=patience_s)
+            self._check_bounds(tenant, 1)
+            self._check_wait(tenant, 0.0, 1, bulk=bulk, patience_s=patience_s)
 
     def check(self, ticket: Ticket, patience_s: float | None = None) -> None:
         """Refuse a request, if there is no room for all of it.
@@ -128,11 +144,12 @@ class Queue:
         """
         if self._is_idle():
             return
+        self._check_bounds(ticket.tenant, ticket.n_tokens)
         work_s = self._rates.of(ticket.engine).seconds(ticket.work)
-        # One text runs on one worker.
-        own_s = work_s / min(self._config.workers, len(ticket.pending))
         bulk = is_bulk(ticket, self._rates.budget)
-        self._check(ticket.n_tokens, own_s, bulk=bulk, patience_s=patience_s)
+        self._check_wait(
+            ticket.tenant, work_s, len(ticket.pending), bulk=bulk, patience_s=patience_s
+        )
 
     def _is_idle(self) -> bool:
         """Whether any request is admitted, because no token waits or runs.
@@ -146,16 +163,62 @@ class Queue:
             raise self._refused("draining", Stopping())
         return not self.n_tokens
 
-    def _check(self, n_tokens: int, own_s: float, *, bulk: bool, patience_s: float | None) -> None:
-        config, used = self._config, self.n_tokens
-        self._check_bound(
-            "requests", "waiting requests", 1, len(self._tickets), config.max_requests
-        )
-        self._check_bound("queue_full", "queued tokens", n_tokens, used, config.queue_tokens)
+    def _check_bounds(self, tenant: Tenant, n_tokens: int) -> None:
+        config = self._config
+        n_mine, n_all = self._n_requests.get(tenant.name, 0), len(self._tickets)
+        if self._is_over(tenant, 1, n_mine, n_all, config.max_requests):
+            raise self._full("requests", "waiting requests", 1, n_all, config.max_requests or 0)
+        held = self._tokens_of(tenant)
+        if self._is_over(tenant, n_tokens, held, self.n_tokens, config.queue_tokens):
+            raise self._full(
+                "queue_full", "queued tokens", n_tokens, self.n_tokens, config.queue_tokens or 0
+            )
+
+    def _is_over(
+        self, tenant: Tenant, requested: int, held: int, total: int, limit: int | None
+    ) -> bool:
+        """Whether a request asks for more of a resource than its tenant may have.
+
+        A tenant may have what is left. Where nothing is left, a tenant beside others may still have
+        its share, or one request, until all tenants together hold twice the limit.
+
+        Args:
+            tenant: whose request it is.
+            requested: amount that the request needs.
+            held: amount that the tenant holds.
+            total: amount that all tenants hold.
+            limit: amount that there is; None for no limit.
+        """
+        if limit is None or total + requested <= limit:
+            return False
+        part = self.waiting.accounts.part(tenant)
+        has_share = part < 1 and (not held or held + requested <= part * limit)
+        return not (has_share and total + requested <= 2 * limit)
+
+    def _tokens_of(self, tenant: Tenant) -> int:
+        """Tokens of a tenant that are admitted and not computed."""
+        account = self.waiting.accounts.find(tenant)
+        n_tokens = account.query_tokens + account.bulk_tokens if account else 0
+        return n_tokens + sum(run.by_tenant.get(tenant.name, 0) for run in self._runs)
+
+    def _check_wait(
+        self,
+        tenant: Tenant,
+        work_s: float,
+        n_texts: int,
+        *,
+        bulk: bool,
+        patience_s: float | None,
+    ) -> None:
+        config = self._config
         if config.max_wait_s is None:
             return
         limit_s = min(config.max_wait_s, math.inf if patience_s is None else patience_s)
+        # One text runs on one worker.
+        own_s = work_s / min(config.workers, n_texts)
         ahead_s = self.expected_s(bulk=bulk)
+        if ahead_s + own_s > limit_s:
+            ahead_s = self._waits.of_tenant(tenant, work_s, self._running_s(), bulk=bulk)
         if ahead_s + own_s > limit_s:
             late = WaitTooLong(
                 expected_s=ahead_s + own_s,
@@ -166,24 +229,19 @@ class Queue:
             )
             raise self._refused("wait", late)
 
-    def _check_bound(
-        self, reason: str, resource: str, requested: int, held: int, limit: int | None
-    ) -> None:
-        """Refuse a request that asks for more of a resource than is left of it.
-
-        Raises:
-            Overloaded: more than is left.
-        """
-        if limit is None or (over := held + requested - limit) <= 0:
-            return
+    def _full(
+        self, reason: str, resource: str, requested: int, total: int, limit: int
+    ) -> CapacityError:
+        """The refusal of a request that asks for more than its tenant may have."""
+        over = total + requested - limit
         full = Overloaded(
             resource=resource,
             requested=requested,
-            used=held,
+            used=total,
             limit=limit,
-            retry_after_s=self.expected_s(bulk=True) * min(1.0, over / held),
+            retry_after_s=self.expected_s(bulk=True) * min(1.0, over / total),
         )
-        raise self._refused(reason, full)
+        return self._refused(reason, full)
 
     def _refused(self, reason: str, error: CapacityError) -> CapacityError:
         self._metrics.rejections.labels(reason).inc()
@@ -191,42 +249,34 @@ class Queue:
         return error
 
     def expected_s(self, *, bulk: bool) -> float:
-        """Seconds until a request that comes now has its turn, by the measured rates.
-
-        Queries go before bulk, and bulk goes first with one batch after every `starve_s`.
+        """Seconds until a request that comes now has its turn if all tenants go first.
 
         Args:
             bulk: whether the request is bulk, which goes after everything.
         """
-        config = self._config
-        before_s = self._waiting_s(self.waiting.queries)
-        for run in self._runs:
-            before_s += self.left_s(run)
-        bulk_s = self._waiting_s(self.waiting.bulk)
-        if not bulk:
-            turns = 1 + before_s / config.workers / config.starve_s
-            bulk_s = min(bulk_s, turns * config.batch_s)
-        return (before_s + bulk_s) / config.workers
+        return self._waits.behind_all(self._running_s(), bulk=bulk)
+
+    def _running_s(self) -> float:
+        """Seconds of one worker that the runs under way still take."""
+        return sum(map(self.left_s, self._runs), 0.0)
 
     def left_s(self, run: Run) -> float:
         """Seconds that a run still takes, by the measured rates."""
         left_s = self._rates.of(run.engine).seconds(run.work) - (self._clock() - run.started)
         return max(0.0, left_s)
 
-    def lane_s(self, lane: Lane) -> float:
-        """Seconds of one worker for all that is pending in a lane."""
-        return self._rates.of(lane.engine).seconds(lane.work) if lane.by_size else 0.0
-
-    def _waiting_s(self, lanes: Sequence[Lane]) -> float:
-        """Seconds of one worker for all that is pending in some lanes."""
-        return sum(map(self.lane_s, lanes), 0.0)
+    def load_s(self, load: Load) -> float:
+        """Seconds of one worker for all that is pending of a load."""
+        return self._rates.of(load.engine).seconds(load.work) if load.n_requests else 0.0
 
     def add(self, ticket: Ticket) -> None:
         """Admit a request, whatever the bounds."""
-        if not any(lane.by_size for lane in self.waiting.bulk):
+        if not any(load.n_requests for load in self.waiting.bulk):
             self.bulk_since = self._clock()
         classify(ticket, self._rates.budget)
         self._tickets[ticket] = None
+        name = ticket.tenant.name
+        self._n_requests[name] = self._n_requests.get(name, 0) + 1
         self.waiting.add(ticket)
         self.arrived.set()
 
@@ -238,6 +288,8 @@ class Queue:
         for job in batch:
             by_ticket.setdefault(job.ticket, []).append(job)
         first, work = batch[0], work_of(batch)
+        accounts, by_tenant = self.waiting.accounts, dict[str | None, int]()
+        leader = accounts.open(first.ticket.tenant, now)
         run = Run(
             engine=first.ticket.engine,
             work=work,
@@ -247,10 +299,17 @@ class Queue:
             is_long=first.n_tokens > first.ticket.long_tokens,
             is_probe=all(ticket.is_probe for ticket in by_ticket),
             counted=now,
+            is_guest=leader.is_guest,
+            by_tenant=by_tenant,
         )
+        accounts.lead(leader)
+        rate, starve_s = self._rates.of(run.engine), self._config.starve_s
         for ticket, jobs in by_ticket.items():
+            tenant, taken = ticket.tenant, work_of(jobs)
+            by_tenant[tenant.name] = by_tenant.get(tenant.name, 0) + sum(taken.values())
             self.waiting.remove(ticket)
             ticket.take(jobs, now)
+            accounts.charge(accounts.open(tenant, now), rate.seconds(taken), now, starve_s)
             if ticket.pending:
                 self.waiting.add(ticket)
         if run.has_bulk:
@@ -263,8 +322,8 @@ class Queue:
         del self._runs[run]
         if run.has_bulk:
             self.bulk_since = self._clock()  # a long text must not lead again as soon as it is done
-        if run.is_long:
-            self.arrived.set()  # another worker may wait until a long text may run
+        if run.is_long or run.is_guest:
+            self.arrived.set()  # another worker may wait until a long text, or a guest, may run
         self.count_busy(run)
 
     def count_busy(self, run: Run) -> None:
@@ -282,6 +341,10 @@ class Queue:
         if ticket not in self._tickets:
             return
         del self._tickets[ticket]
+        name = ticket.tenant.name
+        self._n_requests[name] -= 1
+        if not self._n_requests[name]:
+            del self._n_requests[name]
         self.waiting.remove(ticket)
         ticket.future.cancel()
         if (n_dropped := ticket.drop()) and not ticket.is_probe:
@@ -294,6 +357,7 @@ class Queue:
         """
         tickets = list(self._tickets)
         self._tickets.clear()
+        self._n_requests.clear()
         self.waiting.clear()
         for ticket in tickets:
             ticket.fail(error())  # one each, because a raised error collects tracebacks

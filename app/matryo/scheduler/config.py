@@ -22,11 +22,16 @@ class SchedulerConfig:
         ready_interval_s: the service is ready if every model ran within this many seconds. A model
             that did not run for a third of them is run by the heartbeat.
         starve_s: bulk that had nothing computed for this many seconds goes before queries, and a
-            request goes before others of its kind.
+            request goes before others of its kind and tenant. Of two tenants that wait, neither
+            gets more seconds of work than these before the other one has its due.
         query_share: part of a batch's time that a batch with a query in it may take, because the
             query is answered only when its batch is done.
         joining_cost: a text joins a batch if the batch then costs at most this many times what the
             text would cost alone, beside the fixed cost of a run. At least 1.
+        recent_s: seconds for which a tenant counts as active after it was last seen, and over which
+            its use of the workers is remembered.
+        guest_share: part of a batch's time that a batch of a guest may take while another tenant
+            may send a request at any moment.
         restart_s: pause before a worker that died starts anew, and between two tries of the
             heartbeat.
     """
@@ -40,4 +45,6 @@ class SchedulerConfig:
     starve_s: float = 1.0
     query_share: float = 0.75
     joining_cost: float = 1.25
+    recent_s: float = 10.0
+    guest_share: float = 0.125
     restart_s: float = 0.2

@@ -9,8 +9,8 @@ from matryo.core.metrics import Metrics
 from matryo.engine import Engine
 from matryo.scheduler.admission import Queue
 from matryo.scheduler.config import SchedulerConfig
+from matryo.scheduler.groups import Group, first_live
 from matryo.scheduler.rates import Rates
-from matryo.scheduler.waiting import Lane, first_live
 
 
 class Gauges:
@@ -55,22 +55,30 @@ class Gauges:
     def _show_model(self, engine: Engine, left_s: float) -> None:
         """Set the gauges of one model, whose runs still take `left_s` of one worker."""
         metrics, model = self._metrics, engine.manifest.id
-        waiting, oldest_s = self._queue.waiting, 0.0
-        for name, lanes in zip(LANES, (waiting.queries, waiting.bulk), strict=True):
-            own = [lane for lane in lanes if lane.engine is engine and lane.n_requests]
-            left_s += sum(map(self._queue.lane_s, own))
-            oldest_s = max([oldest_s, *map(self._oldest_s, own)])
-            metrics.waiting_requests.labels(model, name).set(sum(lane.n_requests for lane in own))
-            metrics.waiting_texts.labels(model, name).set(sum(lane.n_texts for lane in own))
+        waiting = self._queue.waiting
+        for name, loads in zip(LANES, (waiting.queries, waiting.bulk), strict=True):
+            own = [load for load in loads if load.engine is engine and load.n_called]
+            left_s += sum(map(self._queue.load_s, own))
+            metrics.waiting_requests.labels(model, name).set(sum(load.n_called for load in own))
+            metrics.waiting_texts.labels(model, name).set(sum(load.n_texts for load in own))
+        oldest_s = max(
+            (
+                self._oldest_s(group)
+                for account in waiting.accounts.waiting()
+                for group in (*account.queries, *account.bulk)
+                if group.engine is engine and group.n_called
+            ),
+            default=0.0,
+        )
         workers = self._config.workers
         metrics.backlog_seconds.labels(model).set(left_s / workers)
         metrics.oldest_wait_seconds.labels(model).set(oldest_s)
         metrics.speed.labels(model).set(workers * self._rates.of(engine).tokens_per_s)
 
-    def _oldest_s(self, lane: Lane) -> float:
-        """Seconds for which nothing was computed of the request of a lane that waits longest."""
-        index = first_live(lane.by_age)
-        if index == len(lane.by_age):
+    def _oldest_s(self, group: Group) -> float:
+        """Seconds for which nothing was computed of the request of a group that waits longest."""
+        index = first_live(group.by_age)
+        if index == len(group.by_age):
             return 0.0
-        since, _number, _ticket = lane.by_age[index]
+        since, _number, _ticket = group.by_age[index]
         return max(0.0, self._clock() - since)

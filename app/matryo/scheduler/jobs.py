@@ -21,6 +21,23 @@ Priority = Literal["online", "bulk"]
 _numbers = itertools.count()
 
 
+@dataclass(frozen=True, slots=True)
+class Tenant:
+    """For whom work is done. Tenants share the workers in proportion to their weights.
+
+    Attributes:
+        name: of the tenant; None for the one tenant of a server without keys.
+        weight: over 0.
+    """
+
+    name: str | None = None
+    weight: float = 1.0
+
+
+ANYONE = Tenant()
+"""The tenant of a server without keys, and of a service in one's own process."""
+
+
 @dataclass(eq=False, frozen=True, slots=True)
 class Job:
     """One distinct text of a request.
@@ -50,6 +67,7 @@ class Ticket:
         request_id: names the request in the log; None for a request without a name.
         normalize: whether every vector has unit length; see `Engine.embed`.
         is_probe: whether the server itself asks, to know whether the model is well.
+        tenant: for whom the request is.
 
     Attributes:
         number: a larger one than that of every ticket before.
@@ -77,6 +95,7 @@ class Ticket:
         *,
         normalize: bool = True,
         is_probe: bool = False,
+        tenant: Tenant = ANYONE,
     ) -> None:
         self.number = next(_numbers)
         self.engine = engine
@@ -85,6 +104,7 @@ class Ticket:
         self.is_probe = is_probe
         self.priority: Priority = priority
         self.request_id = request_id
+        self.tenant = tenant
         self.arrived = now
         self.waiting_since = now
         rows: dict[bytes, list[int]] = {}

@@ -2,34 +2,46 @@
 
 A *query* is an online request that fits in half a batch; every other request is *bulk*. Queries run
 before bulk. If bulk had nothing computed for `starve_s`, bulk runs first. Among queries, and
-among bulk requests, the one with the fewest tokens left leads, unless another had nothing
-computed for as long.
+among bulk requests, the tenant whose turn it is leads (see `accounts`). Of its requests, the one
+with the fewest tokens left leads, unless another had nothing computed for as long. Queries of a
+tenant that had `starve_s` seconds of work beyond its due, or of a *guest* that had any, come after
+bulk of the other tenant: nobody starves another's bulk by sending queries alone.
 
 The leader's longest text begins the batch. Texts of any request for the same model then fill the
 batch, the longest that fits first: reading the weights for a query serves bulk as well. Texts of
 very different lengths stay apart where attention would compute too much padding.
 
-A choice costs a few binary searches for each text of the batch, however many requests wait.
+No run can be interrupted. While another tenant may send a request at any moment, batches of guests
+are therefore short, and guests leave one worker free. Texts of guests join the batches of guests
+alone, because the others in a batch are answered only when the batch is done. While guests wait,
+batches of others are short too, or a worker's part of the leader's texts: a run beside runs of
+guests never gets every core, so that the request is spread over the workers instead.
+
+A choice costs a few binary searches for each text of the batch, however many requests and tenants
+wait.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from operator import itemgetter
 
 from matryo.engine import Engine
+from matryo.scheduler.accounts import Account
 from matryo.scheduler.config import SchedulerConfig
+from matryo.scheduler.groups import Entry, Group, first_live
 from matryo.scheduler.jobs import Job, Ticket
-from matryo.scheduler.waiting import Entry, Lane, Waiting, first_live
+from matryo.scheduler.waiting import Waiting
 
 Budget = Callable[[Engine, int], int]
 """Tokens that a batch of this engine may have, by the length of its longest text. A single text may
 exceed the budget."""
 
 MAX_MISSES = 32
-"""A batch looks for company until so many requests in a row had no text that fits. Requests come by
-size: behind that many misses, hardly any request has a text that is small enough."""
+"""A batch looks for company until so many requests or tenants in a row had no text that fits. The
+requests of a tenant come by size: behind that many misses, hardly any request has a text that is
+small enough."""
 
 
 def classify(ticket: Ticket, budget: Budget) -> None:
@@ -61,6 +73,7 @@ def next_batch(
     now: float,
     bulk_since: float,
     long_allowed: bool = True,
+    guests_allowed: bool = True,
 ) -> list[Job]:
     """The jobs to run now.
 
@@ -72,18 +85,33 @@ def next_batch(
         bulk_since: the clock when a run last had bulk, or when bulk began to wait.
         long_allowed: whether a text over `long_tokens` may run. Limiting how many of them run at
             once keeps a worker free for queries, and bounds memory.
+        guests_allowed: whether a guest may lead while another tenant may send a request soon.
 
     Returns:
         Jobs of one engine; empty only if nothing that may run is pending.
     """
-    lanes = [waiting.queries, waiting.bulk]
-    if not long_allowed:
-        lanes = [[lane for lane in kind if not lane.all_long] for kind in lanes]
-    query, bulk = (_leader(kind, config.starve_s, now) for kind in lanes)
-    query_leads = query is not None and not (bulk and now - bulk_since >= config.starve_s)
-    leader = query if query_leads else bulk
-    if leader is None:
+    accounts, starve_s = waiting.accounts, config.starve_s
+    is_yielding = accounts.expects_others(now)
+    query, bulk = (
+        _first_of(
+            accounts.ranked(
+                bulk=bulk,
+                long_allowed=long_allowed,
+                guests_allowed=guests_allowed or not is_yielding,
+            ),
+            starve_s,
+            now,
+            bulk=bulk,
+            long_allowed=long_allowed,
+        )
+        for bulk in (False, True)
+    )
+    is_due = now - bulk_since >= starve_s
+    query_leads = bool(query) and not (bulk and _passes(bulk[0], query[0], starve_s, due=is_due))
+    first_tenant = query if query_leads else bulk
+    if first_tenant is None:
         return []
+    account, leader = first_tenant
     longest = leader.long_tokens
     first = leader.pending[-1]
     if first.n_tokens > longest:
@@ -91,20 +119,62 @@ def next_batch(
             return [first]
         first = leader.pending[bisect_right(leader.pending, longest, key=_length) - 1]
 
-    share = config.query_share if query_leads else 1.0
-    batch = _Batch(first, longest, budget, share, config.joining_cost)
+    is_short = is_yielding if account.is_guest else accounts.guests_wait()
+    part = 0.0 if account.is_guest else leader.n_tokens / config.workers
+
+    def most_tokens(length: int) -> int:
+        most = budget(leader.engine, length)
+        n_tokens = most * (config.query_share if query_leads else 1.0)
+        return int(min(n_tokens, max(part, config.guest_share * most)) if is_short else n_tokens)
+
+    batch = _Batch(first, longest, most_tokens, config.joining_cost)
     batch.fill(leader)
-    for lane in (*waiting.queries, *waiting.bulk) if len(waiting) > 1 else ():
-        if lane.engine is leader.engine and lane.by_size and not lane.all_long:
-            batch.fill_from(lane, leader)
+    for kind in (False, True) if len(waiting) > 1 else ():
+        batch.n_misses = 0
+        for other in accounts.ranked(
+            bulk=kind, long_allowed=False, guests_allowed=account.is_guest
+        ):
+            if batch.n_misses >= MAX_MISSES:
+                break
+            if other.ahead_s(account) <= starve_s:
+                batch.fill_from(other.bulk if kind else other.queries, leader)
+            else:
+                batch.n_misses += 1
     return batch.jobs
 
 
-def _leader(lanes: Sequence[Lane], starve_s: float, now: float) -> Ticket | None:
-    oldest = _first([lane.by_age for lane in lanes])
+def _passes(bulk: Account, query: Account, starve_s: float, *, due: bool) -> bool:
+    """Whether bulk goes before a query.
+
+    Args:
+        bulk: of whom the bulk is.
+        query: of whom the query is.
+        starve_s: of the configuration.
+        due: whether bulk had nothing computed for `starve_s`.
+    """
+    if query.ahead_s(bulk) > (0.0 if query.is_guest else starve_s):
+        return True
+    return due and bulk.ahead_s(query) <= starve_s
+
+
+def _first_of(
+    accounts: Iterable[Account], starve_s: float, now: float, *, bulk: bool, long_allowed: bool
+) -> tuple[Account, Ticket] | None:
+    """The first of some tenants that has a request somebody waits for, and that request."""
+    for account in accounts:
+        groups = account.bulk if bulk else account.queries
+        if not long_allowed:
+            groups = [group for group in groups if not group.all_long]
+        if leader := _leader(groups, starve_s, now):
+            return account, leader
+    return None
+
+
+def _leader(groups: Sequence[Group], starve_s: float, now: float) -> Ticket | None:
+    oldest = _first([group.by_age for group in groups])
     if oldest is None or now - oldest.waiting_since >= starve_s:
         return oldest
-    return _first([lane.by_size for lane in lanes])
+    return _first([group.by_size for group in groups])
 
 
 def _first(orders: Sequence[Sequence[Entry]]) -> Ticket | None:
@@ -122,23 +192,26 @@ class _Batch:
 
     Args:
         first: the job that begins it.
-        most: the most tokens that a text of it may have.
-        budget: of the engine.
-        share: the part of the budget that may be used.
+        longest: the most tokens that a text of it may have.
+        most_tokens: of the batch, by the length of its longest text.
         joining_cost: see `SchedulerConfig`.
+
+    Attributes:
+        jobs: of the batch.
+        n_misses: requests and tenants in a row that had no text that fits.
     """
 
     def __init__(
-        self, first: Job, most: int, budget: Budget, share: float, joining_cost: float
+        self, first: Job, longest: int, most_tokens: Callable[[int], int], joining_cost: float
     ) -> None:
         self.jobs = [first]
         self._engine = first.ticket.engine
         self._limits = self._engine.limits
-        self._most = most
-        self._budget = budget
-        self._share = share
+        self._most = longest
+        self._most_tokens = most_tokens
         self._joining_cost = joining_cost
         self._n_tokens = self._longest = first.n_tokens
+        self.n_misses = 0
 
     def fill(self, ticket: Ticket) -> bool:
         """Add jobs of a request, the longest that fits first, while that is worth its cost.
@@ -163,22 +236,26 @@ class _Batch:
             self._longest = max(self._longest, job.n_tokens)
         return len(self.jobs) > n_jobs
 
-    def fill_from(self, lane: Lane, leader: Ticket) -> None:
-        """Add jobs of the requests of a lane, the smallest first; the leader's are there."""
-        entries, n_misses = lane.by_size, 0
-        index = bisect_left(entries, self._least(), key=itemgetter(0))
-        while n_misses < MAX_MISSES:
-            index = first_live(entries, index)
-            if index == len(entries):
-                return
-            ticket = entries[index][-1]
-            index += 1
-            if ticket is not leader:
-                n_misses = 0 if self.fill(ticket) else n_misses + 1
+    def fill_from(self, groups: Sequence[Group], leader: Ticket) -> None:
+        """Add jobs of the requests of a tenant, the smallest first; the leader's are there."""
+        for group in groups:
+            if group.engine is not self._engine or group.all_long:
+                continue
+            entries = group.by_size
+            index = bisect_left(entries, self._least(), key=itemgetter(0))
+            while self.n_misses < MAX_MISSES:
+                index = first_live(entries, index)
+                if index == len(entries):
+                    break
+                ticket = entries[index][-1]
+                index += 1
+                if ticket is not leader:
+                    self.n_misses = 0 if self.fill(ticket) else self.n_misses + 1
+        self.n_misses += 1
 
     def _room(self, longest: int) -> int:
         """Tokens that the batch may still take if its longest text has `longest` tokens."""
-        return int(self._budget(self._engine, longest) * self._share) - self._n_tokens
+        return self._most_tokens(longest) - self._n_tokens
 
     def _scores(self, longest: int) -> int:
         """Attention scores of the batch with one text more, its longest text then being this."""

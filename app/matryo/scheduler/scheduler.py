@@ -24,7 +24,7 @@ from matryo.scheduler.admission import Queue
 from matryo.scheduler.config import SchedulerConfig
 from matryo.scheduler.gauges import Gauges
 from matryo.scheduler.health import Health
-from matryo.scheduler.jobs import Priority, Ticket
+from matryo.scheduler.jobs import ANYONE, Priority, Tenant, Ticket
 from matryo.scheduler.rates import Rates
 from matryo.scheduler.supervision import Heartbeat, run_forever
 from matryo.scheduler.workers import Workers
@@ -153,18 +153,24 @@ class Scheduler:
         """
         return "draining" if self._queue.draining else self._health.why_not_ready(*engines)
 
-    def check_room(self, priority: Priority = "online", patience_s: float | None = None) -> None:
+    def check_room(
+        self,
+        priority: Priority = "online",
+        patience_s: float | None = None,
+        tenant: Tenant = ANYONE,
+    ) -> None:
         """Refuse a request before it costs anything, if even the smallest has no room.
 
         Args:
             priority: as for `run`.
             patience_s: as for `run`.
+            tenant: as for `run`.
 
         Raises:
             NotReady: draining.
             Overloaded: the queue is full, or the wait too long.
         """
-        self._queue.check_room(bulk=priority == "bulk", patience_s=patience_s)
+        self._queue.check_room(tenant, bulk=priority == "bulk", patience_s=patience_s)
 
     async def run(
         self,
@@ -177,6 +183,7 @@ class Scheduler:
         patience_s: float | None = None,
         request_id: str | None = None,
         span: Span = NO_SPAN,
+        tenant: Tenant = ANYONE,
     ) -> FloatArray:
         """Vectors of one request, which is admitted whole or refused at once.
 
@@ -192,6 +199,7 @@ class Scheduler:
                 request is refused if its answer is expected later.
             request_id: names the request in the log.
             span: of the request.
+            tenant: for whom the request is.
 
         Returns:
             `(len(texts), dimensions)` float32 vectors, in input order.
@@ -202,7 +210,14 @@ class Scheduler:
             InferenceFailed: the run of one of its texts failed, alone too.
         """
         ticket = Ticket(
-            engine, texts, dimensions, self._clock(), priority, request_id, normalize=normalize
+            engine,
+            texts,
+            dimensions,
+            self._clock(),
+            priority,
+            request_id,
+            normalize=normalize,
+            tenant=tenant,
         )
         self._queue.check(ticket, patience_s)
         ticket.passage = span.passage()

@@ -73,6 +73,7 @@ class Workers:
         """Run batches while there are any, then wait for a request; the body of one worker."""
         queue = self._queue
         max_long = max(1, self._config.workers // 2)
+        max_guests = max(1, self._config.workers - 1)
         while True:
             # All workers wake up for each arrival, and most find that another was first.
             batch = len(queue.waiting) and next_batch(
@@ -82,6 +83,7 @@ class Workers:
                 now=self._clock(),
                 bulk_since=queue.bulk_since,
                 long_allowed=queue.n_long < max_long,
+                guests_allowed=queue.n_guests < max_guests,
             )
             if batch:
                 await self._run(batch)

@@ -72,8 +72,9 @@ class KeyRing:
         self._nobody = _Known(secrets.token_bytes(32), OPEN, None)
         self._names: frozenset[str] = frozenset()
 
-    def __bool__(self) -> bool:
-        return bool(self._known)
+    def __len__(self) -> int:
+        """Number of keys."""
+        return len(self._known)
 
     def reserve(self, keys: Sequence[NamedKey]) -> None:
         """Have a row for each key, so that `replace` cannot fail; for any thread.

@@ -9,7 +9,7 @@ from typing import Literal
 
 from matryo.engine import Side
 from matryo.engine.postprocess import FloatArray
-from matryo.scheduler import Priority
+from matryo.scheduler import Priority, Tenant
 from matryo.service.allowance import Allowance
 
 EmbeddingType = Literal["float", "int8", "uint8", "binary", "ubinary"]
@@ -118,7 +118,7 @@ class Caller:
 
     Attributes:
         name: of the key that the caller showed; None where no key is asked for.
-        weight: share of the models' time beside other callers that want it.
+        weight: the caller's share of a busy server, in proportion to that of others; over 0.
         allowance: the key's limits, and what is used of them; None where no key is asked for.
     """
 
@@ -139,6 +139,11 @@ class Caller:
         """Whether the caller may use a model."""
         models = self.allowance and self.allowance.limits.models
         return models is None or model_id in models
+
+    @property
+    def tenant(self) -> Tenant:
+        """The caller as the scheduler knows it."""
+        return Tenant(self.name, self.weight)
 
 
 OPEN = Caller()

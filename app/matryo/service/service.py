@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from matryo.core import trace_names as names
-from matryo.core.budget import Budget, Lease
+from matryo.core.budget import Budget, Lease, Owner
 from matryo.core.errors import CapacityError, EngineError, SettingsInvalid
 from matryo.core.metrics import Metrics
 from matryo.core.shared import shared_folder
@@ -173,6 +173,12 @@ class Service:
         if caller.allowance:
             caller.allowance.charge_request()
 
+    def lease(self, caller: Caller) -> Lease:
+        """A lease of nothing yet, for a request of a caller."""
+        if caller.name is None or len(self.keys) < 2:  # noqa: PLR2004 - nobody to share with
+            return self.budget.lease()
+        return self.budget.lease(Owner(caller.name, caller.weight))
+
     async def embed(
         self,
         options: Options,
@@ -212,7 +218,7 @@ class Service:
         check_embedding_type(
             options.embedding_type, choices.dimensions, normalize=options.normalize
         )
-        with contextlib.nullcontext(lease) if lease else self.budget.lease() as held:
+        with contextlib.nullcontext(lease) if lease else self.lease(caller) as held:
             tokenized, vectors = await while_wanted(
                 self._embed(options, texts, choices, caller, held, request_id, span),
                 gone=gone,
@@ -311,7 +317,7 @@ class Service:
         self.limits.check_texts(len(texts))
         choices = choose(options, self.directory, self.defaults)
         caller.check_model(choices.engine.manifest.id)
-        with contextlib.nullcontext(lease) if lease else self.budget.lease() as held:
+        with contextlib.nullcontext(lease) if lease else self.lease(caller) as held:
             return await while_wanted(
                 work(
                     choices=choices,
@@ -319,6 +325,7 @@ class Service:
                     limits=self.limits,
                     lease=held,
                     patience_s=options.deadline_s,
+                    tenant=caller.tenant,
                 ),
                 gone=gone,
                 deadline_s=options.deadline_s,
@@ -335,7 +342,7 @@ class Service:
         span: Span,
     ) -> tuple[Tokenized, FloatArray]:
         """Tokens, then vectors: the part of a request that its caller's leaving cancels."""
-        self._scheduler.check_room(options.priority, options.deadline_s)
+        self._scheduler.check_room(options.priority, options.deadline_s, caller.tenant)
         if caller.allowance:
             caller.allowance.check_tokens()
         started = time.perf_counter()
@@ -349,6 +356,7 @@ class Service:
                 limits=self.limits,
                 decoder=self.decoder,
                 patience_s=options.deadline_s,
+                tenant=caller.tenant,
             )
         model = choices.engine.manifest.id
         spent_s = time.perf_counter() - started
@@ -365,6 +373,7 @@ class Service:
                 patience_s=None if options.deadline_s is None else options.deadline_s - spent_s,
                 request_id=request_id,
                 span=span,
+                tenant=caller.tenant,
             )
         return tokenized, vectors
 

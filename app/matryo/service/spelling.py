@@ -8,6 +8,7 @@ from typing import TypeVar
 from matryo.core.budget import Lease
 from matryo.core.errors import InvalidRequest
 from matryo.engine import Engine, Tokens, most_chars
+from matryo.scheduler import Tenant
 from matryo.service.choices import Choices
 from matryo.service.limits import PIECE_CHARACTERS, PIECE_TEXTS, RequestLimits
 from matryo.service.request import Texts
@@ -31,6 +32,7 @@ async def spell(
     limits: RequestLimits,
     lease: Lease,
     patience_s: float | None,
+    tenant: Tenant,
 ) -> list[T]:
     """The tokens of each text, as `write` writes those of each piece; see `Service.tokenize`.
 
@@ -43,6 +45,7 @@ async def spell(
         limits: of the request.
         lease: holds the results.
         patience_s: seconds that the caller waits for an answer; None if unknown.
+        tenant: whose texts they are.
 
     Raises:
         InvalidRequest: a text has more characters than are read of one.
@@ -54,7 +57,7 @@ async def spell(
     lengths = [len(text) for text in texts.strings]
     results: list[T] = []
     n_tokens = 0
-    with pool.admit(sum(lengths), patience_s) as job:
+    with pool.admit(sum(lengths), patience_s, tenant) as job:
         for start, end in _pieces(lengths, PIECE_CHARACTERS):
 
             def find(strings: Sequence[str] = texts.strings[start:end]) -> Sequence[Tokens]:
@@ -86,6 +89,7 @@ async def join(
     limits: RequestLimits,
     lease: Lease,
     patience_s: float | None,
+    tenant: Tenant,
 ) -> list[T]:
     """The string of each array of ids, as `write` writes those of each piece; see `Service.decode`.
 
@@ -98,6 +102,7 @@ async def join(
         limits: of the request.
         lease: holds the results.
         patience_s: seconds that the caller waits for an answer; None if unknown.
+        tenant: whose texts they are.
 
     Raises:
         InvalidRequest: an id is outside the vocabulary.
@@ -108,7 +113,7 @@ async def join(
     lengths = [len(ids) for ids in texts.token_arrays]
     limits.check_tokens(sum(lengths), exact=True)
     results: list[T] = []
-    with pool.admit(_CHARS_PER_ID * sum(lengths), patience_s) as job:
+    with pool.admit(_CHARS_PER_ID * sum(lengths), patience_s, tenant) as job:
         await job.run(lambda: check_own(texts, engine.vocab_size, engine.manifest.id))
         for start, end in _pieces(lengths, PIECE_CHARACTERS // _CHARS_PER_ID):
 

@@ -1,7 +1,8 @@
 """The threads that parse, decode, tokenise and encode, and the order in which they do so.
 
 A request works in pieces of a few milliseconds, one piece at a time. Between two pieces other
-requests get a turn: a request with less text left goes first, but a piece that has waited for
+requests get a turn. The tenant that had the least time of the threads, by its weight, goes first.
+Of its requests, the one with less text left goes first, but a piece that has waited for
 `_STARVING_S` goes before all others. One thread never takes a long piece.
 All state belongs to the event loop; a thread sees only the piece that it works on.
 """
@@ -22,6 +23,7 @@ from typing import Any, Self, TypeVar
 
 from matryo.core.errors import Abandoned, Overloaded
 from matryo.core.metrics import Metrics
+from matryo.scheduler import ANYONE, Tenant
 
 T = TypeVar("T")
 
@@ -41,6 +43,7 @@ class _Piece:
         number: in order of arrival.
         arrived_s: the clock at arrival.
         is_long: see `Job.run`.
+        tenant: whose work it is.
         done: gets the result, or the error as a value, when the thread is done: some errors, such
             as StopIteration, cannot pass through a future.
     """
@@ -50,17 +53,18 @@ class _Piece:
     number: int
     arrived_s: float
     is_long: bool
+    tenant: Tenant
     done: asyncio.Future[tuple[Any, BaseException | None]]
 
     def rank(self, now: float) -> tuple[int, float, int]:
-        """The order of two pieces: the one with the smaller rank goes first."""
+        """The order of two pieces of a tenant: the one with the smaller rank goes first."""
         if now - self.arrived_s > _STARVING_S:
             return 0, self.arrived_s, self.number
         return 1, self.left, self.number
 
 
 class _Lane:
-    """Pieces that wait, either long ones or others."""
+    """Pieces of one tenant that wait, either long ones or others."""
 
     def __init__(self) -> None:
         self._waiting: OrderedDict[int, _Piece] = OrderedDict()
@@ -88,12 +92,65 @@ class _Lane:
             heapq.heappop(self._by_left)
         return self._waiting[self._by_left[0][1]]
 
+    def __bool__(self) -> bool:
+        """Whether a piece waits."""
+        return bool(self._waiting)
+
     def drain(self) -> list[_Piece]:
         """Forget all pieces, and return them."""
         pieces = list(self._waiting.values())
         self._waiting.clear()
         self._by_left.clear()
         return pieces
+
+
+class _Turns:
+    """Whose turn it is: start-time fair queueing, as in `matryo.scheduler.accounts`."""
+
+    def __init__(self) -> None:
+        self._had: dict[str | None, float] = {}
+        self._clock = 0.0
+        self._lanes: dict[Tenant, tuple[_Lane, _Lane]] = {}
+
+    def add(self, piece: _Piece) -> None:
+        """Let a piece wait."""
+        name, lanes = piece.tenant.name, self._lanes.get(piece.tenant)
+        if lanes is None:
+            lanes = self._lanes[piece.tenant] = _Lane(), _Lane()
+            self._had[name] = max(self._had.get(name, 0.0), self._clock)
+        lanes[piece.is_long].add(piece)
+
+    def remove(self, piece: _Piece) -> None:
+        """Forget a piece, if it waits."""
+        if lanes := self._lanes.get(piece.tenant):
+            lanes[piece.is_long].remove(piece)
+            if not any(lanes):
+                del self._lanes[piece.tenant]
+
+    def charge(self, tenant: Tenant, seconds: float) -> None:
+        """Count time that a thread spent for a tenant."""
+        had = self._had.get(tenant.name, self._clock)
+        self._had[tenant.name] = had + seconds / tenant.weight
+
+    def first(self, now: float, *, long_allowed: bool) -> _Piece | None:
+        """The piece that goes first; None if none waits that may run."""
+        found: list[_Piece] = []
+        for short, long in self._lanes.values():
+            lanes = (short, long) if long_allowed else (short,)
+            pieces = [piece for lane in lanes if (piece := lane.first(now))]
+            if pieces:
+                found.append(min(pieces, key=lambda piece: piece.rank(now)))
+        if not found:
+            return None
+        first = min(found, key=lambda piece: self._had[piece.tenant.name])
+        self._clock = max(self._clock, self._had[first.tenant.name])
+        return first
+
+    def drain(self) -> list[_Piece]:
+        """Forget all pieces, and return them."""
+        lanes = [lane for pair in self._lanes.values() for lane in pair]
+        self._lanes.clear()
+        return [piece for lane in lanes for piece in lane.drain()]
 
 
 class TextPool:
@@ -118,18 +175,19 @@ class TextPool:
         self._max_wait_s = max_wait_s
         self._clock = clock
         self._executor = ThreadPoolExecutor(self._threads, thread_name_prefix="matryo-text")
-        self._short, self._long = _Lane(), _Lane()
+        self._turns = _Turns()
         self._n_running = self._n_long = self._n_arrived = 0
         self._chars_per_s = _FIRST_CHARS_PER_S
         self._closed = False
         self._jobs: set[Job] = set()
 
-    def admit(self, n_chars: int, patience_s: float | None = None) -> Job:
+    def admit(self, n_chars: int, patience_s: float | None = None, tenant: Tenant = ANYONE) -> Job:
         """A job of so many characters to tokenise, refused if it would have to wait too long.
 
         Args:
             n_chars: of the whole request.
             patience_s: seconds that the caller waits for an answer; None if unknown.
+            tenant: whose texts they are.
 
         Raises:
             Overloaded: the texts that go first take longer than the bound, or than the caller
@@ -138,7 +196,7 @@ class TextPool:
         bounds = [seconds for seconds in (self._max_wait_s, patience_s) if seconds is not None]
         chars_per_s = self._chars_per_s * self._threads
         limit = int(min(bounds) * chars_per_s) if bounds else 0
-        used = sum(job.left for job in self._jobs if job.left <= n_chars)
+        used = self._ahead(tenant, n_chars)
         if bounds and used > limit:
             self._metrics.rejections.labels("wait").inc()
             raise Overloaded(
@@ -149,15 +207,26 @@ class TextPool:
                 retry_after_s=(used - limit) / chars_per_s,
                 reason="wait",
             )
-        return self.job(n_chars)
+        return self.job(n_chars, tenant)
 
-    def job(self, n_chars: int) -> Job:
+    def _ahead(self, tenant: Tenant, n_chars: int) -> int:
+        """Characters that go before so many of a tenant."""
+        left: dict[Tenant, int] = {}
+        for job in self._jobs:
+            if job.tenant != tenant or job.left <= n_chars:
+                left[job.tenant] = left.get(job.tenant, 0) + job.left
+        own = left.pop(tenant, 0)
+        turn = (own + n_chars) / tenant.weight
+        return own + sum(min(n, int(turn * other.weight)) for other, n in left.items())
+
+    def job(self, n_chars: int, tenant: Tenant = ANYONE) -> Job:
         """A job that is never refused, such as encoding.
 
         Args:
             n_chars: characters that take as long to tokenise as the job takes.
+            tenant: whose job it is.
         """
-        job = Job(self, n_chars)
+        job = Job(self, n_chars, tenant)
         self._jobs.add(job)
         return job
 
@@ -168,7 +237,7 @@ class TextPool:
     async def close(self) -> None:
         """Fail all pieces that wait, and return when no thread works any more."""
         self._closed = True
-        for piece in self._short.drain() + self._long.drain():
+        for piece in self._turns.drain():
             if not piece.done.done():
                 piece.done.set_exception(Abandoned())
         # A piece cannot be interrupted, and waiting for its end must not block the loop.
@@ -176,7 +245,9 @@ class TextPool:
 
     # --- for jobs
 
-    async def work(self, work: Callable[[], T], left: int, *, is_long: bool) -> tuple[T, float]:
+    async def work(
+        self, work: Callable[[], T], left: int, tenant: Tenant, *, is_long: bool
+    ) -> tuple[T, float]:
         """The result of `work` on a thread, and the seconds it took."""
         if self._closed:
             raise Abandoned
@@ -188,15 +259,15 @@ class TextPool:
             self._n_arrived,
             self._clock(),
             is_long,
+            tenant,
             loop.create_future(),
         )
-        lane = self._long if is_long else self._short
-        lane.add(piece)
+        self._turns.add(piece)
         self._start()
         try:
             result, error = await piece.done
         finally:
-            lane.remove(piece)
+            self._turns.remove(piece)
         if error is None:
             return result
         try:
@@ -213,15 +284,10 @@ class TextPool:
         """Give pieces to threads that are free."""
         loop = asyncio.get_running_loop()
         while self._n_running < self._threads and not self._closed:
-            now = self._clock()
-            found = [self._short.first(now)]
-            if self._n_long < self._threads - 1:
-                found.append(self._long.first(now))
-            waiting = [piece for piece in found if piece]
-            if not waiting:
+            piece = self._turns.first(self._clock(), long_allowed=self._n_long < self._threads - 1)
+            if piece is None:
                 return
-            piece = min(waiting, key=lambda one: one.rank(now))
-            (self._long if piece.is_long else self._short).remove(piece)
+            self._turns.remove(piece)
             self._n_running += 1
             self._n_long += piece.is_long
             self._executor.submit(_work_on, piece, partial(loop.call_soon_threadsafe, self._ended))
@@ -229,6 +295,8 @@ class TextPool:
     def _ended(self, piece: _Piece, result: Any, error: BaseException | None) -> None:  # noqa: ANN401
         self._n_running -= 1
         self._n_long -= piece.is_long
+        if error is None:
+            self._turns.charge(piece.tenant, result[1])
         if not piece.done.done():  # else its caller is gone
             piece.done.set_result((result, error))
         self._start()
@@ -258,12 +326,14 @@ class Job:
 
     Attributes:
         left: characters that are not done.
+        tenant: whose job it is.
     """
 
-    def __init__(self, pool: TextPool, left: int) -> None:
+    def __init__(self, pool: TextPool, left: int, tenant: Tenant) -> None:
         self._pool = pool
         self._spent_s = 0.0
         self.left = left
+        self.tenant = tenant
 
     async def run(self, work: Callable[[], T], *, is_long: bool = False) -> T:
         """The result of a piece of work. Cancelling the call drops the piece if it waits.
@@ -275,7 +345,7 @@ class Job:
         Raises:
             NotReady: the pool was closed first.
         """
-        result, spent_s = await self._pool.work(work, self.left, is_long=is_long)
+        result, spent_s = await self._pool.work(work, self.left, self.tenant, is_long=is_long)
         self._spent_s += spent_s
         return result
 

@@ -8,6 +8,7 @@ from functools import partial
 
 from matryo.core.errors import ContextTooLong
 from matryo.engine import Encoded, Side, TokenIds, most_chars
+from matryo.scheduler import ANYONE, Tenant
 from matryo.service.choices import Choices
 from matryo.service.limits import (
     INLINE_CHARACTERS,
@@ -56,6 +57,7 @@ async def tokenize(
     limits: RequestLimits,
     decoder: TokenDecoder | None = None,
     patience_s: float | None = None,
+    tenant: Tenant = ANYONE,
 ) -> Tokenized:
     """Prefix and tokenise, and hold the result against the limits.
 
@@ -70,6 +72,7 @@ async def tokenize(
         limits: of the request.
         decoder: turns ids into strings; None if the ids are the served model's own.
         patience_s: seconds that the caller waits for an answer; None if unknown.
+        tenant: whose texts they are.
 
     Raises:
         InvalidRequest: an id is outside the vocabulary.
@@ -85,7 +88,7 @@ async def tokenize(
             work.check()
         found.add(work.encode(0, len(texts)))
         return found.tokenized()
-    with pool.admit(work.n_chars(0, len(texts)), patience_s) as job:
+    with pool.admit(work.n_chars(0, len(texts)), patience_s, tenant) as job:
         if texts.token_arrays:
             await job.run(work.check)
         start = 0

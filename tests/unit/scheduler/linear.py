@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
+from matryo.scheduler.accounts import Account, Accounts
 from matryo.scheduler.config import SchedulerConfig
 from matryo.scheduler.jobs import Job, Ticket
 from matryo.scheduler.policy import Budget, is_bulk, long_tokens
@@ -12,24 +13,63 @@ from matryo.scheduler.policy import Budget, is_bulk, long_tokens
 
 def linear_batch(
     tickets: Sequence[Ticket],
+    accounts: Accounts,
     budget: Budget,
     config: SchedulerConfig,
     *,
     now: float,
     bulk_since: float,
     long_allowed: bool = True,
+    guests_allowed: bool = True,
 ) -> list[Job]:
-    """The jobs to run now; see `next_batch`."""
+    """The jobs to run now; see `next_batch`. `accounts` says what each tenant had."""
+
+    def account(ticket: Ticket) -> Account:
+        found = accounts.find(ticket.tenant)
+        assert found
+        return found
+
+    def turn(ticket: Ticket) -> tuple[float, int]:
+        return account(ticket).served, account(ticket).number
+
+    is_yielding = any(
+        not one.is_guest and not one.n_waiting and now - one.seen_at <= config.recent_s
+        for one in accounts._by_name.values()
+    )
     queries: list[Ticket] = []
     bulk: list[Ticket] = []
     for ticket in tickets:
-        pending = ticket.pending
-        if pending and (long_allowed or pending[0].n_tokens <= long_tokens(ticket.engine, budget)):
+        if ticket.pending:
             (bulk if is_bulk(ticket, budget) else queries).append(ticket)
-    if not queries and not bulk:
+
+    def first_of(kind: Sequence[Ticket]) -> Ticket | None:
+        may_lead = [
+            ticket
+            for ticket in kind
+            if (long_allowed or ticket.pending[0].n_tokens <= long_tokens(ticket.engine, budget))
+            and (guests_allowed or not is_yielding or not account(ticket).is_guest)
+        ]
+        if not may_lead:
+            return None
+        tenant = min(may_lead, key=turn).tenant.name
+        mine = [ticket for ticket in may_lead if ticket.tenant.name == tenant]
+        return _leader(mine, config.starve_s, now)
+
+    query, other = first_of(queries), first_of(bulk)
+    if query is None and other is None:
         return []
-    query_leads = bool(queries) and not (bulk and now - bulk_since >= config.starve_s)
-    leader = _leader(queries if query_leads else bulk, config.starve_s, now)
+    query_leads = query is not None
+    if query and other:
+        had, owed = account(query), account(other)
+        gap = had.served - owed.served
+        late = now - bulk_since >= config.starve_s
+        most_s = 0.0 if had.is_guest else config.starve_s
+        query_leads = gap * had.tenant.weight <= most_s and not (
+            late and -gap * owed.tenant.weight <= config.starve_s
+        )
+    leader = query if query_leads else other
+    assert leader
+    mine = account(leader)
     engine = leader.engine
     longest = long_tokens(engine, budget)
     first = leader.pending[-1]
@@ -38,12 +78,31 @@ def linear_batch(
             return [first]
         first = leader.pending[bisect_right(leader.pending, longest, key=_length) - 1]
 
-    share = config.query_share if query_leads else 1.0
-    batch = _Batch(first, longest, budget, share, config.joining_cost)
+    guests_wait = any(account.is_guest and account.n_waiting for account in accounts.waiting())
+
+    def most(length: int) -> int:
+        whole = budget(engine, length)
+        allowed = whole * (config.query_share if query_leads else 1.0)
+        short = config.guest_share * whole
+        if mine.is_guest:
+            return int(min(allowed, short) if is_yielding else allowed)
+        if guests_wait:
+            return int(min(allowed, max(short, leader.n_tokens / config.workers)))
+        return int(allowed)
+
+    batch = _Batch(first, longest, most, config.joining_cost)
     batch.fill(leader)
-    for ticket in (*sorted(queries, key=_size), *sorted(bulk, key=_size)):
-        if ticket.engine is engine and ticket is not leader:
-            batch.fill(ticket)
+    for kind in (queries, bulk):
+        for ticket in sorted(kind, key=lambda ticket: (turn(ticket), _size(ticket))):
+            other_account = account(ticket)
+            beyond_s = (other_account.served - mine.served) * other_account.tenant.weight
+            if (
+                ticket.engine is engine
+                and ticket is not leader
+                and beyond_s <= config.starve_s
+                and (mine.is_guest or not other_account.is_guest)
+            ):
+                batch.fill(ticket)
     return batch.jobs
 
 
@@ -53,20 +112,17 @@ class _Batch:
     Args:
         first: the job that begins it.
         most: the most tokens that a text of it may have.
-        budget: of the engine.
-        share: the part of the budget that may be used.
+        most_tokens: of the batch, by the length of its longest text.
         joining_cost: see `SchedulerConfig`.
     """
 
     def __init__(
-        self, first: Job, most: int, budget: Budget, share: float, joining_cost: float
+        self, first: Job, most: int, most_tokens: Callable[[int], int], joining_cost: float
     ) -> None:
         self.jobs = [first]
-        self._engine = first.ticket.engine
-        self._limits = self._engine.limits
+        self._limits = first.ticket.engine.limits
         self._most = most
-        self._budget = budget
-        self._share = share
+        self._most_tokens = most_tokens
         self._joining_cost = joining_cost
         self._n_tokens = self._longest = first.n_tokens
 
@@ -90,7 +146,7 @@ class _Batch:
 
     def _room(self, longest: int) -> int:
         """Tokens that the batch may still take if its longest text has `longest` tokens."""
-        return int(self._budget(self._engine, longest) * self._share) - self._n_tokens
+        return self._most_tokens(longest) - self._n_tokens
 
     def _takes(self, job: Job) -> bool:
         n_tokens, limits = job.n_tokens, self._limits

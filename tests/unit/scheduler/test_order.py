@@ -18,7 +18,7 @@ from matryo.core.metrics import Metrics
 from matryo.engine import Engine
 from matryo.scheduler.admission import Queue
 from matryo.scheduler.config import SchedulerConfig
-from matryo.scheduler.jobs import Priority, Ticket
+from matryo.scheduler.jobs import ANYONE, Priority, Tenant, Ticket
 from matryo.scheduler.policy import MAX_MISSES, classify, next_batch
 from matryo.scheduler.rates import Rates
 from matryo.scheduler.waiting import Waiting
@@ -42,32 +42,45 @@ def loop() -> Iterator[None]:
 
 
 def ticket(
-    lengths: list[int], now: float = 0.0, engine: Engine = ENGINES[0], priority: Priority = "online"
+    lengths: list[int],
+    now: float = 0.0,
+    engine: Engine = ENGINES[0],
+    priority: Priority = "online",
+    tenant: Tenant = ANYONE,
 ) -> Ticket:
     """A request of distinct texts of these lengths."""
     texts = [np.full(length, index, np.int64) for index, length in enumerate(lengths)]
-    return Ticket(engine, texts, 8, now, priority)
+    return Ticket(engine, texts, 8, now, priority, tenant=tenant)
 
 
 small = st.lists(st.integers(1, 90), min_size=1, max_size=3)
 any_size = st.lists(st.integers(1, 700), min_size=1, max_size=12)
 one_text = st.integers(1, 300).map(lambda length: [length])
+tenants = st.sampled_from([ANYONE, Tenant("a"), Tenant("b", 0.2), Tenant("c", 3.0)])
 requests = st.tuples(
-    st.one_of(small, small, any_size), st.integers(0, 1), st.sampled_from(get_args(Priority))
+    st.one_of(small, small, any_size),
+    st.integers(0, 1),
+    st.sampled_from(get_args(Priority)),
+    tenants,
 )
 budgets = st.lists(st.integers(64, 1024), min_size=10, max_size=10)
 """Tokens of a batch by the class of its longest text, as measured rates may make them."""
 
 
 def choose_on_and_on(
-    tickets: list[Ticket], per_class: list[int], gaps: list[float], *, long_allowed: bool
+    tickets: list[Ticket],
+    per_class: list[int],
+    gaps: list[float],
+    *,
+    long_allowed: bool,
+    guests_allowed: bool = True,
 ) -> None:
     """Take batch after batch, and hold each against the linear policy; some callers leave."""
 
     def budget(_: Engine, longest: int) -> int:
         return per_class[min(longest.bit_length(), 10) - 1]
 
-    waiting, now, since = Waiting(), 10.0, 9.5
+    waiting, now, since = Waiting(CONFIG.workers, CONFIG.recent_s), 10.0, 9.5
     for each in tickets:
         classify(each, budget)
         waiting.add(each)
@@ -77,14 +90,21 @@ def choose_on_and_on(
             "now": now,
             "bulk_since": since,
             "long_allowed": long_allowed,
+            "guests_allowed": guests_allowed,
         }
         alive = [each for each in tickets if each.live]
         batch = next_batch(waiting, budget, CONFIG, **facts)
-        assert batch == linear_batch(alive, budget, CONFIG, **facts)
+        assert batch == linear_batch(alive, waiting.accounts, budget, CONFIG, **facts)
         owners = dict.fromkeys(job.ticket for job in batch)
+        accounts = waiting.accounts
+        if batch:
+            accounts.lead(accounts.open(batch[0].ticket.tenant, now))
         for owner in owners:
+            jobs = [job for job in batch if job.ticket is owner]
             waiting.remove(owner)
-            owner.take([job for job in batch if job.ticket is owner], now)
+            owner.take(jobs, now)
+            spent_s = 0.004 * sum(job.n_tokens for job in jobs)
+            accounts.charge(accounts.open(owner.tenant, now), spent_s, now, CONFIG.starve_s)
             if owner.pending:
                 waiting.add(owner)
         if any(owner.bulk for owner in owners):
@@ -103,19 +123,23 @@ def choose_on_and_on(
     budgets,
     st.lists(st.floats(0, 0.6), min_size=1, max_size=12),
     st.booleans(),
+    st.booleans(),
 )
 def test_the_choice_of_a_look_at_every_request(
-    asked: list[tuple[list[int], int, Priority]],
+    asked: list[tuple[list[int], int, Priority, Tenant]],
     per_class: list[int],
     gaps: list[float],
     long_allowed: bool,
+    guests_allowed: bool,
 ) -> None:
     """Whatever waits, comes to an end or leaves, the batch has the same jobs in the same order."""
     tickets = [
-        ticket(lengths, index * 0.3, ENGINES[kind], priority)
-        for index, (lengths, kind, priority) in enumerate(asked)
+        ticket(lengths, index * 0.3, ENGINES[kind], priority, tenant)
+        for index, (lengths, kind, priority, tenant) in enumerate(asked)
     ]
-    choose_on_and_on(tickets, per_class, gaps, long_allowed=long_allowed)
+    choose_on_and_on(
+        tickets, per_class, gaps, long_allowed=long_allowed, guests_allowed=guests_allowed
+    )
 
 
 @settings(max_examples=60, deadline=None)
@@ -133,7 +157,9 @@ def test_many_single_texts(asked: list[list[int]], tokens: int, gaps: list[float
 class TestCost:
     """What the scheduler does for a request does not grow with the requests that wait."""
 
-    @pytest.mark.parametrize("shape", ["one", "equal", "pairs", "with a giant", "bulk"])
+    @pytest.mark.parametrize(
+        "shape", ["one", "equal", "pairs", "with a giant", "bulk", "a tenant each"]
+    )
     def test_arrival_choice_and_leaving(self, shape: str) -> None:
         """Ten times the requests cost at most a few binary searches more."""
         few, many = costs(FEW, shape), costs(MANY, shape)
@@ -170,6 +196,8 @@ def shapes(shape: str) -> Iterator[Ticket]:
                 yield ticket([int(rng.integers(50, 60)), int(rng.integers(20, 30))])
             case "with a giant" if number == 1:
                 yield ticket([90], now=-10.0)
+            case "a tenant each":
+                yield ticket([int(rng.integers(4, 60))], tenant=Tenant(f"key-{number}"))
             case "bulk":
                 yield ticket([int(rng.integers(4, 60))], priority="bulk")
             case _:

@@ -13,6 +13,7 @@ from typing import Any, Literal, get_args
 from unittest.mock import patch
 
 import numpy as np
+import pytest
 from hypothesis import Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -20,10 +21,11 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from matryo.core.errors import CallerGone, EngineError, NotReady, Overloaded
 from matryo.engine import TokenIds
 from matryo.engine.postprocess import FloatArray
-from matryo.scheduler import Priority, supervision, workers
+from matryo.scheduler import ANYONE, Priority, Tenant, supervision, workers
 from matryo.scheduler.admission import Queue
-from matryo.scheduler.jobs import Ticket
-from matryo.scheduler.rates import length_class
+from matryo.scheduler.groups import Load
+from matryo.scheduler.jobs import Ticket, work_of
+from matryo.scheduler.rates import Work
 from matryo.scheduler.waiting import Waiting
 from matryo.service.patience import while_wanted
 from tests.fakes import MINILM
@@ -47,11 +49,22 @@ Leaving = Literal["cancel", "gone"]
 
 models = st.integers(0, 1)
 priorities = st.sampled_from(get_args(Priority))
+tenants = st.sampled_from([ANYONE, Tenant("a"), Tenant("b"), Tenant("c", 0.25), Tenant("c", 3.0)])
 patiences = st.sampled_from([None, 0.05, 0.5])
 indexes = st.integers(0, 99)
 lengths = st.lists(st.integers(1, 700), min_size=1, max_size=4)
 ends = st.sampled_from(["well", "well", "raise", *SPOILS])
 leavings = st.sampled_from(get_args(Leaving))
+
+
+def counted(load: Load) -> Work:
+    """The work that a load counts."""
+    return {kind: n_tokens for kind, n_tokens in load.work.items() if n_tokens}
+
+
+def work_of_all(tickets: Sequence[Ticket]) -> Work:
+    """The pending work of some tickets."""
+    return work_of(job for ticket in tickets for job in ticket.pending)
 
 
 class BrokenError(Exception):
@@ -208,27 +221,36 @@ class Machine(RuleBasedStateMachine):
 
     @rule(
         requests=st.lists(
-            st.tuples(lengths, models, priorities, patiences, st.booleans()),
+            st.tuples(lengths, models, priorities, patiences, st.booleans(), tenants),
             min_size=1,
             max_size=4,
         )
     )
-    def admit(self, requests: list[tuple[list[int], int, Priority, float | None, bool]]) -> None:
+    def admit(
+        self, requests: list[tuple[list[int], int, Priority, float | None, bool, Tenant]]
+    ) -> None:
         """Requests come; they may be refused, and a text may be one that no run survives."""
-        for sizes, model, priority, patience_s, poisoned in requests:
+        for sizes, model, priority, patience_s, poisoned, tenant in requests:
             texts = [np.arange(index, index + length) for index, length in enumerate(sizes)]
             if poisoned:
                 texts[-1][0] = POISON
             caller = Caller(self.engines[model], texts, poisoned)
-            self.call(caller, priority, patience_s)
+            self.call(caller, priority, patience_s, tenant)
         self.settle()
 
-    def call(self, caller: Caller, priority: Priority, patience_s: float | None) -> None:
+    def call(
+        self, caller: Caller, priority: Priority, patience_s: float | None, tenant: Tenant
+    ) -> None:
         """One caller."""
 
         async def call() -> None:
             run = self.stage.scheduler.run(
-                caller.engine, caller.texts, DIMENSIONS, priority=priority, patience_s=patience_s
+                caller.engine,
+                caller.texts,
+                DIMENSIONS,
+                priority=priority,
+                patience_s=patience_s,
+                tenant=tenant,
             )
             try:
                 answer = await while_wanted(run, gone=caller.gone.wait, deadline_s=None)
@@ -300,33 +322,60 @@ class Machine(RuleBasedStateMachine):
 
     @invariant()
     def counters_are_sums(self) -> None:
-        """Each lane holds the pending requests of its kind in order, and counts their tokens."""
+        """Each group holds the pending requests of its kind in order; all counts are sums of them."""
         queue = self.stage.scheduler._queue
+        waiting, accounts = queue.waiting, queue.waiting.accounts
         pending = [ticket for ticket in queue._tickets if ticket.pending]
-        assert queue.waiting._places.keys() == set(pending)
-        lanes = [(lane, False) for lane in queue.waiting.queries]
-        lanes += [(lane, True) for lane in queue.waiting.bulk]
-        n_lanes = n_tokens = 0
-        for lane, bulk in lanes:
-            mine = [
-                ticket
-                for ticket in pending
-                if ticket.engine is lane.engine
-                and ticket.bulk is bulk
-                and (ticket.pending[0].n_tokens > ticket.long_tokens) is lane.all_long
-            ]
-            work: Counter[int] = Counter()
-            for ticket in mine:
-                assert ticket.pending_tokens == sum(job.n_tokens for job in ticket.pending)
-                for job in ticket.pending:
-                    work[length_class(job.n_tokens)] += job.n_tokens
-            assert lane.by_size == sorted((t.pending_tokens, t.number, t) for t in mine)
-            assert lane.by_age == sorted((t.waiting_since, t.number, t) for t in mine)
-            assert {kind: n for kind, n in lane.work.items() if n} == work
-            n_tokens += work.total()
-            n_lanes += len(mine)
-        assert n_lanes == len(pending)
-        assert n_tokens == queue.waiting.n_tokens
+        assert waiting._places.keys() == set(pending)
+        for ticket in pending:
+            assert ticket.pending_tokens == sum(job.n_tokens for job in ticket.pending)
+        n_grouped = 0
+        for account in accounts._by_name.values():
+            mine = [t for t in pending if t.tenant.name == account.tenant.name]
+            assert account.n_waiting == len(mine)
+            assert account.bulk_tokens == sum(t.pending_tokens for t in mine if t.bulk)
+            assert account.query_tokens == sum(t.pending_tokens for t in mine if not t.bulk)
+            for groups, bulk in ((account.queries, False), (account.bulk, True)):
+                for group in groups:
+                    members = [
+                        ticket
+                        for ticket in mine
+                        if ticket.engine is group.engine
+                        and ticket.bulk is bulk
+                        and (ticket.pending[0].n_tokens > ticket.long_tokens) is group.all_long
+                    ]
+                    assert members
+                    assert group.by_size == sorted((t.pending_tokens, t.number, t) for t in members)
+                    assert group.by_age == sorted((t.waiting_since, t.number, t) for t in members)
+                    assert counted(group) == work_of_all(members)
+                    n_grouped += len(members)
+        assert n_grouped == len(pending)
+        for loads, bulk in ((waiting.queries, False), (waiting.bulk, True)):
+            for load in loads:
+                all_of = [t for t in pending if t.engine is load.engine and t.bulk is bulk]
+                assert counted(load) == work_of_all(all_of)
+                assert load.n_requests == len(all_of)
+        assert waiting.n_tokens == sum(ticket.pending_tokens for ticket in pending)
+
+    @invariant()
+    def tenants_are_sorted(self) -> None:
+        """Each tenant that waits is in the lanes of what it has, by its clock, and nowhere else."""
+        queue = self.stage.scheduler._queue
+        accounts = queue.waiting.accounts
+        lanes: dict[tuple[bool, bool, bool], list[Any]] = {}
+        for account in accounts._by_name.values():
+            rank = account.served, account.number, account
+            for groups, bulk in ((account.queries, False), (account.bulk, True)):
+                for all_long in {group.all_long for group in groups}:
+                    lanes.setdefault((bulk, all_long, account.is_guest), []).append(rank)
+            assert (account in accounts._idle) is (not account.n_waiting)
+        for lane, ranks in accounts._lanes.items():
+            assert ranks == sorted(lanes.pop(lane, []))
+        assert not lanes
+        weights = sum(account.tenant.weight for account in accounts._by_name.values())
+        assert accounts._weight == pytest.approx(weights, abs=1e-9)
+        admitted = Counter(ticket.tenant.name for ticket in queue._tickets)
+        assert queue._n_requests == admitted
 
     @invariant()
     def tokens_are_counted_once(self) -> None:

@@ -26,7 +26,8 @@ from matryo.core.metrics import Metrics
 from matryo.core.tracing import NO_SPAN
 from matryo.engine import TokenIds
 from matryo.engine.postprocess import FloatArray
-from matryo.service import LocalService, Options, Service, ServiceConfig, Texts
+from matryo.scheduler import ANYONE, Tenant
+from matryo.service import Caller, LocalService, Options, Service, ServiceConfig, Texts
 from matryo.service.choices import Defaults
 from matryo.service.limits import RequestLimits
 from tests.checkpoints import make_model
@@ -184,7 +185,7 @@ async def test_a_caller_that_leaves_is_not_tokenised(service: Service, engine: F
     first = asyncio.create_task(service.embed(Options(), large(0)))
     assert await asyncio.to_thread(held.begun.acquire, timeout=10)
     second = asyncio.create_task(service.embed(Options(), large(1, 9), gone=gone.wait))
-    while not service.pool._long._waiting:
+    while not any(long for _, long in service.pool._turns._lanes.values()):
         await asyncio.sleep(0)
     gone.set()
     with pytest.raises(CallerGone):
@@ -237,7 +238,7 @@ async def test_deadline(service: Service, engine: FakeEngine) -> None:
 async def test_what_the_scheduler_learns_of_a_caller(
     service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The patience that is left after tokenising, the priority, and the name for the log."""
+    """The patience that is left after tokenising, the priority, the tenant, the name for the log."""
     checked: list[object] = []
     learnt: list[dict[str, Any]] = []
 
@@ -248,17 +249,25 @@ async def test_what_the_scheduler_learns_of_a_caller(
     monkeypatch.setattr(service._scheduler, "check_room", lambda *facts: checked.append(facts))
     monkeypatch.setattr(service._scheduler, "run", run)
     options = Options(deadline_s=30.0, priority="bulk")
-    await service.embed(options, Texts(["a"]), request_id="this one")
+    caller = Caller("search", 2.0)
+    await service.embed(options, Texts(["a"]), caller, request_id="this one")
     await service.embed(Options(), Texts(["a"]))
-    assert checked == [("bulk", 30.0), ("online", None)]
+    tenant = Tenant("search", 2.0)
+    assert checked == [("bulk", 30.0, tenant), ("online", None, ANYONE)]
     assert 20 < learnt[0].pop("patience_s") < 30
     assert [facts.pop("span") for facts in learnt] == [NO_SPAN, NO_SPAN]
-    assert learnt[0] == {"normalize": True, "priority": "bulk", "request_id": "this one"}
+    assert learnt[0] == {
+        "normalize": True,
+        "priority": "bulk",
+        "request_id": "this one",
+        "tenant": tenant,
+    }
     assert learnt[1] == {
         "normalize": True,
         "priority": "online",
         "patience_s": None,
         "request_id": None,
+        "tenant": ANYONE,
     }
 
 

@@ -12,6 +12,7 @@ from prometheus_client import CollectorRegistry
 
 from matryo.core.errors import NotReady, Overloaded
 from matryo.core.metrics import Metrics
+from matryo.scheduler import ANYONE, Tenant
 from matryo.service.text_pool import Job, TextPool
 
 
@@ -35,15 +36,23 @@ class Bench:
         """Work of a job, in a task."""
         return asyncio.create_task(job.run(work, is_long=is_long))
 
-    def note(self, name: str, n_chars: int, *, is_long: bool = False) -> asyncio.Task[object]:
+    def note(
+        self, name: str, n_chars: int, *, is_long: bool = False, tenant: Tenant = ANYONE
+    ) -> asyncio.Task[object]:
         """Work that writes a name into the log."""
-        return self.run(self.pool.job(n_chars), lambda: self.log.append(name), is_long=is_long)
+        job = self.pool.job(n_chars, tenant)
+        return self.run(job, lambda: self.log.append(name), is_long=is_long)
 
     async def held(self) -> list[asyncio.Task[object]]:
         """Both threads, held by work that is not long."""
         tasks = [self.run(self.pool.job(1), self.hold) for _ in range(2)]
         await until(lambda: self.pool._n_running == 2)
         return tasks
+
+
+def lane(pool: TextPool, *, is_long: bool = False) -> list[int]:
+    """Numbers of the pieces of one kind that wait."""
+    return [number for lanes in pool._turns._lanes.values() for number in lanes[is_long]._waiting]
 
 
 async def until(condition: Callable[[], object]) -> None:
@@ -66,7 +75,7 @@ async def test_less_left_goes_first(bench: Bench) -> None:
     """Of the pieces that wait, those of requests with less text left run first."""
     holding = await bench.held()
     tasks = [bench.note(str(n), n) for n in (300, 5, 70)]
-    await until(lambda: len(bench.pool._short._waiting) == 3)
+    await until(lambda: len(lane(bench.pool)) == 3)
     bench.gate.set()
     await asyncio.gather(*holding, *tasks)
     assert bench.log[0] == "5"
@@ -77,10 +86,10 @@ async def test_no_piece_starves(bench: Bench) -> None:
     """A piece that has waited for long goes before pieces of any size."""
     holding = await bench.held()
     old = bench.note("old", 10_000, is_long=True)
-    await until(lambda: bench.pool._long._waiting)
+    await until(lambda: lane(bench.pool, is_long=True))
     bench.now_s = 1.0
     new = [bench.note("new", 1) for _ in range(3)]
-    await until(lambda: len(bench.pool._short._waiting) == 3)
+    await until(lambda: len(lane(bench.pool)) == 3)
     bench.gate.set()
     await asyncio.gather(*holding, old, *new)
     assert "old" in bench.log[:2]  # two threads log at the same time
@@ -101,11 +110,11 @@ async def test_a_cancelled_piece_never_runs(bench: Bench) -> None:
     """A caller that leaves takes its piece along; the others run."""
     holding = await bench.held()
     tasks = [bench.note(str(n), n) for n in range(200)]
-    await until(lambda: len(bench.pool._short._waiting) == 200)
+    await until(lambda: len(lane(bench.pool)) == 200)
     for task in tasks[:-1]:
         task.cancel()
     await asyncio.gather(*tasks[:-1], return_exceptions=True)
-    assert len(bench.pool._short._by_left) < 100  # what left is forgotten
+    assert len(bench.pool._turns._lanes[ANYONE][False]._by_left) < 100  # what left is forgotten
     bench.gate.set()
     await asyncio.gather(*holding, tasks[-1])
     assert bench.log == ["199"]
@@ -128,7 +137,7 @@ async def test_closing(bench: Bench) -> None:
     """Pieces that wait, and pieces that come later, fail; pieces that run end first."""
     holding = await bench.held()
     waiting = [bench.note("never", 1), bench.note("never", 1, is_long=True)]
-    await until(lambda: bench.pool._short._waiting and bench.pool._long._waiting)
+    await until(lambda: lane(bench.pool) and lane(bench.pool, is_long=True))
     closing = asyncio.create_task(bench.pool.close())
     for task in waiting:
         with pytest.raises(NotReady):
@@ -196,3 +205,28 @@ async def test_the_speed_is_measured(bench: Bench) -> None:
         await job.run(lambda: None)
         job.advance(100)
     assert bench.pool._chars_per_s == after
+
+
+async def test_tenants_take_turns(bench: Bench) -> None:
+    """A tenant with one large piece does not wait for the hundred small and old ones of another."""
+    holding = await bench.held()
+    greedy = [bench.note("greedy", 1, tenant=Tenant("greedy")) for _ in range(100)]
+    await until(lambda: len(lane(bench.pool)) == 100)
+    bench.now_s = 1.0
+    bench.pool._turns.charge(Tenant("greedy"), 0.1)
+    polite = bench.note("polite", 100_000, tenant=Tenant("polite"))
+    await until(lambda: len(lane(bench.pool)) == 101)
+    bench.gate.set()
+    await asyncio.gather(*holding, polite, *greedy)
+    assert "polite" in bench.log[:2]  # two threads log at the same time
+
+
+async def test_text_of_others_counts_up_to_a_turn(bench: Bench) -> None:
+    """A tenant is refused for its own text; of another one's, only as much goes first."""
+    pool, speed = bench.pool, int(bench.pool._chars_per_s) * 2
+    greedy, polite = Tenant("greedy"), Tenant("polite")
+    with pool.admit(11 * speed, tenant=greedy):
+        with pytest.raises(Overloaded):
+            pool.admit(11 * speed, tenant=greedy)
+        with pool.admit(9 * speed, tenant=polite), pytest.raises(Overloaded):
+            pool.admit(9 * speed, tenant=polite)

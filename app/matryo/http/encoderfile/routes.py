@@ -27,7 +27,7 @@ _Call = tuple[PredictRequest, Texts, tuple[str, ...]]
 async def predict(request: Request) -> Response:
     """Embed texts; those over the model's limit are cut, as Encoderfile cuts them."""
     context = context_of(request)
-    lease = request.state.lease = context.service.budget.lease()
+    lease = request.state.lease = context.service.lease(request.state.caller)
     request.state.asked = Options()
 
     def parse_body(body: bytes | bytearray, tally: Tally | None) -> _Call:
@@ -40,7 +40,8 @@ async def predict(request: Request) -> Response:
     options = Options(truncate=True, deadline_s=announced_deadline_s(request))
     answer = await embed(request, context, options, texts, lease)
     results = Results(answer.vectors, answer.model, call.metadata)
-    return respond(results, headers_of(answer, ignored), context, answer, span_of(request))
+    tenant = request.state.caller.tenant
+    return respond(results, headers_of(answer, ignored), context, answer, span_of(request), tenant)
 
 
 def _n_bytes(call: _Call) -> int:

@@ -32,7 +32,8 @@ async def create_embeddings(request: Request) -> Response:
     """Embed one text or up to 2048."""
     started = time.perf_counter()
     context = context_of(request)
-    lease = request.scope["state"]["lease"] = context.service.budget.lease()
+    state = request.scope["state"]
+    lease = state["lease"] = context.service.lease(state["caller"])
 
     def parse(body: bytes | bytearray, tally: Tally | None) -> Parsed:
         return parse_request(body, context.service.limits, context.unknown_fields, tally)
@@ -56,10 +57,11 @@ async def create_embeddings(request: Request) -> Response:
         )
     answer = await embed(request, context, options, texts, lease)
     headers = headers_of(answer, ignored)
+    tenant = state["caller"].tenant
     headers["openai-processing-ms"] = str(round((time.perf_counter() - started) * 1000))
     if is_raw:
         raw = Raw(answer.vectors, options.embedding_type)
-        return respond(raw, headers | raw_headers(raw, answer), context, answer, span)
+        return respond(raw, headers | raw_headers(raw, answer), context, answer, span, tenant)
     encoding = Encoding(
         answer.vectors,
         call.encoding_format or "float",
@@ -67,7 +69,7 @@ async def create_embeddings(request: Request) -> Response:
         answer.model,
         answer.n_tokens,
     )
-    return respond(encoding, headers, context, answer, span)
+    return respond(encoding, headers, context, answer, span, tenant)
 
 
 def _text_bytes(parsed: Parsed) -> int:

@@ -64,7 +64,9 @@ async def create_vectors(request: Request) -> Response:
         "x-compute-tokens": str(answer.n_tokens),
         "x-total-time": spent_ms,
     }
-    return respond(VectorLists(answer.vectors), headers, context, answer, span_of(request))
+    tenant = request.state.caller.tenant
+    vectors = VectorLists(answer.vectors)
+    return respond(vectors, headers, context, answer, span_of(request), tenant)
 
 
 async def tokenize(request: Request) -> Response:
@@ -144,7 +146,7 @@ async def _call(
         field: with the texts.
         ids: whether the texts may come as token ids.
     """
-    lease = request.state.lease = context.service.budget.lease()
+    lease = request.state.lease = context.service.lease(request.state.caller)
     request.state.asked = Options()
 
     def parse_body(

@@ -1,0 +1,398 @@
+"""Tenants share the workers by weight: nobody starves, nobody saves, nobody fills the queue."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from prometheus_client import CollectorRegistry
+
+from matryo.core.errors import Overloaded
+from matryo.core.metrics import Metrics
+from matryo.scheduler.admission import Queue, Run
+from matryo.scheduler.config import SchedulerConfig
+from matryo.scheduler.jobs import Job, Priority, Tenant, Ticket
+from matryo.scheduler.policy import next_batch
+from matryo.scheduler.rates import Rates
+from tests.fakes import FakeEngine
+
+ENGINE = FakeEngine()
+METRICS = Metrics(CollectorRegistry())
+TOKEN_S = 0.001  # what `Rate` takes for true before the first run
+GREEDY, POLITE = Tenant("greedy"), Tenant("polite")
+
+
+@pytest.fixture(autouse=True)
+def loop() -> Iterator[None]:
+    """Tickets make a future, which wants a loop at hand."""
+    with asyncio.Runner() as runner:
+        asyncio._set_running_loop(runner.get_loop())
+        try:
+            yield
+        finally:
+            asyncio._set_running_loop(None)
+
+
+class Desk:
+    """A queue whose runs and time are the test's.
+
+    Args:
+        config: changes of the scheduler's configuration.
+
+    Attributes:
+        now: the clock.
+        had_s: seconds of work that runs took, by the name of the tenant.
+    """
+
+    def __init__(self, **config: object) -> None:
+        self.now = 100.0
+        self.config = SchedulerConfig(**config)  # pyright: ignore[reportArgumentType] - a test's
+        self.rates = Rates([ENGINE], self.config.batch_s)
+        self.queue = Queue(self.rates, self.config, METRICS, lambda: self.now)
+        self.had_s: dict[str | None, float] = {}
+
+    def ticket(
+        self, tenant: Tenant, lengths: Sequence[int], priority: Priority = "online"
+    ) -> Ticket:
+        """A request of distinct texts of these lengths, not admitted."""
+        texts = [np.full(length, index, np.int64) for index, length in enumerate(lengths)]
+        return Ticket(ENGINE, texts, 8, self.now, priority, tenant=tenant)
+
+    def send(self, tenant: Tenant, lengths: Sequence[int], priority: Priority = "online") -> Ticket:
+        """A request that is admitted, if there is room.
+
+        Raises:
+            Overloaded: there is none.
+        """
+        ticket = self.ticket(tenant, lengths, priority)
+        self.queue.check(ticket)
+        self.queue.add(ticket)
+        return ticket
+
+    def choose(self) -> list[Job]:
+        """The next batch, which stays where it is."""
+        return next_batch(
+            self.queue.waiting,
+            self.rates.budget,
+            self.config,
+            now=self.now,
+            bulk_since=self.queue.bulk_since,
+            guests_allowed=self.queue.n_guests < max(1, self.config.workers - 1),
+        )
+
+    def begin(self) -> Run | None:
+        """Begin the next run, if there is one."""
+        batch = self.choose()
+        if not batch:
+            return None
+        for job in batch:
+            name = job.ticket.tenant.name
+            self.had_s[name] = self.had_s.get(name, 0.0) + TOKEN_S * job.n_tokens
+        return self.queue.take(batch, self.now)
+
+    def run(self) -> str | None:
+        """Do the next run from its begin to its end; the name of the tenant that led it."""
+        batch, run = self.choose(), self.begin()
+        if run is None:
+            return None
+        self.now += TOKEN_S * run.n_tokens
+        self.queue.give_back(run)
+        for ticket in {job.ticket for job in batch}:
+            if not ticket.pending:
+                self.queue.remove(ticket)
+        return batch[0].ticket.tenant.name
+
+
+weights = st.sampled_from([0.25, 1.0, 1.0, 2.0, 5.0])
+larger = st.lists(st.integers(20, 150), min_size=1, max_size=8)
+kinds = st.lists(st.integers(1, 150), min_size=1, max_size=8)
+
+
+class TestShares:
+    """Who leads, and how much each one gets."""
+
+    @settings(max_examples=40, deadline=None)
+    @given(st.lists(st.tuples(weights, larger, st.booleans()), min_size=2, max_size=4))
+    def test_backlogged_tenants_have_their_weights(
+        self, tenants: list[tuple[float, list[int], bool]]
+    ) -> None:
+        """Whatever tenants send, their work differs from their weights by a bounded time.
+
+        The bound is twice `starve_s` and two batches, divided by the smallest weight.
+        """
+        desk = Desk()
+        named = [Tenant(str(n), weight) for n, (weight, _, _) in enumerate(tenants)]
+        largest_s = max(desk.config.batch_s, 0.15)
+        waiting: dict[Tenant, list[Ticket]] = {tenant: [] for tenant in named}
+        for _ in range(80):
+            for tenant, (_, lengths, bulk) in zip(named, tenants, strict=True):
+                waiting[tenant] = [ticket for ticket in waiting[tenant] if ticket.pending]
+                while sum(ticket.pending_tokens for ticket in waiting[tenant]) < 600:
+                    priority: Priority = "bulk" if bulk else "online"
+                    waiting[tenant].append(desk.send(tenant, lengths, priority))
+            assert desk.run()
+            for one in named:
+                for other in named:
+                    gap_s = desk.had_s.get(one.name, 0.0) / one.weight
+                    gap_s -= desk.had_s.get(other.name, 0.0) / other.weight
+                    most_s = 2 * (desk.config.starve_s + 2 * largest_s)
+                    assert gap_s <= most_s / min(tenant.weight for tenant in named)
+
+    def test_twice_the_weight_is_twice_the_work(self) -> None:
+        """Two tenants with endless bulk get two parts and one part of the workers."""
+        desk = Desk()
+        for tenant in (Tenant("two", 2.0), Tenant("one", 1.0)):
+            for _ in range(40):
+                desk.send(tenant, [50] * 40)
+        for _ in range(150):
+            desk.run()
+        assert desk.had_s["two"] / desk.had_s["one"] == pytest.approx(2.0, rel=0.05)
+
+    @settings(max_examples=60, deadline=None)
+    @given(st.lists(st.tuples(st.integers(0, 4), kinds), min_size=1, max_size=40))
+    def test_nothing_waits_while_a_worker_is_free(
+        self, requests: list[tuple[int, list[int]]]
+    ) -> None:
+        """Whoever sends what, a worker beside which nothing runs finds work, until all is done."""
+        desk = Desk(workers=3)
+        for number, lengths in requests:
+            desk.send(Tenant(str(number), 0.01 if number else 100.0), lengths)
+        n_runs = 0
+        while desk.queue.waiting.n_tokens:
+            assert desk.run() is not None
+            n_runs += 1
+        assert n_runs <= sum(len(lengths) for _, lengths in requests)
+        assert len(desk.queue) == 0
+
+    def test_a_newcomer_goes_first(self) -> None:
+        """A tenant with nothing behind it passes the thousand requests of another."""
+        desk = Desk()
+        for _ in range(1000):
+            desk.send(GREEDY, [10])
+        desk.run()
+        desk.send(POLITE, [90])
+        assert desk.run() == "polite"
+
+    def test_idleness_saves_nothing(self) -> None:
+        """A tenant that comes back after a while gets its share from now on, and no more."""
+        desk = Desk()
+        desk.send(POLITE, [10])
+        desk.run()
+        for _ in range(100):
+            desk.send(GREEDY, [100] * 40)
+        for _ in range(30):  # six seconds, in which the other one asks for nothing
+            desk.run()
+        for _ in range(100):
+            desk.send(POLITE, [100] * 40)
+        desk.had_s.clear()
+        for _ in range(20):
+            desk.run()
+        assert desk.had_s["polite"] == pytest.approx(desk.had_s["greedy"], rel=0.3)
+
+    def test_queries_of_one_do_not_starve_the_bulk_of_another(self) -> None:
+        """A flood of queries leaves bulk of another tenant its half, and not a batch a second."""
+        desk = Desk()
+        for _ in range(20):
+            desk.send(POLITE, [100] * 40)
+        for _ in range(200):
+            while desk.queue.waiting.accounts.open(GREEDY, desk.now).n_waiting < 20:
+                desk.send(GREEDY, [20])
+            desk.run()
+        assert desk.had_s["polite"] >= 0.8 * desk.had_s["greedy"]
+
+    def test_a_query_within_its_share_passes_bulk(self) -> None:
+        """Queries go before bulk of another tenant that had less, up to `starve_s` of work."""
+        desk = Desk()
+        desk.send(GREEDY, [100] * 40)
+        for _ in range(5):
+            desk.send(POLITE, [90])
+        assert [desk.run() for _ in range(2)] == ["polite", "polite"]
+
+    def test_a_new_weight_counts_from_the_next_request(self) -> None:
+        """A weight that the operator changes takes effect, and older requests do not undo that."""
+        desk = Desk()
+        desk.send(Tenant("a", 1.0), [50] * 40)
+        desk.send(Tenant("a", 3.0), [50] * 40)
+        desk.send(Tenant("b", 1.0), [50] * 40)
+        for _ in range(3):
+            desk.run()
+        assert desk.queue.waiting.accounts.part(Tenant("a", 3.0)) == pytest.approx(0.75)
+
+
+class TestGuests:
+    """A tenant that had its share leaves room for others that may come."""
+
+    @staticmethod
+    def busy(workers: int = 2) -> Desk:
+        """A greedy tenant that had all for a while, and a polite one that was there just now."""
+        desk = Desk(workers=workers, batch_s=0.4)
+        desk.send(POLITE, [10])
+        desk.run()
+        for _ in range(300):
+            desk.send(GREEDY, [50] * 40)
+        for _ in range(40):
+            desk.send(POLITE, [10])
+            desk.run()
+            desk.run()
+        return desk
+
+    def test_short_batches(self) -> None:
+        """Its batches take an eighth of the time, as long as the other one may come."""
+        desk = self.busy()
+        assert sum(job.n_tokens for job in desk.choose()) == 50
+        desk.now += desk.config.recent_s + 1
+        assert sum(job.n_tokens for job in desk.choose()) == 400
+
+    def test_one_worker_stays_free(self) -> None:
+        """Of two workers it gets one, as long as the other tenant may come."""
+        desk = self.busy()
+        assert desk.begin()
+        assert desk.begin() is None
+        desk.send(POLITE, [10])
+        run = desk.begin()
+        assert run
+        assert run.by_tenant == {"polite": 10}
+        desk.now += desk.config.recent_s + 1
+        assert desk.begin()
+
+    def test_a_single_worker_is_shared(self) -> None:
+        """One worker is not left idle for a tenant that may never come."""
+        assert self.busy(workers=1).begin()
+
+    def test_its_texts_do_not_ride_with_others(self) -> None:
+        """A batch of the other tenant has that tenant's texts alone."""
+        desk = self.busy()
+        desk.send(GREEDY, [5, 5])
+        desk.send(POLITE, [20])
+        assert {job.ticket.tenant for job in desk.choose()} == {POLITE}
+
+    def test_the_others_get_every_worker(self) -> None:
+        """Bulk of the other tenant is spread over the workers, where none of them gets all cores."""
+        desk = self.busy()
+        desk.send(POLITE, [50] * 8, "bulk")
+        assert [job.ticket.tenant for job in desk.choose()] == [POLITE] * 4
+
+    def test_nobody_is_a_guest_alone(self) -> None:
+        """Without another tenant, batches are full and every worker works."""
+        desk = Desk(workers=2)
+        for _ in range(100):
+            desk.send(GREEDY, [50] * 40)
+        for _ in range(40):
+            desk.run()
+        assert sum(job.n_tokens for job in desk.choose()) == 200
+        assert desk.begin()
+        assert desk.begin()
+
+    def test_all_greedy_lose_nothing(self) -> None:
+        """Where every tenant has work waiting, no worker stays free and batches are full."""
+        desk = Desk(workers=2)
+        for name in "abc":
+            for _ in range(100):
+                desk.send(Tenant(name), [50] * 40)
+        for _ in range(100):
+            desk.run()
+        assert sum(job.n_tokens for job in desk.choose()) == 200
+        assert desk.begin()
+        assert desk.begin()
+
+
+class TestAdmission:
+    """A full queue is full for those who filled it."""
+
+    def test_the_greedy_is_refused_and_the_others_are_not(self) -> None:
+        """By tokens: whoever holds more than its share waits, the others have their share."""
+        desk = Desk(queue_tokens=4000)
+        for _ in range(4):
+            desk.send(GREEDY, [100] * 10)
+        with pytest.raises(Overloaded, match="queued tokens"):
+            desk.send(GREEDY, [100])
+        for _ in range(20):
+            desk.send(POLITE, [100])  # half of the queue is its share
+        with pytest.raises(Overloaded, match="queued tokens"):
+            desk.send(POLITE, [100])
+
+    def test_by_number(self) -> None:
+        """The same holds for the number of requests."""
+        desk = Desk(max_requests=8)
+        for _ in range(8):
+            desk.send(GREEDY, [1])
+        with pytest.raises(Overloaded, match="waiting requests"):
+            desk.send(GREEDY, [1])
+        for _ in range(4):
+            desk.send(POLITE, [1])
+        with pytest.raises(Overloaded, match="waiting requests"):
+            desk.send(POLITE, [1])
+
+    def test_one_request_beyond_the_share(self) -> None:
+        """A tenant that holds nothing gets one request in, though it is larger than its share."""
+        desk = Desk(queue_tokens=4000)
+        for _ in range(4):
+            desk.send(GREEDY, [100] * 10)
+        desk.send(POLITE, [100] * 30)
+
+    def test_the_sum_is_bounded(self) -> None:
+        """However many tenants come, all together hold at most twice the limit."""
+        desk = Desk(queue_tokens=4000, max_requests=500)
+        admitted = 0
+        for number in range(100):
+            try:
+                desk.send(Tenant(f"key-{number}"), [100] * 10)
+                admitted += 1
+            except Overloaded:
+                pass
+        assert admitted == 8
+        assert desk.queue.n_tokens == 8000
+
+    def test_the_wait_is_that_of_the_tenant(self) -> None:
+        """Only what the fair order puts first counts for the expected wait."""
+        desk = Desk(max_wait_s=10.0)
+        for _ in range(9):
+            desk.send(GREEDY, [100] * 10)
+        with pytest.raises(Overloaded, match=r"expected in 11"):
+            desk.send(GREEDY, [100] * 20)
+        ahead_s = desk.queue.expected_s(bulk=True)
+        assert ahead_s > 8
+        desk.send(POLITE, [100] * 40)  # 4 s of its own, and as much of the other's
+        with pytest.raises(Overloaded, match=r"expected in 1[0-9]"):
+            desk.send(POLITE, [100] * 20)
+
+    @settings(max_examples=80, deadline=None)
+    @given(
+        st.lists(st.tuples(st.integers(0, 3), kinds), min_size=1, max_size=30),
+        st.integers(0, 6),
+        kinds,
+    )
+    def test_the_wait_is_never_more_than_behind_all(
+        self, requests: list[tuple[int, list[int]]], n_runs: int, asked: list[int]
+    ) -> None:
+        """The wait in the fair order is at most that behind everything, and one tenant's is that."""
+        desk = Desk()
+        for number, lengths in requests:
+            desk.send(Tenant(str(number), 1.0 + number), lengths)
+        for _ in range(n_runs):
+            desk.run()
+        for bulk in (False, True):
+            waits, work_s = desk.queue._waits, TOKEN_S * sum(asked)
+            fair_s = waits.of_tenant(Tenant("new"), work_s, 0.0, bulk=bulk)
+            assert 0 <= fair_s <= desk.queue.expected_s(bulk=bulk)
+        if len({number for number, _ in requests}) == 1:
+            only = Tenant(str(requests[0][0]), 1.0 + requests[0][0])
+            wait_s = desk.queue._waits.of_tenant(only, 1.0, 0.0, bulk=True)
+            assert wait_s == pytest.approx(desk.queue.expected_s(bulk=True))
+
+    def test_the_fair_wait_comes_true(self) -> None:
+        """A request is computed about when its tenant was promised, beside a flood of another."""
+        desk = Desk()
+        for _ in range(50):
+            desk.send(GREEDY, [100] * 20)
+        desk.run()
+        work_s = TOKEN_S * 3000
+        promised_s = desk.queue._waits.of_tenant(POLITE, work_s, 0.0, bulk=True) + work_s
+        ticket, began = desk.send(POLITE, [100] * 30), desk.now
+        while ticket.pending:
+            desk.run()
+        assert desk.now - began == pytest.approx(promised_s, rel=0.2)
