@@ -80,7 +80,7 @@ _GROUPS: dict[str, dict[str, Use]] = {
         "waiting_texts": Use("How many texts wait for a worker?"),
         "queue_tokens": Use("How near is the queue to `MATRYO_QUEUE_TOKENS`?"),
         "backlog_seconds": Use(
-            "How many seconds of work wait? Scale on the sum of a replica's models.",
+            "How many seconds of work wait? Beside the CPU, scale on the sum of models.",
             "avg(sum by (instance) (matryo_backlog_seconds))",
         ),
         "oldest_wait_seconds": Use("Is any request starved?", "max(matryo_oldest_wait_seconds)"),
