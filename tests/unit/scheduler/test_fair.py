@@ -19,6 +19,7 @@ from matryo.scheduler.jobs import Job, Priority, Tenant, Ticket
 from matryo.scheduler.policy import next_batch
 from matryo.scheduler.rates import Rates
 from tests.fakes import FakeEngine
+from tests.unit.scheduler.steps import Stage, TimelessEngine
 
 ENGINE = FakeEngine()
 METRICS = Metrics(CollectorRegistry())
@@ -287,6 +288,37 @@ class TestGuests:
         desk = self.busy()
         desk.send(POLITE, [50] * 8, "bulk")
         assert [job.ticket.tenant for job in desk.choose()] == [POLITE] * 4
+
+    def test_the_free_worker_works_again(self) -> None:
+        """A worker that was kept free takes part as soon as the other tenant is gone for a while."""
+        asyncio._set_running_loop(None)  # the stage has a loop of its own
+        engine = TimelessEngine()
+        engine.token_s = TOKEN_S
+        with Stage([engine], workers=2, ready_interval_s=1e6) as stage:
+            texts = [np.full(50, index, np.int64) for index in range(4000)]
+            run = stage.scheduler.run
+
+            def ask() -> None:
+                """A query of the polite tenant, answered at once."""
+                polite = stage.task(run(engine, [texts[0][:10]], 4, tenant=POLITE))
+                while not polite.done():
+                    stage.finish(len(stage.executor.runs) - 1)
+
+            greedy = stage.task(run(engine, texts, 4, tenant=GREEDY))
+            ask()
+            for _ in range(80):
+                stage.finish()
+                stage.loop.advance(0.05)
+            ask()
+            while len(stage.executor.runs) > 1:
+                stage.finish()
+            for _ in range(5):
+                assert [sum(one.lengths) for one in stage.executor.runs] == [50]
+                stage.finish()
+            stage.loop.advance(stage.config.recent_s + 1)
+            stage.finish()
+            assert [sum(one.lengths) for one in stage.executor.runs] == [200, 200]
+            greedy.cancel()
 
     def test_nobody_is_a_guest_alone(self) -> None:
         """Without another tenant, batches are full and every worker works."""
