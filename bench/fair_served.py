@@ -30,7 +30,7 @@ def served(
     model: str, precision: str, load: Load, rounds: int
 ) -> Iterator[tuple[Greed, Seen, Seen, float]]:
     """For each kind of greed: what the polite see alone and beside, the greedy's tokens alone."""
-    environ = {"MATRYO_APIKEYS": ",".join(KEYS)}
+    environ = {"MATRYO_API_KEYS": ",".join(KEYS)}
     greeds: tuple[Greed, ...] = ("bulk", "queries")
     with Service("--model", model, "--precision", precision, environ=environ) as service:
         idle = replace(load, rate=0.0)

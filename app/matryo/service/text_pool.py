@@ -1,9 +1,7 @@
 """The threads that parse, decode, tokenise and encode, and the order in which they do so.
 
 A request works in pieces of a few milliseconds, one piece at a time. Between two pieces other
-requests get a turn. The tenant that had the least time of the threads, by its weight, goes first.
-Of its requests, the one with less text left goes first, but a piece that has waited for
-`_STARVING_S` goes before all others. One thread never takes a long piece.
+requests get a turn, in the order of `turns`. One thread never takes a long piece.
 All state belongs to the event loop; a thread sees only the piece that it works on.
 """
 
@@ -11,12 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import heapq
 import time
-from collections import OrderedDict
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from functools import partial
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -24,133 +19,14 @@ from typing import Any, Self, TypeVar
 from matryo.core.errors import Abandoned, Overloaded
 from matryo.core.metrics import Metrics
 from matryo.scheduler import ANYONE, Tenant
+from matryo.service.turns import Piece, Turns
 
 T = TypeVar("T")
 
-_STARVING_S = 0.5
 _MIN_THREADS = 2  # one of them for pieces that are not long
 _MEASURED = 4096  # characters of a piece that is long enough to measure the speed with
 _WEIGHT = 0.2  # of a new measurement of the speed
 _FIRST_CHARS_PER_S = 1e6  # of one thread, until the first measurement
-
-
-@dataclass(eq=False, slots=True)
-class _Piece:
-    """Work that waits for a thread, or that a thread does.
-
-    Attributes:
-        left: characters that the request has left, this piece's included.
-        number: in order of arrival.
-        arrived_s: the clock at arrival.
-        is_long: see `Job.run`.
-        tenant: whose work it is.
-        done: gets the result, or the error as a value, when the thread is done: some errors, such
-            as StopIteration, cannot pass through a future.
-    """
-
-    work: Callable[[], Any]
-    left: int
-    number: int
-    arrived_s: float
-    is_long: bool
-    tenant: Tenant
-    done: asyncio.Future[tuple[Any, BaseException | None]]
-
-    def rank(self, now: float) -> tuple[int, float, int]:
-        """The order of two pieces of a tenant: the one with the smaller rank goes first."""
-        if now - self.arrived_s > _STARVING_S:
-            return 0, self.arrived_s, self.number
-        return 1, self.left, self.number
-
-
-class _Lane:
-    """Pieces of one tenant that wait, either long ones or others."""
-
-    def __init__(self) -> None:
-        self._waiting: OrderedDict[int, _Piece] = OrderedDict()
-        self._by_left: list[tuple[int, int]] = []  # a heap; some numbers wait no more
-
-    def add(self, piece: _Piece) -> None:
-        self._waiting[piece.number] = piece
-        heapq.heappush(self._by_left, (piece.left, piece.number))
-
-    def remove(self, piece: _Piece) -> None:
-        """Forget a piece, if it waits."""
-        self._waiting.pop(piece.number, None)
-        if len(self._by_left) > 2 * len(self._waiting) + 64:
-            self._by_left = [(one.left, one.number) for one in self._waiting.values()]
-            heapq.heapify(self._by_left)
-
-    def first(self, now: float) -> _Piece | None:
-        """The piece that goes first; None if none waits."""
-        if not self._waiting:
-            return None
-        oldest = next(iter(self._waiting.values()))
-        if now - oldest.arrived_s > _STARVING_S:
-            return oldest
-        while self._by_left[0][1] not in self._waiting:
-            heapq.heappop(self._by_left)
-        return self._waiting[self._by_left[0][1]]
-
-    def __bool__(self) -> bool:
-        """Whether a piece waits."""
-        return bool(self._waiting)
-
-    def drain(self) -> list[_Piece]:
-        """Forget all pieces, and return them."""
-        pieces = list(self._waiting.values())
-        self._waiting.clear()
-        self._by_left.clear()
-        return pieces
-
-
-class _Turns:
-    """Whose turn it is: start-time fair queueing, as in `matryo.scheduler.accounts`."""
-
-    def __init__(self) -> None:
-        self._had: dict[str | None, float] = {}
-        self._clock = 0.0
-        self._lanes: dict[Tenant, tuple[_Lane, _Lane]] = {}
-
-    def add(self, piece: _Piece) -> None:
-        """Let a piece wait."""
-        name, lanes = piece.tenant.name, self._lanes.get(piece.tenant)
-        if lanes is None:
-            lanes = self._lanes[piece.tenant] = _Lane(), _Lane()
-            self._had[name] = max(self._had.get(name, 0.0), self._clock)
-        lanes[piece.is_long].add(piece)
-
-    def remove(self, piece: _Piece) -> None:
-        """Forget a piece, if it waits."""
-        if lanes := self._lanes.get(piece.tenant):
-            lanes[piece.is_long].remove(piece)
-            if not any(lanes):
-                del self._lanes[piece.tenant]
-
-    def charge(self, tenant: Tenant, seconds: float) -> None:
-        """Count time that a thread spent for a tenant."""
-        had = self._had.get(tenant.name, self._clock)
-        self._had[tenant.name] = had + seconds / tenant.weight
-
-    def first(self, now: float, *, long_allowed: bool) -> _Piece | None:
-        """The piece that goes first; None if none waits that may run."""
-        found: list[_Piece] = []
-        for short, long in self._lanes.values():
-            lanes = (short, long) if long_allowed else (short,)
-            pieces = [piece for lane in lanes if (piece := lane.first(now))]
-            if pieces:
-                found.append(min(pieces, key=lambda piece: piece.rank(now)))
-        if not found:
-            return None
-        first = min(found, key=lambda piece: self._had[piece.tenant.name])
-        self._clock = max(self._clock, self._had[first.tenant.name])
-        return first
-
-    def drain(self) -> list[_Piece]:
-        """Forget all pieces, and return them."""
-        lanes = [lane for pair in self._lanes.values() for lane in pair]
-        self._lanes.clear()
-        return [piece for lane in lanes for piece in lane.drain()]
 
 
 class TextPool:
@@ -175,7 +51,7 @@ class TextPool:
         self._max_wait_s = max_wait_s
         self._clock = clock
         self._executor = ThreadPoolExecutor(self._threads, thread_name_prefix="matryo-text")
-        self._turns = _Turns()
+        self._turns = Turns()
         self._n_running = self._n_long = self._n_arrived = 0
         self._chars_per_s = _FIRST_CHARS_PER_S
         self._closed = False
@@ -253,7 +129,7 @@ class TextPool:
             raise Abandoned
         self._n_arrived += 1
         loop = asyncio.get_running_loop()
-        piece = _Piece(
+        piece = Piece(
             partial(_timed, work),
             left,
             self._n_arrived,
@@ -292,7 +168,7 @@ class TextPool:
             self._n_long += piece.is_long
             self._executor.submit(_work_on, piece, partial(loop.call_soon_threadsafe, self._ended))
 
-    def _ended(self, piece: _Piece, result: Any, error: BaseException | None) -> None:  # noqa: ANN401
+    def _ended(self, piece: Piece, result: Any, error: BaseException | None) -> None:  # noqa: ANN401
         self._n_running -= 1
         self._n_long -= piece.is_long
         if error is None:
@@ -302,7 +178,7 @@ class TextPool:
         self._start()
 
 
-def _work_on(piece: _Piece, report: Callable[..., object]) -> None:
+def _work_on(piece: Piece, report: Callable[..., object]) -> None:
     """Do a piece of work on a thread, and report how it ended.
 
     Nothing keeps the work afterwards: it may refer to a whole body, or to all vectors of an answer.

@@ -19,6 +19,7 @@ from matryo.scheduler.jobs import Job, Priority, Tenant, Ticket
 from matryo.scheduler.policy import next_batch
 from matryo.scheduler.rates import Rates
 from tests.fakes import FakeEngine
+from tests.unit.scheduler.steps import Stage, TimelessEngine
 
 ENGINE = FakeEngine()
 METRICS = Metrics(CollectorRegistry())
@@ -212,6 +213,16 @@ class TestShares:
             desk.send(POLITE, [90])
         assert [desk.run() for _ in range(2)] == ["polite", "polite"]
 
+    def test_company_has_its_turn_too(self) -> None:
+        """A batch takes texts of another tenant along, unless that one had `starve_s` beyond."""
+        desk = Desk()
+        desk.send(POLITE, [50])
+        desk.send(GREEDY, [40], "bulk")
+        assert [job.n_tokens for job in desk.choose()] == [50, 40]
+        greedy = desk.queue.waiting.accounts.open(GREEDY, desk.now)
+        greedy.served += desk.config.starve_s + 0.1
+        assert [job.n_tokens for job in desk.choose()] == [50]
+
     def test_a_new_weight_counts_from_the_next_request(self) -> None:
         """A weight that the operator changes takes effect, and older requests do not undo that."""
         desk = Desk()
@@ -220,7 +231,9 @@ class TestShares:
         desk.send(Tenant("b", 1.0), [50] * 40)
         for _ in range(3):
             desk.run()
-        assert desk.queue.waiting.accounts.part(Tenant("a", 3.0)) == pytest.approx(0.75)
+        accounts = desk.queue.waiting.accounts
+        assert {one.tenant for one in accounts.waiting()} == {Tenant("a", 3.0), Tenant("b", 1.0)}
+        assert accounts.part(Tenant("b", 1.0)) == pytest.approx(0.25)
 
 
 class TestGuests:
@@ -275,6 +288,37 @@ class TestGuests:
         desk = self.busy()
         desk.send(POLITE, [50] * 8, "bulk")
         assert [job.ticket.tenant for job in desk.choose()] == [POLITE] * 4
+
+    def test_the_free_worker_works_again(self) -> None:
+        """A worker that was kept free takes part as soon as the other tenant is gone for a while."""
+        asyncio._set_running_loop(None)  # the stage has a loop of its own
+        engine = TimelessEngine()
+        engine.token_s = TOKEN_S
+        with Stage([engine], workers=2, ready_interval_s=1e6) as stage:
+            texts = [np.full(50, index, np.int64) for index in range(4000)]
+            run = stage.scheduler.run
+
+            def ask() -> None:
+                """A query of the polite tenant, answered at once."""
+                polite = stage.task(run(engine, [texts[0][:10]], 4, tenant=POLITE))
+                while not polite.done():
+                    stage.finish(len(stage.executor.runs) - 1)
+
+            greedy = stage.task(run(engine, texts, 4, tenant=GREEDY))
+            ask()
+            for _ in range(80):
+                stage.finish()
+                stage.loop.advance(0.05)
+            ask()
+            while len(stage.executor.runs) > 1:
+                stage.finish()
+            for _ in range(5):
+                assert [sum(one.lengths) for one in stage.executor.runs] == [50]
+                stage.finish()
+            stage.loop.advance(stage.config.recent_s + 1)
+            stage.finish()
+            assert [sum(one.lengths) for one in stage.executor.runs] == [200, 200]
+            greedy.cancel()
 
     def test_nobody_is_a_guest_alone(self) -> None:
         """Without another tenant, batches are full and every worker works."""
@@ -359,6 +403,18 @@ class TestAdmission:
         desk.send(POLITE, [100] * 40)  # 4 s of its own, and as much of the other's
         with pytest.raises(Overloaded, match=r"expected in 1[0-9]"):
             desk.send(POLITE, [100] * 20)
+
+    def test_what_another_is_owed_goes_first(self) -> None:
+        """The wait counts as much of another tenant as of one's own, and what that one is owed."""
+        desk = Desk()
+        desk.send(GREEDY, [100] * 40, "bulk")
+        desk.send(POLITE, [100] * 5, "bulk")
+        waits, accounts = desk.queue._waits, desk.queue.waiting.accounts
+        wait_s = waits.of_tenant(POLITE, 1.0, 0.0, bulk=True)
+        assert wait_s == pytest.approx(0.5 + (0.5 + 1.0))
+        accounts.open(POLITE, desk.now).served += 0.25
+        wait_s = waits.of_tenant(POLITE, 1.0, 0.0, bulk=True)
+        assert wait_s == pytest.approx(0.5 + (0.5 + 1.0) + 0.25)
 
     @settings(max_examples=80, deadline=None)
     @given(
