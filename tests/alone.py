@@ -17,17 +17,20 @@ import numpy as np
 from matryo import Embedder
 from matryo.core.choices import PrecisionChoice
 
-_N_TEXTS = 100
-_MOST_CHARACTERS = 1500  # within the 256 tokens of the smallest model
+_N_TEXTS, _N_LONG = 100, 3
+_MOST_WORDS, _LONG_WORDS = 24, 120  # an emulated CPU computes twenty tokens a second
 
 
 def texts() -> list[str]:
-    """A hundred texts of 2 to 1500 characters: paragraphs and lines of the licence."""
-    licence = (Path(__file__).parents[1] / "LICENSE").read_text("utf-8")
-    paragraphs = [" ".join(part.split()) for part in licence.split("\n\n")]
-    lines = [line.strip() for line in licence.splitlines()]
-    different = dict.fromkeys(text for text in (*paragraphs, *lines) if text)
-    return [text[:_MOST_CHARACTERS] for text in different][:_N_TEXTS]
+    """A hundred texts of 1 to 120 words, from the licence."""
+    words = (Path(__file__).parents[1] / "LICENSE").read_text("utf-8").split()
+    counts = [1 + index % _MOST_WORDS for index in range(_N_TEXTS - _N_LONG)]
+    made: list[str] = []
+    at = 0
+    for count in (*counts, *[_LONG_WORDS] * _N_LONG):
+        made.append(" ".join(words[at : at + count]))
+        at += count
+    return made
 
 
 def main() -> None:
@@ -35,6 +38,7 @@ def main() -> None:
     model, precision, file = sys.argv[1:]
     given = texts()
     assert len(given) == _N_TEXTS
+    assert all(given)
     with Embedder(model, precision=cast("PrecisionChoice", precision), truncate=True) as embedder:
         alone = np.concatenate([embedder.embed([text]) for text in given])
         company = embedder.embed(given)

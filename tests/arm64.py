@@ -78,7 +78,8 @@ def inside(root: Path, *command: str, **environment: str) -> None:
     mounts = f"mount --rbind /dev {root}/dev && mount -t proc proc {root}/proc"
     start = f'{mounts} && exec chroot {root} "$@"'
     path = f"/{_VENV}/bin:/{_SITE}/bin:/usr/bin:/bin:/usr/sbin:/sbin"
-    given = {"HOME": "/root", "LANG": "C.UTF-8", "PATH": path, **environment}
+    given = {"HOME": "/root", "LANG": "C.UTF-8", "PATH": path, "PYTHONUNBUFFERED": "1"}
+    given |= environment
     apart = ("unshare", "--mount", "--pid", "--fork", "--kill-child")
     subprocess.run([*apart, "sh", "-ec", start, "sh", *command], env=given, check=True)
 
