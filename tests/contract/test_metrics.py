@@ -21,7 +21,6 @@ from matryo.core import metrics_page
 from matryo.core.errors import SettingsInvalid
 from matryo.core.metrics import Metrics
 from matryo.core.settings import load_settings
-from matryo.http import connection as wire
 from matryo.http.listening import bind_all
 from matryo.main import create_mcp_app
 from tests.contract.conftest import Live, client_of, entered_application, live_server, wait_until
@@ -85,10 +84,11 @@ def news(live: Live, before: Series, n_requests: int = 1) -> Series:
 
 
 def ended(status: str, input_type: str = "document", **labels: str) -> Series:
-    """The two series of one request that ended."""
+    """The series of one request that ended; an operator's has no caller."""
     known = {"door": "openai", "route": URL, "model": MODEL} | labels
     door, route, model = (known[name] for name in ("door", "route", "model"))
-    return {
+    called = {} if door == "operations" else {f"caller_requests_total[key=,status={status}]": 1}
+    return called | {
         f"requests_total[door={door},model={model},route={route},status={status}]": 1,
         f"request_seconds_count[door={door},input_type={input_type},model={model},"
         f"status={status}]": 1,
@@ -127,6 +127,7 @@ class TestOne:
             f"texts_total{shape}": 1,
             f"tokens_total{shape}": pytest.approx(found[f"tokens_total{shape}"]),
             f"encode_seconds_count[model={MODEL}]": 1,
+            "caller_tokens_total[key=]": found[f"tokens_total{shape}"],
         }
 
     def test_hung_up(self, live: Live, engine: FakeEngine) -> None:
@@ -149,10 +150,12 @@ class TestOne:
         found = without_stages(news(live, before))
         assert found == ended("408") | {"aborts_total[reason=deadline]": 1}
 
-    def test_slow_reader(self, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_slow_reader(self, engine: FakeEngine) -> None:
         """A caller that does not read its answer is status 499, and no hang-up."""
-        monkeypatch.setattr(wire, "STALLED_S", 0.2)
-        with live_server(engine, workers=1) as live, socket.socket() as caller:
+        with (
+            live_server(engine, workers=1, write_timeout_s=0.2) as live,
+            socket.socket() as caller,
+        ):
             before = counted(live)
             caller.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
             caller.connect(("127.0.0.1", live.port))
@@ -163,7 +166,8 @@ class TestOne:
             wait_until(lambda: out._value.get() > 0)
             found = without_stages(news(live, before))
         shape = f"[dimensions=768,input_type=document,model={MODEL}]"
-        found = {name: value for name, value in found.items() if not name.endswith(shape)}
+        others = (shape, "caller_tokens_total[key=]")
+        found = {name: value for name, value in found.items() if not name.endswith(others)}
         assert found == ended("499") | {
             "aborts_total[reason=slow_reader]": 1,
             "dropped_connections_total[reason=slow_reader]": 1,
@@ -184,7 +188,7 @@ class TestOne:
             first.join(20)
             found = news(live, before, 2)
         assert answers == [200]
-        assert found[next(iter(ended("429")))] == 1
+        assert found["caller_requests_total[key=,status=429]"] == 1
         assert found["rejections_total[reason=queue_full]"] == 1
         assert not [name for name in found if name.startswith("aborts")]
 
@@ -278,10 +282,10 @@ async def test_one_count_for_a_call_of_a_tool() -> None:
             await client.call_tool("rank", {"query": "x", "texts": ["y"], "model": "nope"})
         wait_until(lambda: not metrics_of(live).n_in_progress)
         found = counted(live)
-    for name in (*answered, *refused):
-        assert found[name] == 1
-    of_tools = [name for name in found if name.startswith("requests_total") and MODEL in name]
-    assert of_tools == [next(iter(answered))]
+    of_calls = {name for name in (*answered, *refused) if not name.startswith("caller")}
+    assert {name: found[name] for name in of_calls} == dict.fromkeys(of_calls, 1)
+    of_tools = {name for name in found if name.startswith("requests_total") and MODEL in name}
+    assert of_tools == {name for name in answered if name.startswith("requests_total")}
 
 
 def _get(live: Live, path: str) -> None:

@@ -159,7 +159,7 @@ class TestErrors:
     @pytest.mark.parametrize(
         ("body", "status", "model"),
         [
-            ({"input": []}, 400, None),
+            ({"input": []}, 400, NOMIC.id),
             ({"input": "a", "model": "no-such"}, 404, None),
             ({"input": "a", "dimensions": 9999}, 400, NOMIC.id),
         ],
@@ -411,7 +411,7 @@ class TestGrpc:
         with traced(engine, grpc_port=0) as live, Client(live) as client:
             client.refused(EMBED, field(1, ""))
         (span,) = collector.servers()
-        assert (span.name, span.status) == ("embeddings", "unset")
+        assert (span.name, span.status) == (f"embeddings {engine.manifest.id}", "unset")
         assert span.attributes["error.type"] == "INVALID_ARGUMENT"
 
     def test_health_checks_have_no_span(self, engine: FakeEngine, collector: Collector) -> None:
