@@ -87,8 +87,8 @@ def ended(status: str, input_type: str = "document", **labels: str) -> Series:
     """The series of one request that ended; an operator's has no caller."""
     known = {"door": "openai", "route": URL, "model": MODEL} | labels
     door, route, model = (known[name] for name in ("door", "route", "model"))
-    called = {} if door == "operations" else {f"caller_requests_total[key=,status={status}]": 1}
-    return called | {
+    called: Series = {f"caller_requests_total[key=,status={status}]": 1}
+    return ({} if door == "operations" else called) | {
         f"requests_total[door={door},model={model},route={route},status={status}]": 1,
         f"request_seconds_count[door={door},input_type={input_type},model={model},"
         f"status={status}]": 1,
