@@ -50,7 +50,14 @@ def numbers(value: Any) -> list[float]:
 
 def test_bench_measures_engine_and_server_of_this_machine(embed: Command) -> None:
     """The command serves the model with the operator's settings, whatever keys these ask for."""
-    result = bench(embed, "--json", MATRYO_API_KEYS="sk-operator")
+    asked = {
+        "MATRYO_API_KEYS": "sk-operator",
+        "MATRYO_KEYS_FILE": "/no/such/keys.toml",
+        "MATRYO_TLS_CERT_FILE": "/no/such/cert.pem",
+        "MATRYO_TLS_KEY_FILE": "/no/such/key.pem",
+        "MATRYO_METRICS_PORT": "1",
+    }
+    result = bench(embed, "--json", **asked)
     assert result.exit_code == 0, result.stderr
     report: dict[str, Any] = json.loads(result.stdout)
     assert report["model"] == embed.model.id

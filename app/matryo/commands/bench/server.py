@@ -18,7 +18,17 @@ from matryo.http.listening import Listener, bind
 
 _HOST = "127.0.0.1"
 # What would keep the clients of a benchmark from asking, or open a second port.
-_NOT_MEASURED = ("uds", "grpc_port", "api_keys", "cors_origins")
+_NOT_MEASURED = (
+    "uds",
+    "grpc_port",
+    "metrics_port",
+    "api_keys",
+    "keys",
+    "keys_file",
+    "tls_cert_file",
+    "tls_key_file",
+    "tls_client_ca_file",
+)
 _STOP_S = 30.0
 
 
@@ -26,7 +36,7 @@ class MeasuredServer:
     """A server in a process of its own; a context manager.
 
     Args:
-        settings: of the server; its keys, Unix socket and gRPC port are left out.
+        settings: of the server; its keys, certificates and other sockets are left out.
 
     Attributes:
         port: of the server.
