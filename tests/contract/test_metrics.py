@@ -153,7 +153,7 @@ class TestOne:
     def test_slow_reader(self, engine: FakeEngine) -> None:
         """A caller that does not read its answer is status 499, and no hang-up."""
         with (
-            live_server(engine, workers=1, write_timeout_s=0.2) as live,
+            live_server(engine, workers=1, write_timeout_s=2) as live,
             socket.socket() as caller,
         ):
             before = counted(live)
