@@ -33,7 +33,7 @@ from typing import IO, Any, cast
 from bench.service import Service
 from bench.shapes import SHAPES
 from bench.watch import Watched, Watcher, quantile_ms, rss_mb
-from matryo.assembly import make_ready
+from matryo.assembly.models import make_ready
 from matryo.core.settings import load_settings
 
 QUERY = json.dumps({"input": "who wrote the first compiler?"}).encode()

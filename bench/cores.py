@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from matryo.assembly import make_ready
+from matryo.assembly.models import make_ready
 from matryo.catalog.catalog import open_catalog
 from matryo.core.settings import load_settings
 from matryo.engine import BatchResult, CoreUse, TokenIds, plan_cores

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from matryo.assembly import equal_part
+from matryo.assembly.models import equal_part
 from matryo.commands.processes import run_processes
 from matryo.core.settings import Settings, load_settings
 from matryo.engine import BatchResult, Encoded, Side, TokenIds

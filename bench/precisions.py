@@ -31,7 +31,8 @@ import numpy as np
 from bench.corpus import debian_pairs
 from bench.retrieval import as_float, embed, mrr, rescored
 from bench.service import Service
-from matryo.assembly import build_local_service, make_ready
+from matryo.assembly.models import make_ready
+from matryo.assembly.service import build_local_service
 from matryo.catalog.catalog import open_catalog
 from matryo.catalog.manifest import Manifest
 from matryo.commands.bench.engine import engine_rate

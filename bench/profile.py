@@ -30,7 +30,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
-from matryo.assembly import make_ready
+from matryo.assembly.models import make_ready
 from matryo.build.emit import CONTRIB
 from matryo.catalog.catalog import open_catalog
 from matryo.core.choices import Kernels

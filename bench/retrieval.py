@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.corpus import debian_pairs
-from matryo.assembly import build_local_service
+from matryo.assembly.service import build_local_service
 from matryo.core.settings import load_settings
 from matryo.engine.postprocess import FloatArray, l2_normalize
 from matryo.service import EmbeddingType, LocalService, Options, Texts

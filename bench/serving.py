@@ -23,7 +23,7 @@ from typing import Any, cast
 
 from bench.corpus import debian_pairs
 from bench.service import Service
-from matryo.assembly import load_engines, make_ready
+from matryo.assembly.models import load_engines, make_ready
 from matryo.commands.bench.clients import Client, Result, Target, body, load
 from matryo.commands.bench.engine import engine_rate
 from matryo.core.cores import available_cores

@@ -24,7 +24,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from matryo.assembly import core_use, make_ready
+from matryo.assembly.models import core_use, make_ready
 from matryo.catalog.catalog import open_catalog
 from matryo.core.settings import load_settings
 from matryo.engine.onnx.prepacked import find_prepacked

@@ -165,7 +165,7 @@ _trust = click.option(
 
 def _manifest(settings: Settings, name: str) -> Manifest:
     """The manifest of a model, of a path, or of a repository; the latter two are derived."""
-    from matryo.assembly import referred
+    from matryo.assembly.models import referred
     from matryo.build.provision import derive_model
     from matryo.core.progress import TerminalReporter
     from matryo.store.layout import Store

@@ -12,7 +12,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from matryo.assembly import build_local_service
+from matryo.assembly.service import build_local_service
 from matryo.core.choices import PrecisionChoice
 from matryo.core.errors import InvalidRequest, SetupError
 from matryo.core.settings import load_settings

@@ -14,13 +14,10 @@ from prometheus_client import CollectorRegistry
 from starlette.routing import BaseRoute, Route
 
 import matryo
-from matryo.assembly import (
-    build_service,
-    build_tracer,
-    exporting,
-    load_engines,
-    watch_keys,
-)
+from matryo.assembly.keys import watch_keys
+from matryo.assembly.models import load_engines
+from matryo.assembly.service import build_service
+from matryo.assembly.traces import build_tracer, exporting
 from matryo.core.metrics import Metrics
 from matryo.core.networks import Networks
 from matryo.core.reload import Reloads

@@ -34,7 +34,7 @@ from bench.peers.plot import plot
 from bench.peers.rounds import Measured, Shape, choose, race
 from bench.peers.table import FP32, INT8, NATIVE_FP32, NATIVE_INT8, RIVALS, table
 from bench.peers.with_llama import GGUF
-from matryo.assembly import make_ready
+from matryo.assembly.models import make_ready
 from matryo.catalog.catalog import open_catalog
 from matryo.core.native import uses_native
 from matryo.core.settings import load_settings

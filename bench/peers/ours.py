@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from bench.peers.protocol import Ids, Vectors, serve
-from matryo.assembly import make_ready
+from matryo.assembly.models import make_ready
 from matryo.catalog.catalog import open_catalog
 from matryo.core.settings import load_settings
 from matryo.engine import plan_cores

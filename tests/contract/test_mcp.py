@@ -15,7 +15,7 @@ from mcp import Client, MCPError
 from mcp.client.streamable_http import streamable_http_client
 from mcp_types import CallToolResult, TextContent
 
-from matryo.assembly import build_service
+from matryo.assembly.service import build_service
 from matryo.main import create_mcp_app
 from matryo.mcp.server import build_tools_server
 from tests.contract.conftest import Live, client_of, live_server, settings
@@ -517,7 +517,7 @@ class TestDescriptions:
         from matryo.core import fixed
 
         monkeypatch.setattr(
-            "matryo.assembly.fixed",
+            "matryo.assembly.service.fixed",
             lambda: fixed.Fixed({}, frozenset({"default_input_type"}), "file"),
         )
         async with tools_of(engine) as client:

@@ -11,7 +11,7 @@ import httpx2
 import jsonschema
 import pytest
 
-from matryo import assembly
+from matryo.assembly import service as assembly
 from matryo.http.openai.document import REQUEST_EXAMPLES
 from tests.contract.conftest import client_of, live_server
 from tests.fakes import MINILM, FakeEngine

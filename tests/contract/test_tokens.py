@@ -9,7 +9,7 @@ import httpx2
 import numpy as np
 import pytest
 
-from matryo import assembly
+from matryo.assembly import service as assembly
 from matryo.store.encodings import find_table
 from matryo.store.layout import Store
 from tests.contract.conftest import client_of

@@ -11,7 +11,7 @@ import httpx2
 import numpy as np
 import pytest
 
-from matryo.assembly import load_engines
+from matryo.assembly.models import load_engines
 from matryo.build.check import TEXTS
 from matryo.catalog.golden import CosineCheck, read_golden
 from matryo.commands import verify

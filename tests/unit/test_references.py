@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from matryo import Embedder, assembly
-from matryo.assembly import referred, resolve_models
+from matryo.assembly.models import referred, resolve_models
 from matryo.catalog.catalog import open_catalog
 from matryo.commands import add, verify
 from matryo.commands.models import run as list_models

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import matryo
-from matryo.assembly import build_local_service, make_ready
+from matryo.assembly.models import make_ready
+from matryo.assembly.service import build_local_service
 from matryo.catalog.catalog import open_catalog
 from matryo.core.errors import RequestError, SettingsInvalid
 from matryo.core.progress import TerminalReporter

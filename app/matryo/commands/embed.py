@@ -12,7 +12,7 @@ from pathlib import Path
 import click
 import numpy as np
 
-from matryo.assembly import build_local_service, operator_defaults
+from matryo.assembly.service import build_local_service, operator_defaults
 from matryo.commands.rows import NOTHING, Asked
 from matryo.commands.texts import Format, Item, open_source
 from matryo.commands.vectors import Writer, check_output, open_writer

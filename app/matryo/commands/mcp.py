@@ -11,7 +11,10 @@ from contextlib import ExitStack
 from typing import BinaryIO
 
 import matryo
-from matryo.assembly import build_service, build_tracer, exporting, load_keys, ready_engines
+from matryo.assembly.keys import load_keys
+from matryo.assembly.models import ready_engines
+from matryo.assembly.service import build_service
+from matryo.assembly.traces import build_tracer, exporting
 from matryo.commands.exposure import check_tls, scheme_of, warn_of_exposure
 from matryo.core import logging as logs
 from matryo.core.errors import SettingsInvalid

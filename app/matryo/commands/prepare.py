@@ -58,7 +58,7 @@ def _run() -> int:
 
 
 def _prepare(settings: Settings, steps: Steps) -> None:
-    from matryo.assembly import referred
+    from matryo.assembly.models import referred
     from matryo.catalog.catalog import open_catalog
     from matryo.core.errors import ArtifactDamaged, ArtifactMissing
     from matryo.core.progress import TerminalReporter

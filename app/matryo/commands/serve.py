@@ -10,14 +10,8 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from functools import partial
 
-from matryo.assembly import (
-    core_use,
-    equal_part,
-    load_keys,
-    make_ready,
-    ready_engines,
-    resolve_models,
-)
+from matryo.assembly.keys import load_keys
+from matryo.assembly.models import core_use, equal_part, make_ready, ready_engines, resolve_models
 from matryo.catalog.catalog import open_catalog
 from matryo.commands.exposure import check_tls, scheme_of, warn_of_exposure
 from matryo.core import logging as logs

@@ -19,7 +19,8 @@ import click
 import numpy as np
 
 import matryo
-from matryo.assembly import build_local_service, resolve_models
+from matryo.assembly.models import resolve_models
+from matryo.assembly.service import build_local_service
 from matryo.build.texts import TEXTS
 from matryo.catalog.catalog import open_catalog
 from matryo.catalog.golden import (

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from matryo.assembly import make_ready
+from matryo.assembly.models import make_ready
 from matryo.build import build as module
 from matryo.build.inputs import format_of
 from matryo.build.provision import build_model, ensure_model, pull_model

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from matryo.assembly import load_engines
+from matryo.assembly.models import load_engines
 from matryo.catalog.catalog import Catalog, open_catalog, shipped_models
 from matryo.core.errors import ArtifactMissing, ManifestInvalid, ModelNotFound, SettingsInvalid
 from matryo.core.settings import load_settings

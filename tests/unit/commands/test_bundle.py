@@ -12,7 +12,7 @@ from typing import NoReturn
 import pytest
 from click.testing import CliRunner
 
-from matryo import assembly
+from matryo.assembly import models as assembly
 from matryo.build.bundle import freeze
 from matryo.cli import main
 from matryo.commands import bundled

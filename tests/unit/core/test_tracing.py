@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from matryo.assembly import build_tracer
+from matryo.assembly.traces import build_tracer
 from matryo.core import trace_names as names
 from matryo.core.errors import SettingsInvalid
 from matryo.core.otel.warnings import PAUSE_S, Warnings

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 import click
 
 import matryo
-from matryo.assembly import make_ready, ready_engines
+from matryo.assembly.models import make_ready, ready_engines
 from matryo.commands.bench.clients import Client, Result, Target, body, load
 from matryo.commands.bench.engine import best_rate, lone_ms
 from matryo.commands.bench.machine import cpu_class, cpu_name

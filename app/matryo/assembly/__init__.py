@@ -1,0 +1,1 @@
+"""From settings to a service that is ready to enter; no door is chosen here."""
