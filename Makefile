@@ -94,7 +94,7 @@ lock: .venv/.dev ## resolve the dependencies again, hashes included
 LOCK_FLAGS := --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --no-emit-index-url --no-emit-find-links
 
 env-example: .venv/.dev ## write .env.example from the settings
-	$(BIN)/python -c 'from matryo.core.settings import env_example; print(env_example(), end="")' > .env.example
+	$(BIN)/python -c 'from matryo.core.environment import env_example; print(env_example(), end="")' > .env.example
 
 fields: .venv/.dev ## write docs/fields.md from the table of fields
 	$(BIN)/python -c 'from matryo.http.openai.fields import page; print(page(), end="")' > docs/fields.md

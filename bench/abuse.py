@@ -34,7 +34,7 @@ from bench.service import Service
 from bench.shapes import SHAPES
 from bench.watch import Watched, Watcher, quantile_ms, rss_mb
 from matryo.assembly.models import make_ready
-from matryo.core.settings import load_settings
+from matryo.core.environment import load_settings
 
 QUERY = json.dumps({"input": "who wrote the first compiler?"}).encode()
 WORK = json.dumps({"input": ["the sky is blue and the grass is green " * 8] * 8}).encode()

@@ -23,7 +23,7 @@ from pathlib import Path
 
 from bench.service import Service
 from matryo.catalog.catalog import open_catalog
-from matryo.core.settings import load_settings
+from matryo.core.environment import load_settings
 from matryo.store.artifact import find_artifact
 from matryo.store.bundle import Bundle, read_bundle
 from matryo.store.layout import Store

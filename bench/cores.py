@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 
 from matryo.assembly.models import make_ready
 from matryo.catalog.catalog import open_catalog
-from matryo.core.settings import load_settings
+from matryo.core.environment import load_settings
 from matryo.engine import BatchResult, CoreUse, TokenIds, plan_cores
 from matryo.engine.factory import load_engine
 from matryo.engine.onnx.limits import cpu_limits

@@ -13,7 +13,8 @@ import numpy as np
 
 from matryo.assembly.models import equal_part
 from matryo.commands.processes import run_processes
-from matryo.core.settings import Settings, load_settings
+from matryo.core.environment import load_settings
+from matryo.core.settings import Settings
 from matryo.engine import BatchResult, Encoded, Side, TokenIds
 from matryo.engine.postprocess import FloatArray
 from matryo.http.listening import Listener, bind

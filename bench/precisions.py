@@ -38,7 +38,7 @@ from matryo.catalog.manifest import Manifest
 from matryo.commands.bench.engine import engine_rate
 from matryo.core.choices import Precision
 from matryo.core.cores import available_cores
-from matryo.core.settings import load_settings
+from matryo.core.environment import load_settings
 from matryo.engine import Engine, TokenIds, plan_cores
 from matryo.engine.factory import load_engine
 from matryo.engine.postprocess import FloatArray

@@ -34,7 +34,7 @@ from matryo.assembly.models import make_ready
 from matryo.build.emit import CONTRIB
 from matryo.catalog.catalog import open_catalog
 from matryo.core.choices import Kernels
-from matryo.core.settings import load_settings
+from matryo.core.environment import load_settings
 from matryo.engine.onnx.runtime import GraphSession, session_options
 from matryo.store.artifact import Artifact, find_artifact
 from matryo.store.layout import open_store

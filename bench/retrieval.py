@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from bench.corpus import debian_pairs
 from matryo.assembly.service import build_local_service
-from matryo.core.settings import load_settings
+from matryo.core.environment import load_settings
 from matryo.engine.postprocess import FloatArray, l2_normalize
 from matryo.service import EmbeddingType, LocalService, Options, Texts
 from matryo.service.limits import WINDOW_TEXTS

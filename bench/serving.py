@@ -27,7 +27,7 @@ from matryo.assembly.models import load_engines, make_ready
 from matryo.commands.bench.clients import Client, Result, Target, body, load
 from matryo.commands.bench.engine import engine_rate
 from matryo.core.cores import available_cores
-from matryo.core.settings import load_settings
+from matryo.core.environment import load_settings
 from matryo.engine import Engine, TokenIds
 
 _TEXTS, _TEXTS_OF_REQUEST, _CLIENTS = 512, 16, 4

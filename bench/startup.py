@@ -26,7 +26,7 @@ from pathlib import Path
 
 from matryo.assembly.models import core_use, make_ready
 from matryo.catalog.catalog import open_catalog
-from matryo.core.settings import load_settings
+from matryo.core.environment import load_settings
 from matryo.engine.onnx.prepacked import find_prepacked
 from matryo.store.artifact import find_artifact
 from matryo.store.layout import open_store

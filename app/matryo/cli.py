@@ -95,7 +95,7 @@ def _end(status: int, sentence: str = "") -> NoReturn:
 
 def _log_early(args: list[str]) -> None:
     """Configure the log by flag or setting, so that a fault of either is a log line too."""
-    from matryo.core.settings import peek
+    from matryo.core.environment import peek
 
     flags = [*args, ""]
     given = [flags[at + 1] for at, flag in enumerate(args) if flag == _LOG_FORMAT]
@@ -112,7 +112,8 @@ class _Serve(click.Command):
         formatter: click.HelpFormatter,
     ) -> None:
         """Every setting with its default."""
-        from matryo.core.settings import Settings, default_text
+        from matryo.core.environment import default_text
+        from matryo.core.settings import Settings
 
         with formatter.section("Settings, by flag, environment or .env (more in docs/serve.md)"):
             formatter.write_dl(
@@ -141,7 +142,7 @@ def main() -> None:
 
 
 def _settings(**flags: Any) -> Settings:
-    from matryo.core.settings import load_settings
+    from matryo.core.environment import load_settings
 
     return load_settings(**flags)
 
@@ -190,7 +191,7 @@ class _SettingOption(click.Option):
 
     def get_help_record(self, ctx: click.Context) -> tuple[str, str] | None:
         """The flag and its help."""
-        from matryo.core.settings import default_text
+        from matryo.core.environment import default_text
 
         record = super().get_help_record(ctx)
         default = default_text(self.name or "") or "none"

@@ -14,8 +14,8 @@ import numpy as np
 
 from matryo.assembly.service import build_local_service
 from matryo.core.choices import PrecisionChoice
+from matryo.core.environment import load_settings
 from matryo.core.errors import InvalidRequest, SetupError
-from matryo.core.settings import load_settings
 from matryo.engine.postprocess import FloatArray
 from matryo.service import LocalService, Options, Texts
 from matryo.service.choices import Choices, choose

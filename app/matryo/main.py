@@ -18,10 +18,11 @@ from matryo.assembly.keys import watch_keys
 from matryo.assembly.models import load_engines
 from matryo.assembly.service import build_service
 from matryo.assembly.traces import build_tracer, exporting
+from matryo.core.environment import load_settings
 from matryo.core.metrics import Metrics
 from matryo.core.networks import Networks
 from matryo.core.reload import Reloads
-from matryo.core.settings import Settings, load_settings
+from matryo.core.settings import Settings
 from matryo.core.tls_keeper import TlsKeeper, watch_tls
 from matryo.engine import Engine
 from matryo.http import operations

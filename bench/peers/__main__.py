@@ -36,8 +36,8 @@ from bench.peers.table import FP32, INT8, NATIVE_FP32, NATIVE_INT8, RIVALS, tabl
 from bench.peers.with_llama import GGUF
 from matryo.assembly.models import make_ready
 from matryo.catalog.catalog import open_catalog
+from matryo.core.environment import load_settings
 from matryo.core.native import uses_native
-from matryo.core.settings import load_settings
 from matryo.engine import plan_cores
 from matryo.engine.factory import load_engine
 from matryo.engine.postprocess import FloatArray

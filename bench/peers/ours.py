@@ -10,7 +10,7 @@ import numpy as np
 from bench.peers.protocol import Ids, Vectors, serve
 from matryo.assembly.models import make_ready
 from matryo.catalog.catalog import open_catalog
-from matryo.core.settings import load_settings
+from matryo.core.environment import load_settings
 from matryo.engine import plan_cores
 from matryo.engine.factory import load_engine
 from matryo.store.artifact import find_artifact

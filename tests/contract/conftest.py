@@ -15,7 +15,8 @@ import openai
 import pytest
 from fastapi import FastAPI
 
-from matryo.core.settings import Settings, load_settings
+from matryo.core.environment import load_settings
+from matryo.core.settings import Settings
 from matryo.engine import Engine
 from matryo.http.listening import bind_all
 from matryo.http.server import Server

@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 
 from matryo.commands.health import Question, ask
+from matryo.core.environment import load_settings
 from matryo.core.errors import SettingsInvalid
-from matryo.core.settings import load_settings
 from matryo.http.listening import bind
 from matryo.main import build_server, create_app
 from tests.certificates import Authority

@@ -34,7 +34,7 @@ import contextlib, os, sys, time
 from pathlib import Path
 from matryo.commands import mcp
 from matryo.core import signals
-from matryo.core.settings import load_settings
+from matryo.core.environment import load_settings
 from tests.fakes import FakeEngine
 
 class Slow(FakeEngine):

@@ -18,9 +18,9 @@ from hypothesis import strategies as st
 from starlette.types import Receive, Scope, Send
 
 from matryo.core import metrics_page
+from matryo.core.environment import load_settings
 from matryo.core.errors import SettingsInvalid
 from matryo.core.metrics import Metrics
-from matryo.core.settings import load_settings
 from matryo.http.listening import bind_all
 from matryo.main import create_mcp_app
 from tests.contract.conftest import Live, client_of, entered_application, live_server, wait_until

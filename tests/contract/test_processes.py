@@ -315,7 +315,7 @@ DYING = """
 import sys
 from matryo.commands.processes import run_processes
 from matryo.core import logging as logs
-from matryo.core.settings import load_settings
+from matryo.core.environment import load_settings
 from matryo.http.listening import bind
 
 def serve(settings, listener, on_ready, cores):
@@ -347,7 +347,7 @@ def test_dying_again_and_again(tmp_path: Path) -> None:
 PINNED = """
 import os, signal, sys
 from matryo.commands import processes
-from matryo.core.settings import load_settings
+from matryo.core.environment import load_settings
 from matryo.http.listening import bind
 
 def serve(settings, listener, on_ready, cores):
@@ -400,7 +400,7 @@ def test_killed_before_ready(start: Start, lines: Lines) -> None:
 _STOPPED_EARLY = """
 from multiprocessing import Pipe
 from matryo.commands.processes import _child
-from matryo.core.settings import load_settings
+from matryo.core.environment import load_settings
 from matryo.core.signals import Stopped
 
 def serve(*_):

@@ -8,7 +8,8 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-from matryo.core.settings import PREFIX, Settings
+from matryo.core.settings import Settings
+from matryo.core.sources import PREFIX
 from tests.contract.conftest import live_server
 from tests.fakes import FakeEngine
 

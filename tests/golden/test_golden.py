@@ -15,7 +15,7 @@ from matryo.assembly.models import load_engines
 from matryo.build.check import TEXTS
 from matryo.catalog.golden import CosineCheck, read_golden
 from matryo.commands import verify
-from matryo.core.settings import load_settings
+from matryo.core.environment import load_settings
 from matryo.engine import Engine
 from matryo.store.encodings import find_table
 from matryo.store.layout import Store

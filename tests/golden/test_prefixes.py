@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from matryo.catalog.catalog import open_catalog
-from matryo.core.settings import load_settings
+from matryo.core.environment import load_settings
 from matryo.engine.tokenizer import TextTokenizer
 from matryo.store.artifact import find_artifact
 from matryo.store.layout import Store

@@ -17,7 +17,8 @@ from promql_parser import AggregateExpr, MatchOp, VectorSelector
 from deploy import dashboard
 from matryo.core import metric_list
 from matryo.core.metrics import Metrics
-from matryo.core.settings import PREFIX, Settings
+from matryo.core.settings import Settings
+from matryo.core.sources import PREFIX
 from matryo.http.operations import build_router
 from tests.queries import PROMETHEUS, ROOT, RUNBOOK, Query, alerts, every_query, panels, rules
 from tests.unit.test_pages import anchors

@@ -13,8 +13,9 @@ from matryo.assembly.models import referred, resolve_models
 from matryo.catalog.catalog import open_catalog
 from matryo.commands import add, verify
 from matryo.commands.models import run as list_models
+from matryo.core.environment import load_settings
 from matryo.core.errors import ModelNotFound, SettingsInvalid, SetupError
-from matryo.core.settings import Settings, load_settings
+from matryo.core.settings import Settings
 from tests.checkpoints import TinyModel
 from tests.folders import change_json, make_folder
 

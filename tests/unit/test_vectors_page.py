@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from matryo.core.settings import PREFIX, Settings
+from matryo.core.settings import Settings
+from matryo.core.sources import PREFIX
 from matryo.http.openai.wire import EmbeddingRequest
 
 PAGE = Path(__file__).parents[2] / "docs" / "vectors.md"

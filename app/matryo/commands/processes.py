@@ -27,6 +27,7 @@ from prometheus_client import multiprocess
 
 from matryo.commands.metrics_folder import metrics_folder
 from matryo.core import logging as logs
+from matryo.core import shared
 from matryo.core.errors import MatryoError
 from matryo.core.lifetime import end_with_parent
 from matryo.core.nodes import node_cores, share_nodes
@@ -36,7 +37,6 @@ from matryo.http.listening import Listener
 
 log = logging.getLogger("matryo")
 
-_METRICS_DIR = "PROMETHEUS_MULTIPROC_DIR"
 _STEADY_S = 60.0  # a process that served as long does not die again and again
 _MOST_RESTART_S = 60.0
 _MARGIN_S = 10.0  # after delay and grace, for what a process does at its end
@@ -71,7 +71,7 @@ def run_processes(
     """
     with metrics_folder() as folder:
         # prometheus_client decides by this variable, when it is first imported.
-        os.environ[_METRICS_DIR] = str(folder)
+        os.environ[shared.VARIABLE] = str(folder)
         _Supervisor(settings, listener, serve, on_ready, cores, on_stop).run()
 
 

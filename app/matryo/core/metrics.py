@@ -7,7 +7,6 @@ runs before each scrape of this process and a few times a second for the scrapes
 from __future__ import annotations
 
 import functools
-import os
 import time
 from collections.abc import Callable, Iterable, Iterator
 from itertools import product
@@ -35,11 +34,11 @@ from matryo.core.metric_list import (
     START_STEPS,
     MetricList,
 )
+from matryo.core.shared import shared_folder
 from matryo.core.steps import Steps
 from matryo.core.usage import Usage, processes_of
 
 _SERIES = 512  # of one metric, that are found quickly
-_FOLDER = "PROMETHEUS_MULTIPROC_DIR"
 
 
 class RequestLabels(NamedTuple):
@@ -103,11 +102,11 @@ class Metrics(MetricList):
 
     def exported(self) -> Collector:
         """What a scrape reads, of this process or of all server processes together."""
-        folder = os.environ.get(_FOLDER)
+        folder = shared_folder()
         if not folder:
             return _Exported(self.registry)
         registry = CollectorRegistry()
-        MultiProcessCollector(registry, folder)  # pyright: ignore[reportUnknownParameterType]
+        MultiProcessCollector(registry, str(folder))  # pyright: ignore[reportUnknownParameterType]
         registry.register(Usage(processes_of(folder)))
         return _Exported(registry)
 
@@ -190,6 +189,7 @@ class _Exported(Collector):
     """The metrics of a registry, without the moment at which each series began.
 
     prometheus_client writes that moment as a series of its own, which doubles those of counters.
+    The library's switch is global: a library of ours must not change its user's own metrics.
     """
 
     def __init__(self, registry: CollectorRegistry) -> None:

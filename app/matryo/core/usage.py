@@ -83,7 +83,7 @@ def _families(resident: int, files: int, n_serving: int) -> list[Metric]:
     ]
 
 
-def processes_of(folder: str | None) -> Callable[[], tuple[set[int], set[int]]]:
+def processes_of(folder: Path | None) -> Callable[[], tuple[set[int], set[int]]]:
     """Gives the processes of a server whenever it is called; see `Usage`.
 
     Args:
@@ -94,7 +94,7 @@ def processes_of(folder: str | None) -> Callable[[], tuple[set[int], set[int]]]:
         if folder is None:
             return {os.getpid()}, set()
         # prometheus_client has a file for each process, which goes when the process has ended.
-        names = [path.stem.rpartition("_")[2] for path in Path(folder).glob("gauge_livesum_*.db")]
+        names = [path.stem.rpartition("_")[2] for path in folder.glob("gauge_livesum_*.db")]
         parent = multiprocessing.parent_process()
         others = {parent.pid} if parent and parent.pid else set[int]()
         return {int(name) for name in names if name.isdecimal()}, others

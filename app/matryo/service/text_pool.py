@@ -130,7 +130,7 @@ class TextPool:
         self._n_arrived += 1
         loop = asyncio.get_running_loop()
         piece = Piece(
-            partial(_timed, work),
+            work,
             left,
             self._n_arrived,
             self._clock(),
@@ -141,11 +141,11 @@ class TextPool:
         self._turns.add(piece)
         self._start()
         try:
-            result, error = await piece.done
+            result, error, spent_s = await piece.done
         finally:
             self._turns.remove(piece)
         if error is None:
-            return result
+            return result, spent_s
         try:
             raise error
         finally:
@@ -168,13 +168,18 @@ class TextPool:
             self._n_long += piece.is_long
             self._executor.submit(_work_on, piece, partial(loop.call_soon_threadsafe, self._ended))
 
-    def _ended(self, piece: Piece, result: Any, error: BaseException | None) -> None:  # noqa: ANN401
+    def _ended(
+        self,
+        piece: Piece,
+        result: Any,  # noqa: ANN401
+        error: BaseException | None,
+        spent_s: float,
+    ) -> None:
         self._n_running -= 1
         self._n_long -= piece.is_long
-        if error is None:
-            self._turns.charge(piece.tenant, result[1])
+        self._turns.charge(piece.tenant, spent_s)
         if not piece.done.done():  # else its caller is gone
-            piece.done.set_result((result, error))
+            piece.done.set_result((result, error, spent_s))
         self._start()
 
 
@@ -184,13 +189,14 @@ def _work_on(piece: Piece, report: Callable[..., object]) -> None:
     Nothing keeps the work afterwards: it may refer to a whole body, or to all vectors of an answer.
     """
     work, piece.work = piece.work, _nothing
+    started = time.perf_counter()
     try:
         result, error = work(), None
     except BaseException as exc:
         result, error = None, exc
     del work
     with contextlib.suppress(RuntimeError):  # the loop was closed
-        report(piece, result, error)
+        report(piece, result, error, time.perf_counter() - started)
 
 
 def _nothing() -> None:
@@ -244,9 +250,3 @@ class Job:
     ) -> None:
         """Give up what is left."""
         self._pool.end(self)
-
-
-def _timed(work: Callable[[], T]) -> tuple[T, float]:
-    started = time.perf_counter()
-    result = work()
-    return result, time.perf_counter() - started

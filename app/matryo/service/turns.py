@@ -29,8 +29,8 @@ class Piece:
         arrived_s: the clock at arrival.
         is_long: see `Job.run`.
         tenant: whose work it is.
-        done: gets the result, or the error as a value, when the thread is done: some errors, such
-            as StopIteration, cannot pass through a future.
+        done: gets the result, or the error as a value, and the seconds that the thread took. Some
+            errors, such as StopIteration, cannot pass through a future.
     """
 
     work: Callable[[], Any]
@@ -39,7 +39,7 @@ class Piece:
     arrived_s: float
     is_long: bool
     tenant: Tenant
-    done: asyncio.Future[tuple[Any, BaseException | None]]
+    done: asyncio.Future[tuple[Any, BaseException | None, float]]
 
     def rank(self, now: float) -> tuple[int, float, int]:
         """The order of two pieces of a tenant: the one with the smaller rank goes first."""

@@ -13,9 +13,9 @@ from matryo.build.emit import NATIVE
 from matryo.build.precision import quantize_rows
 from matryo.catalog.reading import read_manifest
 from matryo.core.choices import Precision
+from matryo.core.environment import load_settings
 from matryo.core.errors import ArtifactMissing, SettingsInvalid
 from matryo.core.native import INTERFACE, native_library, uses_native
-from matryo.core.settings import load_settings
 from matryo.engine.onnx.prepacked import find_prepacked, is_settled
 from matryo.store.artifact import find_artifact
 from matryo.store.layout import Store, open_store

@@ -17,9 +17,9 @@ from matryo.build.provision import build_model, ensure_model, pull_model
 from matryo.catalog.manifest import Manifest
 from matryo.catalog.reading import read_manifest
 from matryo.cli import main
+from matryo.core.environment import load_settings
 from matryo.core.errors import ArtifactMissing, CheckpointMismatch, SettingsInvalid
 from matryo.core.progress import SILENT
-from matryo.core.settings import load_settings
 from matryo.store import sources
 from matryo.store.artifact import Artifact, find_artifact, unverified_origin, write_record
 from matryo.store.files import sha256_file

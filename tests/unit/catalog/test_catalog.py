@@ -9,8 +9,8 @@ import pytest
 
 from matryo.assembly.models import load_engines
 from matryo.catalog.catalog import Catalog, open_catalog, shipped_models
+from matryo.core.environment import load_settings
 from matryo.core.errors import ArtifactMissing, ManifestInvalid, ModelNotFound, SettingsInvalid
-from matryo.core.settings import load_settings
 from tests.contract.conftest import client_of
 from tests.fakes import MINILM, FakeEngine
 

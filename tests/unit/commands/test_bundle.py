@@ -18,9 +18,9 @@ from matryo.cli import main
 from matryo.commands import bundled
 from matryo.commands.bundled import complete, enter
 from matryo.core import fixed as module
+from matryo.core.environment import load_settings
 from matryo.core.errors import ArtifactDamaged, SettingsInvalid
 from matryo.core.fixed import REFUSED, Fixed, fix
-from matryo.core.settings import load_settings
 from matryo.core.steps import Steps
 from matryo.grpc import listening
 from matryo.store.bundle import CODE, WEIGHTS, Bundle, BundleWriter, Index, read_bundle

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from matryo.commands.exposure import scheme_of, warn_of_exposure
-from matryo.core.settings import load_settings
+from matryo.core.environment import load_settings
 from matryo.http.listening import bind
 
 

@@ -11,8 +11,8 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from matryo.commands import serve
+from matryo.core.environment import load_settings
 from matryo.core.metrics import Metrics
-from matryo.core.settings import load_settings
 from matryo.http.listening import Listener
 
 

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from matryo.assembly.service import memory_budget
+from matryo.core.environment import load_settings
 from matryo.core.errors import SettingsInvalid
 from matryo.core.memory import available_memory, is_in_memory
-from matryo.core.settings import load_settings
 
 
 @pytest.mark.parametrize(

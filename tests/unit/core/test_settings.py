@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 from matryo.catalog.catalog import open_catalog
 from matryo.cli import main
+from matryo.core.environment import env_example, load_settings
 from matryo.core.errors import SettingsInvalid
-from matryo.core.settings import OPENAI_NAMES, Settings, env_example, load_settings
+from matryo.core.settings import OPENAI_NAMES, Settings
 
 ROOT = Path(__file__).parents[3]
 

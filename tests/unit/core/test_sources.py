@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from matryo.core.environment import load_settings
 from matryo.core.errors import SettingsInvalid
-from matryo.core.settings import load_settings
 from matryo.core.sources import read_env_file
 
 

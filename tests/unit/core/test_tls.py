@@ -17,10 +17,11 @@ from prometheus_client import CollectorRegistry
 
 from matryo.core import tls_keeper
 from matryo.core.certificate import expiry_of
+from matryo.core.environment import load_settings
 from matryo.core.errors import SettingsInvalid
 from matryo.core.metrics import Metrics
 from matryo.core.reload import Reloads
-from matryo.core.settings import Settings, load_settings
+from matryo.core.settings import Settings
 from matryo.core.tls import files_of_grpc, files_of_http, read_tls
 from matryo.core.tls_keeper import watch_tls
 from tests.certificates import Authority, Pair, replace

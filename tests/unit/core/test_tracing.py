@@ -11,14 +11,14 @@ import pytest
 
 from matryo.assembly.traces import build_tracer
 from matryo.core import trace_names as names
+from matryo.core.environment import load_settings
 from matryo.core.errors import SettingsInvalid
 from matryo.core.otel.warnings import PAUSE_S, Warnings
-from matryo.core.settings import load_settings
 from matryo.core.tracing import NO_SPAN, NO_TRACER
 
 _LOADED = """
 import asyncio, sys
-from matryo.core.settings import load_settings
+from matryo.core.environment import load_settings
 from matryo.main import create_app
 from tests.fakes import FakeEngine
 import httpx2

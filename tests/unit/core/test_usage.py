@@ -44,5 +44,5 @@ def test_the_processes_of_a_folder(tmp_path: Path) -> None:
     """The processes are those that have a file of gauges."""
     for name in ("gauge_livesum_12.db", "gauge_livesum_7.db", "counter_3.db", "lock"):
         (tmp_path / name).touch()
-    serving, _others = processes_of(str(tmp_path))()
+    serving, _others = processes_of(tmp_path)()
     assert serving == {12, 7}

@@ -6,7 +6,7 @@ from typing import Any
 
 from starlette.routing import Match
 
-from matryo.core.settings import load_settings
+from matryo.core.environment import load_settings
 from matryo.http.application import direct_routes
 from matryo.http.heads import header_of, values_of
 from matryo.main import create_app

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from matryo.core.settings import load_settings
+from matryo.core.environment import load_settings
 from matryo.core.tls import files_of_http, read_tls
 from matryo.http.tls import ReadBuffer, TlsLayer
 from tests.certificates import Authority

@@ -207,6 +207,22 @@ async def test_the_speed_is_measured(bench: Bench) -> None:
     assert bench.pool._chars_per_s == after
 
 
+async def test_work_that_fails_costs_its_tenant_as_well(bench: Bench) -> None:
+    """A tenant whose bodies cannot be parsed has no threads for nothing."""
+    tenant = Tenant("broken")
+
+    def fail() -> None:
+        bench.hold()
+        raise ZeroDivisionError
+
+    failing = bench.run(bench.pool.job(1, tenant), fail)
+    await until(lambda: bench.pool._n_running)
+    bench.gate.set()
+    with pytest.raises(ZeroDivisionError):
+        await failing
+    assert bench.pool._turns._had["broken"] > 0
+
+
 async def test_tenants_take_turns(bench: Bench) -> None:
     """A tenant with one large piece does not wait for the hundred small and old ones of another."""
     holding = await bench.held()
