@@ -8,7 +8,8 @@ from typing import NoReturn
 import numpy as np
 import pytest
 
-from matryo import Embedder, assembly
+from matryo import Embedder
+from matryo.assembly import models as assembly
 from matryo.assembly.models import referred, resolve_models
 from matryo.catalog.catalog import open_catalog
 from matryo.commands import add, verify
