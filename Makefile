@@ -82,7 +82,8 @@ dist: .venv/.native ## write a release into dist/: wheels, source, bill of mater
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(PIP) wheel --no-deps --no-build-isolation --wheel-dir build/native ./native
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m auditwheel repair --wheel-dir dist build/native/matryo_native-*.whl
 	rm -r build/native
-	cd dist && sha256sum matryo* > SHA256SUMS && cat SHA256SUMS
+	$(MAKE) sbom
+	cd dist && sha256sum * > SHA256SUMS && cat SHA256SUMS
 
 notes: ## print what CHANGELOG.md says of the version
 	@$(PYTHON) deploy/release.py notes
