@@ -26,7 +26,7 @@ from matryo.batch.objects import (
 )
 from matryo.batch.sql.database import Database, Transaction
 from matryo.batch.sql.ending import end
-from matryo.batch.sql.rows import batch_of, progress_of
+from matryo.batch.sql.rows import batch_of, plain_text, progress_of
 from matryo.batch.sql.tables import batches, pieces
 from matryo.batch.sql.uploads import check_bytes
 from matryo.core.errors import MatryoError, StorageUnavailable
