@@ -9,6 +9,7 @@ import signal
 import sqlite3
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -240,6 +241,22 @@ def test_a_write_aside_that_a_crash_left(place: Place, storage: SqlStorage, tmp_
     os.utime(aside / "old", (hour_ago, hour_ago))
     storage.sweep()
     assert [path.name for path in aside.iterdir()] == ["new"]
+
+
+def test_the_last_bytes_are_the_databases(
+    storage: SqlStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Bytes are refused before the disk is quite full, so that owners can still make room."""
+    disk = {"f_frsize": 1000, "f_blocks": 1000, "f_bavail": 60}  # a twentieth is kept
+    monkeypatch.setattr(os, "statvfs", lambda _: SimpleNamespace(**disk))
+    file = add_file(storage, b"x" * 10_000)
+    with pytest.raises(StorageFull):
+        storage._blobs.put("x/y", b"x" * 10_001)
+    disk["f_frsize"] = 10**9
+    disk["f_bavail"] = 0
+    with pytest.raises(StorageFull):
+        add_file(storage, b"x")
+    storage.delete_file("ann", file.id)
 
 
 def test_a_full_real_disk(storage: SqlStorage, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from typing import Literal
 
 import hypothesis.strategies as st
 from hypothesis import settings
@@ -59,7 +60,7 @@ class Machine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.opened = contextlib.ExitStack()
-        self.place: Place = folder_place(self.opened.enter_context(memory_folder()))
+        self.place = self.open_place()
         self.storages = [self.place.storage(), self.place.storage()]
         self.written: dict[str, tuple[list[bytes], list[bytes]]] = {}
         self.holders: dict[str, tuple[SqlClaim, float]] = {}
@@ -67,6 +68,10 @@ class Machine(RuleBasedStateMachine):
         self.over: list[SqlClaim] = []
         self.deleted: set[str] = set()
         self.n_lines = 0
+
+    def open_place(self) -> Place:
+        """A database and a store without anything."""
+        return folder_place(self.opened.enter_context(memory_folder()))
 
     def teardown(self) -> None:
         """Close what was opened."""
@@ -76,11 +81,15 @@ class Machine(RuleBasedStateMachine):
     @initialize(target=batches_)
     def first(self) -> Batch:
         """A first batch."""
-        return self.add("ann")
+        return self.added("ann")
 
     @rule(target=batches_, owner=st.sampled_from(_OWNERS))
     def add(self, owner: str) -> Batch:
         """An owner adds a batch."""
+        return self.added(owner)
+
+    def added(self, owner: str) -> Batch:
+        """A new batch of an owner."""
         batch = add_batch(self.storages[0], add_file(self.storages[1], owner=owner), owner)
         self.written[batch.id] = ([], [])
         return batch
@@ -153,7 +162,7 @@ class Machine(RuleBasedStateMachine):
             self.over.append(claim)
 
     @rule(claim=claims, status=st.sampled_from(["completed", "expired", "cancelled", "failed"]))
-    def end(self, claim: SqlClaim, status: Ending) -> None:
+    def end(self, claim: SqlClaim, status: Ending | Literal["failed"]) -> None:
         """A holder ends its batch."""
         live, before = self.is_live(claim), self.state(claim.batch.id).status
         try:
