@@ -48,5 +48,5 @@ class JsonLines:
 
 def _value(value: object) -> Any:  # noqa: ANN401 - JSON is anything
     if isinstance(value, Json):
-        return orjson.Fragment(value)
+        return orjson.Fragment(str(value))  # orjson takes no subclass
     return value if value is None or isinstance(value, str) else orjson.Fragment(dump(value))

@@ -130,5 +130,5 @@ def _id(key: Key | None, arrow_type: Any, pa: Any) -> object:  # noqa: ANN401 - 
 def _text(value: object) -> str | None:
     """A value in a column of strings: a string itself, None for null, else its JSON."""
     if isinstance(value, Json):
-        return Key("", value).text
+        return Key("", str(value)).text  # orjson takes no subclass
     return value if value is None or isinstance(value, str) else dump(value)

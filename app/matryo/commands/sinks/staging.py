@@ -112,11 +112,15 @@ def deliver(output: Output) -> None:
     if output.url:
         Remote(output.url).upload(output.final)
         output.final.unlink()
-    remove_temporary(output)
+    # The progress goes last: a run that is killed before that knows that nothing is left to do.
+    for path in output.temporary:
+        if path != output.progress:
+            path.unlink(missing_ok=True)
+    output.progress.unlink(missing_ok=True)
 
 
 def remove_temporary(output: Output) -> None:
-    """Remove the files of an unfinished output, the progress before the rest."""
+    """Remove the files of an unfinished output; the progress, which counts others, goes first."""
     output.progress.unlink(missing_ok=True)
     for path in output.temporary:
         path.unlink(missing_ok=True)
