@@ -111,12 +111,14 @@ def deliver(output: Output) -> None:
     """
     if output.url:
         Remote(output.url).upload(output.final)
-        output.final.unlink()
-    # The progress goes last: a run that is killed before that knows that nothing is left to do.
+    # The progress goes after the part, and before the copy of what was uploaded: a run that is
+    # killed here knows that no row is left to do.
     for path in output.temporary:
         if path != output.progress:
             path.unlink(missing_ok=True)
     output.progress.unlink(missing_ok=True)
+    if output.url:
+        output.final.unlink()
 
 
 def remove_temporary(output: Output) -> None:

@@ -1,0 +1,1 @@
+"""Tests that need servers or large packages; `make integration` runs them."""
