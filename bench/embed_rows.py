@@ -20,7 +20,6 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, cast
 
 import orjson
 
@@ -28,6 +27,7 @@ from bench.corpus import debian_pairs
 from matryo.assembly.models import make_ready
 from matryo.catalog.catalog import open_catalog
 from matryo.commands.bench.engine import best_rate
+from matryo.commands.sources.parquet import load_pyarrow
 from matryo.core.cores import available_cores
 from matryo.core.environment import load_settings
 from matryo.engine import Engine, plan_cores
@@ -51,14 +51,11 @@ def write_rows(path: Path, texts: Iterator[str]) -> None:
     """A file of rows with an id each, in the format of its name."""
     rows = ({"id": row, "text": text} for row, text in enumerate(texts))
     if path.suffix == ".parquet":
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-
-        parquet: Any = pq
+        pa = load_pyarrow()
         schema = pa.schema([("id", pa.int64()), ("text", pa.string())])
-        with parquet.ParquetWriter(path, schema) as writer:
+        with pa.parquet.ParquetWriter(path, schema) as writer:
             while batch := [row for row, _ in zip(rows, range(_BATCH), strict=False)]:
-                writer.write_batch(cast("Any", pa.RecordBatch).from_pylist(batch, schema=schema))
+                writer.write_batch(pa.RecordBatch.from_pylist(batch, schema=schema))
         return
     with path.open("wb") as file:
         for row in rows:

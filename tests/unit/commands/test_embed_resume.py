@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 
 from matryo.commands.embedding import command
+from matryo.commands.embedding.distinct import open_distinct
+from matryo.commands.sinks.block import Span
 from matryo.core.errors import InvalidRequest, SettingsInvalid
 from tests.crashes import Crash, count_steps, crash_at
 from tests.fakes import MINILM, FakeEngine
@@ -186,6 +188,28 @@ class TestOtherWork:
             embed([path], out, resume=True)
         embed([path], out)
         assert sorted(path.name for path in tmp_path.iterdir()) == ["rows.jsonl", "v.jsonl"]
+
+
+def test_texts_that_were_not_noted(tmp_path: Path) -> None:
+    """Texts that were remembered after the last note are forgotten; missing ones are refused."""
+    path, vectors = tmp_path / "texts", np.eye(3, dtype=np.float32)
+    spans = [Span(0, 0, 5)]
+    with open_distinct(path, 3, 0) as texts:
+        for number in range(3):
+            assert texts.is_new(bytes([number]))
+            texts.remember(bytes([number]), vectors[number : number + 1], spans)
+        texts.commit()
+    with open_distinct(path, 3, 2) as texts:
+        assert [texts.is_new(bytes([number])) for number in range(3)] == [False, False, True]
+        found, places = texts.recall(b"\x01")
+        assert (found.tolist(), places) == ([[0.0, 1.0, 0.0]], spans)
+        texts.remember(b"\x02", vectors[2:], spans)
+        texts.commit()
+    with (
+        pytest.raises(SettingsInvalid, match="has 3 texts, and 4 were remembered"),
+        open_distinct(path, 3, 4),
+    ):
+        pass
 
 
 @pytest.mark.usefixtures("every_block")

@@ -12,6 +12,7 @@ import numpy as np
 
 from matryo.commands.sinks.block import Span
 from matryo.commands.sources.item import Item
+from matryo.commands.sources.rows import NOTHING
 from matryo.core.errors import SettingsInvalid
 from matryo.engine.postprocess import FloatArray
 
@@ -81,7 +82,7 @@ class Distinct:
 def digest_of(item: Item) -> bytes:
     """A hash of what shapes the vectors of an item."""
     text = item.text.encode("utf-8", "surrogatepass")
-    asked = repr(item.asked).encode()
+    asked = b"" if item.asked is NOTHING else repr(item.asked).encode()
     return hashlib.blake2b(asked + b"\0" + text, digest_size=_HASH_BYTES).digest()
 
 

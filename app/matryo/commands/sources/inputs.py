@@ -22,7 +22,7 @@ from matryo.commands.sources.find import STANDARD_INPUT, Found, compression, fin
 from matryo.commands.sources.item import Item, Reading, Warnings
 from matryo.commands.sources.lines import read_texts, refuse_columns
 from matryo.commands.sources.parquet import TypeBook, read_parquet
-from matryo.commands.sources.rows import Asked
+from matryo.commands.sources.rows import NOTHING, Asked
 from matryo.core.errors import InvalidRequest
 from matryo.service.limits import WINDOW_TEXTS
 
@@ -41,10 +41,12 @@ class Digest:
 
     def add(self, item: Item) -> None:
         """Take the next item."""
-        rest = (item.key, item.asked, item.kept) if item.key or item.kept else item.asked
-        text = item.text.encode("utf-8", "surrogatepass")
-        self._hash.update(b"%d:%b" % (len(text), text))
-        self._hash.update(repr(rest).encode("utf-8", "surrogatepass"))
+        key = "" if item.key is None else f"{item.key.name}={item.key.json}"
+        asked = "" if item.asked is NOTHING else repr(item.asked)
+        kept = repr(item.kept) if item.kept else ""
+        sizes = f"{len(item.text)},{len(key)},{len(asked)}:"
+        row = f"{sizes}{item.text}{key}{asked}{kept}\n"
+        self._hash.update(row.encode("utf-8", "surrogatepass"))
 
     def hex(self) -> str:
         """The hash of all items so far."""
