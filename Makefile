@@ -29,6 +29,7 @@ integration: .venv/.native ## batches on PostgreSQL and S3, a bundle from end to
 	$(BIN)/python -m tests.native.fuzz 10000 > /dev/null
 	$(BIN)/python -c 'import kubernetes_validate' || $(PIP) install kubernetes-validate==1.37.0
 	$(BIN)/python -m tests.chart.check
+	$(BIN)/python -m pytest -n 0 tests/integration/embed_urls.py
 	$(BIN)/python -m tests.monitoring
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m tests.native.other_cpus
 

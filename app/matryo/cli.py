@@ -22,7 +22,9 @@ from matryo.core.fixed import REFUSED, fixed
 if TYPE_CHECKING:
     from matryo.catalog.catalog import Catalog
     from matryo.catalog.manifest import Manifest
-    from matryo.commands.texts import Format
+    from matryo.commands.embedding.chunks import Pooling
+    from matryo.commands.sinks.block import Dtype
+    from matryo.commands.sources.item import Format
     from matryo.core.settings import Settings
 
 
@@ -357,64 +359,158 @@ def bench(
     run(settings, seconds=seconds, url=url, as_json=as_json)
 
 
-@main.command()
+class _Embed(click.Command):
+    """`matryo embed`: its help ends with examples."""
+
+    def format_epilog(
+        self,
+        ctx: click.Context,  # noqa: ARG002 - click's signature
+        formatter: click.HelpFormatter,
+    ) -> None:
+        """Commands that work as they stand, and what each of them does."""
+        with formatter.section("Examples"):
+            for command, effect in _EMBED_EXAMPLES:
+                formatter.write_text(f"matryo {command}")
+                formatter.write_text(f"    {effect}")
+
+
+_EMBED_EXAMPLES = (
+    ("embed MODEL texts.txt > vectors.jsonl", "A text a line."),
+    (
+        "embed MODEL shop.csv --column title --id-column sku --keep price --output shop.parquet",
+        "Columns of a table.",
+    ),
+    (
+        "embed MODEL corpus/ 's3://bucket/*.parquet' --dedupe --resume --output vectors.npy",
+        "A corpus; the same command goes on after a kill.",
+    ),
+    (
+        "embed MODEL books.jsonl --chunk 256 --overlap 32 --pool rows --output books.parquet",
+        "A vector for each window of a long text.",
+    ),
+)
+
+
+@main.command(cls=_Embed)
 @click.argument("model_id", cls=_ModelArgument)
-@click.argument("file", type=click.Path(path_type=Path, allow_dash=True), required=False)
+@click.argument("inputs", nargs=-1, metavar="[INPUT]...")
 @click.option("--input-type", help="query, document, classification, clustering or none.")
 @click.option("--dimensions", type=click.IntRange(min=1), help="Output size.")
 @click.option("--truncate", is_flag=True, help="Cut texts over the limit in place of stopping.")
 @click.option(
     "--format",
     "form",
-    type=click.Choice(["lines", "jsonl"]),
-    help="Format of FILE. Default: jsonl for .jsonl and .ndjson, else lines; a pipe's is guessed.",
+    type=click.Choice(["lines", "jsonl", "csv", "parquet"]),
+    help="Format of every INPUT. Default: jsonl for .jsonl and .ndjson, csv for .csv and .tsv, "
+    "parquet for .parquet, else lines; a pipe's is guessed.",
 )
-@click.option("--output", type=click.Path(path_type=Path), help="FILE.jsonl, .npy or .parquet.")
+@click.option("--column", metavar="NAME", help="Column of the texts. Default: text, or input.")
+@click.option("--id-column", metavar="NAME", help="Column of the ids. Default: id, or custom_id.")
+@click.option("--keep", metavar="NAME", multiple=True, help="Column to hand through; repeatable.")
+@click.option("--delimiter", metavar="CHARACTER", help="Of CSV. Default: by the header.")
+@click.option("--output", metavar="FILE|URL", help="FILE.jsonl, .npy or .parquet, or s3://...")
+@click.option(
+    "--dtype",
+    type=click.Choice(["float32", "float16", "int8"]),
+    default="float32",
+    show_default=True,
+    help="Numbers of the output.",
+)
+@click.option("--dedupe", is_flag=True, help="Compute equal texts of the whole input once.")
+@click.option(
+    "--resume",
+    is_flag=True,
+    help="Go on after the last row that a run of this command wrote, however it was stopped.",
+)
+@click.option(
+    "--chunk",
+    metavar="TOKENS",
+    type=click.IntRange(min=1),
+    help="Split texts of more tokens into windows of at most so many.",
+)
+@click.option(
+    "--overlap",
+    metavar="TOKENS",
+    type=click.IntRange(min=0),
+    help="With --chunk: tokens that neighbouring windows share. Default: 0.",
+)
+@click.option(
+    "--pool",
+    type=click.Choice(["mean", "rows"]),
+    help="With --chunk: one vector, the mean of a text's windows (default), or a row for each.",
+)
 @click.option(
     "--compare",
     metavar="URL|PRECISION|FILE",
     help="Embed nothing; say whether vectors of an endpoint (http://.../v1), another precision, or "
-    "a .npy or .jsonl file may share an index with these. Without FILE, on a few built-in texts.",
+    "a .npy or .jsonl file may share an index with these. Without INPUT, on a few built-in texts.",
 )
 @click.option("--compare-model", metavar="NAME", help="The model's name at the endpoint.")
 @click.option("--json", "as_json", is_flag=True, help="With --compare: one JSON object.")
 @_precision
 def embed(
     model_id: str,
-    file: Path | None,
+    inputs: tuple[str, ...],
     input_type: str | None,
     dimensions: int | None,
     truncate: bool,
     form: Format | None,
-    output: Path | None,
+    column: str | None,
+    id_column: str | None,
+    keep: tuple[str, ...],
+    delimiter: str | None,
+    output: str | None,
+    dtype: Dtype,
+    dedupe: bool,
+    resume: bool,
+    chunk: int | None,
+    overlap: int | None,
+    pool: Pooling | None,
     compare: str | None,
     compare_model: str | None,
     as_json: bool,
     precision: str | None,
 ) -> None:
-    """Embed the lines or JSON lines of FILE (or of standard input) without a server.
+    """Embed the texts of every INPUT (or of standard input) without a server.
 
-    A row of JSON lines gives its "text" (or "input"), and may give an "id" and the fields of a
-    request. Writes JSON lines to standard output, or to --output in the format of its name.
-    With --compare the exit status is 1 if vectors may not share an index.
+    An INPUT is a file, a folder, a glob, or a URL such as s3://bucket/texts.parquet. A row of JSON
+    lines gives its "text" (or "input"), and may give an "id" and the fields of a request; a row of
+    a table has columns. Writes JSON lines to standard output, or to --output in the format of its
+    name. With --compare the exit status is 1 if vectors may not share an index.
     """
     from matryo.commands import compare as comparing
-    from matryo.commands.embed import run
+    from matryo.commands.embedding.chunks import Chunking
+    from matryo.commands.embedding.command import Wish, run
+    from matryo.commands.sources.item import Reading
     from matryo.service import Options
 
     if compare is not None and output is not None:
         raise SettingsInvalid("--compare writes no vectors; leave --output out")
     if compare is None and (compare_model is not None or as_json):
         raise SettingsInvalid("--compare-model and --json go with --compare only")
+    if chunk is None and (overlap is not None or pool is not None):
+        raise SettingsInvalid("--overlap and --pool say how --chunk splits texts; give --chunk")
+    if delimiter is not None and len(delimiter) != 1:
+        raise SettingsInvalid(f"--delimiter is {delimiter!r}; give one character")
     options = Options(
         input_type=input_type, dimensions=dimensions, truncate=truncate, priority="bulk"
     )
+    reading = Reading(form, column, id_column, tuple(dict.fromkeys(keep)), delimiter)
     settings = _settings(model=(model_id,), precision=precision)
     if compare is None:
-        run(settings, file or Path("-"), output, options, form)
+        chunking = Chunking(chunk, overlap or 0, pool or "mean") if chunk else None
+        run(
+            settings,
+            Wish(inputs or ("-",), reading, output, options, dtype, dedupe, resume, chunking),
+        )
         return
+    if chunk is not None or dedupe or resume or keep or dtype != "float32":
+        raise SettingsInvalid(
+            "--chunk, --dedupe, --resume, --keep and --dtype shape an output, and --compare writes "
+            "none; leave them out"
+        )
     if not comparing.run(
-        settings, file, compare, options, model=compare_model, as_json=as_json, form=form
+        settings, inputs, compare, options, model=compare_model, as_json=as_json, reading=reading
     ):
         sys.exit(1)
 
