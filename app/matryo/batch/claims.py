@@ -29,11 +29,9 @@ class Claim:
 
     def renew(self) -> Batch:
         """The newest state of the batch, whose lease begins anew."""
-        ...
 
     def reject(self, errors: Sequence[LineError]) -> Batch:
         """The batch, now failed for its input. A batch that is cancelling stays as it is."""
-        ...
 
     def begin(self, total: int, model: str | None) -> Batch:
         """The batch, now in progress. A batch that is not validating any more stays as it is.
@@ -42,7 +40,6 @@ class Claim:
             total: number of lines of the input.
             model: the model that the lines name.
         """
-        ...
 
     def commit(self, window: WindowResult) -> Batch:
         """The batch with a window's results, which are part of its files for good.
@@ -55,15 +52,12 @@ class Claim:
             StorageFull: the disk or the database has no room. Nothing was changed.
             StorageQuotaReached: the owner has no room for the bytes. Nothing was changed.
         """
-        ...
 
     def finish(self, status: Ending) -> Batch:
         """The batch, now ended, with its result files. The claim ends.
 
         A batch that was cancelled meanwhile becomes cancelled, whatever `status` is.
         """
-        ...
 
     def release(self, delay_s: float = 0) -> None:
         """Let another process claim the batch, or this one again, after `delay_s` seconds."""
-        ...

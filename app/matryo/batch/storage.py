@@ -26,7 +26,6 @@ def open_storage(settings: Settings) -> Storage:
         SettingsInvalid: a package is missing, the database or the store cannot be used, or they do
             not belong together.
     """
-    ...
 
 
 class Storage:
@@ -52,7 +51,6 @@ class Storage:
         Raises:
             StorageQuotaReached: the owner has too many files, or too many bytes.
         """
-        ...
 
     def file(self, owner: str, file_id: str) -> File:
         """A file of the owner.
@@ -60,7 +58,6 @@ class Storage:
         Raises:
             UnknownFile: the owner has no such file.
         """
-        ...
 
     def files(
         self,
@@ -82,7 +79,6 @@ class Storage:
         Raises:
             UnknownFile: `after` is no file of the owner.
         """
-        ...
 
     def delete_file(self, owner: str, file_id: str) -> None:
         """Remove a file. Its bytes stay until the batches that read it have ended.
@@ -90,7 +86,6 @@ class Storage:
         Raises:
             UnknownFile: the owner has no such file.
         """
-        ...
 
     def read(self, file: File, start: int = 0, end: int | None = None) -> Iterator[bytes]:
         """The bytes of a file from `start` up to `end`, in chunks of at most `CHUNK_BYTES`.
@@ -104,7 +99,6 @@ class Storage:
             UnknownFile: the file was deleted meanwhile.
             StorageDamaged: the store lacks bytes of the file.
         """
-        ...
 
     # --- batches
 
@@ -135,7 +129,6 @@ class Storage:
             StorageQuotaReached: the owner has too many batches that have not ended, or no byte
                 left for results.
         """
-        ...
 
     def batch(self, owner: str, batch_id: str) -> Batch:
         """A batch of the owner.
@@ -143,7 +136,6 @@ class Storage:
         Raises:
             UnknownBatch: the owner has no such batch.
         """
-        ...
 
     def batches(self, owner: str, *, after: str | None = None, limit: int = 20) -> Page[Batch]:
         """Batches of the owner, the newest first.
@@ -155,7 +147,6 @@ class Storage:
         Raises:
             UnknownBatch: `after` is no batch of the owner.
         """
-        ...
 
     def cancel(self, owner: str, batch_id: str) -> Batch:
         """The batch, now cancelling; whoever claims the batch finishes it.
@@ -164,7 +155,6 @@ class Storage:
             UnknownBatch: the owner has no such batch.
             BatchConflict: the batch has ended in another way than `cancelled`.
         """
-        ...
 
     # --- work
 
@@ -178,7 +168,6 @@ class Storage:
         Args:
             ending: only batches that were cancelled, or whose window is over.
         """
-        ...
 
     # --- care
 
@@ -187,12 +176,9 @@ class Storage:
 
         May run at any time, in several processes at once.
         """
-        ...
 
     def figures(self) -> Figures:
         """Numbers for metrics."""
-        ...
 
     def close(self) -> None:
         """Close the connections to the database."""
-        ...
