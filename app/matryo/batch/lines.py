@@ -121,7 +121,7 @@ class Checked:
         n_lines: requests.
         model: that all requests name; None where none of them names one.
         errors: in the order of lines; empty for a file that can be run.
-        sha256: of the lines, as hex digits.
+        sha256: names the bytes of the file, blank lines and line ends included; hex digits.
     """
 
     n_lines: int
@@ -148,6 +148,8 @@ class FileCheck:
 
     def feed(self, line: RawLine) -> bool:
         """Check the next line; False if the errors are enough, and further lines need no check."""
+        self._sha256.update(b"%d " % line.n_bytes)
+        self._sha256.update(line.content or b"")
         if line.is_blank:
             return True
         self._n_lines += 1
@@ -162,8 +164,6 @@ class FileCheck:
         if self._is_over(self._n_inputs, "embedding inputs", line):
             return False
         self._ids.add(request.custom_id, line.number)
-        self._sha256.update(line.content or b"")
-        self._sha256.update(b"\n")
         if len(self._ids) == 1:
             self._model = model
         elif model != self._model:
@@ -302,7 +302,7 @@ def _shown(value: object) -> str:
         return "which is missing"
     if not isinstance(value, str):
         return "which is no string"
-    return f"'{value if len(value) <= _SHOWN else value[:_SHOWN] + '...'}'"
+    return repr(value if len(value) <= _SHOWN else value[:_SHOWN] + "...")
 
 
 class _Ids:
