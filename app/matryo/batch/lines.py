@@ -25,6 +25,7 @@ MARK = b"\xef\xbb\xbf"
 
 _METHOD = "POST"
 _MAX_ERRORS = 100  # of a file; a file of other lines would have one for each
+_BESIDE_BODY = 1 << 16
 _MAX_ID_CHARS = 512
 _SHOWN = 64
 _OTHER_MARKS = (b"\xff\xfe", b"\xfe\xff")
@@ -40,7 +41,12 @@ class LineLimits:
     """
 
     max_lines: int | None = 50_000
-    max_line_bytes: int = 17 << 20
+    max_line_bytes: int = 16 << 20
+
+
+def line_limits(max_lines: int | None, max_body_bytes: int) -> LineLimits:
+    """Bounds for bodies of so many bytes; what a line has beside its body is short."""
+    return LineLimits(max_lines, max_body_bytes + _BESIDE_BODY)
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from matryo.batch.lines import FileCheck, LineLimits, RawLine, split_lines
 from matryo.batch.patience import Patience
 from matryo.batch.storage import Storage
 from matryo.batch.windows import Window, WindowLimits, read_windows
-from matryo.core.errors import StorageUnavailable
+from matryo.core.errors import StorageDamaged
 
 _CHECKED_LINES = 256  # that are checked in one go, which takes milliseconds
 
@@ -43,31 +43,39 @@ class Input:
         return await self._patience.call(lambda: self._next_window(limits))
 
     def _check_some(self, check: FileCheck) -> bool:
-        try:
-            lines = self._lines = self._lines or self._open()
-            n_fed = 0
-            for line in islice(lines, _CHECKED_LINES):
-                n_fed += 1
-                self._n_lines, self._n_bytes = line.number, self._n_bytes + line.n_bytes
-                if not check.feed(line):
-                    return False
-            return n_fed == _CHECKED_LINES
-        except StorageUnavailable:
-            self._lines = None
-            raise
+        lines, self._lines = self._lines or self._open(), None  # a generator ends with its error
+        n_fed = 0
+        for line in islice(lines, _CHECKED_LINES):
+            n_fed += 1
+            self._n_lines, self._n_bytes = line.number, self._n_bytes + line.n_bytes
+            if not check.feed(line):
+                return False
+        self._lines = lines
+        if n_fed == _CHECKED_LINES:
+            return True
+        self._check_end()
+        return False
 
     def _next_window(self, limits: WindowLimits) -> Window | None:
-        try:
-            if self._windows is None:
-                self._windows = read_windows(self._open(), self._claim.batch.endpoint, limits)
-            window = next(self._windows, None)
-        except StorageUnavailable:
-            self._windows = None
-            raise
-        if window:
-            self._n_lines += window.n_lines
-            self._n_bytes += window.n_bytes
+        windows, self._windows = self._windows, None
+        if windows is None:
+            windows = read_windows(self._open(), self._claim.batch.endpoint, limits)
+        window = next(windows, None)
+        self._windows = windows
+        if window is None:
+            self._check_end()
+            return None
+        self._n_lines += window.n_lines
+        self._n_bytes += window.n_bytes
         return window
+
+    def _check_end(self) -> None:
+        """Refuse an input that ends early."""
+        expected = self._claim.input.n_bytes
+        if self._n_bytes != expected:
+            raise StorageDamaged(
+                f"{self._claim.input.id} ends after {self._n_bytes} bytes, and had {expected}"
+            )
 
     def _open(self) -> Iterator[RawLine]:
         """The lines from where the input was read to."""

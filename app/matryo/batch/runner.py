@@ -16,7 +16,7 @@ from matryo.batch.objects import LeaseLost, Status
 from matryo.batch.patience import Patience
 from matryo.batch.storage import Storage
 from matryo.batch.windows import Door
-from matryo.core.errors import NotReady, StorageQuotaReached
+from matryo.core.errors import CapacityError, NotReady, StorageQuotaReached
 from matryo.core.metrics import Metrics
 from matryo.service import Service
 
@@ -97,10 +97,14 @@ class Runner:
         care = asyncio.create_task(self._care())
         try:
             while not self._patience.stopping.is_set():
-                with suppress(NotReady):
+                try:
                     if claim := await self._patience.call(self._storage.claim):
                         await self._work(claim)
                         continue
+                except NotReady:
+                    pass  # the server is stopping
+                except Exception:
+                    log.exception("batches: no batch can be claimed, and it is tried again")
                 await self._patience.pause(self._config.idle_s, self._nudged)
                 self._nudged.clear()
         finally:
@@ -131,7 +135,7 @@ class Runner:
 
     async def _release(self, claim: Claim, delay_s: float) -> None:
         """Give a batch up, unless it has ended; without an answer of the storage the lease ends."""
-        with suppress(LeaseLost, NotReady):
+        with suppress(LeaseLost, CapacityError):
             await asyncio.shield(asyncio.to_thread(partial(claim.release, delay_s)))
 
     async def _care(self) -> None:

@@ -18,6 +18,9 @@ from matryo.batch.objects import LineError, WindowResult
 from matryo.core.errors import InvalidRequest
 from matryo.service import Caller
 
+MAX_INPUTS = 2048
+"""Embedding inputs of a window."""
+
 _MAX_BYTES = 1 << 19  # of the lines of a window; about 130,000 tokens of English
 _MAX_NUMBERS = 1 << 20  # of a window's vectors: 11 MB of JSON
 
@@ -31,13 +34,15 @@ class WindowLimits:
         max_bytes: of the lines.
     """
 
-    max_inputs: int = 2048
+    max_inputs: int = MAX_INPUTS
     max_bytes: int = _MAX_BYTES
 
 
 def window_limits(dimensions: int, max_inputs: int | None) -> WindowLimits:
     """Bounds for vectors of so many dimensions, and requests of so many inputs."""
-    return WindowLimits(max(1, min(max_inputs or 2048, 2048, _MAX_NUMBERS // dimensions)))
+    return WindowLimits(
+        max(1, min(max_inputs or MAX_INPUTS, MAX_INPUTS, _MAX_NUMBERS // dimensions))
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,7 @@ import click
 
 from matryo.assembly.models import ready_engines
 from matryo.assembly.service import build_service
-from matryo.batch.lines import Checked, LineLimits, RawLine, check_lines, split_lines
+from matryo.batch.lines import Checked, LineLimits, RawLine, check_lines, line_limits, split_lines
 from matryo.batch.objects import WindowResult
 from matryo.batch.windows import answer_window, read_windows, window_limits
 from matryo.catalog.catalog import open_catalog
@@ -37,7 +37,6 @@ ENDPOINT = "/v1/embeddings"
 
 _AHEAD = 3  # windows: one is written, one computed, one parsed and tokenised
 _CHUNK = 1 << 20
-_BESIDE_BODY = 1 << 16  # bytes of a line beside its body
 _SHOWN_ERRORS = 20
 
 
@@ -61,7 +60,7 @@ def run(
         SettingsInvalid: a file cannot be written, or has the progress of another input.
         SetupError: the model cannot be made ready.
     """
-    limits = LineLimits(None, settings.max_body_bytes + _BESIDE_BODY)
+    limits = line_limits(None, settings.max_body_bytes)
     with _open_source(source) as file:
         check_files(os.fstat(file.fileno()), output, errors)
         checked = _checked(file, limits, source)

@@ -189,7 +189,11 @@ class MemoryClaim:
             if entry.batch.status != "validating":
                 return entry.batch
             return replace(
-                entry.batch, status="in_progress", model=model, counts=Counts(total), in_progress_at=NOW
+                entry.batch,
+                status="in_progress",
+                model=model,
+                counts=Counts(total),
+                in_progress_at=NOW,
             )
 
         return self._do("begin", change)

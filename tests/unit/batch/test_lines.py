@@ -100,7 +100,9 @@ def test_errors_are_in_the_order_of_lines_and_bounded() -> None:
     assert len(faults((line("a") + b"\n") * 5000)) == 100
 
 
-@pytest.mark.parametrize("content", [b"", b"\n", b" \r\n\t\n\n", b"\xef\xbb\xbf", b"\xef\xbb\xbf\n"])
+@pytest.mark.parametrize(
+    "content", [b"", b"\n", b" \r\n\t\n\n", b"\xef\xbb\xbf", b"\xef\xbb\xbf\n"]
+)
 def test_no_requests(content: bytes) -> None:
     """A file without a request is an empty file."""
     assert faults(content) == [("empty_file", None, None)]
