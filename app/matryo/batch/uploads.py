@@ -16,9 +16,12 @@ class Upload:
 
     Attributes:
         n_bytes: bytes written.
+        expires_after_s: life of the file, which may be changed until `commit`; None for the
+            server's own.
     """
 
     n_bytes: int
+    expires_after_s: int | None
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
         """Append bytes.
