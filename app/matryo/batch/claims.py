@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Protocol
 
 from matryo.batch.objects import Batch, Ending, File, LineError, Progress, WindowResult
 
 
-class Claim:
+class Claim(Protocol):
     """The right to work on one batch. One thread at a time may use a claim.
 
     Every method checks in its transaction that nobody took over the batch. Every method raises

@@ -8,28 +8,21 @@ StorageFull if it has no room.
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Iterator, Mapping
+from typing import Protocol
 
 from matryo.batch.claims import Claim
 from matryo.batch.objects import Batch, Figures, File, Order, Page, Purpose
 from matryo.batch.uploads import Upload
+from matryo.core.errors import SettingsInvalid
 from matryo.core.settings import Settings
 
 CHUNK_BYTES = 1024 * 1024
 """Most bytes of a chunk of `Storage.read`."""
 
 
-def open_storage(settings: Settings) -> Storage:
-    """The storage that the settings name, made if nothing is there.
-
-    Raises:
-        SettingsInvalid: a package is missing, the database or the store cannot be used, or they do
-            not belong together.
-    """
-    ...
-
-
-class Storage:
+class Storage(Protocol):
     """Files and batches of all owners. A caller sees its own only."""
 
     # --- files
@@ -74,6 +67,7 @@ class Storage:
         """Files of the owner by their age; `pieces` is empty in each.
 
         Args:
+            owner: as for `add_file`.
             purpose: only files for this; None for all.
             after: id of the file that the page follows; None for the first page.
             limit: most files of the page.
@@ -149,6 +143,7 @@ class Storage:
         """Batches of the owner, the newest first.
 
         Args:
+            owner: as for `add_batch`.
             after: id of the batch that the page follows; None for the first page.
             limit: most batches of the page.
 
@@ -196,3 +191,24 @@ class Storage:
     def close(self) -> None:
         """Close the connections to the database."""
         ...
+
+
+def open_storage(settings: Settings) -> Storage:
+    """The storage that the settings name, made if nothing is there.
+
+    Raises:
+        SettingsInvalid: a package is missing, the database or the store cannot be used, or they do
+            not belong together.
+    """
+    needed = ["sqlalchemy"]
+    needed += ["psycopg"] if settings.batch_database else []
+    needed += ["obstore"] if settings.batch_store else []
+    for package in needed:
+        if importlib.util.find_spec(package) is None:
+            raise SettingsInvalid(
+                f"MATRYO_BATCH is true, but the package {package} is not installed. Install it "
+                "with: pip install 'matryo[batch]'"
+            )
+    from matryo.batch.sql.opening import open_sql_storage
+
+    return open_sql_storage(settings)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Protocol
+
 from matryo.batch.objects import File
 
 PIECE_BYTES = 8 * 1024 * 1024
 """Bytes that an upload holds in memory at most, besides the chunk that is written."""
 
 
-class Upload:
+class Upload(Protocol):
     """A file that is not yet there. One thread at a time may use an upload.
 
     The file appears as a whole with `commit`, or never. Bytes of an upload that nobody ends are
