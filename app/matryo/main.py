@@ -124,7 +124,7 @@ def create_app(
     # Not included as routers: FastAPI would match each request to an included route twice.
     for door, router in (
         ("openai", routes.build_router()),
-        ("openai", batch_routes.build_router(is_on=settings.batch)),
+        ("batch", batch_routes.build_router(is_on=settings.batch)),
         ("tei", tei.build_router()),
         ("encoderfile", encoderfile.build_router()),
         ("operations", operations.build_router(has_metrics=settings.metrics_port is None)),

@@ -16,14 +16,10 @@ from matryo.batch.objects import Counts, LineError
 from matryo.core.errors import MatryoError, StorageFull, StorageQuotaReached, StorageUnavailable
 from tests.batch_storage import CHUNK, NOW, MemoryStorage
 from tests.contract.conftest import entered_application, openai_of
+from tests.contract.test_keys import line
 from tests.fakes import FakeEngine
 
 LINES = b'{"custom_id": "1", "method": "POST"}\n' * 100
-KEYS = "[one]\nkey = 'sk-one'\n[two]\nkey = 'sk-two'\nweight = 3\n"
-FILE_FIELDS = {
-    "id", "object", "bytes", "created_at", "expires_at", "filename", "purpose", "status",
-    "status_details",
-}  # fmt: skip
 BATCH_FIELDS = {
     "id", "object", "endpoint", "model", "errors", "input_file_id", "completion_window", "status",
     "output_file_id", "error_file_id", "created_at", "in_progress_at", "expires_at",
@@ -45,9 +41,10 @@ async def served(
     engine: FakeEngine, storage: MemoryStorage
 ) -> AsyncIterator[tuple[FastAPI, httpx2.AsyncClient]]:
     """An application with a Batch API, and its client."""
-    async with entered_application(
-        engine, batch=True, batch_max_file_bytes=100_000
-    ) as (application, client):
+    async with entered_application(engine, batch=True, batch_max_file_bytes=100_000) as (
+        application,
+        client,
+    ):
         yield application, client
 
 
@@ -472,7 +469,9 @@ async def test_without_v1(client: httpx2.AsyncClient) -> None:
 
 async def test_callers(engine: FakeEngine, storage: MemoryStorage) -> None:
     """A caller sees its own files and batches alone, and needs a key."""
-    async with entered_application(engine, batch=True, keys=KEYS) as (_, client):
+    async with entered_application(
+        engine, batch=True, keys=f"{line('one')}\n{line('two', ', weight = 3')}"
+    ) as (_, client):
         assert error_of(await client.get("/v1/files"))[0] == 401
         assert error_of(await upload(client))[0] == 401
         assert not storage.uploads
@@ -507,7 +506,7 @@ async def test_callers(engine: FakeEngine, storage: MemoryStorage) -> None:
 
 async def test_request_limits(engine: FakeEngine, storage: MemoryStorage) -> None:
     """Uploads and batches are requests of the key; looks and downloads are free."""
-    keys = "[a]\nkey = 'sk-a'\nrequests_per_minute = 2\n"
+    keys = line("a", ", requests_per_minute = 2")
     headers = {"authorization": "Bearer sk-a"}
     async with entered_application(engine, batch=True, keys=keys) as (_, client):
         file = await upload(client, headers=headers)
@@ -613,9 +612,7 @@ async def test_counted_by_route(
     registry = application.state.context.metrics.registry
 
     def count(route: str, status: str) -> float | None:
-        labels = {
-            "door": "openai", "route": route, "model": "", "input_type": "", "status": status,
-        }  # fmt: skip
+        labels = {"door": "batch", "route": route, "model": "", "status": status}
         return registry.get_sample_value("matryo_requests_total", labels)
 
     assert count("/v1/files", "200") == 1

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import importlib.util
 
+from matryo.batch.storage import Storage, open_storage
 from matryo.core.errors import SettingsInvalid
 from matryo.core.settings import Settings
-
-if TYPE_CHECKING:
-    from matryo.batch.storage import Storage
 
 
 def open_batch(settings: Settings) -> Storage | None:
@@ -20,17 +18,11 @@ def open_batch(settings: Settings) -> Storage | None:
     """
     if not settings.batch:
         return None
-    try:
-        import python_multipart  # noqa: F401 - reads uploads
-        import sqlalchemy  # noqa: F401 - reads and writes the database
-    except ImportError as exc:
+    if importlib.util.find_spec("python_multipart") is None:  # reads uploads
         raise SettingsInvalid(
-            f"MATRYO_BATCH is true, but the package {exc.name} is missing. Install it with pip "
-            "install 'matryo[batch]', or set MATRYO_BATCH=false."
-        ) from exc
-    # Only a server with a Batch API loads the libraries of its storage.
-    from matryo.batch.storage import open_storage
-
+            "MATRYO_BATCH is true, but the package python-multipart is not installed. Install it "
+            "with: pip install 'matryo[batch]'"
+        )
     return open_storage(settings)
 
 

@@ -60,9 +60,7 @@ _RULES: dict[type[BaseException], _Rule] = {
     errors.UnknownFile: _Rule(404),
     errors.UnknownBatch: _Rule(404),
     errors.BatchConflict: _Rule(409, headers=_NO_RETRY),
-    errors.BodyTimeout: _Rule(
-        408, headers=_CLOSE | _NO_RETRY, tei=(408, "Validation"), plain=408
-    ),
+    errors.BodyTimeout: _Rule(408, headers=_CLOSE | _NO_RETRY, tei=(408, "Validation"), plain=408),
     errors.DeadlinePassed: _Rule(408, tei=(408, "Validation"), plain=408),
     errors.BodyTooLarge: _Rule(413, tei=(413, "Validation"), plain=413),
     errors.FileTooLarge: _Rule(413),

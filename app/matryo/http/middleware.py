@@ -212,6 +212,6 @@ class Cors(CORSMiddleware):
         reason = bytes(answer.body).decode()
         return body(
             answer.status_code,
-            f"{reason}. This server accepts GET, POST and DELETE from the origins in MATRYO_CORS_ORIGINS.",
+            f"{reason}. Origins in MATRYO_CORS_ORIGINS may send GET, POST and DELETE to this server.",
             headers={"vary": "Origin"},
         )

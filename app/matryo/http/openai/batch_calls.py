@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from fastapi import Request
@@ -49,7 +50,7 @@ def checked_after(request: Request, unknown: Callable[..., MatryoError]) -> str 
         MatryoError: no id looks like this; the error of `unknown`.
     """
     text = request.query_params.get("after") or None
-    return text and checked_id(text, lambda shown: unknown(shown, param="after"))
+    return text and checked_id(text, partial(unknown, param="after"))
 
 
 def note(request: Request, **facts: str | int) -> None:

@@ -13,6 +13,7 @@ from matryo.http.openai.batch_wire import (
     BatchList,
     BatchObject,
     BatchRequest,
+    ExpiresAfter,
     FileDeleted,
     FileList,
     FileObject,
@@ -104,9 +105,8 @@ def _extra(operation_id: str) -> dict[str, Any]:
         case "createFile":
             return {"requestBody": _required("multipart/form-data", {"schema": _FORM})}
         case "createBatch":
-            schema = BatchRequest.model_json_schema(ref_template="#/components/schemas/{model}")
             example = {"summary": "A batch of an uploaded file", "value": _NEW_BATCH}
-            content = {"schema": _inlined(schema), "examples": {"batch": example}}
+            content = {"schema": _new_batch(), "examples": {"batch": example}}
             return {"requestBody": _required("application/json", content)}
         case "listFiles":
             order = {"type": "string", "enum": ["asc", "desc"], "default": "desc"}
@@ -131,19 +131,13 @@ def _required(media: str, content: dict[str, Any]) -> dict[str, Any]:
     return {"required": True, "content": {media: content}}
 
 
-def _inlined(schema: dict[str, Any]) -> dict[str, Any]:
-    """A schema without definitions beside it, which the document would not find."""
-    definitions: dict[str, Any] = schema.pop("$defs", {})
-
-    def resolved(part: Any) -> Any:  # noqa: ANN401 - a part of a schema
-        if isinstance(part, dict):
-            reference = str(part.get("$ref", ""))
-            if reference:
-                return resolved(definitions[reference.rpartition("/")[2]])
-            return {name: resolved(value) for name, value in part.items()}
-        return [resolved(one) for one in part] if isinstance(part, list) else part
-
-    return resolved(schema)
+def _new_batch() -> dict[str, Any]:
+    """The schema of the body of a new batch, without definitions beside it."""
+    schema = BatchRequest.model_json_schema()
+    del schema["$defs"]
+    life = schema["properties"]["output_expires_after"]
+    life["anyOf"] = [ExpiresAfter.model_json_schema(), {"type": "null"}]
+    return schema
 
 
 def description(operation_id: str) -> dict[str, Any]:

@@ -75,8 +75,8 @@ def parse_batch(
     for key, value in (request.metadata or {}).items():
         if "\0" in key + value:
             raise InvalidRequest(
-                f"Invalid 'metadata.{key[:_MOST_SHOWN]}': the key or the value has the character "
-                "U+0000, which no database stores. Leave the character out.",
+                f"Invalid 'metadata': the pair with the key {quoted(key)} has the character "
+                "U+0000, which databases do not store. Leave the character out.",
                 param=f"metadata.{key}",
                 code="invalid_value",
             )

@@ -58,9 +58,7 @@ async def list_batches(request: Request) -> Response:
 async def retrieve_batch(request: Request) -> Response:
     """One batch of the caller's."""
     door = batch_door_of(request)
-    return _answer(
-        request, await door.call(door.storage.batch, owner_of(request), _id_in(request))
-    )
+    return _answer(request, await door.call(door.storage.batch, owner_of(request), _id_in(request)))
 
 
 async def cancel_batch(request: Request) -> Response:

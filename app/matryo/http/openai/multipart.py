@@ -33,15 +33,13 @@ _SILENT = logging.getLogger(f"{__name__}.parser")
 _SILENT.disabled = True
 
 
-def boundary_of(content_type: str) -> bytes | None:
-    """The boundary in a Content-Type; None if that is of no multipart form.
+def boundary_of(content_type: str) -> bytes:
+    """The boundary in the Content-Type of a form.
 
     Raises:
         InvalidRequest: the form has no boundary, or one that is too long.
     """
-    media, options = parse_options_header(content_type)
-    if media != b"multipart/form-data":
-        return None
+    _, options = parse_options_header(content_type)
     boundary = options.get(b"boundary", b"")
     if not 0 < len(boundary) <= _MOST_BOUNDARY:
         raise _unreadable(f"its Content-Type has no boundary of 1 to {_MOST_BOUNDARY} characters")
@@ -135,7 +133,7 @@ class FileForm:
 
     def _end_header(self) -> None:
         name, value = self._header
-        if name.lower() == b"content-disposition":
+        if bytes(name).lower() == b"content-disposition":
             self._disposition = bytes(value)
 
     def _begin_content(self) -> None:
