@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -174,3 +175,80 @@ def test_retries(engine: FakeEngine) -> None:
             engine.gate.set()
             assert first.result(10).data
             assert second.result(70).data
+
+
+REQUESTS = b"".join(
+    b'{"custom_id": "%d", "method": "POST", "url": "/v1/embeddings", "body": {"input": "%d"}}\n'
+    % (n, n)
+    for n in range(3)
+)
+
+
+@shows(PACKAGE, "`files`: create, list, retrieve, content, delete")
+def test_files(batch_url: str, tmp_path: Path) -> None:
+    """A file from the disk comes back byte for byte, and is gone once it is deleted."""
+    path = tmp_path / "requests.jsonl"
+    path.write_bytes(REQUESTS)
+    with openai.OpenAI(base_url=batch_url, api_key=KEY, max_retries=0) as client:
+        file = client.files.create(file=path, purpose="batch")
+        assert (file.bytes, file.filename, file.status) == (len(REQUESTS), path.name, "processed")
+        assert client.files.wait_for_processing(file.id) == client.files.retrieve(file.id) == file
+        other = client.files.create(
+            file=("b.jsonl", REQUESTS[:10]),
+            purpose="batch",
+            expires_after={"anchor": "created_at", "seconds": 7200},
+        )
+        assert other.expires_at == other.created_at + 7200
+        assert [one.id for one in client.files.list(limit=1, order="asc")] == [file.id, other.id]
+        assert client.files.content(file.id).read() == REQUESTS
+        client.files.content(file.id).write_to_file(tmp_path / "back.jsonl")
+        assert (tmp_path / "back.jsonl").read_bytes() == REQUESTS
+        part = client.files.content(file.id, extra_headers={"range": "bytes=10-19"})
+        assert part.read() == REQUESTS[10:20]
+        assert client.files.delete(file.id).deleted
+        with pytest.raises(openai.NotFoundError):
+            client.files.content(file.id)
+        with pytest.raises(openai.BadRequestError) as caught:
+            client.files.create(file=REQUESTS, purpose="fine-tune")
+        assert (caught.value.param, caught.value.code) == ("purpose", "invalid_value")
+
+
+@shows(PACKAGE, "`batches`: create, retrieve, list, cancel")
+def test_batches(batch_url: str) -> None:
+    """A batch of an uploaded file can be made, looked at and cancelled."""
+    with openai.OpenAI(base_url=batch_url, api_key=KEY, max_retries=0) as client:
+        file = client.files.create(file=("requests.jsonl", REQUESTS), purpose="batch")
+        batch = client.batches.create(
+            input_file_id=file.id,
+            endpoint="/v1/embeddings",
+            completion_window="24h",
+            metadata={"job": "night"},
+        )
+        assert batch.metadata == {"job": "night"}
+        assert batch.usage
+        assert batch.usage.total_tokens == 0
+        assert client.batches.retrieve(batch.id).id == batch.id
+        assert [one.id for one in client.batches.list(limit=1)] == [batch.id]
+        with pytest.raises(openai.NotFoundError):
+            client.batches.create(
+                input_file_id="file-none", endpoint="/v1/embeddings", completion_window="24h"
+            )
+        with pytest.raises(openai.NotFoundError):
+            client.batches.retrieve("batch_none")
+        other = client.batches.create(
+            input_file_id=file.id, endpoint="/v1/embeddings", completion_window="24h"
+        )
+        try:
+            status = client.batches.cancel(other.id).status
+        except openai.ConflictError:  # the batch was done first
+            status = client.batches.retrieve(other.id).status
+        assert status in {"cancelling", "cancelled", "completed"}
+
+
+@shows(PACKAGE, "`AsyncOpenAI`: uploads and streamed downloads")
+async def test_async_files(batch_url: str) -> None:
+    """A file goes up and comes down without being held in memory by either side."""
+    async with openai.AsyncOpenAI(base_url=batch_url, api_key=KEY, max_retries=0) as client:
+        file = await client.files.create(file=("a.jsonl", REQUESTS * 1000), purpose="batch")
+        async with client.files.with_streaming_response.content(file.id) as answer:
+            assert b"".join([one async for one in answer.iter_bytes(1000)]) == REQUESTS * 1000
