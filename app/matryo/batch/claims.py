@@ -9,7 +9,7 @@ from matryo.batch.objects import Batch, Ending, File, LineError, Progress, Windo
 
 
 class Claim(Protocol):
-    """The right to work on one batch. One thread at a time may use a claim.
+    """The right to work on one batch. Any thread may call; commits come one after another.
 
     Every method checks in its transaction that nobody took over the batch. Every method raises
     LeaseLost if somebody did, and StorageUnavailable if the database or the store does not answer;
@@ -33,7 +33,14 @@ class Claim(Protocol):
         ...
 
     def reject(self, errors: Sequence[LineError]) -> Batch:
-        """The batch, now failed for its input. A batch that is cancelling stays as it is."""
+        """The batch, now failed, with the results that were committed. The claim ends.
+
+        For an input that is refused, or that can no longer be read. A batch that is cancelling
+        stays as it is.
+
+        Args:
+            errors: what is wrong with the input.
+        """
         ...
 
     def begin(self, total: int, model: str | None) -> Batch:

@@ -11,7 +11,7 @@ import secrets
 from collections.abc import Generator, Iterable, Sequence
 from typing import Any
 
-from sqlalchemy import ColumnElement, Row, func, insert, select, update
+from sqlalchemy import ColumnElement, Row, insert, select, update
 
 from matryo.batch.blobs import Blobs
 from matryo.batch.objects import (
@@ -25,12 +25,11 @@ from matryo.batch.objects import (
     WindowResult,
 )
 from matryo.batch.sql.database import Database, Transaction
-from matryo.batch.sql.rows import batch_of, errors_text, plain_text, progress_of
-from matryo.batch.sql.tables import batches, files, pieces
-from matryo.batch.sql.uploads import check_bytes, new_file_id
+from matryo.batch.sql.ending import end
+from matryo.batch.sql.rows import batch_of, plain_text, progress_of
+from matryo.batch.sql.tables import batches, pieces
+from matryo.batch.sql.uploads import check_bytes
 from matryo.core.errors import MatryoError, StorageUnavailable
-
-_RESULTS = (("output", "output_file_id"), ("error", "error_file_id"))
 
 
 class SqlClaim:
@@ -64,19 +63,11 @@ class SqlClaim:
         return self._see(row)
 
     def reject(self, errors: Sequence[LineError]) -> Batch:
-        """The batch, now failed for its input."""
+        """The batch, now failed, with the results that were committed."""
         with self._working() as transaction:
             row = self._row(transaction)
-            if row.status == "validating":
-                row = self._change(
-                    transaction,
-                    {
-                        "status": "failed",
-                        "errors": errors_text(errors),
-                        "failed_at": transaction.moment,
-                        "ended_at": transaction.moment,
-                    },
-                )
+            if row.status in ("validating", "in_progress"):
+                row = end(transaction, self._limits, row, "failed", errors)
         return self._see(row)
 
     def begin(self, total: int, model: str | None) -> Batch:
@@ -122,9 +113,8 @@ class SqlClaim:
         with self._working() as transaction:
             row = self._row(transaction)
             if row.status not in ENDED:
-                if row.status == "cancelling":
-                    status = "cancelled"
-                row = self._change(transaction, self._ending(transaction, row, status))
+                how = "cancelled" if row.status == "cancelling" else status
+                row = end(transaction, self._limits, row, how)
         return self._see(row)
 
     def release(self, delay_s: float = 0) -> None:
@@ -221,39 +211,3 @@ class SqlClaim:
     def _discard(self, keys: Iterable[str]) -> None:
         with contextlib.suppress(MatryoError):  # the sweep removes what is left
             self._blobs.delete(keys)
-
-    def _ending(self, transaction: Transaction, row: Row[Any], status: Ending) -> dict[str, Any]:
-        """Make the files of the results; return what changes in the batch."""
-        values: dict[str, Any] = {
-            "status": status,
-            f"{status}_at": transaction.moment,
-            "ended_at": transaction.moment,
-            "n_result_bytes": 0,
-        }
-        if status != "cancelled":
-            values["finalizing_at"] = transaction.moment
-        life_s = row.output_expires_after_s or self._limits.retention_s
-        for kind, column in _RESULTS:
-            results = (pieces.c.holder == row.id) & (pieces.c.kind == kind)
-            n_bytes = transaction.connection.execute(
-                select(func.sum(pieces.c.n_bytes)).where(results)
-            ).scalar_one()
-            if n_bytes is None:
-                continue
-            values[column] = file_id = new_file_id()
-            transaction.connection.execute(
-                insert(files).values(
-                    id=file_id,
-                    owner=row.owner,
-                    filename=f"{row.id}_{kind}.jsonl",
-                    purpose="batch_output",
-                    n_bytes=int(n_bytes),
-                    created_at=transaction.moment,
-                    expires_at=transaction.moment + life_s,
-                    is_ready=True,
-                    is_deleted=False,
-                    touched_at=transaction.now,
-                )
-            )
-            transaction.connection.execute(update(pieces).where(results).values(holder=file_id))
-        return values

@@ -104,16 +104,11 @@ def _join(database: Database, blobs: Blobs, database_name: str, store_name: str)
     database.create()
     with database.writing() as transaction:
         execute = transaction.connection.execute
+        database.lock_owner(transaction, "")  # another process may open the same database now
         rows = dict(execute(select(meta.c.name, meta.c.value)).tuples().all())
         if not rows:
-            if database.is_postgresql:
-                database.lock_owner(transaction, "")
-                rows = dict(execute(select(meta.c.name, meta.c.value)).tuples().all())
-            if not rows:
-                rows = {"version": VERSION, "store": secrets.token_hex(16)}
-                execute(
-                    insert(meta), [{"name": name, "value": value} for name, value in rows.items()]
-                )
+            rows = {"version": VERSION, "store": secrets.token_hex(16)}
+            execute(insert(meta), [{"name": name, "value": value} for name, value in rows.items()])
         has_files = execute(select(func.count()).select_from(files)).scalar_one() > 0
     if rows.get("version") != VERSION:
         raise SettingsInvalid(

@@ -70,7 +70,7 @@ def seen(transaction: Transaction, owner: str) -> ColumnElement[bool]:
         (files.c.owner == owner)
         & files.c.is_ready
         & ~files.c.is_deleted
-        & (files.c.expires_at.is_(None) | (files.c.expires_at > transaction.moment))
+        & (files.c.expires_at > transaction.moment)
     )
 
 

@@ -42,7 +42,12 @@ def _useless(transaction: Transaction) -> list[str]:
     """Ids of files that expired or were deleted, and of uploads that nobody goes on with."""
     is_over = files.c.is_ready & (files.c.is_deleted | (files.c.expires_at <= transaction.moment))
     is_stale = ~files.c.is_ready & (files.c.touched_at < transaction.now - _STALE_S)
-    query = select(files.c.id).where((is_over & ~is_read(files.c.id)) | is_stale).limit(_FILES)
+    query = (
+        select(files.c.id)
+        .where((is_over & ~is_read(files.c.id)) | is_stale)
+        .limit(_FILES)
+        .with_for_update(skip_locked=True)  # another process may sweep too
+    )
     return list(transaction.connection.execute(query).scalars())
 
 

@@ -43,7 +43,7 @@ files = Table(
     Column("purpose", Text, nullable=False),
     Column("n_bytes", BigInteger, nullable=False),
     Column("created_at", BigInteger, nullable=False),
-    Column("expires_at", BigInteger),
+    Column("expires_at", BigInteger, nullable=False),
     Column("is_ready", Boolean, nullable=False),  # false while the upload goes on
     Column("is_deleted", Boolean, nullable=False),  # gone for its owner, and a batch still reads
     Column("touched_at", Double, nullable=False),  # when the upload grew last

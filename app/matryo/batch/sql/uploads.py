@@ -142,8 +142,9 @@ def begin_upload(
     file_id = new_file_id()
     with database.writing() as transaction:
         database.lock_owner(transaction, owner)
+        is_there = ~files.c.is_deleted & (files.c.expires_at > transaction.moment)
         used = transaction.connection.execute(
-            select(func.count()).where((files.c.owner == owner) & ~files.c.is_deleted)
+            select(func.count()).where((files.c.owner == owner) & is_there)
         ).scalar_one()
         if used >= limits.key_files:
             raise StorageQuotaReached(
