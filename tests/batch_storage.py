@@ -92,7 +92,7 @@ class MemoryStorage:
         """See `Storage.add_file`."""
         self.fail()
         number = len(self.uploads)
-        file = File(f"file-{number}", owner, filename, purpose, 0, NOW + number, None, ())
+        file = File(f"file-{number}", owner, filename, purpose, 0, NOW + number, NOW, ())
         self.uploads.append(MemoryUpload(self, file, expires_after_s))
         return self.uploads[-1]
 

@@ -238,8 +238,10 @@ async def test_pages(sdk: openai.AsyncOpenAI, client: httpx2.AsyncClient) -> Non
         ({"limit": "0"}, "limit", "integer_below_min_value"),
         ({"limit": "10001"}, "limit", "integer_above_max_value"),
         ({"limit": "9" * 5000}, "limit", "integer_above_max_value"),
+        ({"limit": ""}, "limit", "invalid_type"),
         ({"limit": "many"}, "limit", "invalid_type"),
         ({"limit": "²"}, "limit", "invalid_type"),
+        ({"order": ""}, "order", "invalid_value"),
         ({"order": "up"}, "order", "invalid_value"),
     ],
 )
@@ -450,9 +452,17 @@ async def test_unknown_ids(client: httpx2.AsyncClient, method: str, path: str) -
      ("GET", "batches/x/cancel"), ("POST", "files/x/content")],
 )  # fmt: skip
 async def test_methods(client: httpx2.AsyncClient, method: str, path: str) -> None:
-    """A method that a route does not have is a 405."""
+    """A method that a route does not have is a 405 that names every method of the path."""
     answer = await client.request(method, f"/v1/{path}")
     assert error_of(answer) == (405, None, "method_not_supported")
+    allowed = {
+        "files": "GET, HEAD, POST",
+        "files/x": "DELETE, GET, HEAD",
+        "batches/x": "GET, HEAD",
+        "batches/x/cancel": "POST",
+        "files/x/content": "GET, HEAD",
+    }
+    assert answer.headers["allow"] == allowed[path]
 
 
 async def test_without_v1(client: httpx2.AsyncClient) -> None:

@@ -7,7 +7,7 @@ import json
 import select
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import closing, contextmanager
 from typing import Any
 
@@ -38,14 +38,14 @@ def storage(monkeypatch: pytest.MonkeyPatch) -> Iterator[MemoryStorage]:
 
 
 @contextmanager
-def serving(engine: FakeEngine, **changes: Any) -> Iterator[Live]:
+def serving(engine: FakeEngine, **changes: Any) -> Generator[Live]:
     """A server with a Batch API."""
     with live_server(engine, batch=True, **changes) as live:
         yield live
 
 
 @contextmanager
-def begun(live: Live, n_bytes: int, *headers: str) -> Iterator[socket.socket]:
+def begun(live: Live, n_bytes: int, *headers: str) -> Generator[socket.socket]:
     """A connection that has sent the head of an upload, and says how long its file is."""
     n_body = len(HEAD) + n_bytes + len(TAIL)
     lines = [
@@ -135,14 +135,16 @@ def test_trickle(engine: FakeEngine, storage: MemoryStorage) -> None:
 
 def test_slow_but_steady(engine: FakeEngine, storage: MemoryStorage) -> None:
     """A file may take longer than a body's time, if it comes at the rate of the setting."""
-    with serving(engine, body_timeout_s=0.5, min_read_rate=1000) as live:
-        with begun(live, 30_000) as wire:
-            wire.sendall(HEAD)
-            for _ in range(15):
-                wire.sendall(b"x" * 2000)
-                assert not select.select([wire], [], [], 0.1)[0], "1.5 s in all, and no answer yet"
-            wire.sendall(TAIL)
-            assert answer_of(wire)[0] == 200
+    with (
+        serving(engine, body_timeout_s=0.5, min_read_rate=1000) as live,
+        begun(live, 30_000) as wire,
+    ):
+        wire.sendall(HEAD)
+        for _ in range(15):
+            wire.sendall(b"x" * 2000)
+            assert not select.select([wire], [], [], 0.1)[0], "1.5 s in all, and no answer yet"
+        wire.sendall(TAIL)
+        assert answer_of(wire)[0] == 200
 
 
 def test_a_slow_disk_slows_the_caller(engine: FakeEngine, storage: MemoryStorage) -> None:
@@ -180,9 +182,11 @@ def answer_to(storage: MemoryStorage, n_bytes: int) -> dict[str, Any]:
 
 def test_too_large_is_not_asked_for(engine: FakeEngine, storage: MemoryStorage) -> None:
     """A caller that waits for 100 Continue gets its 413 before it sends the file."""
-    with serving(engine, batch_max_file_bytes=1024) as live:
-        with begun(live, MIB, "Expect: 100-continue") as wire:
-            status, answer = answer_of(wire)
+    with (
+        serving(engine, batch_max_file_bytes=1024) as live,
+        begun(live, MIB, "Expect: 100-continue") as wire,
+    ):
+        status, answer = answer_of(wire)
     assert (status, answer["error"]["code"]) == (413, "file_too_large")
     assert not storage.uploads
 
@@ -233,7 +237,7 @@ def test_compressed(engine: FakeEngine, storage: MemoryStorage) -> None:
 
 def stored(storage: MemoryStorage, content: bytes) -> str:
     """The path of the bytes of a new file."""
-    file = File(f"file-d{len(storage.kept)}", "", "a.jsonl", "batch_output", 0, 0, None, ())
+    file = File(f"file-d{len(storage.kept)}", "", "a.jsonl", "batch_output", 0, 0, 2**40, ())
     storage.keep(file, content)
     return f"/v1/files/{file.id}/content"
 
@@ -252,10 +256,12 @@ def test_download_hang_up(engine: FakeEngine, storage: MemoryStorage) -> None:
 def test_slow_reader(engine: FakeEngine, storage: MemoryStorage) -> None:
     """A caller that does not read its download is disconnected, and what it read from closed."""
     path = stored(storage, bytes(60 * MIB))
-    with serving(engine, write_timeout_s=0.3) as live:
-        with socket.create_connection(("127.0.0.1", live.port), timeout=20) as wire:
-            wire.sendall(f"GET {path} HTTP/1.1\r\nHost: a\r\n\r\n".encode())
-            wait_until(lambda: storage.n_closed == 1 and held(live) == 0)
+    with (
+        serving(engine, write_timeout_s=0.3) as live,
+        socket.create_connection(("127.0.0.1", live.port), timeout=20) as wire,
+    ):
+        wire.sendall(f"GET {path} HTTP/1.1\r\nHost: a\r\n\r\n".encode())
+        wait_until(lambda: storage.n_closed == 1 and held(live) == 0)
 
 
 def test_broken_download(engine: FakeEngine, storage: MemoryStorage) -> None:
@@ -270,38 +276,40 @@ def test_broken_download(engine: FakeEngine, storage: MemoryStorage) -> None:
             raise StorageUnavailable
 
     storage.fail = fail
-    with serving(engine) as live:
-        with closing(http.client.HTTPConnection("127.0.0.1", live.port, timeout=10)) as connection:
-            connection.request("GET", path)
-            answer = connection.getresponse()
-            assert answer.status == 200
-            with pytest.raises(http.client.IncompleteRead):
-                answer.read()
+    with (
+        serving(engine) as live,
+        closing(http.client.HTTPConnection("127.0.0.1", live.port, timeout=10)) as connection,
+    ):
+        connection.request("GET", path)
+        answer = connection.getresponse()
+        assert answer.status == 200
+        with pytest.raises(http.client.IncompleteRead):
+            answer.read()
 
 
 def test_stop(engine: FakeEngine, storage: MemoryStorage) -> None:
     """A server that stops refuses the upload that still comes, and finishes the download."""
     content = bytes(range(256)) * 10_000
     path = stored(storage, content)
-    with serving(engine, grace_s=20) as live:
-        with (
-            begun(live, MIB) as wire,
-            socket.create_connection(("127.0.0.1", live.port), timeout=20) as other,
-        ):
-            wire.sendall(HEAD + b"x" * 1000)
-            assert storage.writing.wait(10)
-            storage.gate.clear()
-            other.sendall(f"GET {path} HTTP/1.1\r\nHost: a\r\n\r\n".encode())
-            metrics = live.application.state.context.metrics
-            wait_until(lambda: metrics.n_in_progress == 2)
-            live.server.stop()
-            wait_until(lambda: live.server.connections and live.server.connections.is_draining)
-            storage.gate.set()
-            status, answer = answer_of(wire)
-            assert status == 503
-            assert "shutting down" in answer["error"]["message"]
-            download = http.client.HTTPResponse(other)
-            download.begin()
-            assert download.read() == content
-            assert storage.n_aborted == 1
-            assert len(storage.kept) == 1
+    with (
+        serving(engine, grace_s=20) as live,
+        begun(live, MIB) as wire,
+        socket.create_connection(("127.0.0.1", live.port), timeout=20) as other,
+    ):
+        wire.sendall(HEAD + b"x" * 1000)
+        assert storage.writing.wait(10)
+        storage.gate.clear()
+        other.sendall(f"GET {path} HTTP/1.1\r\nHost: a\r\n\r\n".encode())
+        metrics = live.application.state.context.metrics
+        wait_until(lambda: metrics.n_in_progress == 2)
+        live.server.stop()
+        wait_until(lambda: live.server.connections and live.server.connections.is_draining)
+        storage.gate.set()
+        status, answer = answer_of(wire)
+        assert status == 503
+        assert "shutting down" in answer["error"]["message"]
+        download = http.client.HTTPResponse(other)
+        download.begin()
+        assert download.read() == content
+        assert storage.n_aborted == 1
+        assert len(storage.kept) == 1

@@ -91,12 +91,6 @@ _NEW_BATCH = {
     "endpoint": "/v1/embeddings",
     "completion_window": "24h",
 }
-_RANGE = {
-    "name": "range",
-    "in": "header",
-    "description": "A part of the file, such as bytes=1000-1999 or bytes=1000-.",
-    "schema": {"type": "string"},
-}
 
 
 def _extra(operation_id: str) -> dict[str, Any]:
@@ -119,10 +113,8 @@ def _extra(operation_id: str) -> dict[str, Any]:
             }
         case "listBatches":
             return {"parameters": _page(20, 100)}
-        case "retrieveFile" | "deleteFile":
+        case "retrieveFile" | "deleteFile" | "downloadFile":
             return {"parameters": [_in_path("file_id")]}
-        case "downloadFile":
-            return {"parameters": [_in_path("file_id"), _RANGE]}
         case _:
             return {"parameters": [_in_path("batch_id")]}
 

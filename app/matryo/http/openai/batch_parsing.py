@@ -12,6 +12,7 @@ from matryo.batch.objects import Order
 from matryo.core.errors import InvalidRequest
 from matryo.http.openai.batch_wire import LEAST_LIFE_S, MOST_LIFE_S, BatchRequest
 from matryo.http.openai.fields import UnknownFields, warning_of
+from matryo.http.openai.multipart import FORM_PARTS
 from matryo.http.openai.parsing import (
     invalid_type,
     kind_of,
@@ -25,7 +26,6 @@ MOST_BATCH_BYTES = 64 * 1024
 """Most bytes of the body of a new batch, which names a file and has no texts."""
 
 _OWN = tuple(BatchRequest.model_fields)
-_FORM = ("purpose", "file", "expires_after[anchor]", "expires_after[seconds]")
 _MOST_SHOWN = 8  # names of unknown fields in a message
 _MOST_DIGITS = 18
 _NO_LIMITS = RequestLimits()
@@ -134,7 +134,7 @@ def life_of(fields: dict[str, str]) -> int | None:
 
 def form_warnings(fields: dict[str, str], unknown: UnknownFields) -> tuple[str, ...]:
     """Warnings about the fields of a form that were ignored; see `unknown_names`."""
-    return unknown_names([name for name in fields if name not in _FORM], _FORM, unknown)
+    return unknown_names([name for name in fields if name not in FORM_PARTS], FORM_PARTS, unknown)
 
 
 def limit_of(request: Request, default: int, most: int) -> int:
@@ -143,8 +143,8 @@ def limit_of(request: Request, default: int, most: int) -> int:
     Raises:
         InvalidRequest: no integer, or out of bounds.
     """
-    text = request.query_params.get("limit") or ""
-    return _integer("limit", text, 1, most) if text else default
+    text = request.query_params.get("limit")
+    return default if text is None else _integer("limit", text, 1, most)
 
 
 def order_of(request: Request) -> Order:
@@ -153,8 +153,7 @@ def order_of(request: Request) -> Order:
     Raises:
         InvalidRequest: a word that names no order.
     """
-    text = request.query_params.get("order") or "desc"
-    return one_of("order", text, get_args(Order))
+    return one_of("order", request.query_params.get("order", "desc"), get_args(Order))
 
 
 def one_of(name: str, value: str, allowed: tuple[T, ...]) -> T:

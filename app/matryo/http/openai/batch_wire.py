@@ -37,7 +37,11 @@ class BatchRequest(BaseModel):
     model_config = _STRICT
 
     input_file_id: Annotated[
-        str, Field(description="A file that was uploaded with the purpose batch.")
+        str,
+        Field(
+            description="A file that was uploaded with the purpose batch.",
+            json_schema_extra={"pattern": "^file-"},
+        ),
     ]
     endpoint: Literal["/v1/embeddings"]
     completion_window: Literal["24h"]
@@ -57,7 +61,7 @@ class FileObject(BaseModel):
     object: Literal["file"] = "file"
     bytes: int
     created_at: int
-    expires_at: int | None
+    expires_at: int
     filename: str
     purpose: Purpose
     status: Literal["processed"] = "processed"

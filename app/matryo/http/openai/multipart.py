@@ -18,6 +18,8 @@ from python_multipart.multipart import parse_options_header
 from matryo.core.errors import InvalidRequest
 from matryo.http.openai.parsing import missing_parameter
 
+FORM_PARTS = ("purpose", "file", "expires_after[anchor]", "expires_after[seconds]")
+"""Names of the parts that are known; each may be there once."""
 FORM_BYTES = 64 * 1024
 """Most bytes of a form beside those of its file."""
 
@@ -139,16 +141,17 @@ class FileForm:
     def _begin_content(self) -> None:
         kind, options = parse_options_header(self._disposition.decode("latin-1"))
         name = options.get(b"name")
-        if kind != b"form-data" or not name:
+        if kind != b"form-data" or name is None:
             raise _unreadable(
                 f"part {self._n_parts} has no header Content-Disposition: form-data; name=..."
             )
         self._name = _text(name)
-        if self._name in self.fields or (self._name == "file" and self._has_file):
+        is_again = self._name in self.fields or (self._name == "file" and self._has_file)
+        if is_again and self._name in FORM_PARTS:
             raise InvalidRequest(
-                f"Duplicate parameter: '{self._name[:_SHOWN]}'. Send each part of the form once, "
-                "and one file in a request.",
-                param=self._name[:_SHOWN],
+                f"Duplicate parameter: '{self._name}'. Send each part of the form once, and one "
+                "file in a request.",
+                param=self._name,
                 code="duplicate_parameter",
             )
         self._in_file = self._name == "file"
