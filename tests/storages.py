@@ -36,6 +36,7 @@ class Clock:
         self.now = now
 
     def __call__(self) -> float:
+        """Seconds since 1970."""
         return self.now
 
     def advance(self, seconds: float) -> None:

@@ -105,7 +105,7 @@ def _join(database: Database, blobs: Blobs, database_name: str, store_name: str)
     with database.writing() as transaction:
         execute = transaction.connection.execute
         database.lock_owner(transaction, "")  # another process may open the same database now
-        rows = dict(execute(select(meta.c.name, meta.c.value)).tuples().all())
+        rows = dict(execute(select(meta.c.name, meta.c.value)).all())
         if not rows:
             rows = {"version": VERSION, "store": secrets.token_hex(16)}
             execute(insert(meta), [{"name": name, "value": value} for name, value in rows.items()])

@@ -238,7 +238,7 @@ class SqlStorage:
         with self._database.reading() as transaction:
             execute = transaction.connection.execute
             counted = select(batches.c.status, func.count()).group_by(batches.c.status)
-            by_status = dict(execute(counted).tuples().all())
+            by_status = dict(execute(counted).all())
             running = select(func.min(batches.c.created_at), func.min(batches.c.expires_at)).where(
                 batches.c.ended_at.is_(None)
             )
