@@ -34,7 +34,6 @@ class Upload(Protocol):
             StorageFull: the disk or the database has no room.
             StorageUnavailable: the database or the store does not answer.
         """
-        ...
 
     def commit(self) -> File:
         """The file, which is there from now on.
@@ -43,8 +42,6 @@ class Upload(Protocol):
             StorageFull, StorageUnavailable, FileTooLarge, StorageQuotaReached: as `write`. After
                 StorageUnavailable, `commit` may be called again.
         """
-        ...
 
     def abort(self) -> None:
         """Remove what was written; nothing happens after `commit`. Never raises."""
-        ...
