@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import cast
 
-from matryo.batch.objects import Batch, Counts, File, Order, Page, Piece, Purpose
+from matryo.batch.objects import Batch, Counts, Figures, File, Order, Page, Piece, Purpose
 from matryo.batch.storage import Storage
 from matryo.core.errors import BatchConflict, FileTooLarge, MatryoError, UnknownBatch, UnknownFile
 
@@ -211,6 +211,16 @@ class MemoryStorage:
             raise BatchConflict(batch.status)
         self.jobs[batch_id] = replace(batch, status="cancelling", cancelling_at=NOW)
         return self.jobs[batch_id]
+
+    def claim(self, *, ending: bool = False) -> None:
+        """Nobody works on these batches."""
+
+    def sweep(self) -> None:
+        """Nothing expires."""
+
+    def figures(self) -> Figures:
+        """Nobody looks at them."""
+        return Figures({}, None, None, 0)
 
     def close(self) -> None:
         """See `Storage.close`."""

@@ -14,11 +14,12 @@ from prometheus_client import CollectorRegistry
 from starlette.routing import BaseRoute, Route
 
 import matryo
-from matryo.assembly.batch import open_batch
+from matryo.assembly.batch import build_runner, open_batch, working
 from matryo.assembly.keys import watch_keys
 from matryo.assembly.models import load_engines
 from matryo.assembly.service import build_service
 from matryo.assembly.traces import build_tracer, exporting
+from matryo.batch.storage import Storage
 from matryo.core.environment import load_settings
 from matryo.core.metrics import Metrics
 from matryo.core.networks import Networks
@@ -42,6 +43,7 @@ from matryo.http.tls import warning_daily
 from matryo.service import Service
 
 if TYPE_CHECKING:
+    from matryo.batch.runner import Runner
     from matryo.grpc.server import GrpcServer
 
 # Uploads and downloads that wait for the storage at the same time; others wait for their turn.
@@ -92,7 +94,9 @@ def create_app(
     metrics = Metrics(CollectorRegistry())
     tracer = build_tracer(settings, matryo.__version__)
     service = build_service(settings, engines, metrics, cores, tracer)
-    batch = _batch_door(settings)
+    storage = open_batch(settings)
+    runner = build_runner(settings, storage, service, metrics) if storage else None
+    batch = _batch_door(settings, storage, runner) if storage and runner else None
 
     @asynccontextmanager
     async def lifespan(application: FastAPI) -> AsyncGenerator[None, None]:
@@ -101,6 +105,8 @@ def create_app(
                 stack.callback(batch.close)
             await stack.enter_async_context(exporting(tracer))
             await stack.enter_async_context(service)
+            if runner:
+                await stack.enter_async_context(working(runner))
             await stack.enter_async_context(warning_daily(application.state.tls))
             if grpc_server := application.state.grpc_server:
                 await stack.enter_async_context(grpc_server)
@@ -116,6 +122,7 @@ def create_app(
         docs_url=None,  # FastAPI's pages load their scripts from elsewhere; ours is plain HTML
         redoc_url=None,
     )
+    application.state.runner = runner
     application.state.grpc_server = _grpc_server(
         settings, service, metrics, application.state.tls.grpc
     )
@@ -242,7 +249,7 @@ def _application(
     )
     application.prefix = settings.root_path or ""
     body_limits = BodyLimits(settings.max_body_bytes, settings.body_timeout_s)
-    application.state.grpc_server = None
+    application.state.grpc_server = application.state.runner = None
     reloads = Reloads(lambda what, outcome: metrics.reloads.labels(what, outcome).inc())
     watch_keys(settings, service.keys, reloads)
     application.state.reloads = reloads
@@ -262,13 +269,15 @@ def _application(
     return application
 
 
-def _batch_door(settings: Settings) -> BatchDoor | None:
-    """What the routes of the Batch API need; None if that API is off."""
-    storage = open_batch(settings)
-    if storage is None:
-        return None
-    threads = Threads(_BATCH_THREADS, "matryo-files")
-    return BatchDoor(storage, threads, settings.batch_max_file_bytes, settings.min_read_rate)
+def _batch_door(settings: Settings, storage: Storage, runner: Runner) -> BatchDoor:
+    """What the routes of the Batch API need."""
+    return BatchDoor(
+        storage,
+        Threads(_BATCH_THREADS, "matryo-files"),
+        settings.batch_max_file_bytes,
+        settings.min_read_rate,
+        runner.nudge,
+    )
 
 
 def _grpc_server(
@@ -302,7 +311,10 @@ def build_server(
         on_stop: called when the server begins to stop.
     """
     context: Context = application.state.context
-    grpc_server: GrpcServer | None = application.state.grpc_server
+    beside: tuple[GrpcServer | Runner | None, ...] = (
+        application.state.grpc_server,
+        application.state.runner,
+    )
     config = ServerConfig(
         ConnectionLimits(
             settings.max_connections,
@@ -325,7 +337,7 @@ def build_server(
         config,
         context.metrics,
         on_ready,
-        [grpc_server] if grpc_server else (),
+        [door for door in beside if door],
         on_stop,
         application.state.reloads,
         application.state.tls.http,

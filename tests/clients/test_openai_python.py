@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import numpy as np
 import openai
 import pytest
+from openai.types import Batch
 
 from tests.clients.conftest import KEY, MODEL
 from tests.contract.conftest import live_server, n_refused, wait_until
@@ -243,6 +246,61 @@ def test_batches(batch_url: str) -> None:
         except openai.ConflictError:  # the batch was done first
             status = client.batches.retrieve(other.id).status
         assert status in {"cancelling", "cancelled", "completed"}
+
+
+@shows(PACKAGE, "a batch from its file to its results, the same vectors as `embeddings.create`")
+def test_a_whole_batch(batch_url: str) -> None:
+    """Each line has the body that the route answers, and a line that fails has its error."""
+    lines = [
+        {"custom_id": f"r{n}", "method": "POST", "url": "/v1/embeddings", "body": body}
+        for n, body in enumerate(
+            [
+                {"model": MODEL, "input": "The sky is blue."},
+                {"model": MODEL, "input": ["a", "b"], "encoding_format": "float"},
+                {"model": MODEL, "input": []},
+                {"model": MODEL, "input": "c", "dimensions": 64, "encoding_format": "base64"},
+            ]
+        )
+    ]
+    content = b"".join(json.dumps(line).encode() + b"\n" for line in lines)
+    with openai.OpenAI(base_url=batch_url, api_key=KEY, max_retries=0) as client:
+        file = client.files.create(file=("in.jsonl", content), purpose="batch")
+        batch = client.batches.create(
+            input_file_id=file.id, endpoint="/v1/embeddings", completion_window="24h"
+        )
+
+        def state() -> Batch:
+            return client.batches.retrieve(batch.id)
+
+        wait_until(lambda: state().status == "completed", 30)
+        batch = state()
+        counts, usage = batch.request_counts, batch.usage
+        assert counts
+        assert (counts.total, counts.completed, counts.failed) == (4, 3, 1)
+        assert batch.model == MODEL
+        assert batch.output_file_id
+        assert batch.error_file_id
+        answers = {
+            line["custom_id"]: line["response"]
+            for one in (batch.output_file_id, batch.error_file_id)
+            for line in map(json.loads, client.files.content(one).text.splitlines())
+        }
+        n_tokens = 0
+        for line in lines:
+            expected = httpx2.post(
+                f"{batch_url}/embeddings",
+                json=line["body"],
+                headers={"authorization": f"Bearer {KEY}"},
+            )
+            answer = answers.pop(line["custom_id"])
+            assert answer["status_code"] == expected.status_code
+            assert answer["body"] == expected.json()
+            n_tokens += expected.json().get("usage", {}).get("total_tokens", 0)
+        assert not answers
+        assert usage
+        assert usage.total_tokens == n_tokens
+        kept = [one.purpose for one in client.files.list(order="asc")]
+        assert kept == ["batch", "batch_output", "batch_output"]
 
 
 @shows(PACKAGE, "`AsyncOpenAI`: uploads and streamed downloads")

@@ -40,12 +40,14 @@ class BatchDoor:
         threads: run the storage's methods.
         max_file_bytes: of one file.
         min_rate: bytes a second at which a file must come on average.
+        nudge: has whoever works on batches look at them now.
     """
 
     storage: Storage
     threads: Threads
     max_file_bytes: int
     min_rate: int
+    nudge: Callable[[], None]
 
     async def call(self, method: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """What a method of the storage returns."""

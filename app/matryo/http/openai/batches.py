@@ -42,6 +42,7 @@ async def create_batch(request: Request) -> Response:
         metadata=wanted.metadata,
         output_expires_after_s=expires and expires.seconds,
     )
+    door.nudge()
     note(request, batch=batch.id, file=batch.input_file_id)
     return json_of(batch_object(batch), warnings)
 
@@ -66,9 +67,9 @@ async def cancel_batch(request: Request) -> Response:
     context, door = context_of(request), batch_door_of(request)
     lease = request.scope["state"]["lease"] = context.service.lease(caller_in(request))
     await read_body(request, context.body, lease)  # some clients send an empty object
-    return _answer(
-        request, await door.call(door.storage.cancel, owner_of(request), _id_in(request))
-    )
+    batch = await door.call(door.storage.cancel, owner_of(request), _id_in(request))
+    door.nudge()
+    return _answer(request, batch)
 
 
 def _answer(request: Request, batch: Batch) -> Response:
