@@ -19,7 +19,6 @@ from matryo.assembly.keys import watch_keys
 from matryo.assembly.models import load_engines
 from matryo.assembly.service import build_service
 from matryo.assembly.traces import build_tracer, exporting
-from matryo.batch.storage import Storage
 from matryo.core.environment import load_settings
 from matryo.core.metrics import Metrics
 from matryo.core.networks import Networks
@@ -44,6 +43,7 @@ from matryo.service import Service
 
 if TYPE_CHECKING:
     from matryo.batch.runner import Runner
+    from matryo.batch.storage import Storage
     from matryo.grpc.server import GrpcServer
 
 # Uploads and downloads that wait for the storage at the same time; others wait for their turn.

@@ -9,7 +9,6 @@ from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
-from matryo.batch.storage import Storage, open_storage
 from matryo.core.errors import SettingsInvalid
 from matryo.core.metrics import Metrics
 from matryo.core.settings import Settings
@@ -17,6 +16,7 @@ from matryo.service import Service
 
 if TYPE_CHECKING:
     from matryo.batch.runner import Runner
+    from matryo.batch.storage import Storage
 
 log = logging.getLogger("matryo")
 
@@ -39,6 +39,9 @@ def open_batch(settings: Settings) -> Storage | None:
             "MATRYO_BATCH is true, but the package python-multipart is not installed. Install it "
             "with: pip install 'matryo[batch]'"
         )
+    # Loaded for a server with a Batch API alone, like the modules below.
+    from matryo.batch.storage import open_storage
+
     return open_storage(settings)
 
 
@@ -56,7 +59,6 @@ def build_runner(
     settings: Settings, storage: Storage, service: Service, metrics: Metrics
 ) -> Runner:
     """What works on the batches of a storage; see `working`."""
-    # Loaded for a server with a Batch API alone.
     from matryo.batch.job import JobConfig
     from matryo.batch.lines import LineLimits
     from matryo.batch.runner import Runner, RunnerConfig

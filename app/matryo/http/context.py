@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Literal, ParamSpec, TypeVar
 
 from starlette.requests import Request
 
-from matryo.batch.storage import Storage
 from matryo.core.errors import BatchOff
 from matryo.core.metrics import Metrics
 from matryo.http.threads import Threads
 from matryo.service import Service
+
+if TYPE_CHECKING:
+    from matryo.batch.storage import Storage
 
 P = ParamSpec("P")
 T = TypeVar("T")
