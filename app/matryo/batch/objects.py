@@ -75,7 +75,7 @@ class File:
     Attributes:
         id: starts with `file-`.
         owner: name of the caller's API key; empty if the server has no keys.
-        expires_at: moment from which nobody sees the file; None for never.
+        expires_at: moment from which nobody sees the file.
         pieces: the bytes, in order. Results are the pieces that windows wrote.
     """
 
@@ -85,7 +85,7 @@ class File:
     purpose: Purpose
     n_bytes: int
     created_at: int
-    expires_at: int | None
+    expires_at: int
     pieces: tuple[Piece, ...]
 
 

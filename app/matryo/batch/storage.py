@@ -8,27 +8,21 @@ StorageFull if it has no room.
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Iterator, Mapping
+from typing import Protocol
 
 from matryo.batch.claims import Claim
 from matryo.batch.objects import Batch, Figures, File, Order, Page, Purpose
 from matryo.batch.uploads import Upload
+from matryo.core.errors import SettingsInvalid
 from matryo.core.settings import Settings
 
 CHUNK_BYTES = 1024 * 1024
 """Most bytes of a chunk of `Storage.read`."""
 
 
-def open_storage(settings: Settings) -> Storage:
-    """The storage that the settings name, made if nothing is there.
-
-    Raises:
-        SettingsInvalid: a package is missing, the database or the store cannot be used, or they do
-            not belong together.
-    """
-
-
-class Storage:
+class Storage(Protocol):
     """Files and batches of all owners. A caller sees its own only."""
 
     # --- files
@@ -51,6 +45,7 @@ class Storage:
         Raises:
             StorageQuotaReached: the owner has too many files, or too many bytes.
         """
+        ...
 
     def file(self, owner: str, file_id: str) -> File:
         """A file of the owner.
@@ -58,6 +53,7 @@ class Storage:
         Raises:
             UnknownFile: the owner has no such file.
         """
+        ...
 
     def files(
         self,
@@ -71,6 +67,7 @@ class Storage:
         """Files of the owner by their age; `pieces` is empty in each.
 
         Args:
+            owner: as for `add_file`.
             purpose: only files for this; None for all.
             after: id of the file that the page follows; None for the first page.
             limit: most files of the page.
@@ -79,6 +76,7 @@ class Storage:
         Raises:
             UnknownFile: `after` is no file of the owner.
         """
+        ...
 
     def delete_file(self, owner: str, file_id: str) -> None:
         """Remove a file. Its bytes stay until the batches that read it have ended.
@@ -86,6 +84,7 @@ class Storage:
         Raises:
             UnknownFile: the owner has no such file.
         """
+        ...
 
     def read(self, file: File, start: int = 0, end: int | None = None) -> Iterator[bytes]:
         """The bytes of a file from `start` up to `end`, in chunks of at most `CHUNK_BYTES`.
@@ -99,6 +98,7 @@ class Storage:
             UnknownFile: the file was deleted meanwhile.
             StorageDamaged: the store lacks bytes of the file.
         """
+        ...
 
     # --- batches
 
@@ -129,6 +129,7 @@ class Storage:
             StorageQuotaReached: the owner has too many batches that have not ended, or no byte
                 left for results.
         """
+        ...
 
     def batch(self, owner: str, batch_id: str) -> Batch:
         """A batch of the owner.
@@ -136,17 +137,20 @@ class Storage:
         Raises:
             UnknownBatch: the owner has no such batch.
         """
+        ...
 
     def batches(self, owner: str, *, after: str | None = None, limit: int = 20) -> Page[Batch]:
         """Batches of the owner, the newest first.
 
         Args:
+            owner: as for `add_batch`.
             after: id of the batch that the page follows; None for the first page.
             limit: most batches of the page.
 
         Raises:
             UnknownBatch: `after` is no batch of the owner.
         """
+        ...
 
     def cancel(self, owner: str, batch_id: str) -> Batch:
         """The batch, now cancelling; whoever claims the batch finishes it.
@@ -155,6 +159,7 @@ class Storage:
             UnknownBatch: the owner has no such batch.
             BatchConflict: the batch has ended in another way than `cancelled`.
         """
+        ...
 
     # --- work
 
@@ -168,6 +173,7 @@ class Storage:
         Args:
             ending: only batches that were cancelled, or whose window is over.
         """
+        ...
 
     # --- care
 
@@ -176,9 +182,33 @@ class Storage:
 
         May run at any time, in several processes at once.
         """
+        ...
 
     def figures(self) -> Figures:
         """Numbers for metrics."""
+        ...
 
     def close(self) -> None:
         """Close the connections to the database."""
+        ...
+
+
+def open_storage(settings: Settings) -> Storage:
+    """The storage that the settings name, made if nothing is there.
+
+    Raises:
+        SettingsInvalid: a package is missing, the database or the store cannot be used, or they do
+            not belong together.
+    """
+    needed = ["sqlalchemy"]
+    needed += ["psycopg"] if settings.batch_database else []
+    needed += ["obstore"] if settings.batch_store else []
+    for package in needed:
+        if importlib.util.find_spec(package) is None:
+            raise SettingsInvalid(
+                f"MATRYO_BATCH is true, but the package {package} is not installed. Install it "
+                "with: pip install 'matryo[batch]'"
+            )
+    from matryo.batch.sql.opening import open_sql_storage
+
+    return open_sql_storage(settings)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Protocol
+
 from matryo.batch.objects import File
 
 PIECE_BYTES = 8 * 1024 * 1024
 """Bytes that an upload holds in memory at most, besides the chunk that is written."""
 
 
-class Upload:
+class Upload(Protocol):
     """A file that is not yet there. One thread at a time may use an upload.
 
     The file appears as a whole with `commit`, or never. Bytes of an upload that nobody ends are
@@ -16,9 +18,12 @@ class Upload:
 
     Attributes:
         n_bytes: bytes written.
+        expires_after_s: life of the file, which may be changed until `commit`; None for the
+            server's own.
     """
 
     n_bytes: int
+    expires_after_s: int | None
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
         """Append bytes.

@@ -15,7 +15,7 @@ from typing import Literal
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
-DOORS = ("openai", "tei", "encoderfile", "grpc", "mcp", "operations", "none")
+DOORS = ("openai", "batch", "tei", "encoderfile", "grpc", "mcp", "operations", "none")
 LANES = ("query", "bulk")
 DIRECTIONS = ("in", "out")
 HOLDERS = ("body", "texts", "tokens", "vectors", "answer", "connection")

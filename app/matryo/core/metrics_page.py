@@ -36,7 +36,7 @@ _GROUPS: dict[str, dict[str, Use]] = {
         "request_seconds": Use(
             "How long do callers wait for an answer? Hang-ups, refusals and probes are apart.",
             "histogram_quantile(0.5, sum by (le) (rate(matryo_request_seconds_bucket"
-            '{door!="operations",status=~"200|OK"}[5m])))',
+            '{door!~"operations|batch",status=~"200|OK"}[5m])))',
         ),
         "requests_in_progress": Use("How many callers wait now? A scrape counts itself."),
         "rejections_total": Use(

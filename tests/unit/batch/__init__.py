@@ -1,1 +1,1 @@
-"""Tests."""
+"""The Batch API without a server."""
