@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 from matryo.assembly.models import make_ready
 from matryo.catalog.catalog import open_catalog
 from matryo.core.environment import load_settings
-from matryo.engine import BatchResult, CoreUse, TokenIds, plan_cores
+from matryo.engine import BatchResult, CoreUse, Interrupt, TokenIds, plan_cores
 from matryo.engine.factory import load_engine
 from matryo.engine.onnx.limits import cpu_limits
 from matryo.engine.postprocess import FloatArray
@@ -181,9 +181,10 @@ class SimulatedEngine(FakeEngine):
         texts: Sequence[TokenIds],
         dimensions: Sequence[int],
         normalize: Sequence[bool] | None = None,
+        interrupt: Interrupt | None = None,
     ) -> BatchResult:
         """Zeros."""
-        del normalize
+        del normalize, interrupt
         spent_s = self.spent_s
         if spent_s is None:
             spent_s = self._machine.seconds(list(map(len, texts)), self._use.lone_threads)

@@ -15,7 +15,7 @@ from matryo.assembly.models import equal_part
 from matryo.commands.processes import run_processes
 from matryo.core.environment import load_settings
 from matryo.core.settings import Settings
-from matryo.engine import BatchResult, Encoded, Side, TokenIds
+from matryo.engine import BatchResult, Encoded, Interrupt, Side, TokenIds
 from matryo.engine.postprocess import FloatArray
 from matryo.http.listening import Listener, bind
 from matryo.main import build_server, create_app
@@ -45,6 +45,7 @@ class InstantEngine(FakeEngine):
         texts: Sequence[TokenIds],
         dimensions: Sequence[int],
         normalize: Sequence[bool] | None = None,  # noqa: ARG002 - as its class
+        interrupt: Interrupt | None = None,  # noqa: ARG002 - as its class
     ) -> BatchResult:
         """A vector for each text."""
         return BatchResult(list(map(self.vector, texts, dimensions)), 0, 1e-5, 0.0)

@@ -21,7 +21,7 @@ import numpy as np
 from prometheus_client import CollectorRegistry
 
 from matryo.core.metrics import Metrics
-from matryo.engine import BatchResult, EngineLimits, TokenIds
+from matryo.engine import BatchResult, EngineLimits, Interrupt, Interrupted, TokenIds
 from matryo.scheduler import Scheduler, SchedulerConfig
 from matryo.scheduler.jobs import Job
 from tests.fakes import FakeEngine
@@ -30,6 +30,8 @@ T = TypeVar("T")
 
 _PARALLEL = 0.9
 """Speed-up of a run by each thread more."""
+_NODE_S = 0.002
+"""The longest that a run goes on after it was interrupted."""
 _SCORE_TOKENS, _RUN_TOKENS = 1 / 4096, 16
 _DIMENSIONS = 4
 
@@ -91,6 +93,7 @@ class VirtualEngine(FakeEngine):
         texts: Sequence[TokenIds],  # noqa: ARG002 - as its class
         dimensions: Sequence[int],
         normalize: Sequence[bool] | None = None,  # noqa: ARG002 - as its class
+        interrupt: Interrupt | None = None,  # noqa: ARG002 - the cores interrupt
     ) -> BatchResult:
         """Vectors of zeros."""
         vectors = [np.zeros(size, np.float32) for size in dimensions]
@@ -108,6 +111,7 @@ class _Run:
     threads: int
     started: float
     future: Future[Any]
+    interrupt: Interrupt | None
 
 
 class Cores(Executor):
@@ -128,7 +132,7 @@ class Cores(Executor):
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
         """Begin a run of an engine and a batch."""
-        engine, batch = args
+        engine, batch, interrupt = args
         lengths = [job.n_tokens for job in batch]
         n_tokens = len(lengths) * max(lengths)  # padded
         cost = _RUN_TOKENS + n_tokens * (1 + max(lengths) * _SCORE_TOKENS)
@@ -136,10 +140,18 @@ class Cores(Executor):
         threads = 1 if self._runs else self._cores
         left_s = cost * self._token_s
         work = partial(fn, *args, **kwargs)
-        run = _Run(work, engine, batch, left_s, threads, self._loop.now, Future())
+        run = _Run(work, engine, batch, left_s, threads, self._loop.now, Future(), interrupt)
+        if interrupt:
+            interrupt.watch(partial(self._interrupt, run))
         self._runs.append(run)
         self._plan()
         return run.future
+
+    def _interrupt(self, run: _Run) -> None:
+        """End a run at the end of the node that it computes."""
+        self._pass_time()
+        run.left_s = min(run.left_s, _NODE_S * self._speed(run))
+        self._plan()
 
     def _speed(self, run: _Run) -> float:
         alone = 1 + _PARALLEL * (run.threads - 1)
@@ -165,6 +177,9 @@ class Cores(Executor):
         self._pass_time()
         for run in [run for run in self._runs if run.left_s <= 1e-9]:
             self._runs.remove(run)
+            if run.interrupt and run.interrupt.is_set:
+                run.future.set_result(Interrupted())
+                continue
             for job in run.batch:
                 run.engine.computed[job.ticket.tenant.name] += job.n_tokens
             run.engine.spent_s = self._loop.now - run.started

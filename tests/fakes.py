@@ -19,6 +19,8 @@ from matryo.engine import (
     BatchResult,
     Encoded,
     EngineLimits,
+    Interrupt,
+    Interrupted,
     Side,
     Token,
     TokenIds,
@@ -152,6 +154,7 @@ class FakeEngine:
         texts: Sequence[TokenIds],
         dimensions: Sequence[int],
         normalize: Sequence[bool] | None = None,
+        interrupt: Interrupt | None = None,
     ) -> BatchResult:
         """`vector` of each text, after whatever the test asked for."""
         started = time.perf_counter()
@@ -159,6 +162,8 @@ class FakeEngine:
         self.before(texts)
         if self.delay_s:
             time.sleep(self.delay_s)
+        if interrupt and interrupt.is_set:
+            raise Interrupted
         with self._lock:
             self.batches.append([len(ids) for ids in texts])
         vectors = [

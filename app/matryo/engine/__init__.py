@@ -6,6 +6,7 @@ engine so far, on ONNX Runtime. `factory` loads the engine of an artefact.
 """
 
 from matryo.engine.cores import CoreUse, plan_cores
+from matryo.engine.interrupt import Interrupt, Interrupted
 from matryo.engine.limits import EngineLimits
 from matryo.engine.protocol import BatchResult, Engine, Tokens
 from matryo.engine.tokenizer import Encoded, Side, Token, TokenIds, most_chars
@@ -16,6 +17,8 @@ __all__ = [
     "Encoded",
     "Engine",
     "EngineLimits",
+    "Interrupt",
+    "Interrupted",
     "Side",
     "Token",
     "TokenIds",

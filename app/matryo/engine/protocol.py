@@ -8,6 +8,7 @@ from typing import Protocol
 
 from matryo.catalog.manifest import Manifest
 from matryo.core.choices import Precision
+from matryo.engine.interrupt import Interrupt
 from matryo.engine.limits import EngineLimits
 from matryo.engine.postprocess import FloatArray
 from matryo.engine.tokenizer import Encoded, Side, Token, TokenIds
@@ -137,6 +138,7 @@ class Engine(Protocol):
         texts: Sequence[TokenIds],
         dimensions: Sequence[int],
         normalize: Sequence[bool] | None = None,
+        interrupt: Interrupt | None = None,
     ) -> BatchResult:
         """Vectors of a batch.
 
@@ -145,8 +147,10 @@ class Engine(Protocol):
             dimensions: output size of each text, 1 to the native size.
             normalize: whether each text's vector has unit length; None for all. A vector that has
                 not is what the model gives before the last step, `l2_normalize`.
+            interrupt: ends the run early; None for a run that always ends by itself.
 
         Raises:
+            Interrupted: `interrupt` was set.
             InferenceFailed: the run raised, or gave values that are not finite.
         """
         ...

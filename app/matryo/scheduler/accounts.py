@@ -5,8 +5,8 @@ work that runs took of the tenant, divided by its weight. Of the tenants that wa
 lowest clock goes first. A tenant that had nothing waiting starts at the clock of the tenant that
 went first last: time without a request earns nothing.
 
-A *guest* is a tenant that had nearly its share of the workers' time of late, or more. Guests leave
-room for tenants that had less and may send a request at any moment; see `policy`.
+A *guest* is a tenant that had nearly its share of the workers' time of late, or more, and at least
+half of what the tenant had that had most. Guests make way for the other tenants; see `policy`.
 
 Source: Goyal, Vin, Cheng, "Start-time Fair Queuing", SIGCOMM 1996.
 """
@@ -46,7 +46,7 @@ class Account:
         seen_at: the clock when something of the tenant last came, ran or left.
         used_s: seconds of work that runs took, each of them fading over `Accounts.recent_s`.
         used_at: the clock when `used_s` was right.
-        is_guest: whether the tenant had nearly its share of late, or more.
+        is_guest: whether the tenant makes way for tenants that had less of late.
         n_waiting: requests with pending jobs.
         query_tokens: of pending jobs of queries.
         bulk_tokens: of pending jobs of bulk.
@@ -97,6 +97,7 @@ class Accounts:
         self._weight = 0.0
         self._now = -math.inf
         self._clock = 0.0
+        self._most_used: Account | None = None
 
     def waiting(self) -> Iterator[Account]:
         """The accounts of tenants that have something pending."""
@@ -143,6 +144,8 @@ class Accounts:
         while (oldest := next(iter(self._idle), None)) and self._is_past(oldest, self._now):
             del self._idle[oldest], self._by_name[oldest.tenant.name]
             self._weight -= oldest.tenant.weight
+            if oldest is self._most_used:
+                self._most_used = None
         return account
 
     def count(
@@ -195,36 +198,20 @@ class Accounts:
 
     # --- what follows from it
 
-    def ranked(
-        self, *, bulk: bool, long_allowed: bool = True, guests_allowed: bool = True
-    ) -> Iterator[Account]:
+    def ranked(self, *, bulk: bool, guests: bool, long_allowed: bool = True) -> Iterator[Account]:
         """Tenants with pending jobs, the one whose turn it is first; some may come twice.
 
         Args:
             bulk: whether the jobs are those of bulk.
+            guests: whether the tenants are guests.
             long_allowed: whether tenants count that have long texts alone.
-            guests_allowed: whether guests count.
         """
         lanes = [
             lane
             for all_long in (False, True)[: 1 + long_allowed]
-            for guest in (False, True)[: 1 + guests_allowed]
-            if (lane := self._lanes.get((bulk, all_long, guest)))
+            if (lane := self._lanes.get((bulk, all_long, guests)))
         ]
         return (account for _, _, account in (merge(*lanes) if len(lanes) > 1 else chain(*lanes)))
-
-    def expects_others(self, now: float) -> bool:
-        """Whether a tenant that is no guest has nothing pending, and may send a request soon."""
-        for account in reversed(self._idle):
-            if self._is_past(account, now):
-                break
-            if not account.is_guest:
-                return True
-        return False
-
-    def guests_wait(self) -> bool:
-        """Whether a guest has something pending."""
-        return any(ranks and guest for (_, _, guest), ranks in self._lanes.items())
 
     def _see(self, account: Account) -> None:
         account.seen_at = self._now
@@ -233,8 +220,7 @@ class Accounts:
 
     def _sort(self, account: Account) -> None:
         """Sort an account anew."""
-        share_s = self.part(account.tenant) * self._capacity_s
-        account.is_guest = len(self._by_name) > 1 and self._used_s(account) > _NEARLY * share_s
+        account.is_guest = len(self._by_name) > 1 and self._used_much(account)
         wanted = {(False, group.all_long, account.is_guest) for group in account.queries}
         wanted |= {(True, group.all_long, account.is_guest) for group in account.bulk}
         rank = account.served, account.number, account
@@ -246,6 +232,16 @@ class Accounts:
         for lane in wanted - account.ranks.keys():
             insort(self._lanes.setdefault(lane, []), rank)
             account.ranks[lane] = rank
+
+    def _used_much(self, account: Account) -> bool:
+        """Whether a tenant had nearly its share of late, and half of the most that any had."""
+        weight, used_s = account.tenant.weight, self._used_s(account)
+        most = self._most_used
+        if most is None or used_s / weight >= self._used_s(most) / most.tenant.weight:
+            self._most_used = most = account
+        most_s = self._used_s(most) / most.tenant.weight * weight
+        share_s = self.part(account.tenant) * self._capacity_s
+        return used_s > max(_NEARLY * share_s, most_s / 2)
 
     def _used_s(self, account: Account) -> float:
         """Seconds that a tenant used of late."""

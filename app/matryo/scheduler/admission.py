@@ -1,56 +1,33 @@
-"""Who is admitted, and when a request leaves.
+"""Who is admitted, what runs next, and when a request leaves.
 
-The invariant: a job that was admitted is pending (`Queue.waiting`), or in a run that has taken it
-and not given it back, or gone. Tokens and seconds are sums over these two, never counted beside
-them.
+The invariant: a job that was admitted is pending (`Queue.waiting`, or `Queue.background`), or in a
+run that has taken it and not given it back, or gone. Tokens and seconds are sums over these, never
+counted beside them.
+
+Batch requests, for which nobody waits at a connection, are the background. Runs of the background
+begin where nothing else runs, and are interrupted when an online request comes. Batch requests are
+bounded by whoever sends them: they count toward no bound, and no other request waits for them.
 """
 
 from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 
 from matryo.core.errors import CapacityError, MatryoError, Overloaded, Stopping, WaitTooLong
 from matryo.core.metrics import Metrics
-from matryo.engine import Engine
+from matryo.engine import Interrupt
+from matryo.scheduler.accounts import Account
+from matryo.scheduler.arrivals import Arrivals
 from matryo.scheduler.config import SchedulerConfig
 from matryo.scheduler.groups import Load
 from matryo.scheduler.jobs import ANYONE, Job, Tenant, Ticket, work_of
-from matryo.scheduler.policy import classify, is_bulk
-from matryo.scheduler.rates import Rates, Work
+from matryo.scheduler.policy import classify, is_bulk, next_batch
+from matryo.scheduler.rates import Rates
+from matryo.scheduler.runs import Choice, Run, Runs
 from matryo.scheduler.waiting import Waiting
 from matryo.scheduler.waits import Waits
-
-
-@dataclass(eq=False, slots=True)
-class Run:
-    """The jobs that one worker has taken.
-
-    Attributes:
-        engine: the model.
-        work: of the jobs.
-        n_tokens: of the jobs.
-        started: the clock when the worker took the jobs.
-        has_bulk: whether a job is of a bulk request.
-        is_long: whether the run is that of one long text.
-        is_probe: whether no job is a caller's.
-        counted: the clock until which the run's time is counted as busy.
-        is_guest: whether a guest led when the worker took the jobs.
-        by_tenant: tokens of the jobs of each tenant, by its name.
-    """
-
-    engine: Engine
-    work: Work
-    n_tokens: int
-    started: float
-    has_bulk: bool
-    is_long: bool
-    is_probe: bool
-    counted: float
-    is_guest: bool
-    by_tenant: dict[str | None, int]
 
 
 class Queue:
@@ -63,8 +40,11 @@ class Queue:
         clock: monotonic seconds.
 
     Attributes:
-        waiting: the requests with pending jobs.
+        waiting: the online and bulk requests with pending jobs.
+        background: the batch requests with pending jobs.
+        runs: under way.
         bulk_since: the clock when a run last had bulk, or when bulk began to wait.
+        background_since: the same of batch requests, of which a run that ended counts.
         draining: nothing more is admitted.
         arrived: is set when there may be something new to run.
     """
@@ -81,11 +61,16 @@ class Queue:
         self._metrics = metrics
         self._clock = clock
         self._tickets: dict[Ticket, None] = {}
-        self._n_requests: dict[str | None, int] = {}  # admitted, by the name of the tenant
-        self._runs: dict[Run, None] = {}
+        # Admitted and no batch requests, by the name of the tenant.
+        self._n_requests: dict[str | None, int] = {}
+        self._n_online = 0
+        self.runs = Runs()
         self.waiting = Waiting(config.workers, config.recent_s)
+        self.background = Waiting(config.workers, config.recent_s)
         self._waits = Waits(self.waiting, rates, config)
-        self.bulk_since = 0.0
+        # Requests that interrupt batch requests, and those of them that interrupt guests.
+        self._online, self._before_guests = Arrivals(config.recent_s), Arrivals(config.recent_s)
+        self.bulk_since = self.background_since = 0.0
         self.draining = False
         self.arrived = asyncio.Event()
 
@@ -95,26 +80,8 @@ class Queue:
 
     @property
     def n_tokens(self) -> int:
-        """Tokens that are admitted and not computed."""
-        n_tokens = self.waiting.n_tokens
-        for run in self._runs:
-            n_tokens += run.n_tokens
-        return n_tokens
-
-    @property
-    def runs(self) -> Iterable[Run]:
-        """The runs under way."""
-        return self._runs
-
-    @property
-    def n_long(self) -> int:
-        """Runs of long texts under way."""
-        return sum(run.is_long for run in self._runs)
-
-    @property
-    def n_guests(self) -> int:
-        """Runs under way that a guest leads."""
-        return sum(run.is_guest for run in self._runs)
+        """Tokens that are admitted and not computed, apart from those of batch requests."""
+        return self.waiting.n_tokens + self.runs.n_tokens
 
     # --- admission
 
@@ -142,7 +109,7 @@ class Queue:
             Stopping: draining.
             Overloaded: the queue is full, or the wait too long.
         """
-        if self._is_idle():
+        if self._is_idle() or ticket.is_background:
             return
         self._check_bounds(ticket.tenant, ticket.n_tokens)
         work_s = self._rates.of(ticket.engine).seconds(ticket.work)
@@ -165,7 +132,7 @@ class Queue:
 
     def _check_bounds(self, tenant: Tenant, n_tokens: int) -> None:
         config = self._config
-        n_mine, n_all = self._n_requests.get(tenant.name, 0), len(self._tickets)
+        n_mine, n_all = self._n_requests.get(tenant.name, 0), self._n_online
         if self._is_over(tenant, 1, n_mine, n_all, config.max_requests):
             raise self._full("requests", "waiting requests", 1, n_all, config.max_requests or 0)
         held = self._tokens_of(tenant)
@@ -199,7 +166,9 @@ class Queue:
         """Tokens of a tenant that are admitted and not computed."""
         account = self.waiting.accounts.find(tenant)
         n_tokens = account.query_tokens + account.bulk_tokens if account else 0
-        return n_tokens + sum(run.by_tenant.get(tenant.name, 0) for run in self._runs)
+        return n_tokens + sum(
+            run.by_tenant.get(tenant.name, 0) for run in self.runs if not run.is_background
+        )
 
     def _check_wait(
         self,
@@ -258,7 +227,7 @@ class Queue:
 
     def _running_s(self) -> float:
         """Seconds of one worker that the runs under way still take."""
-        return sum(map(self.left_s, self._runs), 0.0)
+        return sum((self.left_s(run) for run in self.runs if not run.is_background), 0.0)
 
     def left_s(self, run: Run) -> float:
         """Seconds that a run still takes, by the measured rates."""
@@ -271,27 +240,103 @@ class Queue:
 
     def add(self, ticket: Ticket) -> None:
         """Admit a request, whatever the bounds."""
-        if not any(load.n_requests for load in self.waiting.bulk):
-            self.bulk_since = self._clock()
+        now = self._clock()
         classify(ticket, self._rates.budget)
         self._tickets[ticket] = None
-        name = ticket.tenant.name
-        self._n_requests[name] = self._n_requests.get(name, 0) + 1
-        self.waiting.add(ticket)
+        if ticket.is_background:
+            if not len(self.background):
+                self.background_since = now
+            self.background.add(ticket)
+        else:
+            if not any(load.n_requests for load in self.waiting.bulk):
+                self.bulk_since = now
+            name = ticket.tenant.name
+            self._n_requests[name] = self._n_requests.get(name, 0) + 1
+            self._n_online += 1
+            self.waiting.add(ticket)
+            self._make_way(ticket, now)
         self.arrived.set()
+
+    def _make_way(self, ticket: Ticket, now: float) -> None:
+        """Interrupt the runs that a request which has come goes before."""
+        account = self.waiting.accounts.find(ticket.tenant)
+        if ticket.is_probe or account is None:
+            return
+        self._online.count(now)
+        if not account.is_guest:
+            self._before_guests.count(now)
+        for run in self.runs:
+            if run.interrupt and (run.is_background or self._passes(account, run)):
+                run.interrupt.set()
+
+    def _passes(self, account: Account, run: Run) -> bool:
+        """Whether a tenant that has sent a request goes before a guest that leads a run."""
+        ahead_s = (account.served - run.leader_served) * account.tenant.weight
+        return not account.is_guest and ahead_s <= self._config.starve_s
 
     # --- runs
 
-    def take(self, batch: Sequence[Job], now: float) -> Run:
-        """Move the jobs of a batch from their requests to a run, which must be given back."""
-        by_ticket: dict[Ticket, list[Job]] = {}
-        for job in batch:
-            by_ticket.setdefault(job.ticket, []).append(job)
-        first, work = batch[0], work_of(batch)
-        accounts, by_tenant = self.waiting.accounts, dict[str | None, int]()
+    def choose(self, now: float) -> Choice | None:
+        """What a worker that has nothing to do shall run; None for nothing."""
+        if self.runs.is_clearing:
+            return None
+        online = self._choose_online(now)
+        if not len(self.background):
+            return online
+        batch = self._next_batch(self.background, now, self._online, yields=True)
+        if not batch:
+            return online
+        if not online and not self.runs.is_online:
+            return Choice(batch, Interrupt())
+        # Beside endless online work the background has its part, which nobody interrupts.
+        run_s = self._rates.of(batch[0].ticket.engine).seconds(work_of(batch))
+        pause_s = run_s / (self._config.background_share * self._config.workers)
+        return Choice(batch) if now - self.background_since >= pause_s else online
+
+    def _choose_online(self, now: float) -> Choice | None:
+        if not len(self.waiting):
+            return None
+        batch = self._next_batch(self.waiting, now, self._before_guests)
+        if not batch:
+            return None
+        first = batch[0]
+        leader = self.waiting.accounts.find(first.ticket.tenant)
+        yields = leader and leader.is_guest and first.n_tokens <= first.ticket.long_tokens
+        return Choice(batch, Interrupt() if yields else None)
+
+    def _next_batch(
+        self, waiting: Waiting, now: float, arrivals: Arrivals, *, yields: bool = False
+    ) -> list[Job]:
+        """The batch that the policy chooses.
+
+        Args:
+            waiting: the requests to choose from.
+            now: the clock.
+            arrivals: of requests that interrupt runs of guests.
+            yields: whether they interrupt every run.
+        """
+        return next_batch(
+            waiting,
+            self._rates.budget,
+            self._config,
+            now=now,
+            bulk_since=self.bulk_since,
+            long_allowed=self.runs.n_long < max(1, self._config.workers // 2),
+            before=self.runs.leaders(),
+            gap_s=arrivals.gap_s(now),
+            yields=yields,
+        )
+
+    def take(self, choice: Choice, now: float) -> Run:
+        """Move the jobs of a choice from their requests to a run, which must be given back."""
+        first, work = choice.jobs[0], work_of(choice.jobs)
+        by_ticket, by_tenant = _by_ticket(choice.jobs), dict[str | None, int]()
+        waiting = self._place(first.ticket)
+        accounts = waiting.accounts
         leader = accounts.open(first.ticket.tenant, now)
         run = Run(
             engine=first.ticket.engine,
+            jobs=choice.jobs,
             work=work,
             n_tokens=sum(work.values()),
             started=now,
@@ -299,32 +344,61 @@ class Queue:
             is_long=first.n_tokens > first.ticket.long_tokens,
             is_probe=all(ticket.is_probe for ticket in by_ticket),
             counted=now,
-            is_guest=leader.is_guest,
+            is_background=first.ticket.is_background,
             by_tenant=by_tenant,
+            leader=leader,
+            leader_served=leader.served,
+            interrupt=choice.interrupt,
         )
         accounts.lead(leader)
         rate, starve_s = self._rates.of(run.engine), self._config.starve_s
         for ticket, jobs in by_ticket.items():
             tenant, taken = ticket.tenant, work_of(jobs)
             by_tenant[tenant.name] = by_tenant.get(tenant.name, 0) + sum(taken.values())
-            self.waiting.remove(ticket)
+            waiting.remove(ticket)
             ticket.take(jobs, now)
             accounts.charge(accounts.open(tenant, now), rate.seconds(taken), now, starve_s)
             if ticket.pending:
-                self.waiting.add(ticket)
-        if run.has_bulk:
+                waiting.add(ticket)
+        if run.has_bulk and not run.is_background:
             self.bulk_since = now
-        self._runs[run] = None
+        self.runs.begin(run)
         return run
+
+    def put_back(self, run: Run) -> None:
+        """Let the jobs of a run wait again, which was interrupted and is not given back yet.
+
+        Nobody is charged. A guest whose runs are all interrupted is soon no guest any more, so that
+        none is.
+        """
+        now, rate = self._clock(), self._rates.of(run.engine)
+        for ticket, jobs in _by_ticket(run.jobs).items():
+            waiting = self._place(ticket)
+            account = waiting.accounts.open(ticket.tenant, now)
+            seconds = rate.seconds(work_of(jobs))
+            waiting.accounts.charge(account, -seconds, now, self._config.starve_s)
+            if ticket in self._tickets:
+                waiting.remove(ticket)
+                ticket.put_back(jobs)
+                waiting.add(ticket)
 
     def give_back(self, run: Run) -> None:
         """Count the tokens of a run as done, however the run ended."""
-        del self._runs[run]
-        if run.has_bulk:
+        self.runs.end(run)
+        if run.is_background:
+            if not run.is_interrupted:
+                self.background_since = self._clock()
+        elif run.has_bulk:
             self.bulk_since = self._clock()  # a long text must not lead again as soon as it is done
-        if run.is_long or run.is_guest:
-            self.arrived.set()  # another worker may wait until a long text, or a guest, may run
+        if len(self.waiting) or len(self.background):
+            # Another worker may wait for the end of this run: until a long text may run, or a
+            # guest, or a batch request.
+            self.arrived.set()
         self.count_busy(run)
+
+    def _place(self, ticket: Ticket) -> Waiting:
+        """Where a request waits."""
+        return self.background if ticket.is_background else self.waiting
 
     def count_busy(self, run: Run) -> None:
         """Count the time of a run as busy, as far as that was not done before."""
@@ -341,11 +415,13 @@ class Queue:
         if ticket not in self._tickets:
             return
         del self._tickets[ticket]
-        name = ticket.tenant.name
-        self._n_requests[name] -= 1
-        if not self._n_requests[name]:
-            del self._n_requests[name]
-        self.waiting.remove(ticket)
+        if not ticket.is_background:
+            self._n_online -= 1
+            name = ticket.tenant.name
+            self._n_requests[name] -= 1
+            if not self._n_requests[name]:
+                del self._n_requests[name]
+        self._place(ticket).remove(ticket)
         ticket.future.cancel()
         if (n_dropped := ticket.drop()) and not ticket.is_probe:
             self._metrics.cancellations.labels(ticket.engine.manifest.id).inc(n_dropped)
@@ -358,6 +434,16 @@ class Queue:
         tickets = list(self._tickets)
         self._tickets.clear()
         self._n_requests.clear()
+        self._n_online = 0
         self.waiting.clear()
+        self.background.clear()
         for ticket in tickets:
             ticket.fail(error())  # one each, because a raised error collects tracebacks
+
+
+def _by_ticket(jobs: Sequence[Job]) -> dict[Ticket, list[Job]]:
+    """The jobs of each request."""
+    by_ticket: dict[Ticket, list[Job]] = {}
+    for job in jobs:
+        by_ticket.setdefault(job.ticket, []).append(job)
+    return by_ticket

@@ -30,8 +30,8 @@ class SchedulerConfig:
             text would cost alone, beside the fixed cost of a run. At least 1.
         recent_s: seconds for which a tenant counts as active after it was last seen, and over which
             its use of the workers is remembered.
-        guest_share: part of a batch's time that a batch of a guest may take while another tenant
-            may send a request at any moment.
+        background_share: part of the workers' time that batch requests get beside endless online
+            work.
         restart_s: pause before a worker that died starts anew, and between two tries of the
             heartbeat.
     """
@@ -46,5 +46,5 @@ class SchedulerConfig:
     query_share: float = 0.75
     joining_cost: float = 1.25
     recent_s: float = 10.0
-    guest_share: float = 0.125
+    background_share: float = 0.05
     restart_s: float = 0.2

@@ -46,10 +46,11 @@ class Gauges:
             queue.count_busy(run)
         metrics.workers.set(self._config.workers)
         metrics.busy_workers.set(len(runs))
+        online = [run for run in runs if not run.is_background]
         n_waiting = queue.waiting.n_tokens - queue.waiting.n_probe_tokens
-        metrics.queue_tokens.set(n_waiting + sum(run.n_tokens for run in runs))
+        metrics.queue_tokens.set(n_waiting + sum(run.n_tokens for run in online))
         for engine in self._engines:
-            left_s = sum(queue.left_s(run) for run in runs if run.engine is engine)
+            left_s = sum(queue.left_s(run) for run in online if run.engine is engine)
             self._show_model(engine, left_s)
 
     def _show_model(self, engine: Engine, left_s: float) -> None:

@@ -15,8 +15,9 @@ from matryo.engine import Engine, TokenIds
 from matryo.engine.postprocess import FloatArray
 from matryo.scheduler.rates import Work, length_class
 
-Priority = Literal["online", "bulk"]
-"""Who waits for a request. A `bulk` request never counts as a query, however small it is."""
+Priority = Literal["online", "bulk", "batch"]
+"""Who waits for a request. A `bulk` request never counts as a query, however small it is. A `batch`
+request runs where nothing else would run."""
 
 _numbers = itertools.count()
 
@@ -125,6 +126,11 @@ class Ticket:
         self._vectors: FloatArray | None = None
 
     @property
+    def is_background(self) -> bool:
+        """Whether every other request goes first."""
+        return self.priority == "batch"
+
+    @property
     def live(self) -> bool:
         """Whether somebody still waits for the result."""
         return not self.future.done()
@@ -141,6 +147,12 @@ class Ticket:
         self.work = {kind: n - gone.get(kind, 0) for kind, n in self.work.items()}
         self.pending_tokens = sum(self.work.values())
         self.waiting_since = now
+
+    def put_back(self, jobs: Sequence[Job]) -> None:
+        """Move jobs back into `pending`, because their run was interrupted."""
+        self.pending = sorted([*self.pending, *jobs], key=lambda job: job.n_tokens)
+        self.work = work_of(self.pending)
+        self.pending_tokens = sum(self.work.values())
 
     def drop(self) -> int:
         """Empty `pending`; the number of jobs that were in it."""

@@ -4,18 +4,18 @@ A *query* is an online request that fits in half a batch; every other request is
 before bulk. If bulk had nothing computed for `starve_s`, bulk runs first. Among queries, and
 among bulk requests, the tenant whose turn it is leads (see `accounts`). Of its requests, the one
 with the fewest tokens left leads, unless another had nothing computed for as long. Queries of a
-tenant that had `starve_s` seconds of work beyond its due, or of a *guest* that had any, come after
-bulk of the other tenant: nobody starves another's bulk by sending queries alone.
+tenant that had `starve_s` seconds of work beyond its due come after bulk of the other tenant:
+nobody starves another's bulk by sending queries alone.
 
 The leader's longest text begins the batch. Texts of any request for the same model then fill the
 batch, the longest that fits first: reading the weights for a query serves bulk as well. Texts of
 very different lengths stay apart where attention would compute too much padding.
 
-No run can be interrupted. While another tenant may send a request at any moment, batches of guests
-are therefore short, and guests leave one worker free. Texts of guests join the batches of guests
-alone, because the others in a batch are answered only when the batch is done. While guests wait,
-batches of others are short too, or a worker's part of the leader's texts: a run beside runs of
-guests never gets every core, so that the request is spread over the workers instead.
+Guests come after every other tenant: their runs begin where no other tenant has anything waiting or
+under way, and are interrupted when another tenant's request comes. The work of an interrupted run
+is lost. Runs of guests are therefore short while others send requests (see `_part`), and no text of
+a guest joins a batch of others, or the other way round. A guest that is owed `starve_s` seconds of
+work by another tenant does not wait for that tenant.
 
 A choice costs a few binary searches for each text of the batch, however many requests and tenants
 wait.
@@ -23,12 +23,13 @@ wait.
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from operator import itemgetter
 
 from matryo.engine import Engine
-from matryo.scheduler.accounts import Account
+from matryo.scheduler.accounts import Account, Accounts
 from matryo.scheduler.config import SchedulerConfig
 from matryo.scheduler.groups import Entry, Group, first_live
 from matryo.scheduler.jobs import Job, Ticket
@@ -73,7 +74,9 @@ def next_batch(
     now: float,
     bulk_since: float,
     long_allowed: bool = True,
-    guests_allowed: bool = True,
+    before: Collection[Account] = (),
+    gap_s: float = math.inf,
+    yields: bool = False,
 ) -> list[Job]:
     """The jobs to run now.
 
@@ -85,55 +88,44 @@ def next_batch(
         bulk_since: the clock when a run last had bulk, or when bulk began to wait.
         long_allowed: whether a text over `long_tokens` may run. Limiting how many of them run at
             once keeps a worker free for queries, and bounds memory.
-        guests_allowed: whether a guest may lead while another tenant may send a request soon.
+        before: the tenants whose runs guests wait for.
+        gap_s: mean seconds between two requests that interrupt runs of guests.
+        yields: whether those requests interrupt every run.
 
     Returns:
         Jobs of one engine; empty only if nothing that may run is pending.
     """
     accounts, starve_s = waiting.accounts, config.starve_s
-    is_yielding = accounts.expects_others(now)
-    query, bulk = (
-        _first_of(
-            accounts.ranked(
-                bulk=bulk,
-                long_allowed=long_allowed,
-                guests_allowed=guests_allowed or not is_yielding,
-            ),
-            starve_s,
-            now,
-            bulk=bulk,
-            long_allowed=long_allowed,
-        )
-        for bulk in (False, True)
-    )
     is_due = now - bulk_since >= starve_s
-    query_leads = bool(query) and not (bulk and _passes(bulk[0], query[0], starve_s, due=is_due))
-    first_tenant = query if query_leads else bulk
-    if first_tenant is None:
+    first, guest = (
+        _first(accounts, starve_s, now, due=is_due, long_allowed=long_allowed, guests=guests)
+        for guests in (False, True)
+    )
+    before = [*before, first[0]] if first else before
+    if guest and all(other.ahead_s(guest[0]) > starve_s for other in before):
+        first = guest
+    if first is None:
         return []
-    account, leader = first_tenant
+    account, leader = first
     longest = leader.long_tokens
-    first = leader.pending[-1]
-    if first.n_tokens > longest:
+    job = leader.pending[-1]
+    if job.n_tokens > longest:
         if long_allowed:
-            return [first]
-        first = leader.pending[bisect_right(leader.pending, longest, key=_length) - 1]
+            return [job]
+        job = leader.pending[bisect_right(leader.pending, longest, key=_length) - 1]
 
-    is_short = is_yielding if account.is_guest else accounts.guests_wait()
-    part = 0.0 if account.is_guest else leader.n_tokens / config.workers
+    gap_s = gap_s if account.is_guest or yields else math.inf
 
     def most_tokens(length: int) -> int:
         most = budget(leader.engine, length)
-        n_tokens = most * (config.query_share if query_leads else 1.0)
-        return int(min(n_tokens, max(part, config.guest_share * most)) if is_short else n_tokens)
+        part = _part(leader.engine.limits.run_tokens / most, gap_s / config.batch_s)
+        return int(most * min(part, 1.0 if leader.bulk else config.query_share))
 
-    batch = _Batch(first, longest, most_tokens, config.joining_cost)
+    batch = _Batch(job, longest, most_tokens, config.joining_cost)
     batch.fill(leader)
     for kind in (False, True) if len(waiting) > 1 else ():
         batch.n_misses = 0
-        for other in accounts.ranked(
-            bulk=kind, long_allowed=False, guests_allowed=account.is_guest
-        ):
+        for other in accounts.ranked(bulk=kind, long_allowed=False, guests=account.is_guest):
             if batch.n_misses >= MAX_MISSES:
                 break
             if other.ahead_s(account) <= starve_s:
@@ -141,6 +133,44 @@ def next_batch(
             else:
                 batch.n_misses += 1
     return batch.jobs
+
+
+def _part(fixed: float, gap: float) -> float:
+    """The length of a run that loses least where runs are interrupted, beside that of a full batch.
+
+    A long run loses much when interrupted, and short ones have more fixed costs. Source: Young, "A
+    first order approximation to the optimum checkpoint interval", CACM 1974.
+
+    Args:
+        fixed: fixed cost of a run; the unit of this and the next is a full batch.
+        gap: mean time between two interruptions.
+    """
+    return math.sqrt(2 * fixed * gap)
+
+
+def _first(
+    accounts: Accounts,
+    starve_s: float,
+    now: float,
+    *,
+    due: bool,
+    long_allowed: bool,
+    guests: bool,
+) -> tuple[Account, Ticket] | None:
+    """The tenant among guests, or among all others, whose turn it is, and the leading request."""
+    query, bulk = (
+        _first_of(
+            accounts.ranked(bulk=bulk, long_allowed=long_allowed, guests=guests),
+            starve_s,
+            now,
+            bulk=bulk,
+            long_allowed=long_allowed,
+        )
+        for bulk in (False, True)
+    )
+    if query and bulk:
+        return bulk if _passes(bulk[0], query[0], starve_s, due=due) else query
+    return query or bulk
 
 
 def _passes(bulk: Account, query: Account, starve_s: float, *, due: bool) -> bool:
@@ -152,7 +182,7 @@ def _passes(bulk: Account, query: Account, starve_s: float, *, due: bool) -> boo
         starve_s: of the configuration.
         due: whether bulk had nothing computed for `starve_s`.
     """
-    if query.ahead_s(bulk) > (0.0 if query.is_guest else starve_s):
+    if query.ahead_s(bulk) > starve_s:
         return True
     return due and bulk.ahead_s(query) <= starve_s
 
@@ -171,13 +201,13 @@ def _first_of(
 
 
 def _leader(groups: Sequence[Group], starve_s: float, now: float) -> Ticket | None:
-    oldest = _first([group.by_age for group in groups])
+    oldest = _least([group.by_age for group in groups])
     if oldest is None or now - oldest.waiting_since >= starve_s:
         return oldest
-    return _first([group.by_size for group in groups])
+    return _least([group.by_size for group in groups])
 
 
-def _first(orders: Sequence[Sequence[Entry]]) -> Ticket | None:
+def _least(orders: Sequence[Sequence[Entry]]) -> Ticket | None:
     """The first ticket of several orders that somebody waits for."""
     first: Entry | None = None
     for entries in orders:
@@ -242,7 +272,7 @@ class _Batch:
             if group.engine is not self._engine or group.all_long:
                 continue
             entries = group.by_size
-            index = bisect_left(entries, self._least(), key=itemgetter(0))
+            index = bisect_left(entries, self._shortest(), key=itemgetter(0))
             while self.n_misses < MAX_MISSES:
                 index = first_live(entries, index)
                 if index == len(entries):
@@ -261,7 +291,7 @@ class _Batch:
         """Attention scores of the batch with one text more, its longest text then being this."""
         return (len(self.jobs) + 1) * longest**2
 
-    def _least(self) -> int:
+    def _shortest(self) -> int:
         """Tokens of the shortest text that is worth its cost; a smaller request has no such text.
 
         The longer a text, the better it goes with a longest one of its length or more.

@@ -16,13 +16,13 @@ from matryo.core import trace_names as names
 from matryo.core.errors import InferenceFailed
 from matryo.core.metrics import Metrics
 from matryo.core.tracing import NO_BATCH, NO_TRACER, Batch, Tracer
-from matryo.engine import BatchResult, Engine
+from matryo.engine import BatchResult, Engine, Interrupt, Interrupted
 from matryo.scheduler.admission import Queue
 from matryo.scheduler.config import SchedulerConfig
 from matryo.scheduler.health import Health
 from matryo.scheduler.jobs import Job
-from matryo.scheduler.policy import next_batch
 from matryo.scheduler.rates import Rates
+from matryo.scheduler.runs import Choice
 
 log = logging.getLogger(__name__)
 
@@ -72,37 +72,31 @@ class Workers:
     async def work(self) -> None:
         """Run batches while there are any, then wait for a request; the body of one worker."""
         queue = self._queue
-        max_long = max(1, self._config.workers // 2)
-        max_guests = max(1, self._config.workers - 1)
         while True:
             # All workers wake up for each arrival, and most find that another was first.
-            batch = len(queue.waiting) and next_batch(
-                queue.waiting,
-                self._rates.budget,
-                self._config,
-                now=self._clock(),
-                bulk_since=queue.bulk_since,
-                long_allowed=queue.n_long < max_long,
-                guests_allowed=queue.n_guests < max_guests,
-            )
-            if batch:
-                await self._run(batch)
+            if choice := queue.choose(self._clock()):
+                await self._run(choice)
             else:
                 queue.arrived.clear()
                 await queue.arrived.wait()
 
-    async def _run(self, batch: Sequence[Job]) -> None:
-        now = self._clock()
-        run = self._queue.take(batch, now)
+    async def _run(self, choice: Choice) -> None:
+        now, batch = self._clock(), choice.jobs
+        run = self._queue.take(choice, now)
         span = self._span(batch)
         error: BaseException | None = None
         # From here on, whatever raises, the run is given back.
         try:
+            error = await self._try(run.engine, batch, choice.interrupt)
+            if isinstance(error, Interrupted):
+                error = None
+                self._queue.put_back(run)
+                return
             waits = self._metrics.queue_seconds.labels(run.engine.manifest.id)
             for job in batch:
-                if not job.ticket.is_probe:
+                if not (job.ticket.is_probe or run.is_background):
                     waits.observe(now - job.ticket.arrived)
-            if error := await self._try(run.engine, batch):
+            if error:
                 self._note(run.engine, batch, error)
                 await self._narrow(run.engine, batch, error)
         finally:
@@ -118,12 +112,14 @@ class Workers:
         facts = {names.BATCH_TEXTS: len(batch), names.BATCH_TOKENS: n_tokens}
         return self._tracer.batch(batch[0].ticket.engine.manifest.id, passages, facts)
 
-    async def _try(self, engine: Engine, batch: Sequence[Job]) -> BaseException | None:
-        """Run a batch and deliver its vectors; the error, if the run failed."""
+    async def _try(
+        self, engine: Engine, batch: Sequence[Job], interrupt: Interrupt | None = None
+    ) -> BaseException | None:
+        """Run a batch and deliver its vectors; the error, if the run failed or was interrupted."""
         loop = asyncio.get_running_loop()
         done: asyncio.Future[Future[BatchResult | BaseException]] = loop.create_future()
         # Less than half of what asyncio's `run_in_executor` costs.
-        run = self._executor.submit(_embed, engine, batch)
+        run = self._executor.submit(_embed, engine, batch, interrupt)
         run.add_done_callback(partial(_report, loop, done))
         outcome = (await done).result()
         if isinstance(outcome, BaseException):
@@ -211,7 +207,9 @@ def _complete(
         done.set_result(run)
 
 
-def _embed(engine: Engine, batch: Sequence[Job]) -> BatchResult | BaseException:
+def _embed(
+    engine: Engine, batch: Sequence[Job], interrupt: Interrupt | None
+) -> BatchResult | BaseException:
     """The result of a run, or its error as a value; on a thread.
 
     Some errors, such as StopIteration, cannot pass through a future: the batch's callers would
@@ -220,7 +218,7 @@ def _embed(engine: Engine, batch: Sequence[Job]) -> BatchResult | BaseException:
     try:
         sizes = [job.ticket.dimensions for job in batch]
         normalize = [job.ticket.normalize for job in batch]
-        result = engine.embed([job.ids for job in batch], sizes, normalize)
+        result = engine.embed([job.ids for job in batch], sizes, normalize, interrupt)
         _check(result, sizes)
     except BaseException as exc:
         return exc

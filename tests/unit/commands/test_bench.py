@@ -89,7 +89,18 @@ def test_bench_measures_a_server_that_runs_already(
         refused = bench(embed, "--url", f"{live.url}/v1")
     assert refused.exit_code == 1
     assert "401" in refused.stderr
-    assert "bulk" in refused.stderr
+    assert "Incorrect API key" in refused.stderr
+
+
+def test_bench_measures_a_slow_server(embed: Command, engine: FakeEngine) -> None:
+    """Bulk requests have fewer texts where 16 would not be answered in time."""
+    engine.delay_s = 0.02
+    with live_server(engine, aliases=embed.model.id) as live:
+        result = bench(embed, "--url", f"{live.url}/v1", "--json")
+    assert result.exit_code == 0, result.stderr
+    server = json.loads(result.stdout)["server"]
+    assert 1 <= server["bulk_texts"] < 16
+    assert server["bulk_tokens_per_s"] > 0
 
 
 @pytest.mark.parametrize("url", ["localhost:8080", "ftp://host/v1", "http://:80", "http://h:99999"])

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import threading
+
 import numpy as np
 import pytest
 
 from matryo.core.errors import ArtifactDamaged, InferenceFailed
-from matryo.engine import TokenIds, plan_cores
+from matryo.engine import Interrupt, Interrupted, TokenIds, plan_cores
 from matryo.engine.onnx import OnnxEngine
 from matryo.engine.onnx import engine as engine_module
 from matryo.engine.onnx.interface import SOLO_TOKENS
@@ -60,9 +62,9 @@ def test_only_long_texts_run_alone_and_unmasked(
     session = engine._session
     run = session.run
 
-    def spy(batch: PaddedBatch, *, apply_mask: bool) -> FloatArray:
+    def spy(batch: PaddedBatch, *, apply_mask: bool, interrupt: None) -> FloatArray:
         runs.append((batch.input_ids.shape, apply_mask))
-        return run(batch, apply_mask=apply_mask)
+        return run(batch, apply_mask=apply_mask, interrupt=interrupt)
 
     monkeypatch.setattr(session, "run", spy)
     engine.embed(texts_of([4, SOLO_TOKENS + 1, 6, 1000]), [32] * 4)
@@ -124,7 +126,7 @@ def test_values_that_are_not_finite_are_a_fault(
     """A vector with NaN raises InferenceFailed; JSON would write NaN as null."""
     _, engine = tiny_bert
 
-    def broken(batch: PaddedBatch, *, apply_mask: bool) -> FloatArray:
+    def broken(batch: PaddedBatch, *, apply_mask: bool, interrupt: None) -> FloatArray:
         return np.full((*batch.input_ids.shape, 32), np.nan, np.float32)
 
     monkeypatch.setattr(engine._session, "run", broken)
@@ -147,6 +149,57 @@ def test_closing_interrupts(tmp_path_factory: pytest.TempPathFactory, tiny_bert:
     engine.close()
     with pytest.raises(InferenceFailed):
         engine.embed(texts_of([4]), [32])
+
+
+class TestInterrupt:
+    """A run can be ended early, and the engine goes on as before."""
+
+    @pytest.mark.parametrize("lengths", [[4, 30], [700]], ids=["batch", "long"])
+    def test_ends_the_run(self, tiny_bert: Tiny, lengths: list[int]) -> None:
+        """A run whose interrupt is set gives nothing; the next run gives the same bits as ever."""
+        _, engine = tiny_bert
+        texts = texts_of(lengths)
+        sizes = [32] * len(texts)
+        expected = engine.embed(texts, sizes).embeddings
+        interrupt = Interrupt()
+        interrupt.set()
+        with pytest.raises(Interrupted):
+            engine.embed(texts, sizes, None, interrupt)
+        assert all(map(np.array_equal, engine.embed(texts, sizes).embeddings, expected))
+        later = engine.embed(texts, sizes, None, Interrupt()).embeddings
+        assert all(map(np.array_equal, later, expected))
+
+    def test_from_another_thread(self, tiny_bert: Tiny) -> None:
+        """Runs that are interrupted at any moment give the right vectors, or `Interrupted`."""
+        _, engine = tiny_bert
+        texts = texts_of([60] * 40)
+        expected = engine.embed(texts, [32] * 40).embeddings
+        outcomes: set[str] = set()
+        for number in range(400):
+            interrupt = Interrupt()
+            timer = threading.Timer(number * 1e-5, interrupt.set)
+            timer.start()
+            try:
+                given = engine.embed(texts, [32] * 40, None, interrupt).embeddings
+            except Interrupted:
+                outcomes.add("interrupted")
+            else:
+                assert all(map(np.array_equal, given, expected))
+                outcomes.add("done")
+            timer.join()
+            if len(outcomes) == 2:
+                break
+        assert outcomes == {"interrupted", "done"}
+
+    def test_closing_ends_such_a_run_as_a_failure(
+        self, tmp_path_factory: pytest.TempPathFactory, tiny_bert: Tiny
+    ) -> None:
+        """A run that the engine's end stops was not interrupted: nobody may run it again."""
+        model, _ = tiny_bert
+        engine = load_tiny(model, build_tiny(tmp_path_factory.mktemp("close"), model))
+        engine.close()
+        with pytest.raises(InferenceFailed):
+            engine.embed(texts_of([4]), [32], None, Interrupt())
 
 
 def test_a_graph_that_is_none(tmp_path_factory: pytest.TempPathFactory, tiny_bert: Tiny) -> None:

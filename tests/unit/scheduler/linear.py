@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
 
@@ -20,7 +21,9 @@ def linear_batch(
     now: float,
     bulk_since: float,
     long_allowed: bool = True,
-    guests_allowed: bool = True,
+    before: Sequence[Account] = (),
+    gap_s: float = math.inf,
+    yields: bool = False,
 ) -> list[Job]:
     """The jobs to run now; see `next_batch`. `accounts` says what each tenant had."""
 
@@ -32,22 +35,18 @@ def linear_batch(
     def turn(ticket: Ticket) -> tuple[float, int]:
         return account(ticket).served, account(ticket).number
 
-    is_yielding = any(
-        not one.is_guest and not one.n_waiting and now - one.seen_at <= config.recent_s
-        for one in accounts._by_name.values()
-    )
     queries: list[Ticket] = []
     bulk: list[Ticket] = []
     for ticket in tickets:
         if ticket.pending:
             (bulk if is_bulk(ticket, budget) else queries).append(ticket)
 
-    def first_of(kind: Sequence[Ticket]) -> Ticket | None:
+    def first_of(kind: Sequence[Ticket], *, guests: bool) -> Ticket | None:
         may_lead = [
             ticket
             for ticket in kind
             if (long_allowed or ticket.pending[0].n_tokens <= long_tokens(ticket.engine, budget))
-            and (guests_allowed or not is_yielding or not account(ticket).is_guest)
+            and account(ticket).is_guest is guests
         ]
         if not may_lead:
             return None
@@ -55,20 +54,25 @@ def linear_batch(
         mine = [ticket for ticket in may_lead if ticket.tenant.name == tenant]
         return _leader(mine, config.starve_s, now)
 
-    query, other = first_of(queries), first_of(bulk)
-    if query is None and other is None:
-        return []
-    query_leads = query is not None
-    if query and other:
+    def leading(*, guests: bool) -> Ticket | None:
+        query, other = first_of(queries, guests=guests), first_of(bulk, guests=guests)
+        if not (query and other):
+            return query or other
         had, owed = account(query), account(other)
         gap = had.served - owed.served
         late = now - bulk_since >= config.starve_s
-        most_s = 0.0 if had.is_guest else config.starve_s
-        query_leads = gap * had.tenant.weight <= most_s and not (
-            late and -gap * owed.tenant.weight <= config.starve_s
-        )
-    leader = query if query_leads else other
-    assert leader
+        passes = late and -gap * owed.tenant.weight <= config.starve_s
+        return other if gap * had.tenant.weight > config.starve_s or passes else query
+
+    leader, guest = leading(guests=False), leading(guests=True)
+    waited_for = [*before, account(leader)] if leader else before
+    if guest and all(
+        (other.served - account(guest).served) * other.tenant.weight > config.starve_s
+        for other in waited_for
+    ):
+        leader = guest
+    if leader is None:
+        return []
     mine = account(leader)
     engine = leader.engine
     longest = long_tokens(engine, budget)
@@ -78,17 +82,13 @@ def linear_batch(
             return [first]
         first = leader.pending[bisect_right(leader.pending, longest, key=_length) - 1]
 
-    guests_wait = any(account.is_guest and account.n_waiting for account in accounts.waiting())
-
     def most(length: int) -> int:
         whole = budget(engine, length)
-        allowed = whole * (config.query_share if query_leads else 1.0)
-        short = config.guest_share * whole
-        if mine.is_guest:
-            return int(min(allowed, short) if is_yielding else allowed)
-        if guests_wait:
-            return int(min(allowed, max(short, leader.n_tokens / config.workers)))
-        return int(allowed)
+        part = 1.0 if is_bulk(leader, budget) else config.query_share
+        if mine.is_guest or yields:
+            best = math.sqrt(2 * (engine.limits.run_tokens / whole) * (gap_s / config.batch_s))
+            part = min(part, best)
+        return int(whole * part)
 
     batch = _Batch(first, longest, most, config.joining_cost)
     batch.fill(leader)
@@ -100,7 +100,7 @@ def linear_batch(
                 ticket.engine is engine
                 and ticket is not leader
                 and beyond_s <= config.starve_s
-                and (mine.is_guest or not other_account.is_guest)
+                and mine.is_guest is other_account.is_guest
             ):
                 batch.fill(ticket)
     return batch.jobs

@@ -11,7 +11,7 @@ import numpy as np
 from prometheus_client import CollectorRegistry
 
 from matryo.core.metrics import Metrics
-from matryo.engine import BatchResult, TokenIds
+from matryo.engine import BatchResult, Interrupt, TokenIds
 from matryo.engine.postprocess import FloatArray
 from matryo.scheduler import Scheduler, SchedulerConfig
 from matryo.scheduler.jobs import Job
@@ -80,17 +80,24 @@ class HandExecutor(Executor):
     def finish(self, index: int = 0) -> Run:
         """End a run; the loop has yet to take notice."""
         run = self.runs.pop(index)
-        run.future.set_result(run.fn(run.engine, run.batch))
+        run.future.set_result(run.fn(run.engine, run.batch, run.interrupt))
         return run
 
 
 class Run:
-    """A run under way: an engine and the jobs of its batch."""
+    """A run under way: an engine, the jobs of its batch, and what ends it early."""
 
-    def __init__(self, fn: Callable[..., Any], engine: FakeEngine, batch: Sequence[Job]) -> None:
+    def __init__(
+        self,
+        fn: Callable[..., Any],
+        engine: FakeEngine,
+        batch: Sequence[Job],
+        interrupt: Interrupt | None,
+    ) -> None:
         self.fn = fn
         self.engine = engine
         self.batch = batch
+        self.interrupt = interrupt
         self.future: Future[Any] = Future()
         self.future.set_running_or_notify_cancel()
 
@@ -98,6 +105,11 @@ class Run:
     def lengths(self) -> list[int]:
         """Tokens of each job."""
         return [job.n_tokens for job in self.batch]
+
+    @property
+    def is_interrupted(self) -> bool:
+        """Whether the scheduler asked the run to end early."""
+        return self.interrupt is not None and self.interrupt.is_set
 
 
 class TimelessEngine(FakeEngine):
@@ -116,9 +128,10 @@ class TimelessEngine(FakeEngine):
         texts: Sequence[TokenIds],
         dimensions: Sequence[int],
         normalize: Sequence[bool] | None = None,
+        interrupt: Interrupt | None = None,
     ) -> BatchResult:
         """The fake's vectors, spoilt."""
-        result = super().embed(texts, dimensions, normalize)
+        result = super().embed(texts, dimensions, normalize, interrupt)
         spent_s = self.token_s * sum(map(len, texts))
         return BatchResult(self.spoil(result.embeddings), 0, spent_s, 0.0)
 

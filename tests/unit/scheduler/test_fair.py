@@ -13,11 +13,11 @@ from prometheus_client import CollectorRegistry
 
 from matryo.core.errors import Overloaded
 from matryo.core.metrics import Metrics
-from matryo.scheduler.admission import Queue, Run
+from matryo.scheduler.admission import Queue
 from matryo.scheduler.config import SchedulerConfig
 from matryo.scheduler.jobs import Job, Priority, Tenant, Ticket
-from matryo.scheduler.policy import next_batch
 from matryo.scheduler.rates import Rates
+from matryo.scheduler.runs import Run
 from tests.fakes import FakeEngine
 from tests.unit.scheduler.steps import Stage, TimelessEngine
 
@@ -76,36 +76,35 @@ class Desk:
 
     def choose(self) -> list[Job]:
         """The next batch, which stays where it is."""
-        return next_batch(
-            self.queue.waiting,
-            self.rates.budget,
-            self.config,
-            now=self.now,
-            bulk_since=self.queue.bulk_since,
-            guests_allowed=self.queue.n_guests < max(1, self.config.workers - 1),
-        )
+        choice = self.queue.choose(self.now)
+        return choice.jobs if choice else []
 
     def begin(self) -> Run | None:
         """Begin the next run, if there is one."""
-        batch = self.choose()
-        if not batch:
-            return None
-        for job in batch:
-            name = job.ticket.tenant.name
-            self.had_s[name] = self.had_s.get(name, 0.0) + TOKEN_S * job.n_tokens
-        return self.queue.take(batch, self.now)
+        choice = self.queue.choose(self.now)
+        return self.queue.take(choice, self.now) if choice else None
+
+    def end(self, run: Run, seconds: float | None = None) -> None:
+        """End a run after so many seconds, or when it is done."""
+        self.now += TOKEN_S * run.n_tokens if seconds is None else seconds
+        if run.is_interrupted:
+            self.queue.put_back(run)
+        else:
+            for job in run.jobs:
+                name = job.ticket.tenant.name
+                self.had_s[name] = self.had_s.get(name, 0.0) + TOKEN_S * job.n_tokens
+        self.queue.give_back(run)
+        for ticket in {job.ticket for job in run.jobs}:
+            if not ticket.pending:
+                self.queue.remove(ticket)
 
     def run(self) -> str | None:
         """Do the next run from its begin to its end; the name of the tenant that led it."""
-        batch, run = self.choose(), self.begin()
+        run = self.begin()
         if run is None:
             return None
-        self.now += TOKEN_S * run.n_tokens
-        self.queue.give_back(run)
-        for ticket in {job.ticket for job in batch}:
-            if not ticket.pending:
-                self.queue.remove(ticket)
-        return batch[0].ticket.tenant.name
+        self.end(run)
+        return run.leader.tenant.name
 
 
 weights = st.sampled_from([0.25, 1.0, 1.0, 2.0, 5.0])
@@ -190,9 +189,10 @@ class TestShares:
         for _ in range(100):
             desk.send(POLITE, [100] * 40)
         desk.had_s.clear()
-        for _ in range(20):
+        for _ in range(40):
             desk.run()
-        assert desk.had_s["polite"] == pytest.approx(desk.had_s["greedy"], rel=0.3)
+        gap_s = desk.had_s["polite"] - desk.had_s["greedy"]
+        assert abs(gap_s) <= desk.config.starve_s + 2 * desk.config.batch_s
 
     def test_queries_of_one_do_not_starve_the_bulk_of_another(self) -> None:
         """A flood of queries leaves bulk of another tenant its half, and not a batch a second."""
@@ -237,7 +237,7 @@ class TestShares:
 
 
 class TestGuests:
-    """A tenant that had its share leaves room for others that may come."""
+    """A tenant that had its share makes way for the others."""
 
     @staticmethod
     def busy(workers: int = 2) -> Desk:
@@ -247,30 +247,91 @@ class TestGuests:
         desk.run()
         for _ in range(300):
             desk.send(GREEDY, [50] * 40)
-        for _ in range(40):
+        for _ in range(60):
             desk.send(POLITE, [10])
             desk.run()
             desk.run()
         return desk
 
     def test_short_batches(self) -> None:
-        """Its batches take an eighth of the time, as long as the other one may come."""
+        """Its batches are short as long as the other one sends requests."""
         desk = self.busy()
         assert sum(job.n_tokens for job in desk.choose()) == 50
         desk.now += desk.config.recent_s + 1
         assert sum(job.n_tokens for job in desk.choose()) == 400
 
-    def test_one_worker_stays_free(self) -> None:
-        """Of two workers it gets one, as long as the other tenant may come."""
+    @pytest.mark.parametrize("lengths", [[10], [50] * 40], ids=["query", "bulk"])
+    def test_makes_way(self, lengths: list[int]) -> None:
+        """A request of the other tenant interrupts every run, and begins when all have ended."""
         desk = self.busy()
-        assert desk.begin()
+        runs = [desk.begin() for _ in range(2)]
+        greedy = [run for run in runs if run and run.leader.tenant == GREEDY]
+        assert len(greedy) == 2
+        pending = desk.queue.n_tokens
+        desk.send(POLITE, lengths)
+        assert all(run.is_interrupted for run in greedy)
+        desk.end(greedy[0], 0.001)
         assert desk.begin() is None
+        desk.end(greedy[1], 0.001)
+        assert desk.queue.n_tokens == pending + sum(lengths)
+        run = desk.begin()
+        assert run
+        assert run.leader.tenant == POLITE
+        assert run.interrupt is None
+
+    def test_waits_for_the_others(self) -> None:
+        """No run of a guest begins while a run of another tenant is under way."""
+        desk = self.busy()
         desk.send(POLITE, [10])
         run = desk.begin()
         assert run
         assert run.by_tenant == {"polite": 10}
-        desk.now += desk.config.recent_s + 1
+        assert desk.begin() is None
+        desk.queue.arrived.clear()
+        desk.end(run)
+        assert desk.queue.arrived.is_set()
         assert desk.begin()
+
+    def test_is_not_charged_for_what_is_lost(self) -> None:
+        """An interrupted run changes nobody's clock."""
+        desk = self.busy()
+        account = desk.queue.waiting.accounts.open(GREEDY, desk.now)
+        served, used_s = account.served, account.used_s
+        run = desk.begin()
+        assert run
+        assert account.served > served
+        desk.send(POLITE, [10])
+        desk.end(run, 0.0)
+        assert account.served == pytest.approx(served)
+        assert account.used_s == pytest.approx(used_s, rel=0.02)  # some of that faded
+
+    def test_comes_to_its_share_at_last(self) -> None:
+        """Whoever interrupts a guest all the time makes it a guest no more."""
+        desk = self.busy()
+        desk.had_s.clear()
+        for _ in range(3000):
+            run = desk.begin()
+            assert run
+            if run.interrupt:
+                desk.send(POLITE, [50])
+                desk.end(run, 0.001)
+            else:
+                desk.end(run)
+            if desk.had_s.get("greedy", 0.0) > 1.0:
+                return
+        pytest.fail("the guest had nothing computed")
+
+    def test_one_that_is_owed_does_not_wait(self) -> None:
+        """A guest that another tenant is ahead of by `starve_s` runs beside that tenant."""
+        desk = self.busy()
+        polite = desk.queue.waiting.accounts.open(POLITE, desk.now)
+        desk.send(POLITE, [50] * 40)
+        polite.served += desk.config.starve_s + 1
+        run = desk.begin()
+        assert run
+        assert run.leader.tenant == GREEDY
+        desk.send(POLITE, [10])
+        assert not run.is_interrupted
 
     def test_a_single_worker_is_shared(self) -> None:
         """One worker is not left idle for a tenant that may never come."""
@@ -283,42 +344,51 @@ class TestGuests:
         desk.send(POLITE, [20])
         assert {job.ticket.tenant for job in desk.choose()} == {POLITE}
 
-    def test_the_others_get_every_worker(self) -> None:
-        """Bulk of the other tenant is spread over the workers, where none of them gets all cores."""
-        desk = self.busy()
-        desk.send(POLITE, [50] * 8, "bulk")
-        assert [job.ticket.tenant for job in desk.choose()] == [POLITE] * 4
+    def test_long_texts_are_not_interrupted(self) -> None:
+        """A long text would never be done, and no other tenant's request waits for it."""
+        desk = Desk(workers=2, batch_s=0.4)
+        desk.send(POLITE, [10])
+        desk.run()
+        for _ in range(100):
+            desk.send(GREEDY, [600] * 4)
+        for _ in range(20):
+            desk.send(POLITE, [10])
+            desk.run()
+            desk.run()
+        desk.run()
+        run = desk.begin()
+        assert run
+        assert run.is_long
+        assert run.leader.is_guest
+        desk.send(POLITE, [10])
+        assert not run.is_interrupted
+        other = desk.begin()
+        assert other
+        assert other.leader.tenant == POLITE
 
-    def test_the_free_worker_works_again(self) -> None:
-        """A worker that was kept free takes part as soon as the other tenant is gone for a while."""
+    def test_interrupted_texts_are_computed(self) -> None:
+        """A caller of a guest gets the vectors of texts whose run was interrupted, each once."""
         asyncio._set_running_loop(None)  # the stage has a loop of its own
         engine = TimelessEngine()
         engine.token_s = TOKEN_S
         with Stage([engine], workers=2, ready_interval_s=1e6) as stage:
-            texts = [np.full(50, index, np.int64) for index in range(4000)]
+            texts = [np.full(50, index, np.int64) for index in range(800)]
             run = stage.scheduler.run
-
-            def ask() -> None:
-                """A query of the polite tenant, answered at once."""
-                polite = stage.task(run(engine, [texts[0][:10]], 4, tenant=POLITE))
-                while not polite.done():
-                    stage.finish(len(stage.executor.runs) - 1)
-
+            n_interrupted = 0
             greedy = stage.task(run(engine, texts, 4, tenant=GREEDY))
-            ask()
-            for _ in range(80):
-                stage.finish()
+            while not greedy.done():
+                if stage.executor.runs and stage.loop.now % 0.5 < 0.1:
+                    polite = stage.task(run(engine, [texts[0][:10]], 4, tenant=POLITE))
+                    n_interrupted += sum(one.is_interrupted for one in stage.executor.runs)
+                    while not polite.done():
+                        stage.finish()
+                else:
+                    stage.finish()
                 stage.loop.advance(0.05)
-            ask()
-            while len(stage.executor.runs) > 1:
-                stage.finish()
-            for _ in range(5):
-                assert [sum(one.lengths) for one in stage.executor.runs] == [50]
-                stage.finish()
-            stage.loop.advance(stage.config.recent_s + 1)
-            stage.finish()
-            assert [sum(one.lengths) for one in stage.executor.runs] == [200, 200]
-            greedy.cancel()
+            assert n_interrupted > 2
+            vectors = greedy.result()
+            for ids, vector in zip(texts, vectors, strict=True):
+                assert np.array_equal(vector, engine.vector(ids, 4))
 
     def test_nobody_is_a_guest_alone(self) -> None:
         """Without another tenant, batches are full and every worker works."""
@@ -332,7 +402,7 @@ class TestGuests:
         assert desk.begin()
 
     def test_all_greedy_lose_nothing(self) -> None:
-        """Where every tenant has work waiting, no worker stays free and batches are full."""
+        """Where every tenant has work waiting, every worker works and batches are full."""
         desk = Desk(workers=2)
         for name in "abc":
             for _ in range(100):
@@ -342,6 +412,94 @@ class TestGuests:
         assert sum(job.n_tokens for job in desk.choose()) == 200
         assert desk.begin()
         assert desk.begin()
+
+    def test_less_than_half_of_the_most_is_no_guest(self) -> None:
+        """Of two tenants over their share, the one that had much less does not make way."""
+        desk = Desk(workers=1)
+        others = [Tenant(f"other-{number}") for number in range(18)]
+        for tenant in others:
+            desk.send(tenant, [10])
+        for _ in range(200):
+            desk.send(GREEDY, [50] * 40)
+        for number in range(60):
+            if number % 8 == 0:
+                desk.send(POLITE, [100])
+            desk.run()
+        accounts = desk.queue.waiting.accounts
+        greedy, polite = accounts.find(GREEDY), accounts.find(POLITE)
+        assert greedy
+        assert polite
+        assert greedy.is_guest
+        assert not polite.is_guest
+
+
+class TestBackground:
+    """Batch requests run where nothing else would, and a little beside endless work."""
+
+    def test_waits_for_online_work(self) -> None:
+        """A batch request begins where nothing else waits or runs."""
+        desk = Desk(workers=2)
+        desk.send(POLITE, [50] * 40, "batch")
+        desk.send(POLITE, [10])
+        run = desk.begin()
+        assert run
+        assert not run.is_background
+        assert desk.begin() is None
+        desk.end(run)
+        run = desk.begin()
+        assert run
+        assert run.is_background
+
+    @pytest.mark.parametrize("priority", ["online", "bulk"])
+    def test_is_interrupted(self, priority: Priority) -> None:
+        """Any other request interrupts every run of a batch, of the same tenant or of another."""
+        for tenant in (POLITE, GREEDY):
+            desk = Desk(workers=2)
+            desk.send(POLITE, [50] * 40, "batch")
+            runs = [desk.begin(), desk.begin()]
+            desk.send(tenant, [10], priority)
+            assert all(run and run.is_interrupted for run in runs)
+            assert desk.begin() is None
+
+    def test_full_batches_where_nobody_comes(self) -> None:
+        """Without online requests, batches are full and sorted by length."""
+        desk = Desk(workers=2)
+        desk.send(POLITE, [50, 10] * 20, "batch")
+        assert [job.n_tokens for job in desk.choose()] == [50] * 4
+
+    def test_has_its_part_beside_endless_work(self) -> None:
+        """Beside online work without end, the background gets about its part and no less."""
+        desk = Desk(workers=1)
+        desk.send(GREEDY, [50] * 4000, "batch")
+        for _ in range(2000):
+            while desk.queue.waiting.n_tokens < 1000:
+                desk.send(POLITE, [20] * 10)
+            desk.run()
+        part = desk.had_s["greedy"] / sum(desk.had_s.values())
+        assert part == pytest.approx(desk.config.background_share, rel=0.3)
+
+    def test_counts_toward_no_bound(self) -> None:
+        """Batch requests do not fill the queue, and are not refused when the queue is full."""
+        desk = Desk(queue_tokens=1000, max_requests=2, max_wait_s=1.0)
+        for _ in range(5):
+            desk.send(GREEDY, [100] * 20, "batch")
+        assert desk.queue.n_tokens == 0
+        assert desk.queue.expected_s(bulk=True) == 0
+        desk.send(POLITE, [100] * 5)
+        desk.send(POLITE, [100] * 4)
+        with pytest.raises(Overloaded):
+            desk.send(POLITE, [100])
+        desk.send(GREEDY, [100] * 20, "batch")
+
+    def test_tenants_share_the_background(self) -> None:
+        """Batches of two tenants get their weights of what is left."""
+        desk = Desk()
+        for tenant in (Tenant("two", 2.0), Tenant("one", 1.0)):
+            for _ in range(40):
+                desk.send(tenant, [50] * 40, "batch")
+        for _ in range(150):
+            desk.run()
+        assert desk.had_s["two"] / desk.had_s["one"] == pytest.approx(2.0, rel=0.1)
 
 
 class TestAdmission:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import sys
 from collections.abc import Callable, Iterator
 from types import FrameType
@@ -16,11 +17,13 @@ from prometheus_client import CollectorRegistry
 
 from matryo.core.metrics import Metrics
 from matryo.engine import Engine
+from matryo.scheduler.accounts import Account
 from matryo.scheduler.admission import Queue
 from matryo.scheduler.config import SchedulerConfig
 from matryo.scheduler.jobs import ANYONE, Priority, Tenant, Ticket
 from matryo.scheduler.policy import MAX_MISSES, classify, next_batch
 from matryo.scheduler.rates import Rates
+from matryo.scheduler.runs import Choice
 from matryo.scheduler.waiting import Waiting
 from tests.fakes import MINILM, FakeEngine
 from tests.unit.scheduler.linear import linear_batch
@@ -73,13 +76,15 @@ def choose_on_and_on(
     gaps: list[float],
     *,
     long_allowed: bool,
-    guests_allowed: bool = True,
+    gap_s: float = math.inf,
+    yields: bool = False,
 ) -> None:
     """Take batch after batch, and hold each against the linear policy; some callers leave."""
 
     def budget(_: Engine, longest: int) -> int:
         return per_class[min(longest.bit_length(), 10) - 1]
 
+    before: list[Account] = []
     waiting, now, since = Waiting(CONFIG.workers, CONFIG.recent_s), 10.0, 9.5
     for each in tickets:
         classify(each, budget)
@@ -90,7 +95,9 @@ def choose_on_and_on(
             "now": now,
             "bulk_since": since,
             "long_allowed": long_allowed,
-            "guests_allowed": guests_allowed,
+            "before": before,
+            "gap_s": gap_s,
+            "yields": yields,
         }
         alive = [each for each in tickets if each.live]
         batch = next_batch(waiting, budget, CONFIG, **facts)
@@ -98,7 +105,9 @@ def choose_on_and_on(
         owners = dict.fromkeys(job.ticket for job in batch)
         accounts = waiting.accounts
         if batch:
-            accounts.lead(accounts.open(batch[0].ticket.tenant, now))
+            leader = accounts.open(batch[0].ticket.tenant, now)
+            before = [] if leader.is_guest else [leader]
+            accounts.lead(leader)
         for owner in owners:
             jobs = [job for job in batch if job.ticket is owner]
             waiting.remove(owner)
@@ -123,6 +132,7 @@ def choose_on_and_on(
     budgets,
     st.lists(st.floats(0, 0.6), min_size=1, max_size=12),
     st.booleans(),
+    st.sampled_from([0.01, 0.5, math.inf]),
     st.booleans(),
 )
 def test_the_choice_of_a_look_at_every_request(
@@ -130,7 +140,8 @@ def test_the_choice_of_a_look_at_every_request(
     per_class: list[int],
     gaps: list[float],
     long_allowed: bool,
-    guests_allowed: bool,
+    gap_s: float,
+    yields: bool,
 ) -> None:
     """Whatever waits, comes to an end or leaves, the batch has the same jobs in the same order."""
     tickets = [
@@ -138,7 +149,7 @@ def test_the_choice_of_a_look_at_every_request(
         for index, (lengths, kind, priority, tenant) in enumerate(asked)
     ]
     choose_on_and_on(
-        tickets, per_class, gaps, long_allowed=long_allowed, guests_allowed=guests_allowed
+        tickets, per_class, gaps, long_allowed=long_allowed, gap_s=gap_s, yields=yields
     )
 
 
@@ -227,7 +238,7 @@ def costs(n_waiting: int, shape: str) -> dict[str, int]:
     }
     batch = choose(queue)
     assert batch
-    n_lines["take"] = lines_of(lambda: queue.take(batch, 0.0))
+    n_lines["take"] = lines_of(lambda: queue.take(Choice(batch), 0.0))
     return n_lines
 
 

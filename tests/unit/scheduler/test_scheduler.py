@@ -14,7 +14,7 @@ from prometheus_client import CollectorRegistry
 from matryo.core.errors import EngineError, InferenceFailed, NotReady, Overloaded, WaitTooLong
 from matryo.core.metrics import Metrics
 from matryo.engine import Encoded, TokenIds
-from matryo.scheduler import Scheduler, SchedulerConfig, workers
+from matryo.scheduler import Scheduler, SchedulerConfig, admission
 from matryo.scheduler.jobs import Ticket
 from matryo.scheduler.supervision import run_forever
 from tests.fakes import LIMITS, MINILM, FakeEngine
@@ -642,16 +642,16 @@ class TestSupervision:
         self, scheduler: Scheduler, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """A bug between dequeue and run leaves no future pending, and the queue goes on."""
-        real = workers.next_batch
+        real = admission.next_batch
 
         def buggy(*args: object, **kwargs: object) -> list[object]:
             raise ZeroDivisionError
 
-        monkeypatch.setattr(workers, "next_batch", buggy)
+        monkeypatch.setattr(admission, "next_batch", buggy)
         with pytest.raises(InferenceFailed, match="a worker died"):
             await scheduler.run(engine, texts(5, 6, 7), 8)
         assert scheduler.why_not_ready()
-        monkeypatch.setattr(workers, "next_batch", real)
+        monkeypatch.setattr(admission, "next_batch", real)
         async with asyncio.timeout(30):
             while scheduler.why_not_ready():
                 await asyncio.sleep(0.01)

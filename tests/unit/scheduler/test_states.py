@@ -21,7 +21,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from matryo.core.errors import CallerGone, EngineError, NotReady, Overloaded
 from matryo.engine import TokenIds
 from matryo.engine.postprocess import FloatArray
-from matryo.scheduler import ANYONE, Priority, Tenant, supervision, workers
+from matryo.scheduler import ANYONE, Priority, Tenant, admission, supervision
+from matryo.scheduler.accounts import Accounts
 from matryo.scheduler.admission import Queue
 from matryo.scheduler.groups import Load
 from matryo.scheduler.jobs import Ticket, work_of
@@ -43,6 +44,7 @@ FAULTS = (
     "submitting",
     "counting",
     "delivering",
+    "putting back",
     "giving back",
 )
 Leaving = Literal["cancel", "gone"]
@@ -137,6 +139,7 @@ class Faults:
         """Put the points into the scheduler's way, from the choice of a batch to its end."""
         take, give_back, before = Queue.take, Queue.give_back, self.before
         metrics, executor, queue = stage.metrics, stage.executor, stage.scheduler._queue
+        places = (queue.waiting, queue.background)
 
         def taking(*args: Any) -> Any:
             if args[0] is not queue:
@@ -158,9 +161,9 @@ class Faults:
         waits, texts = metrics.queue_seconds, metrics.batch_texts
         with (
             patch.object(
-                workers,
+                admission,
                 "next_batch",
-                before("picking", workers.next_batch, lambda waiting: waiting is queue.waiting),
+                before("picking", admission.next_batch, lambda waiting: waiting in places),
             ),
             patch.object(Queue, "take", taking),
             patch.object(waits, "labels", before("observing", waits.labels)),
@@ -170,6 +173,11 @@ class Faults:
                 Ticket,
                 "deliver",
                 before("delivering", Ticket.deliver, lambda ticket: ticket.engine in stage.engines),
+            ),
+            patch.object(
+                Ticket,
+                "put_back",
+                before("putting back", Ticket.put_back, lambda one: one.engine in stage.engines),
             ),
             patch.object(Queue, "give_back", giving_back),
         ):
@@ -324,8 +332,13 @@ class Machine(RuleBasedStateMachine):
     def counters_are_sums(self) -> None:
         """Each group holds the pending requests of its kind in order; all counts are sums of them."""
         queue = self.stage.scheduler._queue
-        waiting, accounts = queue.waiting, queue.waiting.accounts
         pending = [ticket for ticket in queue._tickets if ticket.pending]
+        self.waiting_has(queue.waiting, [each for each in pending if not each.is_background])
+        self.waiting_has(queue.background, [each for each in pending if each.is_background])
+
+    def waiting_has(self, waiting: Waiting, pending: list[Ticket]) -> None:
+        """The requests are sorted and counted, and no other one is."""
+        accounts = waiting.accounts
         assert waiting._places.keys() == set(pending)
         for ticket in pending:
             assert ticket.pending_tokens == sum(job.n_tokens for job in ticket.pending)
@@ -361,7 +374,14 @@ class Machine(RuleBasedStateMachine):
     def tenants_are_sorted(self) -> None:
         """Each tenant that waits is in the lanes of what it has, by its clock, and nowhere else."""
         queue = self.stage.scheduler._queue
-        accounts = queue.waiting.accounts
+        for waiting in (queue.waiting, queue.background):
+            self.lanes_are_those_of(waiting.accounts)
+        online = [ticket for ticket in queue._tickets if not ticket.is_background]
+        assert queue._n_requests == Counter(ticket.tenant.name for ticket in online)
+        assert queue._n_online == len(online)
+
+    def lanes_are_those_of(self, accounts: Accounts) -> None:
+        """The lanes have each tenant where it belongs."""
         lanes: dict[tuple[bool, bool, bool], list[Any]] = {}
         for account in accounts._by_name.values():
             rank = account.served, account.number, account
@@ -374,21 +394,22 @@ class Machine(RuleBasedStateMachine):
         assert not lanes
         weights = sum(account.tenant.weight for account in accounts._by_name.values())
         assert accounts._weight == pytest.approx(weights, abs=1e-9)
-        admitted = Counter(ticket.tenant.name for ticket in queue._tickets)
-        assert queue._n_requests == admitted
 
     @invariant()
     def tokens_are_counted_once(self) -> None:
         """Queued tokens are those that wait and those in runs; the gauge has those of callers."""
         stage = self.stage
         queue = stage.scheduler._queue
-        assert len(queue._runs) == len(stage.executor.runs)
-        waiting = sum(ticket.pending_tokens for ticket in queue._tickets)
-        running = sum(sum(run.work.values()) for run in queue._runs)
-        assert running >= sum(sum(run.lengths) for run in stage.executor.runs)
+        assert len(queue.runs) == len(stage.executor.runs)
+        for run in stage.executor.runs:
+            (taken,) = (one for one in queue.runs if set(run.batch) <= set(one.jobs))
+            assert taken.n_tokens == sum(taken.work.values()) >= sum(run.lengths)
+        online = [ticket for ticket in queue._tickets if not ticket.is_background]
+        waiting = sum(ticket.pending_tokens for ticket in online)
+        running = sum(run.n_tokens for run in queue.runs if not run.is_background)
         assert stage.scheduler.queued_tokens == waiting + running
         probes = sum(ticket.pending_tokens for ticket in queue._tickets if ticket.is_probe)
-        probes += sum(run.n_tokens for run in queue._runs if run.is_probe)
+        probes += sum(run.n_tokens for run in queue.runs if run.is_probe)
         assert stage.sample("matryo_queue_tokens") == waiting + running - probes
 
     @invariant()
@@ -396,7 +417,7 @@ class Machine(RuleBasedStateMachine):
         """`n_long` is the runs of long texts under way, and at most half of the workers."""
         stage = self.stage
         long = sum(run.lengths[0] > 200 for run in stage.executor.runs)
-        assert stage.scheduler._queue.n_long == long <= max(1, WORKERS // 2)
+        assert stage.scheduler._queue.runs.n_long == long <= max(1, WORKERS // 2)
 
     @invariant()
     def nothing_is_forgotten(self) -> None:
@@ -459,7 +480,7 @@ class Machine(RuleBasedStateMachine):
         assert not self.callers
         self.tokens_are_counted_once()
         self.nothing_is_forgotten()
-        assert not stage.scheduler._queue.n_long
+        assert not stage.scheduler._queue.runs.n_long
         self.patches.close()
         stage.loop.close()
         gc.collect()  # asyncio reports exceptions that nobody retrieved when they are collected

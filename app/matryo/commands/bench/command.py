@@ -12,7 +12,7 @@ import click
 
 import matryo
 from matryo.assembly.models import make_ready, ready_engines
-from matryo.commands.bench.clients import Client, Result, Target, body, load
+from matryo.commands.bench.clients import Client, Result, Target, body, load, time_of
 from matryo.commands.bench.engine import best_rate, lone_ms
 from matryo.commands.bench.machine import cpu_class, cpu_name
 from matryo.commands.bench.report import Engine as EngineFigures
@@ -25,7 +25,9 @@ from matryo.core.errors import SettingsInvalid
 from matryo.core.settings import Settings
 from matryo.engine import Engine
 
-_TEXTS_OF_REQUEST, _BULK_CLIENTS, _QUERY_CLIENTS = 16, 4, 16
+_MOST_TEXTS, _BULK_CLIENTS, _QUERY_CLIENTS = 16, 4, 16
+_FEWEST_ANSWERS = 6  # of each bulk client, on a machine as slow as the probe
+_PROBE_TEXTS = 4
 _SHARES = (0.3, 0.6, 0.9)
 # Parts of the time, which add up to 1.
 _LENGTH, _LONE, _MIXED = 0.045, 0.015, 0.09
@@ -124,7 +126,8 @@ def _measured_server(target: Target, sample: Sample, model: str, seconds: float)
         _check(target, found)
         return found
 
-    bulk, query = _bulk(sample, model), _query(sample, model)
+    n_texts = _texts_of_request(target, sample, model, seconds * _BULK)
+    bulk, query = _bulk(sample, model, n_texts), _query(sample, model)
     in_bulk = measure("bulk", _BULK, *bulk)["bulk"]
     alone = measure("a lone query", _QUERY, query)["query"]
     most = measure("as many queries as 16 connections send", _MOST, *[query] * _QUERY_CLIENTS)
@@ -149,6 +152,7 @@ def _measured_server(target: Target, sample: Sample, model: str, seconds: float)
         ready_s=None,
         rss_mb=None,
         peak_rss_mb=None,
+        bulk_texts=n_texts,
         bulk_tokens_per_s=in_bulk.tokens_per_s,
         query_p50_ms=alone.quantile_ms(0.5),
         queries_per_s=most_per_s,
@@ -158,12 +162,24 @@ def _measured_server(target: Target, sample: Sample, model: str, seconds: float)
     )
 
 
-def _bulk(sample: Sample, model: str) -> list[Client]:
-    starts = range(0, len(sample.documents), _TEXTS_OF_REQUEST)
+def _texts_of_request(target: Target, sample: Sample, model: str, seconds: float) -> int:
+    """How many texts a bulk request may have, so that enough of them are answered in time.
+
+    Raises:
+        SettingsInvalid: the server cannot be reached, or refuses the request.
+    """
+    _say("the speed of the server, roughly")
+    spent_s = time_of(target, _request(sample.documents[:_PROBE_TEXTS], model, "document"))
+    n_requests = _BULK_CLIENTS * _FEWEST_ANSWERS
+    return min(_MOST_TEXTS, max(1, int(seconds * _PROBE_TEXTS / (n_requests * spent_s))))
+
+
+def _bulk(sample: Sample, model: str, n_texts: int) -> list[Client]:
+    starts = range(0, len(sample.documents), n_texts)
     bodies: list[bytes] = []
     tokens: list[int] = []
     for start in starts:
-        some = slice(start, start + _TEXTS_OF_REQUEST)
+        some = slice(start, start + n_texts)
         texts = sample.documents[some]
         bodies.append(_request(texts, model, "document"))
         tokens.append(sum(map(len, sample.document_ids[some])))

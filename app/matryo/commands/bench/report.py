@@ -38,6 +38,7 @@ class Server(TypedDict):
     ready_s: float | None
     rss_mb: float | None
     peak_rss_mb: float | None
+    bulk_texts: int
     bulk_tokens_per_s: float
     query_p50_ms: float
     queries_per_s: float
@@ -89,7 +90,7 @@ def table(report: Report) -> str:
     rows = [
         ("SERVER", "", ""),
         (
-            "bulk, 4 connections x 16 texts",
+            f"bulk, 4 connections x {server['bulk_texts']} texts",
             f"{server['bulk_tokens_per_s']:,.0f} tok/s",
             f"{share:.2f} of the engine" if share else "",
         ),

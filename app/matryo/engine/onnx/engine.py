@@ -14,6 +14,7 @@ from matryo.core.choices import Precision
 from matryo.core.errors import ArtifactDamaged, InferenceFailed
 from matryo.engine.cores import CoreUse
 from matryo.engine.dense import load_dense
+from matryo.engine.interrupt import Interrupt
 from matryo.engine.onnx.interface import SOLO_TOKENS
 from matryo.engine.onnx.limits import cpu_limits
 from matryo.engine.onnx.padding import pad
@@ -142,6 +143,7 @@ class OnnxEngine:
         texts: Sequence[TokenIds],
         dimensions: Sequence[int],
         normalize: Sequence[bool] | None = None,
+        interrupt: Interrupt | None = None,
     ) -> BatchResult:
         """Vectors of a batch; see `Engine.embed`."""
         normalize = [True] * len(texts) if normalize is None else normalize
@@ -156,7 +158,7 @@ class OnnxEngine:
         for group in groups:
             started = time.perf_counter()
             batch = pad([texts[index] for index in group])
-            hidden = self._session.run(batch, apply_mask=group is short)
+            hidden = self._session.run(batch, apply_mask=group is short, interrupt=interrupt)
             ran = time.perf_counter()
             sizes = [dimensions[index] for index in group]
             vectors = postprocess(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Generator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
@@ -13,6 +15,7 @@ import onnxruntime as ort
 from matryo.catalog.output import Output
 from matryo.core.errors import ArtifactDamaged, InferenceFailed
 from matryo.engine.cores import CoreUse
+from matryo.engine.interrupt import Interrupt, Interrupted
 from matryo.engine.onnx.padding import PaddedBatch
 from matryo.engine.onnx.runtime import GraphSession, session_options
 from matryo.engine.postprocess import FloatArray
@@ -51,15 +54,9 @@ class SessionPool:
         self._lock = threading.Lock()
         self._shared_used = False
         self._shrunk_at = 0.0
-        self._options: Any = cast("Any", ort).RunOptions()
-        # ORT's arena never gives memory back, unless a run shrinks it: after one text of 8192
-        # tokens it would keep 400 MB. Runs of long texts and single runs shrink the arena.
-        self._shrinking: Any = cast("Any", ort).RunOptions()
-        for options in (self._options, self._shrinking):
-            options.log_severity_level = (
-                4  # ORT also raises every error, and the raised errors are logged
-            )
-        self._shrinking.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
+        self._is_closed = False
+        self._options, self._shrinking = _run_options(), _run_options(shrink=True)
+        self._interruptible: set[Any] = set()  # the options of those runs under way
         probe = PaddedBatch(np.zeros((1, 2), np.int64), np.ones((1, 2), np.int64))
         try:
             options = session_options(use.threads, native=native)
@@ -79,7 +76,9 @@ class SessionPool:
         """Padding tokens that the matrix products compute in a run of this batch."""
         return self._session.n_padding(batch.attention_mask)
 
-    def run(self, batch: PaddedBatch, *, apply_mask: bool) -> FloatArray:
+    def run(
+        self, batch: PaddedBatch, *, apply_mask: bool, interrupt: Interrupt | None = None
+    ) -> FloatArray:
         """Hidden states `(B, T, H)` float32, or `(B, H)` if the graph gives vectors.
 
         Values at padding are arbitrary.
@@ -89,14 +88,18 @@ class SessionPool:
             apply_mask: False makes attention ignore the mask; only for a batch of one text. The
                 caller may choose by a text's own length only, because the last bits of a result
                 depend on the choice.
+            interrupt: ends the run between two nodes of the graph.
 
         Raises:
             InferenceFailed: the run raised.
+            Interrupted: `interrupt` was set.
         """
         lone = self._runs.enter()
         try:
-            session = self._choose(lone=lone)
-            return self._run(session, batch, apply_mask=apply_mask, shrink=lone or not apply_mask)
+            session, shrink = self._choose(lone=lone), lone or not apply_mask
+            return self._run(
+                session, batch, apply_mask=apply_mask, shrink=shrink, interrupt=interrupt
+            )
         finally:
             self._runs.leave()
 
@@ -114,20 +117,67 @@ class SessionPool:
             return self._lone
 
     def _run(
-        self, session: GraphSession, batch: PaddedBatch, *, apply_mask: bool, shrink: bool
+        self,
+        session: GraphSession,
+        batch: PaddedBatch,
+        *,
+        apply_mask: bool,
+        shrink: bool,
+        interrupt: Interrupt | None = None,
     ) -> FloatArray:
         try:
-            return session.run(
-                batch.input_ids,
-                batch.attention_mask,
-                apply_mask=apply_mask,
-                run_options=self._shrinking if shrink else self._options,
-            )
+            with self._run_options(interrupt, shrink=shrink) as options:
+                return session.run(
+                    batch.input_ids,
+                    batch.attention_mask,
+                    apply_mask=apply_mask,
+                    run_options=options,
+                )
         except Exception as exc:
+            if interrupt and interrupt.is_set:
+                raise Interrupted from exc
             shape = "x".join(map(str, batch.input_ids.shape))
             raise InferenceFailed(f"a run of {shape} tokens failed: {exc}") from exc
 
+    @contextmanager
+    def _run_options(self, interrupt: Interrupt | None, *, shrink: bool) -> Generator[Any]:
+        """ORT's options of a run."""
+        if interrupt is None:
+            yield self._shrinking if shrink else self._options
+            return
+        options = _run_options(shrink=shrink)
+        with self._lock:
+            options.terminate = self._is_closed
+            self._interruptible.add(options)
+
+        def terminate() -> None:
+            options.terminate = True
+
+        interrupt.watch(terminate)
+        try:
+            yield options
+        finally:
+            interrupt.watch(None)
+            with self._lock:
+                self._interruptible.remove(options)
+
     def interrupt(self) -> None:
         """Make current and later runs fail, so that the process can end soon."""
-        self._options.terminate = True
-        self._shrinking.terminate = True
+        with self._lock:
+            self._is_closed = True
+            for options in (self._options, self._shrinking, *self._interruptible):
+                options.terminate = True
+
+
+def _run_options(*, shrink: bool = False) -> Any:  # noqa: ANN401 - ORT has no types
+    """ORT's options of a run.
+
+    Args:
+        shrink: whether the run gives memory back. ORT's arena keeps everything otherwise: after
+            one text of 8192 tokens, 400 MB. Runs of long texts and single runs shrink the arena.
+    """
+    options = cast("Any", ort).RunOptions()
+    options.log_severity_level = 4  # ORT also raises every error, and the raised errors are logged
+    if shrink:
+        options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
+    return options
