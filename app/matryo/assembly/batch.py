@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("matryo")
 
-_AROUND_BODY_BYTES = 1 << 20  # of a line: its custom_id, and how the body is written
 _LAST_WINDOWS_S = 5.0
 _RESTART_S = 30.0
 
@@ -60,12 +59,12 @@ def build_runner(
 ) -> Runner:
     """What works on the batches of a storage; see `working`."""
     from matryo.batch.job import JobConfig
-    from matryo.batch.lines import LineLimits
+    from matryo.batch.lines import line_limits
     from matryo.batch.runner import Runner, RunnerConfig
     from matryo.http.openai.lines import BatchLines
 
     lines = BatchLines(service, settings.max_body_bytes, settings.unknown_fields)
-    limits = LineLimits(settings.batch_max_lines, settings.max_body_bytes + _AROUND_BODY_BYTES)
+    limits = line_limits(settings.batch_max_lines, settings.max_body_bytes)
     config = RunnerConfig(JobConfig(limits, settings.batch_lease_s))
     return Runner(storage, lines, service, metrics, config)
 

@@ -25,7 +25,7 @@ MARK = b"\xef\xbb\xbf"
 
 _METHOD = "POST"
 _MAX_ERRORS = 100  # of a file; a file of other lines would have one for each
-_BESIDE_BODY = 1 << 16
+_BESIDE_BODY = 1 << 20  # bytes of a line: its custom_id, and how the body is written
 _MAX_ID_CHARS = 512
 _SHOWN = 64
 _OTHER_MARKS = (b"\xff\xfe", b"\xfe\xff")

@@ -25,7 +25,7 @@ DAY_S = 86_400
 
 def file_of(content: bytes) -> File:
     """An input file."""
-    return File("file-in", "", "in.jsonl", "batch", len(content), NOW, None, ())
+    return File("file-in", "", "in.jsonl", "batch", len(content), NOW, NOW + DAY_S, ())
 
 
 def batch_of(batch_id: str = "batch_1", owner: str = "") -> Batch:

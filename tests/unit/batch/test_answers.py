@@ -18,7 +18,6 @@ from matryo.batch.windows import LineAnswer
 from matryo.core.errors import NotReady
 from matryo.core.metrics import Metrics
 from matryo.http.openai.lines import BatchLines
-from matryo.scheduler import SchedulerConfig
 from matryo.service import OPEN, Service, ServiceConfig
 from matryo.service.limits import RequestLimits
 from tests.contract.conftest import entered_application
@@ -122,11 +121,9 @@ async def test_a_body_over_the_limit() -> None:
         assert (answer.status, answer.body) == (413, response.content)
 
 
-def service_of(engine: FakeEngine, **scheduler: Any) -> Service:
+def service_of(engine: FakeEngine, memory_bytes: int | None = None) -> Service:
     """A service of one engine."""
-    config = ServiceConfig(
-        limits=RequestLimits(2048, 300_000), scheduler=SchedulerConfig(**scheduler)
-    )
+    config = ServiceConfig(limits=RequestLimits(2048, 300_000), memory_bytes=memory_bytes)
     return Service([engine], config, Metrics(CollectorRegistry()))
 
 
@@ -170,17 +167,17 @@ async def test_only_the_guilty_lines_fail(engine: FakeEngine) -> None:
 
 
 async def test_no_room_is_waited_for(engine: FakeEngine) -> None:
-    """While the queue is full of others' requests, the lines wait and get no error."""
-    async with service_of(engine, max_requests=1) as service:
-        door = BatchLines(service, 1 << 20, "warn")
-        engine.gate.clear()
-        other = asyncio.create_task(answers(door, texts(1)))
-        ours = asyncio.create_task(answers(door, texts(3)))
-        refusals = service._metrics.rejections.labels("requests")
+    """While others' requests hold the memory, the lines wait and get no error."""
+    n_bytes = 1 << 20
+    async with service_of(engine, memory_bytes=n_bytes) as service:
+        held = service.budget.lease()
+        held.grow(n_bytes, "body")
+        ours = asyncio.create_task(answers(BatchLines(service, 1 << 20, "warn"), texts(3)))
+        refusals = service._metrics.rejections.labels("memory")
         while not refusals._value.get():
             await asyncio.sleep(0)
-        engine.gate.set()
-        assert [one.status for one in [*await other, *await ours]] == [200] * 4
+        held.end()
+        assert [one.status for one in await ours] == [200] * 3
 
 
 async def test_a_service_that_stops(engine: FakeEngine) -> None:

@@ -197,7 +197,7 @@ def test_windows_cover_the_file(kinds: list[str], most: int) -> None:
 
 def test_a_file_that_changes() -> None:
     """A line that is wrong where the check saw none ends the reading, and is named."""
-    with pytest.raises(InvalidRequest, match="line 2.*changed"):
+    with pytest.raises(InvalidRequest, match=r"line 2.*changed"):
         list(read_windows(split_lines([line() + b"\n{"], 999), ENDPOINT, WindowLimits()))
 
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 import random
 import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from typing import Any, cast
 
@@ -107,7 +108,7 @@ def small_windows(monkeypatch: pytest.MonkeyPatch) -> None:
 @asynccontextmanager
 async def desk(
     engine: FakeEngine, metrics: Metrics, *contents: bytes, **options: Any
-) -> AsyncIterator[Desk]:
+) -> AsyncGenerator[Desk, None]:
     """A desk whose runners stop at the end."""
     config = ServiceConfig(limits=RequestLimits(2048, 300_000))
     service = Service([engine], config, metrics)
@@ -126,6 +127,13 @@ async def desk(
 def ids(content: bytes) -> list[str]:
     """The custom_ids of result lines."""
     return [json.loads(line)["custom_id"] for line in content.splitlines()]
+
+
+def key(name: str, **limits: Any) -> NamedKey:
+    """A key with limits."""
+    digest = hashlib.sha256(name.encode()).hexdigest()
+    found = Key.model_validate({"sha256": digest} | limits)
+    return NamedKey(name=name, key=found, where="")
 
 
 def value(metric: Any) -> float:
@@ -205,8 +213,8 @@ async def test_the_key_must_be_allowed_the_model(engine: FakeEngine, metrics: Me
     async with desk(engine, metrics, *contents, owners=["narrow", "slow"]) as one:
         one.service.keys.replace(
             [
-                NamedKey(name="narrow", key=Key(sha256="0" * 64, models=["other"]), where=""),
-                NamedKey(name="slow", key=Key(sha256="1" * 64, tokens_per_minute=1), where=""),
+                key("narrow", models=["other"]),
+                key("slow", tokens_per_minute=1),
             ]
         )
         one.start()
@@ -422,6 +430,20 @@ async def test_a_grace_that_ends(engine: FakeEngine, metrics: Metrics) -> None:
         engine.gate.set()
 
 
+class Countdown:
+    """Is over at the nth call of the storage."""
+
+    def __init__(self, n_calls: int) -> None:
+        self.over = asyncio.Event()
+        self._left, self._loop = n_calls, asyncio.get_running_loop()
+
+    def __call__(self, _: str) -> None:
+        """Count a call, on its thread."""
+        self._left -= 1
+        if self._left == 0:
+            self._loop.call_soon_threadsafe(self.over.set)
+
+
 @pytest.mark.parametrize("seed", range(8))
 async def test_kills(engine: FakeEngine, metrics: Metrics, seed: int) -> None:
     """Whenever a runner dies, the next ones lose no line and repeat none, in the same bytes."""
@@ -438,18 +460,10 @@ async def test_kills(engine: FakeEngine, metrics: Metrics, seed: int) -> None:
         one.tasks.clear()
         if entry.batch.status != "completed":
             for _ in range(12):
-                countdown = rng.randint(1, 12)
-                dead = asyncio.Event()
-                loop = asyncio.get_running_loop()
-
-                def count(_: str, at: list[int] = [countdown], dead: asyncio.Event = dead) -> None:  # noqa: B006 - counts
-                    at[0] -= 1
-                    if at[0] == 0:
-                        loop.call_soon_threadsafe(dead.set)
-
-                one.storage.before = count
+                left = Countdown(rng.randint(1, 12))
+                one.storage.before = left
                 _, task = one.start()
-                await dead.wait()
+                await left.over.wait()
                 task.cancel()
                 await asyncio.gather(task, return_exceptions=True)
                 one.tasks.clear()

@@ -33,7 +33,7 @@ from matryo.service import Answer, Caller, Options, Service, Texts
 
 log = logging.getLogger("matryo")
 
-PRIORITY: Priority = "bulk"
+PRIORITY: Priority = "batch"
 """Of every line of a batch."""
 
 _PIECE_BYTES, _PIECE_LINES = 1 << 17, 256  # that are parsed in one go, which takes milliseconds
