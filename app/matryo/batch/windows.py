@@ -21,7 +21,7 @@ from matryo.service import Caller
 MAX_INPUTS = 2048
 """Embedding inputs of a window."""
 
-_MAX_BYTES = 1 << 19  # of the lines of a window; about 130,000 tokens of English
+_MAX_BYTES = 1 << 18  # of the lines of a window; about 60,000 tokens of English
 _MAX_NUMBERS = 1 << 20  # of a window's vectors: 11 MB of JSON
 
 

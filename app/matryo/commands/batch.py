@@ -62,7 +62,7 @@ def run(
     """
     limits = line_limits(None, settings.max_body_bytes)
     with _open_source(source) as file:
-        check_files(os.fstat(file.fileno()), output, errors)
+        check_files(_stat(file), output, errors)
         checked = _checked(file, limits, source)
         settings = _with_model(settings, checked.model)
         service = build_service(settings, ready_engines(settings))
@@ -93,6 +93,13 @@ def _open_source(source: Path) -> Generator[BinaryIO, None, None]:
         yield file
 
 
+def _stat(file: BinaryIO) -> os.stat_result | None:
+    try:
+        return os.fstat(file.fileno())
+    except OSError:  # a stand-in without a descriptor
+        return None
+
+
 def _chunks(file: BinaryIO, start: int = 0) -> Iterator[bytes]:
     """The bytes of a file from `start` on."""
     file.seek(start)
@@ -106,7 +113,7 @@ def _checked(file: BinaryIO, limits: LineLimits, source: Path) -> Checked:
     Raises:
         InvalidRequest: some lines are wrong; each of them was reported.
     """
-    size = os.fstat(file.fileno()).st_size
+    size = file.seek(0, os.SEEK_END)
 
     def lines() -> Iterator[RawLine]:
         with TerminalReporter().bar("checking", size) as advance:
