@@ -91,8 +91,8 @@ notes: ## print what CHANGELOG.md says of the version
 	@$(PYTHON) deploy/release.py notes
 
 lock: .venv/.dev ## resolve the dependencies again, hashes included
-	$(BIN)/uv pip compile $(LOCK_FLAGS) pyproject.toml --extra grpc --extra otel --group build -o requirements/run.lock
-	$(BIN)/uv pip compile $(LOCK_FLAGS) pyproject.toml --extra grpc --extra otel --group build --group image --group dev --group clients -c requirements/run.lock -o requirements/dev.lock
+	$(BIN)/uv pip compile $(LOCK_FLAGS) pyproject.toml --extra batch --extra grpc --extra otel --group build -o requirements/run.lock
+	$(BIN)/uv pip compile $(LOCK_FLAGS) pyproject.toml --extra batch --extra grpc --extra otel --group build --group image --group dev --group clients -c requirements/run.lock -o requirements/dev.lock
 	$(BIN)/uv pip compile $(LOCK_FLAGS) --group image -c requirements/dev.lock -o requirements/image.lock
 LOCK_FLAGS := --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --no-emit-index-url --no-emit-find-links
 

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 Callback = TypeVar("Callback", bound=Callable[..., Any])
 
+_SOME_FAILED = 3
 _READER_GONE = 128 + signal.SIGPIPE  # what a shell shows for a program that SIGPIPE ended
 
 
@@ -359,39 +360,73 @@ def bench(
     run(settings, seconds=seconds, url=url, as_json=as_json)
 
 
-class _Embed(click.Command):
-    """`matryo embed`: its help ends with examples."""
+@main.command(
+    epilog="""\b
+Examples:
+  matryo batch requests.jsonl vectors.jsonl
+  matryo batch requests.jsonl vectors.jsonl --errors failed.jsonl --precision int8
+  zcat requests.jsonl.gz | matryo batch - - > vectors.jsonl
 
-    def format_epilog(
-        self,
-        ctx: click.Context,  # noqa: ARG002 - click's signature
-        formatter: click.HelpFormatter,
-    ) -> None:
-        """Commands that work as they stand, and what each of them does."""
-        with formatter.section("Examples"):
-            for command, effect in _EMBED_EXAMPLES:
-                formatter.write_text(f"matryo {command}")
-                formatter.write_text(f"    {effect}")
-
-
-_EMBED_EXAMPLES = (
-    ("embed MODEL texts.txt > vectors.jsonl", "A text a line."),
-    (
-        "embed MODEL shop.csv --column title --id-column sku --keep price --output shop.parquet",
-        "Columns of a table.",
-    ),
-    (
-        "embed MODEL corpus/ 's3://bucket/*.parquet' --dedupe --resume --output vectors.npy",
-        "A corpus; the same command goes on after a kill.",
-    ),
-    (
-        "embed MODEL books.jsonl --chunk 256 --overlap 32 --pool rows --output books.parquet",
-        "A vector for each window of a long text.",
-    ),
+\b
+A line, as for OpenAI's Batch API:
+  {"custom_id": "a", "method": "POST", "url": "/v1/embeddings", "body": {"input": "..."}}
+"""
 )
+@click.argument("source", metavar="INPUT", type=click.Path(path_type=Path, allow_dash=True))
+@click.argument("output", metavar="OUTPUT", type=click.Path(path_type=Path, allow_dash=True))
+@click.option(
+    "--errors",
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    help="File for the lines that failed. Default: OUTPUT.",
+)
+@click.option("--restart", is_flag=True, help="Begin anew; drop what an earlier run has done.")
+@click.option(
+    "--model",
+    multiple=True,
+    help="Model; give it again for more, the first is the default. Default: the model that the "
+    "lines name, else MATRYO_MODEL.",
+)
+@_flag("--precision", "Numbers of the model: fp32, int8, q8, q4 or auto.")
+@_trust
+def batch(
+    source: Path,
+    output: Path,
+    errors: Path | None,
+    restart: bool,
+    model: tuple[str, ...],
+    **flags: str | bool | None,
+) -> None:
+    """Answer the lines of OpenAI's Batch API, from INPUT to OUTPUT, without a server.
+
+    A line of OUTPUT has the body that POST /v1/embeddings answers. INPUT and OUTPUT may be -,
+    standard input and output.
+
+    Given again after it was killed, the same command goes on behind the last line that OUTPUT has.
+    OUTPUT.progress says where that is, and is removed at the end.
+
+    The exit status is 1 if INPUT or a setting is wrong, and 3 if some lines failed.
+    """
+    from matryo.commands.batch import run
+
+    settings = _settings(model=model or None, **flags)
+    if not run(settings, source, output, errors, restart=restart):
+        sys.exit(_SOME_FAILED)
 
 
-@main.command(cls=_Embed)
+@main.command(
+    epilog="""\b
+Examples:
+  matryo embed MODEL texts.txt > vectors.jsonl
+  matryo embed MODEL shop.csv --column title --id-column sku --keep price --output shop.parquet
+  matryo embed MODEL corpus/ 's3://bucket/*.parquet' --dedupe --resume --output vectors.npy
+  matryo embed MODEL books.jsonl --chunk 256 --overlap 32 --pool rows --output books.parquet
+
+\b
+They embed a text a line; columns of a table; a corpus, where the same command goes on after a
+kill; and windows of long texts.
+"""
+)
 @click.argument("model_id", cls=_ModelArgument)
 @click.argument("inputs", nargs=-1, metavar="[INPUT]...")
 @click.option("--input-type", help="query, document, classification, clustering or none.")

@@ -19,7 +19,7 @@ from tests.fakes import MINILM, FakeEngine
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 # Their programs need other ports and servers, and have tests of their own in tests/contract.
-OTHERS = frozenset(("encoderfile", "grpc", "mcp"))
+OTHERS = frozenset(("batch", "encoderfile", "grpc", "mcp"))
 
 
 def snippets(pattern: str, flags: re.RegexFlag) -> list[object]:

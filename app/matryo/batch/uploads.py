@@ -18,9 +18,12 @@ class Upload(Protocol):
 
     Attributes:
         n_bytes: bytes written.
+        expires_after_s: life of the file, which may be changed until `commit`; None for the
+            server's own.
     """
 
     n_bytes: int
+    expires_after_s: int | None
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
         """Append bytes.
@@ -31,7 +34,6 @@ class Upload(Protocol):
             StorageFull: the disk or the database has no room.
             StorageUnavailable: the database or the store does not answer.
         """
-        ...
 
     def commit(self) -> File:
         """The file, which is there from now on.
@@ -40,8 +42,6 @@ class Upload(Protocol):
             StorageFull, StorageUnavailable, FileTooLarge, StorageQuotaReached: as `write`. After
                 StorageUnavailable, `commit` may be called again.
         """
-        ...
 
     def abort(self) -> None:
         """Remove what was written; nothing happens after `commit`. Never raises."""
-        ...

@@ -15,8 +15,11 @@
     │   ├─ UnknownFile, UnknownBatch   an id of the Batch API that the caller does not have
     │   ├─ FileTooLarge        a file of more bytes than the Batch API takes
     │   ├─ BatchConflict       a batch whose status forbids what the caller wants
+    │   ├─ BatchOff            a route of the Batch API on a server without it
     │   ├─ BodyTooLarge        a body of more bytes than the server reads
     │   ├─ BodyTimeout         a body that did not arrive in time
+    │   │   └─ UploadTooSlow      a file that came too slowly
+    │   ├─ RangeNotSatisfiable a part of a file that begins behind its end
     │   ├─ DeadlinePassed      a request not finished when its caller stopped waiting
     │   └─ UnsupportedMedia    a body that is not plain JSON
     ├─ CapacityError   the caller may try again later
@@ -273,13 +276,52 @@ class BodyTooLarge(RequestError):
         self.max_bytes = max_bytes
 
 
+class BatchOff(RequestError):
+    """A route of the Batch API on a server whose operator has not turned that API on."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "The Batch API, /v1/files and /v1/batches, is off on this server. Its operator turns "
+            "the API on with MATRYO_BATCH=true.",
+            code="batch_off",
+        )
+
+
+class RangeNotSatisfiable(RequestError):
+    """A part of a file that begins behind the file's end.
+
+    Attributes:
+        n_bytes: of the file.
+    """
+
+    def __init__(self, *, n_bytes: int) -> None:
+        super().__init__(
+            f"The header Range asks for bytes behind the end of the file, which has {n_bytes} "
+            "bytes. Ask for bytes before the end, or leave the header out.",
+            code="range_not_satisfiable",
+        )
+        self.n_bytes = n_bytes
+
+
 class BodyTimeout(RequestError):
     """A body that did not arrive completely in time."""
 
-    def __init__(self, *, timeout_s: float) -> None:
+    def __init__(self, message: str = "", *, timeout_s: float) -> None:
         super().__init__(
-            f"The request body did not arrive within {timeout_s:g} s. Send it again.",
+            message or f"The request body did not arrive within {timeout_s:g} s. Send it again.",
             code="request_timeout",
+        )
+
+
+class UploadTooSlow(BodyTimeout):
+    """A file that came too slowly, or stopped to come."""
+
+    def __init__(self, *, timeout_s: float, min_rate: int) -> None:
+        super().__init__(
+            f"The file came at less than {min_rate} bytes a second (MATRYO_MIN_READ_RATE), or "
+            f"nothing of the file came for {timeout_s:g} s (MATRYO_BODY_TIMEOUT_S). Send the file "
+            "again over a faster connection, or in parts.",
+            timeout_s=timeout_s,
         )
 
 

@@ -143,7 +143,8 @@ class Settings(BaseModel):
         ge=1,
         le=_MOST,
         description="Bytes a second at which a caller must read an answer on average, past the "
-        "first MATRYO_WRITE_TIMEOUT_S; slower ones are disconnected.",
+        "first MATRYO_WRITE_TIMEOUT_S; slower ones are disconnected. An upload to the Batch API "
+        "must come as fast, past the first MATRYO_BODY_TIMEOUT_S.",
     )
     metrics_port: int | None = Field(
         None,
@@ -290,7 +291,10 @@ class Settings(BaseModel):
         description="Largest request body in bytes; past it 413.",
     )
     body_timeout_s: _Seconds = Field(
-        60, gt=0, description="Seconds a request body may take to arrive; past it 408."
+        60,
+        gt=0,
+        description="Seconds a request body may take to arrive; past it 408. Of an upload to the "
+        "Batch API, seconds without a byte.",
     )
     ready_interval_s: _Seconds = Field(
         30,

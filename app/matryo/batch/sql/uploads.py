@@ -34,10 +34,18 @@ class SqlUpload:
     Args:
         file_id: of a row that is not ready.
         owner: whose file the upload becomes.
+        expires_after_s: life of the file; None for the server's own.
     """
 
     def __init__(
-        self, database: Database, blobs: Blobs, limits: Limits, *, file_id: str, owner: str
+        self,
+        database: Database,
+        blobs: Blobs,
+        limits: Limits,
+        *,
+        file_id: str,
+        owner: str,
+        expires_after_s: int | None,
     ) -> None:
         self._database, self._blobs, self._limits = database, blobs, limits
         self._id, self._owner = file_id, owner
@@ -45,6 +53,7 @@ class SqlUpload:
         self._n_pieces = 0
         self._is_over = False
         self.n_bytes = 0
+        self.expires_after_s = expires_after_s
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
         """Append bytes."""
@@ -65,8 +74,11 @@ class SqlUpload:
         self._check_open()
         if self._buffer:
             self._store_piece()
+        values: dict[str, object] = {"is_ready": True}
+        if self.expires_after_s is not None:
+            values["expires_at"] = files.c.created_at + self.expires_after_s
         with self._database.writing() as transaction:
-            self._touch(transaction, {"is_ready": True})
+            self._touch(transaction, values)
             row = transaction.connection.execute(select(files).where(files.c.id == self._id)).one()
             found = file_of(row, pieces_of(transaction, self._id))
         self._is_over = True
@@ -139,7 +151,6 @@ def begin_upload(
                 what="files", key=owner, limit=limits.key_files, used=used, requested=1
             )
         check_bytes(transaction, limits, owner, 1)
-        life_s = limits.retention_s if expires_after_s is None else expires_after_s
         transaction.connection.execute(
             insert(files).values(
                 id=file_id,
@@ -148,13 +159,15 @@ def begin_upload(
                 purpose=purpose,
                 n_bytes=0,
                 created_at=transaction.moment,
-                expires_at=transaction.moment + life_s,
+                expires_at=transaction.moment + limits.retention_s,
                 is_ready=False,
                 is_deleted=False,
                 touched_at=transaction.now,
             )
         )
-    return SqlUpload(database, blobs, limits, file_id=file_id, owner=owner)
+    return SqlUpload(
+        database, blobs, limits, file_id=file_id, owner=owner, expires_after_s=expires_after_s
+    )
 
 
 def check_bytes(transaction: Transaction, limits: Limits, owner: str, n_bytes: int) -> None:
