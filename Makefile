@@ -20,8 +20,9 @@ native: .venv/.native ## build native/ with a C++ compiler and install it into .
 test: .venv/.native ## the whole suite and its branch coverage; needs no network
 	$(BIN)/python -m pytest -n auto --cov --cov-report=
 
-integration: .venv/.native ## a bundle from end to end, mutated files, calls over gRPC and of operators, kernels of other CPUs, every alert; about half an hour
+integration: .venv/.native ## batches on PostgreSQL and S3, a bundle from end to end, mutated files, calls over gRPC and of operators, kernels of other CPUs, every alert; about half an hour
 	$(BIN)/python -c 'import PyInstaller, ziglang' || $(PIP) install pyinstaller ziglang
+	$(BIN)/python -m pytest -n 0 tests/integration/batch
 	$(BIN)/python -m tests.bundle_file
 	$(BIN)/python -m tests.fuzz_grpc --count 10000
 	$(BIN)/python -m tests.fuzz_files --count 2000

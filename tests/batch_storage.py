@@ -23,11 +23,14 @@ class MemoryUpload:
         self.content = bytearray()
         self.n_bytes = 0
         self.is_open = True
+        self.is_writing = False
 
     def write(self, data: bytes) -> None:
         """Append bytes, once the gate is open."""
+        self.is_writing = True
         self.storage.writing.set()
         assert self.storage.gate.wait(30)
+        self.is_writing = False
         self.storage.fail()
         assert self.is_open
         self.content += data
@@ -43,8 +46,8 @@ class MemoryUpload:
         return self.storage.keep(replace(self.file, expires_at=NOW + life_s), bytes(self.content))
 
     def abort(self) -> None:
-        """Forget the bytes."""
-        if self.is_open:
+        """Forget the bytes. Only one thread at a time may use an upload."""
+        if self.is_open and not self.is_writing:
             self.storage.n_aborted += 1
         self.is_open = False
 
@@ -57,7 +60,7 @@ class MemoryStorage:
         writing: a write has begun.
         error: what the next calls raise.
         n_aborted: uploads that were aborted.
-        n_closed: reads that were closed before their end.
+        n_closed: reads that were closed before their end, on a thread of the storage's callers.
     """
 
     def __init__(self, max_file_bytes: int = 1_000_000) -> None:
@@ -72,7 +75,7 @@ class MemoryStorage:
 
     def fail(self) -> None:
         """Raise the error that the test wants, on a thread that is not the event loop's."""
-        assert threading.current_thread().name.startswith("matryo-files"), "on the event loop"
+        assert _is_thread(), "on the event loop"
         if self.error:
             raise self.error
 
@@ -139,7 +142,7 @@ class MemoryStorage:
                 yield content[at : at + CHUNK]
             is_whole = True
         finally:
-            self.n_closed += not is_whole
+            self.n_closed += not is_whole and _is_thread()
 
     def add_batch(
         self,
@@ -228,3 +231,8 @@ class MemoryStorage:
     def as_storage(self) -> Storage:
         """The same, as code that is typed wants it."""
         return cast("Storage", self)
+
+
+def _is_thread() -> bool:
+    """Whether this is a thread that may wait."""
+    return threading.current_thread().name.startswith("matryo-files")

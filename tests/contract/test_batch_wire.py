@@ -200,7 +200,9 @@ def test_too_large_in_chunks(engine: FakeEngine, storage: MemoryStorage) -> None
                 b"Content-Type: multipart/form-data; boundary=b\r\n\r\n"
             )
             wire.sendall(b"%x\r\n%b\r\n" % (len(HEAD), HEAD))
-            while not select.select([wire], [], [], 0)[0]:
+            for _ in range(2000):
+                if select.select([wire], [], [], 0)[0]:
+                    break
                 wire.sendall(b"%x\r\n%b\r\n" % (10_000, b"x" * 10_000))
             status, answer = answer_of(wire)
         assert (status, answer["error"]["code"]) == (413, "file_too_large")
@@ -313,3 +315,17 @@ def test_stop(engine: FakeEngine, storage: MemoryStorage) -> None:
         assert download.read() == content
         assert storage.n_aborted == 1
         assert len(storage.kept) == 1
+
+
+def test_the_end_of_the_grace(engine: FakeEngine, storage: MemoryStorage) -> None:
+    """An upload that a thread still writes when the server ends is removed after that write."""
+    with serving(engine, grace_s=0.1) as live, begun(live, MIB) as wire:
+        storage.gate.clear()
+        wire.sendall(HEAD + b"x" * 1000)
+        assert storage.writing.wait(10)
+        live.server.stop()
+        # What is left at the end of the grace is cancelled, and its connection cut.
+        wait_until(lambda: not live.server.connections)
+        storage.gate.set()
+    assert storage.n_aborted == 1
+    assert not storage.kept

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -229,6 +231,42 @@ def test_batches_of_an_owner(place: Place) -> None:
     claim.begin(0, None)
     claim.finish("completed")
     add_batch(storage)
+
+
+def test_limits_hold_for_processes_together(place: Place) -> None:
+    """Of many processes that add batches at once, no more succeed than one owner may have."""
+    file = add_file(place.storage())
+    others = [place.storage(key_batches=3) for _ in range(6)]
+    start = threading.Barrier(len(others))
+
+    def work(other: SqlStorage) -> bool:
+        start.wait()
+        try:
+            add_batch(other, file)
+        except StorageQuotaReached:
+            return False
+        return True
+
+    with ThreadPoolExecutor(len(others)) as pool:
+        assert sum(pool.map(work, others)) == 3
+
+
+def test_bytes_hold_for_processes_together(place: Place) -> None:
+    """Of many uploads at once, no more succeed than fit into the owner's bytes."""
+    others = [place.storage(key_bytes=35) for _ in range(6)]
+    start = threading.Barrier(len(others))
+
+    def work(other: SqlStorage) -> bool:
+        start.wait()
+        try:
+            add_file(other, b"x" * 10)
+        except StorageQuotaReached:
+            return False
+        return True
+
+    with ThreadPoolExecutor(len(others)) as pool:
+        assert sum(pool.map(work, others)) == 3
+    assert others[0].figures().stored_bytes <= 35
 
 
 def test_results_count_for_the_owner(place: Place) -> None:

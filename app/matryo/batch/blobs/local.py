@@ -24,6 +24,8 @@ log = logging.getLogger("matryo")
 _FULL = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EFBIG))
 _OLD_S = 3600  # a write aside takes seconds
 _TRIES = 3
+_RESERVE_BYTES = 16 * 1024 * 1024
+_RESERVE_PART = 20  # of a small disk
 
 
 class LocalBlobs:
@@ -41,12 +43,20 @@ class LocalBlobs:
         aside, final = self._aside / secrets.token_hex(16), self._bytes / key
         with _translated():
             make_folder(self._aside)
+            self._check_room(len(data))
             try:
                 aside.write_bytes(data)
                 _publish(aside, final)
             except OSError:
                 aside.unlink(missing_ok=True)
                 raise
+
+    def _check_room(self, n_bytes: int) -> None:
+        """Leave some of the disk to the database, which needs room even to remove a file."""
+        disk = os.statvfs(self._aside)
+        reserve = min(_RESERVE_BYTES, disk.f_frsize * disk.f_blocks // _RESERVE_PART)
+        if disk.f_frsize * disk.f_bavail < n_bytes + reserve:
+            raise OSError(errno.ENOSPC, "the last bytes of the disk are the database's", None)
 
     def get(self, key: str, start: int, end: int) -> bytes:
         """The bytes of an object from `start` up to `end`."""

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("matryo")
 
 _ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT")
-_RETRIES_S = 20  # within the lease of a batch
+_PATIENCE_S = 20  # within the lease of a batch
 _TIMEOUT_S = 30
 _LIST = 1000  # names that S3 sends at once
 _FULL_STATUS = "507 Insufficient Storage"  # MinIO and Ceph, when their disks are full
@@ -37,12 +37,13 @@ class S3Blobs:
 
     Args:
         url: `s3://bucket/prefix`.
+        patience_s: seconds for which a request is tried again.
 
     Raises:
         SettingsInvalid: a variable of AWS cannot be used.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, patience_s: float = _PATIENCE_S) -> None:
         endpoint = next((os.environ[name] for name in _ENDPOINTS if os.environ.get(name)), "")
         try:
             self._store = S3Store.from_url(
@@ -51,7 +52,7 @@ class S3Blobs:
                     "allow_http": endpoint.startswith("http://"),
                     "timeout": timedelta(seconds=_TIMEOUT_S),
                 },
-                retry_config={"max_retries": 6, "retry_timeout": timedelta(seconds=_RETRIES_S)},
+                retry_config={"max_retries": 6, "retry_timeout": timedelta(seconds=patience_s)},
                 credential_provider=_profile() if os.environ.get("AWS_PROFILE") else None,
             )
         except (BaseError, ValueError) as exc:
@@ -116,9 +117,15 @@ def _profile() -> S3CredentialProvider:
             "AWS_PROFILE is set, but the package boto3, which reads profiles, is not installed. "
             "Install it with: pip install boto3"
         )
+    from botocore.exceptions import BotoCoreError
     from obstore.auth.boto3 import Boto3CredentialProvider
 
-    return Boto3CredentialProvider()
+    try:
+        return Boto3CredentialProvider()
+    except (BotoCoreError, ValueError) as exc:
+        raise SettingsInvalid(
+            f"AWS_PROFILE cannot be used: {exc}. Check AWS's files of profiles and credentials."
+        ) from exc
 
 
 def _short(exc: Exception) -> str:
