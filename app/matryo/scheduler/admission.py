@@ -325,6 +325,7 @@ class Queue:
             before=self.runs.leaders(),
             gap_s=arrivals.gap_s(now),
             yields=yields,
+            is_idle=len(self.runs) + 1 < self._config.workers,
         )
 
     def take(self, choice: Choice, now: float) -> Run:

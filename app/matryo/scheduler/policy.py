@@ -8,8 +8,9 @@ tenant that had `starve_s` seconds of work beyond its due come after bulk of the
 nobody starves another's bulk by sending queries alone.
 
 The leader's longest text begins the batch. Texts of any request for the same model then fill the
-batch, the longest that fits first: reading the weights for a query serves bulk as well. Texts of
-very different lengths stay apart where attention would compute too much padding.
+batch, the longest that fits first: reading the weights for a query serves bulk as well. Bulk joins
+no query while another worker is idle. Texts of very different lengths stay apart where attention
+would compute too much padding.
 
 Guests come after every other tenant: their runs begin where no other tenant has anything waiting or
 under way, and are interrupted when another tenant's request comes. The work of an interrupted run
@@ -77,6 +78,7 @@ def next_batch(
     before: Collection[Account] = (),
     gap_s: float = math.inf,
     yields: bool = False,
+    is_idle: bool = False,
 ) -> list[Job]:
     """The jobs to run now.
 
@@ -91,6 +93,7 @@ def next_batch(
         before: the tenants whose runs guests wait for.
         gap_s: mean seconds between two requests that interrupt runs of guests.
         yields: whether those requests interrupt every run.
+        is_idle: whether another worker has nothing to do.
 
     Returns:
         Jobs of one engine; empty only if nothing that may run is pending.
@@ -123,7 +126,9 @@ def next_batch(
 
     batch = _Batch(job, longest, most_tokens, config.joining_cost)
     batch.fill(leader)
-    for kind in (False, True) if len(waiting) > 1 else ():
+    # Bulk that rides with a query holds the answer up, and another worker has time for it.
+    kinds = (False,) if is_idle and not leader.bulk else (False, True)
+    for kind in kinds if len(waiting) > 1 else ():
         batch.n_misses = 0
         for other in accounts.ranked(bulk=kind, long_allowed=False, guests=account.is_guest):
             if batch.n_misses >= MAX_MISSES:

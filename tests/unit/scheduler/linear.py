@@ -24,6 +24,7 @@ def linear_batch(
     before: Sequence[Account] = (),
     gap_s: float = math.inf,
     yields: bool = False,
+    is_idle: bool = False,
 ) -> list[Job]:
     """The jobs to run now; see `next_batch`. `accounts` says what each tenant had."""
 
@@ -92,7 +93,8 @@ def linear_batch(
 
     batch = _Batch(first, longest, most, config.joining_cost)
     batch.fill(leader)
-    for kind in (queries, bulk):
+    alone = is_idle and not is_bulk(leader, budget)
+    for kind in (queries,) if alone else (queries, bulk):
         for ticket in sorted(kind, key=lambda ticket: (turn(ticket), _size(ticket))):
             other_account = account(ticket)
             beyond_s = (other_account.served - mine.served) * other_account.tenant.weight

@@ -78,6 +78,7 @@ def choose_on_and_on(
     long_allowed: bool,
     gap_s: float = math.inf,
     yields: bool = False,
+    is_idle: bool = False,
 ) -> None:
     """Take batch after batch, and hold each against the linear policy; some callers leave."""
 
@@ -98,6 +99,7 @@ def choose_on_and_on(
             "before": before,
             "gap_s": gap_s,
             "yields": yields,
+            "is_idle": is_idle,
         }
         alive = [each for each in tickets if each.live]
         batch = next_batch(waiting, budget, CONFIG, **facts)
@@ -134,6 +136,7 @@ def choose_on_and_on(
     st.booleans(),
     st.sampled_from([0.01, 0.5, math.inf]),
     st.booleans(),
+    st.booleans(),
 )
 def test_the_choice_of_a_look_at_every_request(
     asked: list[tuple[list[int], int, Priority, Tenant]],
@@ -142,6 +145,7 @@ def test_the_choice_of_a_look_at_every_request(
     long_allowed: bool,
     gap_s: float,
     yields: bool,
+    is_idle: bool,
 ) -> None:
     """Whatever waits, comes to an end or leaves, the batch has the same jobs in the same order."""
     tickets = [
@@ -149,7 +153,13 @@ def test_the_choice_of_a_look_at_every_request(
         for index, (lengths, kind, priority, tenant) in enumerate(asked)
     ]
     choose_on_and_on(
-        tickets, per_class, gaps, long_allowed=long_allowed, gap_s=gap_s, yields=yields
+        tickets,
+        per_class,
+        gaps,
+        long_allowed=long_allowed,
+        gap_s=gap_s,
+        yields=yields,
+        is_idle=is_idle,
     )
 
 
