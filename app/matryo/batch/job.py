@@ -215,7 +215,8 @@ class Job:
         windows = self._input()
         with contextlib.suppress(StorageQuotaReached):
             while window := await windows.next_window(self._window):
-                await self._commit(expire_window(window, self._claim.batch.id))
+                result = await asyncio.to_thread(expire_window, window, self._claim.batch.id)
+                await self._commit(result)
 
     async def _timed(self, window: Window) -> WindowResult:
         """The result of a window."""
