@@ -15,7 +15,7 @@ from typing import Any, Literal, cast
 
 import numpy as np
 
-from matryo.core.errors import InvalidRequest
+from matryo.core.errors import InvalidRequest, SetupError
 from matryo.engine.postprocess import FloatArray
 
 Nulls = Literal["refuse", "keep"]
@@ -32,35 +32,39 @@ class TextColumn:
         strings: all texts that are not null, in order.
         rows: the row of each string.
         n_rows: rows of the column, nulls included.
+        may_be_null: whether nulls are allowed; a column may still have none.
     """
 
     strings: Sequence[str]
     rows: Sequence[int]
     n_rows: int
-
-    @property
-    def has_nulls(self) -> bool:
-        """Whether a row has no text."""
-        return len(self.strings) < self.n_rows
+    may_be_null: bool
 
     def spread(self, vectors: FloatArray) -> FloatArray:
         """`(n_rows, D)` of the vectors of `strings`: a row of NaN for each null."""
-        if not self.has_nulls:
+        if len(self.strings) == self.n_rows:
             return vectors
         spread = np.full((self.n_rows, vectors.shape[1]), np.nan, np.float32)
         spread[self.rows] = vectors
         return spread
 
     def to_arrow(self, vectors: FloatArray) -> Any:  # noqa: ANN401 - a library that may be absent
-        """`pyarrow.FixedSizeListArray` of the vectors of `strings`: null for each null."""
-        pa: Any = importlib.import_module("pyarrow")
-        mask = None
-        if self.has_nulls:
-            nulls = np.ones(self.n_rows, bool)
-            nulls[self.rows] = False
-            mask = pa.array(nulls)
-        flat = pa.array(self.spread(vectors).reshape(-1))
-        return pa.FixedSizeListArray.from_arrays(flat, vectors.shape[1], mask=mask)
+        """Arrow's lists of the vectors of `strings`, null for each null.
+
+        Returns:
+            A `pyarrow.FixedSizeListArray`; with `may_be_null`, a `pyarrow.ListArray`. Arrow cannot
+            read fixed-size lists with nulls from Parquet, and a column has one type in all batches.
+        """
+        pa = _pyarrow()
+        size = vectors.shape[1]
+        flat = pa.array(vectors.reshape(-1))
+        if not self.may_be_null:
+            return pa.FixedSizeListArray.from_arrays(flat, size)
+        has_text = np.zeros(self.n_rows, bool)
+        has_text[self.rows] = True
+        ends = size * np.cumsum(has_text, dtype=np.int32)
+        offsets = np.concatenate([np.zeros(1, np.int32), ends])
+        return pa.ListArray.from_arrays(pa.array(offsets), flat, mask=pa.array(~has_text))
 
 
 def read_texts(texts: Any, nulls: Nulls) -> TextColumn:  # noqa: ANN401 - of any library
@@ -74,29 +78,34 @@ def read_texts(texts: Any, nulls: Nulls) -> TextColumn:  # noqa: ANN401 - of any
         InvalidRequest: `texts` is one string or no column, or one of its items is no string.
     """
     items = _items(texts)
+    keep = nulls == "keep"
     if set(map(type, items)) <= {str}:
-        return TextColumn(items, range(len(items)), len(items))
-    rows = [row for row, item in enumerate(items) if not (nulls == "keep" and _is_null(item))]
+        return TextColumn(items, range(len(items)), len(items), keep)
+    rows = [row for row, item in enumerate(items) if not (keep and _is_null(item))]
     for row in rows:
         if not isinstance(items[row], str):
             hint = ', or choose nulls="keep" for a null vector' if _is_null(items[row]) else ""
             raise InvalidRequest(
                 f"texts[{row}] is {type(items[row]).__name__}; each text must be a string{hint}"
             )
-    return TextColumn([items[row] for row in rows], rows, len(items))
+    return TextColumn([items[row] for row in rows], rows, len(items), keep)
 
 
 def _items(texts: Any) -> Sequence[Any]:  # noqa: ANN401 - of any library
-    if isinstance(texts, (Mapping, AbstractSet, bytes)) or hasattr(texts, "columns"):
-        kind: type[Any] = type(texts)
+    if _has_no_order(texts) or hasattr(texts, "columns"):
         raise InvalidRequest(
-            f"texts is a {kind.__name__}; give a list of strings, or one column of strings"
+            f"texts is a {type(texts).__name__}; give a list of strings, or one column of strings"
         )
     listed: Any = next((getattr(texts, name)() for name in _LISTERS if hasattr(texts, name)), texts)
     # A bare string is a sequence of strings too: its letters would be embedded one by one.
     if isinstance(listed, str):
         raise InvalidRequest("texts is one string; give a list, such as [text]")
     return cast("Sequence[Any]", listed) if isinstance(listed, Sequence) else list(listed)
+
+
+def _has_no_order(value: object) -> bool:
+    """Whether a value is a container, but no sequence of texts."""
+    return isinstance(value, (Mapping, AbstractSet, bytes))
 
 
 def _is_null(item: object) -> bool:
@@ -139,8 +148,8 @@ def with_columns(
     """A batch with a column of vectors, and perhaps one that repeats their fingerprint.
 
     The new columns have the types of the batch: in a dict, arrays `(n, D)` of float32 and `(n,)`
-    of strings; in a table of Arrow, fixed-size lists and strings; in a data frame of pandas, the
-    same types of Arrow.
+    of strings; in a table of Arrow, lists (see `TextColumn.to_arrow`) and strings; in a data frame
+    of pandas, the same types of Arrow.
 
     Args:
         batch: as for `is_batch`; the batch itself stays as it is.
@@ -166,7 +175,7 @@ def with_columns(
         if fingerprint_name:
             added[fingerprint_name] = np.array(repeated, np.str_)
         return dict(cast("Mapping[str, Any]", batch)) | added
-    pa: Any = importlib.import_module("pyarrow")
+    pa = _pyarrow()
     added = {name: texts.to_arrow(vectors)}
     if fingerprint_name:
         added[fingerprint_name] = pa.array(repeated, pa.string())
@@ -176,6 +185,15 @@ def with_columns(
         return batch
     wrap = sys.modules["pandas"].arrays.ArrowExtensionArray
     return batch.assign(**{key: wrap(column) for key, column in added.items()})
+
+
+def _pyarrow() -> Any:  # noqa: ANN401 - an optional package
+    try:
+        return importlib.import_module("pyarrow")
+    except ImportError as exc:
+        raise SetupError(
+            "columns of Arrow and pandas need pyarrow: pip install 'matryo[parquet]'"
+        ) from exc
 
 
 def _names(batch: Any) -> list[str]:  # noqa: ANN401 - of any library

@@ -134,7 +134,11 @@ class Embedder:
         return column.spread(self._vectors(column))
 
     def embed_arrow(self, texts: Texts) -> Any:  # noqa: ANN401 - pyarrow is optional
-        """The same as `embed`, as a `pyarrow.FixedSizeListArray` with a null for each null text."""
+        """The same as `embed`, as a `pyarrow.FixedSizeListArray`.
+
+        With `nulls="keep"` a `pyarrow.ListArray`, with a null for each null text: Arrow cannot read
+        fixed-size lists with nulls from Parquet.
+        """
         column = read_texts(texts, self._nulls)
         return column.to_arrow(self._vectors(column))
 
@@ -152,8 +156,8 @@ class Embedder:
         Returns:
             A batch of the same type with the column `vector_column`, and with
             `fingerprint_column` if that has a name. In a dict, the vectors are an array `(n, D)`
-            of float32, with a row of NaN for a null. In a table or a data frame, they are Arrow's
-            fixed-size lists.
+            of float32, with a row of NaN for a null. In a table or a data frame, they are the lists
+            of `embed_arrow`.
 
         Raises:
             InvalidRequest: the batch has no column of texts, or has one of the new columns.
