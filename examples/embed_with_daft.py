@@ -14,7 +14,8 @@ from daft import DataType, Series
 from matryo import Embedder
 
 WORKERS = 2
-VECTOR = DataType.fixed_size_list(DataType.float32(), 384)
+# The catalogue knows the number of components; nothing is loaded here.
+VECTOR = DataType.fixed_size_list(DataType.float32(), Embedder("all-minilm-l6-v2").dimensions)
 
 
 @daft.cls(max_concurrency=WORKERS, use_process=True)

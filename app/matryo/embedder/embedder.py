@@ -6,11 +6,11 @@ import functools
 import os
 import threading
 import weakref
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, TypeVar, get_args, overload
+from typing import Any, Self, get_args
 
 import numpy as np
 
@@ -35,7 +35,6 @@ from matryo.service import LocalService, Options, request
 from matryo.service.choices import Choices, Defaults, choose, choose_dimensions
 from matryo.service.limits import WINDOW_TEXTS
 
-T = TypeVar("T")
 Texts = Any  # a list of strings, or a column of them of any library
 
 _KEPT = 4  # embedders that a process keeps for tasks to come; one that uses more models is rare
@@ -142,11 +141,7 @@ class Embedder:
         column = read_texts(texts, self._nulls)
         return column.to_arrow(self._vectors(column))
 
-    @overload
-    def __call__(self, batch: Sequence[str]) -> FloatArray: ...
-    @overload
-    def __call__(self, batch: T) -> T: ...
-    def __call__(self, batch: Any) -> Any:
+    def __call__(self, batch: Any) -> Any:  # noqa: ANN401 - of any library
         """A batch with its column of vectors; of a column or a list, what `embed` returns.
 
         Args:

@@ -1,0 +1,1 @@
+"""Tests that `make integration` runs: each needs more than the development environment."""
