@@ -21,6 +21,7 @@ WORKERS = 2
 GATE = "gate"
 _NODE_CPUS = 2  # one for the worker, one for reading and writing
 _OBJECT_STORE_BYTES = 1 << 30
+_BLOCKS = 16
 _STARTS = 3
 _LOOK_S = 0.05
 
@@ -113,7 +114,8 @@ def embed(
     watcher = threading.Thread(target=_watch, args=(seen, while_all_wait), daemon=True)
     watcher.start()
     began = time.perf_counter()
-    data.read_parquet(str(source)).map_batches(
+    data.DataContext.get_current().target_min_block_size = 1  # small files are blocks too
+    data.read_parquet(str(source), override_num_blocks=_BLOCKS).map_batches(
         Watched,
         fn_constructor_args=(str(seen), given),
         batch_format="pyarrow",

@@ -15,6 +15,7 @@ from matryo import Embedder
 
 WORKERS = 2
 CORES = 1  # of each worker; the model runs on as many threads
+BLOCKS = 16  # of the input, at least a few for each worker: a block is what one worker embeds
 
 
 def main() -> None:
@@ -23,7 +24,7 @@ def main() -> None:
     # Reading and writing need a CPU beside those of the workers.
     n_cpus = None if "RAY_ADDRESS" in os.environ else WORKERS * CORES + 1
     ray.init(num_cpus=n_cpus)
-    ray.data.read_parquet(source).map_batches(
+    ray.data.read_parquet(source, override_num_blocks=BLOCKS).map_batches(
         Embedder,
         fn_constructor_kwargs={
             "model": "all-minilm-l6-v2",
