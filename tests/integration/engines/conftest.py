@@ -25,6 +25,14 @@ pa: Any = importlib.import_module("pyarrow")
 pq: Any = importlib.import_module("pyarrow.parquet")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Frameworks warn of each other's versions, and leave sockets behind: not our faults."""
+    here = Path(__file__).parent
+    for item in items:
+        if here in item.path.parents:
+            item.add_marker(pytest.mark.filterwarnings("ignore"))
+
+
 @pytest.fixture(scope="session")
 def environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
     """The variables of every process: a store of its own, and nothing that leaves this machine."""
