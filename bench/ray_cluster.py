@@ -5,12 +5,12 @@ The interpreter must have Ray: see `bench.engines`.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import os
 import threading
 import time
 from collections.abc import Callable, Generator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +50,7 @@ class Watched(Embedder):
         return answer
 
 
-@contextmanager
+@contextlib.contextmanager
 def two_nodes() -> Generator[None]:
     """A cluster of two nodes with room for one worker each; this process is its driver."""
     os.environ |= {
