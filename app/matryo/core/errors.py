@@ -53,7 +53,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 
 class MatryoError(Exception):
@@ -66,6 +66,19 @@ class MatryoError(Exception):
     def __init__(self, message: str) -> None:
         super().__init__(message)
         self.message = message
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Message and attributes: a process may raise what another one has caught.
+
+        By itself Python calls the class with the message alone, which few of these classes take.
+        """
+        return _rebuilt, (type(self), self.message, vars(self))
+
+
+def _rebuilt(kind: type[MatryoError], message: str, attributes: dict[str, Any]) -> MatryoError:
+    error = kind.__new__(kind, message)
+    error.__dict__ |= attributes
+    return error
 
 
 class CallerGone(Exception):

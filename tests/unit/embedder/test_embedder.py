@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import multiprocessing
 import pickle
 import subprocess
 import sys
@@ -174,13 +173,11 @@ def _vectors_in_a_child(embedder: Embedder, texts: list[str], pipe: Any) -> None
     pipe.close()
 
 
-@pytest.mark.parametrize("method", ["spawn", "fork"])
-def test_workers(embedder: Embedder, method: str) -> None:
+def test_workers(embedder: Embedder, workers: Any) -> None:
     """A worker process loads the model itself, even one that was forked from a loaded parent."""
     expected = embedder.embed(TEXTS)
-    context: Any = multiprocessing.get_context(method)
-    ours, theirs = context.Pipe()
-    child = context.Process(target=_vectors_in_a_child, args=(embedder, TEXTS, theirs))
+    ours, theirs = workers.Pipe()
+    child = workers.Process(target=_vectors_in_a_child, args=(embedder, TEXTS, theirs))
     child.start()
     assert ours.poll(50)
     assert np.array_equal(ours.recv(), expected)
