@@ -19,10 +19,10 @@ from matryo.batch.objects import LineError, WindowResult
 from matryo.core.errors import InvalidRequest
 from matryo.service import Caller
 
-MAX_INPUTS = 2048
+MAX_INPUTS = 1024
 """Embedding inputs of a window."""
 
-_MAX_BYTES = 1 << 18  # of the lines of a window; about 60,000 tokens of English
+_MAX_BYTES = 1 << 17  # of the lines of a window; about 30,000 tokens of English
 _MAX_NUMBERS = 1 << 20  # of a window's vectors: 11 MB of JSON
 
 
