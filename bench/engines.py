@@ -38,6 +38,7 @@ from matryo.core.environment import load_settings
 from tests.weights import Weights, mapped_weights
 
 _FILES = 16
+_BATCH_SIZE = 1024
 _TEXTS = 20_000  # different descriptions; more rows repeat them
 _MB = 1e6
 
@@ -59,14 +60,14 @@ def write_rows(folder: Path, rows: int, *, short: bool = False) -> None:
         pq.write_table(pa.table({"id": ids, "text": texts}), folder / f"{number:02}.parquet")
 
 
-def bare(source: Path, target: Path, given: dict[str, Any]) -> float:
+def bare(source: Path, target: Path, given: dict[str, Any], batch_size: int) -> float:
     """Embed a folder with two processes, half of the files each; returns the seconds it took."""
     target.mkdir()
     files = sorted(source.iterdir())
     began = time.perf_counter()
     context = multiprocessing.get_context("spawn")
     processes = [
-        context.Process(target=_embed_files, args=(given, files[part::2], target))
+        context.Process(target=_embed_files, args=(given, batch_size, files[part::2], target))
         for part in range(ray_cluster.WORKERS)
     ]
     for process in processes:
@@ -78,11 +79,13 @@ def bare(source: Path, target: Path, given: dict[str, Any]) -> float:
     return time.perf_counter() - began
 
 
-def _embed_files(given: dict[str, Any], files: Sequence[Path], target: Path) -> None:
+def _embed_files(
+    given: dict[str, Any], batch_size: int, files: Sequence[Path], target: Path
+) -> None:
     pa, pq = _arrow()
     with Embedder(threads=1, **given) as embedder:
         for path in files:
-            batches = pq.ParquetFile(path).iter_batches(ray_cluster.BATCH_SIZE)
+            batches = pq.ParquetFile(path).iter_batches(batch_size)
             pq.write_table(pa.Table.from_batches(map(embedder, batches)), target / path.name)
 
 
@@ -104,6 +107,7 @@ def main(arguments: Sequence[str]) -> int:
     with Embedder(**given) as embedder:  # builds what is missing, before anything is measured
         embedder.embed(["a"])
     home = load_settings(None).home
+    batch_size = min(_BATCH_SIZE, options.rows // _FILES)
     n_workers = 0
     rates: dict[str, list[float]] = {"bare": [], "ray": []}
     memory: dict[int, Weights] = {}
@@ -118,10 +122,12 @@ def main(arguments: Sequence[str]) -> int:
         write_rows(folder / "in", options.rows, short=options.short)
         for _ in range(options.rounds):
             if not options.kill:
-                spent_s = bare(folder / "in", folder / "bare", given)
+                spent_s = bare(folder / "in", folder / "bare", given, batch_size)
                 rates["bare"].append(options.rows / spent_s)
                 _check(folder / "bare", options.rows)
-            spent_s = ray_cluster.embed(folder / "in", folder / "ray", folder / "seen", given, look)
+            spent_s = ray_cluster.embed(
+                folder / "in", folder / "ray", folder / "seen", given, batch_size, look
+            )
             rates["ray"].append(options.rows / spent_s)
             _check(folder / "ray", options.rows)
             n_workers = len(ray_cluster.processes(folder / "seen"))

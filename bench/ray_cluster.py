@@ -16,12 +16,10 @@ from typing import Any
 
 from matryo import Embedder
 
-BATCH_SIZE = 1024
 WORKERS = 2
 GATE = "gate"
 _NODE_CPUS = 2  # one for the worker, one for reading and writing
 _OBJECT_STORE_BYTES = 1 << 30
-_BLOCKS = 16
 _STARTS = 3
 _LOOK_S = 0.05
 
@@ -97,6 +95,7 @@ def embed(
     target: Path,
     seen: Path,
     given: dict[str, Any],
+    batch_size: int,
     while_all_wait: Callable[[dict[int, str]], object],
 ) -> float:
     """Embed a folder of Parquet with one worker on each node; returns the seconds it took.
@@ -106,6 +105,8 @@ def embed(
         target: folder to write.
         seen: as for `Watched`.
         given: arguments of the embedder.
+        batch_size: rows of a batch, and of a block: what Ray gives to a worker at a time. The
+            input must have a few batches for each worker.
         while_all_wait: is called with the node of each worker's process once every worker has
             embedded a batch, which it has not yet handed on.
     """
@@ -114,12 +115,12 @@ def embed(
     watcher = threading.Thread(target=_watch, args=(seen, while_all_wait), daemon=True)
     watcher.start()
     began = time.perf_counter()
-    data.DataContext.get_current().target_min_block_size = 1  # small files are blocks too
-    data.read_parquet(str(source), override_num_blocks=_BLOCKS).map_batches(
+    rows = data.read_parquet(str(source)).repartition(target_num_rows_per_block=batch_size)
+    rows.map_batches(
         Watched,
         fn_constructor_args=(str(seen), given),
         batch_format="pyarrow",
-        batch_size=BATCH_SIZE,
+        batch_size=batch_size,
         num_cpus=1,
         resources={"worker": 1},
         compute=data.ActorPoolStrategy(size=WORKERS),

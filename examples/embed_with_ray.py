@@ -15,7 +15,7 @@ from matryo import Embedder
 
 WORKERS = 2
 CORES = 1  # of each worker; the model runs on as many threads
-BLOCKS = 16  # of the input, at least a few for each worker: a block is what one worker embeds
+ROWS = 4096  # of a block: what a worker gets at a time, and embeds again if the worker dies
 
 
 def main() -> None:
@@ -24,7 +24,8 @@ def main() -> None:
     # Reading and writing need a CPU beside those of the workers.
     n_cpus = None if "RAY_ADDRESS" in os.environ else WORKERS * CORES + 1
     ray.init(num_cpus=n_cpus)
-    ray.data.read_parquet(source, override_num_blocks=BLOCKS).map_batches(
+    rows = ray.data.read_parquet(source).repartition(target_num_rows_per_block=ROWS)
+    rows.map_batches(
         Embedder,
         fn_constructor_kwargs={
             "model": "all-minilm-l6-v2",
