@@ -42,6 +42,7 @@ class Upload(Protocol):
             StorageFull, StorageUnavailable, FileTooLarge, StorageQuotaReached: as `write`. After
                 StorageUnavailable, `commit` may be called again.
         """
+        ...
 
     def abort(self) -> None:
         """Remove what was written; nothing happens after `commit`. Never raises."""
