@@ -54,6 +54,7 @@ def two_nodes() -> Generator[None]:
     os.environ |= {
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
+        "RAY_worker_niceness": "0",  # as what it is compared with; Ray's default is 15
     }
     cluster = _start()
     try:
