@@ -147,6 +147,7 @@ def test_a_build_that_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_close_and_again(embedder: Embedder) -> None:
     """A closed embedder has no thread, and loads the model again when it is asked."""
+    gc.collect()  # what earlier tests left may have threads
     threads = threading.active_count()
     first = embedder.embed(["a"])
     assert threading.active_count() > threads
