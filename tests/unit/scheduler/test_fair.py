@@ -490,8 +490,8 @@ class TestBackground:
         with pytest.raises(Overloaded):
             desk.send(POLITE, [100])
         with pytest.raises(Overloaded):
-            desk.queue.check_room(GREEDY)
-        desk.queue.check_room(GREEDY, priority="batch")
+            desk.queue.check_room(POLITE)
+        desk.queue.check_room(POLITE, priority="batch")
         desk.send(GREEDY, [100] * 20, "batch")
 
     def test_tenants_share_the_background(self) -> None:
