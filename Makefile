@@ -20,16 +20,20 @@ native: .venv/.native ## build native/ with a C++ compiler and install it into .
 test: .venv/.native ## the whole suite and its branch coverage; needs no network
 	$(BIN)/python -m pytest -n auto --cov --cov-report=
 
-integration: .venv/.native ## a bundle from end to end, mutated files, calls over gRPC and of operators, kernels of other CPUs, every alert; about half an hour
+integration: .venv/.native ## batches on PostgreSQL and S3, a bundle from end to end, mutated files, calls over gRPC and of operators, kernels of other CPUs, every alert; about half an hour
 	$(BIN)/python -c 'import PyInstaller, ziglang' || $(PIP) install pyinstaller ziglang
+	$(BIN)/python -m pytest -n 0 tests/integration/batch
 	$(BIN)/python -m tests.bundle_file
 	$(BIN)/python -m tests.fuzz_grpc --count 10000
 	$(BIN)/python -m tests.fuzz_files --count 2000
 	$(BIN)/python -m tests.native.fuzz 10000 > /dev/null
 	$(BIN)/python -c 'import kubernetes_validate' || $(PIP) install kubernetes-validate==1.37.0
 	$(BIN)/python -m tests.chart.check
+	$(BIN)/python -m pytest -n 0 tests/integration/embed_urls.py
 	$(BIN)/python -m tests.monitoring
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m tests.native.other_cpus
+	$(MAKE) .venv/.engines
+	.venv/engines/bin/python -m pytest -n 0 --timeout 900 tests/integration/engines
 
 arm64: .venv/.native ## unit tests and real vectors on 64-bit ARM under QEMU; needs root, debootstrap, qemu-user-static; an hour
 	nice -n 19 $(BIN)/python -m tests.arm64
@@ -89,8 +93,10 @@ notes: ## print what CHANGELOG.md says of the version
 	@$(PYTHON) deploy/release.py notes
 
 lock: .venv/.dev ## resolve the dependencies again, hashes included
-	$(BIN)/uv pip compile $(LOCK_FLAGS) pyproject.toml --extra grpc --extra otel --group build -o requirements/run.lock
-	$(BIN)/uv pip compile $(LOCK_FLAGS) pyproject.toml --extra grpc --extra otel --group build --group image --group dev --group clients -c requirements/run.lock -o requirements/dev.lock
+	$(BIN)/uv pip compile $(LOCK_FLAGS) pyproject.toml --extra batch --extra grpc --extra otel --group build -o requirements/run.lock
+	$(BIN)/uv pip compile $(LOCK_FLAGS) pyproject.toml --extra batch --extra grpc --extra otel --group build --group image --group dev --group clients -c requirements/run.lock -o requirements/dev.lock
+	# The same versions as a server's, but of tqdm, whose latest Daft refuses.
+	sed -n 's/ \\$$//p' requirements/run.lock | grep '==' | grep -v '^tqdm=' | $(BIN)/uv pip compile $(LOCK_FLAGS) pyproject.toml --extra batch --extra grpc --extra otel --group build --group dev --group engines -c /dev/stdin -o requirements/engines.lock
 	$(BIN)/uv pip compile $(LOCK_FLAGS) --group image -c requirements/dev.lock -o requirements/image.lock
 LOCK_FLAGS := --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --no-emit-index-url --no-emit-find-links
 
@@ -144,4 +150,12 @@ clean: ## remove .venv and caches
 .venv/.native: .venv/.dev $(shell find native -type f -not -path '*/__pycache__/*')
 	@echo 'Building native/; this takes about half a minute.'
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(PIP) install --force-reinstall --no-deps --no-build-isolation ./native
+	@touch $@
+
+# Ray, Spark, Daft and Dask, for tests/integration/engines and bench.engines; Spark needs Java 17.
+.venv/.engines: requirements/engines.lock .venv/.run
+	@java -version 2> /dev/null || { echo 'Spark needs Java: apt-get install default-jre-headless'; exit 1; }
+	$(PYTHON) -m venv .venv/engines
+	.venv/engines/bin/python -m pip --disable-pip-version-check -q install --require-hashes -r requirements/engines.lock
+	.venv/engines/bin/python -m pip --disable-pip-version-check -q install --no-deps --no-build-isolation -e .
 	@touch $@

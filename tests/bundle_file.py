@@ -65,7 +65,7 @@ def main() -> None:
         (["info"], "every byte is what was written"),
         (["verify"], "passed"),
         (["models"], MODEL),
-        (["embed", "--help"], "[OPTIONS] [ID] [FILE]"),
+        (["embed", "--help"], "[OPTIONS] [ID] [INPUT]..."),
         (["bundle", MODEL, "--output", "x"], "has no command 'bundle'"),
         (["serve", "--precision", "fp32"], "was made with 'int8'"),
         (["serve", "--model", "other"], f"was made with '{MODEL}'"),

@@ -88,11 +88,21 @@ def _run(root: Path) -> None:
         "MATRYO_GRPC_CERT_FILE": str(root / "cert.pem"),
         "MATRYO_GRPC_KEY_FILE": str(root / "key.pem"),
     }
-    server = Monitored("one", root, settings | tls)
+    batches = {"MATRYO_BATCH": "true", "MATRYO_BATCH_DIR": str(root / "batches")}
+    (root / "batches").mkdir()
+    server = Monitored("one", root, settings | tls | batches)
     other = Monitored("two", root, settings)
     stack = Stack(root)
     world = World(
-        server, other, stack, KEYS, keys_file, certify, grpc_port, root_pem=root / "cert.pem"
+        server,
+        other,
+        stack,
+        KEYS,
+        keys_file,
+        certify,
+        grpc_port,
+        root_pem=root / "cert.pem",
+        batches=root / "batches",
     )
     with contextlib.ExitStack() as end:
         end.callback(other.stop)

@@ -6,7 +6,9 @@ import contextlib
 import json
 import signal
 import socket
+import sqlite3
 import threading
+import time
 from collections.abc import Callable, Generator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -16,6 +18,8 @@ from typing import Any
 import grpc
 import requests
 
+from matryo.batch.storage import open_storage
+from matryo.core.environment import load_settings
 from matryo.grpc.messages import make
 from tests.monitoring_stack import Monitored, Stack
 
@@ -61,6 +65,7 @@ class World:
         certify: writes the certificate of the gRPC port anew, so that it ends in so many days.
         root_pem: the certificate that its clients trust.
         grpc_port: of the server.
+        batches: folder of the Batch API.
     """
 
     server: Monitored
@@ -71,6 +76,7 @@ class World:
     certify: Callable[[int], None]
     grpc_port: int
     root_pem: Path
+    batches: Path
 
     # --- load of every kind
 
@@ -150,6 +156,7 @@ class World:
             ("MatryoKeyLimited", lambda: again_and_again(self.limited)),
             ("MatryoReloadRefused", self._bad_keys),
             ("MatryoCertificateExpires", self._old_certificate),
+            ("MatryoBatchStuck", self._late_batch),
             ("MatryoVersionsDiffer", self._two_versions),
             ("MatryoDown", self._stopped),
             ("MatryoRestarting", lambda: again_and_again(self._crash)),
@@ -218,6 +225,40 @@ class World:
         self.certify(1)
         yield
         self.certify(90)
+
+    @contextlib.contextmanager
+    def _late_batch(self) -> Generator[None, None, None]:
+        """A batch that somebody holds, and whose window is soon over."""
+        storage = open_storage(load_settings(batch=True, batch_dir=self.batches))
+        upload = storage.add_file("batch", "in.jsonl")
+        line = {"custom_id": "a", "method": "POST", "url": "/v1/embeddings", "body": {"input": "x"}}
+        upload.write(json.dumps(line).encode())
+        file_id = upload.commit().id
+        change = "UPDATE matryo_batches SET lease_until = ?, expires_at = ? WHERE id = ?"
+        now, batch_id = int(time.time()), ""
+
+        def hold() -> bool:
+            """Add a batch, and hold it unless the server was faster."""
+            nonlocal batch_id
+            batch_id = storage.add_batch(
+                "batch",
+                weight=1.0,
+                input_file_id=file_id,
+                endpoint="/v1/embeddings",
+                completion_window="24h",
+            ).id
+            values = (now + 86_400, now + 3600, batch_id)
+            found = database.execute(f"{change} AND epoch = 0", values)
+            database.commit()
+            return bool(found.rowcount)
+
+        with contextlib.closing(sqlite3.connect(self.batches / "batches.sqlite3")) as database:
+            while not hold():
+                pass
+            yield
+            database.execute(change, (0, now + 86_400, batch_id))
+            database.commit()
+        storage.close()
 
     @contextlib.contextmanager
     def _two_versions(self) -> Generator[None, None, None]:

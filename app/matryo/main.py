@@ -14,6 +14,7 @@ from prometheus_client import CollectorRegistry
 from starlette.routing import BaseRoute, Route
 
 import matryo
+from matryo.assembly.batch import build_runner, open_batch, working
 from matryo.assembly.keys import watch_keys
 from matryo.assembly.models import load_engines
 from matryo.assembly.service import build_service
@@ -28,19 +29,25 @@ from matryo.engine import Engine
 from matryo.http import operations
 from matryo.http.application import Application
 from matryo.http.connections import ConnectionLimits
-from matryo.http.context import BodyLimits, Context
+from matryo.http.context import BatchDoor, BodyLimits, Context
 from matryo.http.encoderfile import routes as encoderfile
 from matryo.http.guest import guest_route
 from matryo.http.listening import Listener
 from matryo.http.middleware import Cors, RequestMiddleware
-from matryo.http.openai import document, routes
+from matryo.http.openai import batch_routes, document, routes
 from matryo.http.server import Server, ServerConfig
 from matryo.http.tei import routes as tei
+from matryo.http.threads import Threads
 from matryo.http.tls import warning_daily
 from matryo.service import Service
 
 if TYPE_CHECKING:
+    from matryo.batch.runner import Runner
+    from matryo.batch.storage import Storage
     from matryo.grpc.server import GrpcServer
+
+# Uploads and downloads that wait for the storage at the same time; others wait for their turn.
+_BATCH_THREADS = 16
 
 _EXPOSED = [
     "x-request-id",
@@ -60,6 +67,9 @@ _EXPOSED = [
     "x-matryo-dtype",
     "x-matryo-model",
     "x-matryo-prompt-tokens",
+    "content-disposition",
+    "content-range",
+    "etag",
 ]
 
 
@@ -84,12 +94,19 @@ def create_app(
     metrics = Metrics(CollectorRegistry())
     tracer = build_tracer(settings, matryo.__version__)
     service = build_service(settings, engines, metrics, cores, tracer)
+    storage = open_batch(settings)
+    runner = build_runner(settings, storage, service, metrics) if storage else None
+    batch = _batch_door(settings, storage, runner) if storage and runner else None
 
     @asynccontextmanager
     async def lifespan(application: FastAPI) -> AsyncGenerator[None, None]:
         async with AsyncExitStack() as stack:
+            if batch:
+                stack.callback(batch.close)
             await stack.enter_async_context(exporting(tracer))
             await stack.enter_async_context(service)
+            if runner:
+                await stack.enter_async_context(working(runner))
             await stack.enter_async_context(warning_daily(application.state.tls))
             if grpc_server := application.state.grpc_server:
                 await stack.enter_async_context(grpc_server)
@@ -100,10 +117,12 @@ def create_app(
         service,
         metrics,
         lifespan,
+        batch,
         description="OpenAI's embeddings endpoint over Matryoshka text models.",
         docs_url=None,  # FastAPI's pages load their scripts from elsewhere; ours is plain HTML
         redoc_url=None,
     )
+    application.state.runner = runner
     application.state.grpc_server = _grpc_server(
         settings, service, metrics, application.state.tls.grpc
     )
@@ -112,6 +131,7 @@ def create_app(
     # Not included as routers: FastAPI would match each request to an included route twice.
     for door, router in (
         ("openai", routes.build_router()),
+        ("batch", batch_routes.build_router(is_on=settings.batch)),
         ("tei", tei.build_router()),
         ("encoderfile", encoderfile.build_router()),
         ("operations", operations.build_router(has_metrics=settings.metrics_port is None)),
@@ -122,7 +142,7 @@ def create_app(
         application.add_middleware(
             Cors,
             allow_origins=settings.cors_origins,
-            allow_methods=["GET", "POST"],
+            allow_methods=["GET", "POST", "DELETE"],
             # Mirrored by name in the answer: "*" itself would not cover Authorization.
             allow_headers=["*"],
             expose_headers=_EXPOSED,
@@ -216,6 +236,7 @@ def _application(
     service: Service,
     metrics: Metrics,
     lifespan: Callable[[FastAPI], AbstractAsyncContextManager[None]],
+    batch: BatchDoor | None = None,
     **options: Any,
 ) -> Application:
     """An application without routes and middleware: context, errors, and the models' metrics."""
@@ -228,13 +249,13 @@ def _application(
     )
     application.prefix = settings.root_path or ""
     body_limits = BodyLimits(settings.max_body_bytes, settings.body_timeout_s)
-    application.state.grpc_server = None
+    application.state.grpc_server = application.state.runner = None
     reloads = Reloads(lambda what, outcome: metrics.reloads.labels(what, outcome).inc())
     watch_keys(settings, service.keys, reloads)
     application.state.reloads = reloads
     application.state.tls = watch_tls(settings, metrics, reloads)
     context = application.state.context = Context(
-        service, body_limits, settings.unknown_fields, metrics, settings.metrics_key
+        service, body_limits, settings.unknown_fields, metrics, settings.metrics_key, batch
     )
     application.state.operations = None
     if settings.metrics_port is not None:
@@ -246,6 +267,17 @@ def _application(
         metrics.build_info.labels(*facts).set(1)
     metrics.start_time_seconds.set_to_current_time()
     return application
+
+
+def _batch_door(settings: Settings, storage: Storage, runner: Runner) -> BatchDoor:
+    """What the routes of the Batch API need."""
+    return BatchDoor(
+        storage,
+        Threads(_BATCH_THREADS, "matryo-files"),
+        settings.batch_max_file_bytes,
+        settings.min_read_rate,
+        runner.nudge,
+    )
 
 
 def _grpc_server(
@@ -279,7 +311,10 @@ def build_server(
         on_stop: called when the server begins to stop.
     """
     context: Context = application.state.context
-    grpc_server: GrpcServer | None = application.state.grpc_server
+    beside: tuple[GrpcServer | Runner | None, ...] = (
+        application.state.grpc_server,
+        application.state.runner,
+    )
     config = ServerConfig(
         ConnectionLimits(
             settings.max_connections,
@@ -302,7 +337,7 @@ def build_server(
         config,
         context.metrics,
         on_ready,
-        [grpc_server] if grpc_server else (),
+        [door for door in beside if door],
         on_stop,
         application.state.reloads,
         application.state.tls.http,

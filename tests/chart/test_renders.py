@@ -20,7 +20,7 @@ NAMES = list(VALUES)
 
 def test_sets_of_values() -> None:
     """There is a render for each set of values, and no other."""
-    assert NAMES == ["airgapped", "minimal", "production"]
+    assert NAMES == ["airgapped", "batch", "minimal", "production"]
     assert sorted(path.stem for path in RENDERS.iterdir()) == NAMES
 
 

@@ -141,3 +141,10 @@ def live(engine: FakeEngine) -> Iterator[Live]:
 def base_url(live: Live) -> str:
     """What a client's base URL is set to."""
     return f"{live.url}/v1"
+
+
+@pytest.fixture
+def batch_url(engine: FakeEngine, tmp_path: Path) -> Iterator[str]:
+    """The base URL of a server with a Batch API, its files in a folder of the test."""
+    with live_server(engine, api_keys=KEY, batch=True, batch_dir=tmp_path / "batches") as server:
+        yield f"{server.url}/v1"

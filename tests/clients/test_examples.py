@@ -8,7 +8,10 @@ import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from tests.checkpoints import make_model
@@ -16,10 +19,13 @@ from tests.conftest import build_tiny
 from tests.contract.conftest import Live, live_server
 from tests.fakes import MINILM, FakeEngine
 
+arrow: Any = pa
+parquet: Any = pq
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-# Their programs need other ports and servers, and have tests of their own in tests/contract.
-OTHERS = frozenset(("encoderfile", "grpc", "mcp"))
+# Their programs need other ports, servers or libraries, and have tests of their own, in
+# tests/contract and tests/integration/engines.
+OTHERS = frozenset(("batch", "corpus", "encoderfile", "grpc", "mcp"))
 
 
 def snippets(pattern: str, flags: re.RegexFlag) -> list[object]:
@@ -49,6 +55,7 @@ def tiny_minilm(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     root = tmp_path_factory.mktemp("minilm")
     model = make_model(root, "bert", model_id=MINILM.id)
     build_tiny(root, model)
+    build_tiny(root, model, "int8")
     return {"MATRYO_HOME": str(root / "home"), "MATRYO_MODELS": str(model.models)}
 
 
@@ -101,6 +108,27 @@ def test_curl(open_server: Live, command: str, tmp_path: Path) -> None:
     command = command.replace("127.0.0.1:8080", f"127.0.0.1:{open_server.port}")
     shown = run(["sh", "-c", command.replace("curl ", "curl --silent --fail ", 1)], tmp_path)
     assert '"embedding":[' in shown or '"embedding":"' in shown
+
+
+def test_processes(tiny_minilm: dict[str, str], tmp_path: Path) -> None:
+    """Python's own processes embed files of Parquet; a second run leaves finished files alone."""
+    source, target = tmp_path / "in", tmp_path / "out"
+    source.mkdir()
+    for number in range(3):
+        texts = [f"the sky is {letter * (number + 1)}" for letter in "abcde"]
+        parquet.write_table(arrow.table({"text": texts}), source / f"{number}.parquet")
+    command = [sys.executable, "examples/embed_with_processes.py", str(source), str(target)]
+    run(command, ROOT, tiny_minilm)
+    read = parquet.read_table(target)
+    assert (read.num_rows, len(set(read["text"].to_pylist()))) == (15, 15)
+    assert len(set(read["fingerprint"].to_pylist())) == 1
+    assert len({tuple(vector) for vector in read["embedding"].to_pylist()}) == 15
+    first, second, _ = sorted(target.iterdir())
+    first.write_bytes(b"finished")
+    second.unlink()
+    run(command, ROOT, tiny_minilm)
+    assert first.read_bytes() == b"finished"
+    assert parquet.read_table(second).num_rows == 5
 
 
 def test_readme_has_code() -> None:

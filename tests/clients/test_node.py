@@ -78,6 +78,13 @@ async def test_openai_error(node: Path, base_url: str) -> None:
     assert found == ["NotFoundError", 404, "model_not_found", "string"]
 
 
+@shows(OPENAI, "`files` and `batches`, unchanged")
+async def test_openai_batches(node: Path, batch_url: str) -> None:
+    """Uploads, lists, downloads, makes a batch, cancels, deletes; the file comes before its life."""
+    found = await run(node, "openai_batches", batch_url)
+    assert found == [3600, True, True, True, True, True, True]
+
+
 @shows(VERCEL, "`embedMany`, and `embed` with `dimensions`")
 async def test_vercel(node: Path, base_url: str, engine: FakeEngine) -> None:
     """It wants floats, and reads usage."""

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from pathlib import Path
 from typing import Any
 
+import httpx2
 import numpy as np
 import openai
 import pytest
+from openai.types import Batch
 
 from tests.clients.conftest import KEY, MODEL
 from tests.contract.conftest import live_server, n_refused, wait_until
@@ -174,3 +178,135 @@ def test_retries(engine: FakeEngine) -> None:
             engine.gate.set()
             assert first.result(10).data
             assert second.result(70).data
+
+
+REQUESTS = b"".join(
+    b'{"custom_id": "%d", "method": "POST", "url": "/v1/embeddings", "body": {"input": "%d"}}\n'
+    % (n, n)
+    for n in range(3)
+)
+
+
+@shows(PACKAGE, "`files`: create, list, retrieve, content, delete")
+def test_files(batch_url: str, tmp_path: Path) -> None:
+    """A file from the disk comes back byte for byte, and is gone once it is deleted."""
+    path = tmp_path / "requests.jsonl"
+    path.write_bytes(REQUESTS)
+    with openai.OpenAI(base_url=batch_url, api_key=KEY, max_retries=0) as client:
+        file = client.files.create(file=path, purpose="batch")
+        assert (file.bytes, file.filename, file.status) == (len(REQUESTS), path.name, "processed")
+        assert client.files.wait_for_processing(file.id) == client.files.retrieve(file.id) == file
+        other = client.files.create(
+            file=("b.jsonl", REQUESTS[:10]),
+            purpose="batch",
+            expires_after={"anchor": "created_at", "seconds": 7200},
+        )
+        assert other.expires_at == other.created_at + 7200
+        assert [one.id for one in client.files.list(limit=1, order="asc")] == [file.id, other.id]
+        assert client.files.content(file.id).read() == REQUESTS
+        client.files.content(file.id).write_to_file(tmp_path / "back.jsonl")
+        assert (tmp_path / "back.jsonl").read_bytes() == REQUESTS
+        part = client.files.content(file.id, extra_headers={"range": "bytes=10-19"})
+        assert part.read() == REQUESTS[10:20]
+        assert client.files.delete(file.id).deleted
+        with pytest.raises(openai.NotFoundError):
+            client.files.content(file.id)
+        with pytest.raises(openai.BadRequestError) as caught:
+            client.files.create(file=REQUESTS, purpose="fine-tune")
+        assert (caught.value.param, caught.value.code) == ("purpose", "invalid_value")
+
+
+@shows(PACKAGE, "`batches`: create, retrieve, list, cancel")
+def test_batches(batch_url: str) -> None:
+    """A batch of an uploaded file can be made, looked at and cancelled."""
+    with openai.OpenAI(base_url=batch_url, api_key=KEY, max_retries=0) as client:
+        file = client.files.create(file=("requests.jsonl", REQUESTS), purpose="batch")
+        batch = client.batches.create(
+            input_file_id=file.id,
+            endpoint="/v1/embeddings",
+            completion_window="24h",
+            metadata={"job": "night"},
+        )
+        assert batch.metadata == {"job": "night"}
+        assert batch.usage
+        assert batch.usage.total_tokens == 0
+        assert client.batches.retrieve(batch.id).id == batch.id
+        assert [one.id for one in client.batches.list(limit=1)] == [batch.id]
+        with pytest.raises(openai.NotFoundError):
+            client.batches.create(
+                input_file_id="file-none", endpoint="/v1/embeddings", completion_window="24h"
+            )
+        with pytest.raises(openai.NotFoundError):
+            client.batches.retrieve("batch_none")
+        other = client.batches.create(
+            input_file_id=file.id, endpoint="/v1/embeddings", completion_window="24h"
+        )
+        try:
+            status = client.batches.cancel(other.id).status
+        except openai.ConflictError:  # the batch was done first
+            status = client.batches.retrieve(other.id).status
+        assert status in {"cancelling", "cancelled", "completed"}
+
+
+@shows(PACKAGE, "a batch from its file to its results, the same vectors as `embeddings.create`")
+def test_a_whole_batch(batch_url: str) -> None:
+    """Each line has the body that the route answers, and a line that fails has its error."""
+    lines = [
+        {"custom_id": f"r{n}", "method": "POST", "url": "/v1/embeddings", "body": body}
+        for n, body in enumerate(
+            [
+                {"model": MODEL, "input": "The sky is blue."},
+                {"model": MODEL, "input": ["a", "b"], "encoding_format": "float"},
+                {"model": MODEL, "input": []},
+                {"model": MODEL, "input": "c", "dimensions": 64, "encoding_format": "base64"},
+            ]
+        )
+    ]
+    content = b"".join(json.dumps(line).encode() + b"\n" for line in lines)
+    with openai.OpenAI(base_url=batch_url, api_key=KEY, max_retries=0) as client:
+        file = client.files.create(file=("in.jsonl", content), purpose="batch")
+        batch = client.batches.create(
+            input_file_id=file.id, endpoint="/v1/embeddings", completion_window="24h"
+        )
+
+        def state() -> Batch:
+            return client.batches.retrieve(batch.id)
+
+        wait_until(lambda: state().status == "completed", 30)
+        batch = state()
+        counts, usage = batch.request_counts, batch.usage
+        assert counts
+        assert (counts.total, counts.completed, counts.failed) == (4, 3, 1)
+        assert batch.model == MODEL
+        assert batch.output_file_id
+        assert batch.error_file_id
+        answers = {
+            line["custom_id"]: line["response"]
+            for one in (batch.output_file_id, batch.error_file_id)
+            for line in map(json.loads, client.files.content(one).text.splitlines())
+        }
+        n_tokens = 0
+        for line in lines:
+            expected = httpx2.post(
+                f"{batch_url}/embeddings",
+                json=line["body"],
+                headers={"authorization": f"Bearer {KEY}"},
+            )
+            answer = answers.pop(line["custom_id"])
+            assert answer["status_code"] == expected.status_code
+            assert answer["body"] == expected.json()
+            n_tokens += expected.json().get("usage", {}).get("total_tokens", 0)
+        assert not answers
+        assert usage
+        assert usage.total_tokens == n_tokens
+        kept = [one.purpose for one in client.files.list(order="asc")]
+        assert kept == ["batch", "batch_output", "batch_output"]
+
+
+@shows(PACKAGE, "`AsyncOpenAI`: uploads and streamed downloads")
+async def test_async_files(batch_url: str) -> None:
+    """A file goes up and comes down without being held in memory by either side."""
+    async with openai.AsyncOpenAI(base_url=batch_url, api_key=KEY, max_retries=0) as client:
+        file = await client.files.create(file=("a.jsonl", REQUESTS * 1000), purpose="batch")
+        async with client.files.with_streaming_response.content(file.id) as answer:
+            assert b"".join([one async for one in answer.iter_bytes(1000)]) == REQUESTS * 1000

@@ -131,9 +131,23 @@ def test_schemathesis(tmp_path: Path, model: str) -> None:
     assert "Tested: 13" in done.stdout
 
 
-async def test_the_page_is_all_there_is(engine: FakeEngine) -> None:
+@pytest.mark.timeout(240)
+def test_schemathesis_of_batches(tmp_path: Path, engine: FakeEngine) -> None:
+    """The same for files and batches, as OpenAI's clients and any other send them."""
+    with live_server(engine, batch=True, batch_dir=tmp_path / "batches") as live:
+        command = [
+            sys.executable, "-m", "schemathesis.cli", "run", f"{live.url}/openapi.json",
+            "--include-path-regex", "/v1/(files|batches)",
+            "--max-examples", "50", "--seed", "1", "--generation-deterministic", "--no-color",
+        ]  # fmt: skip
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, check=False, text=True)
+    assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
+    assert "Tested: 9" in done.stdout
+
+
+async def test_the_page_is_all_there_is(engine: FakeEngine, tmp_path: Path) -> None:
     """`/docs` shows every operation and example, names no other origin and runs no script."""
-    async with client_of(engine, api_keys="k") as client:
+    async with client_of(engine, api_keys="k", batch=True, batch_dir=tmp_path) as client:
         answer = await client.get("/docs")
         document = (await client.get("/openapi.json")).json()
     assert answer.headers["content-type"].startswith("text/html")

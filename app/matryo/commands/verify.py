@@ -31,7 +31,7 @@ from matryo.catalog.golden import (
     VectorCheck,
     read_golden,
 )
-from matryo.commands.vectors import check_output
+from matryo.commands.sinks.output import check_standard_output
 from matryo.core.errors import ManifestInvalid
 from matryo.core.settings import Settings
 from matryo.core.untrusted import refusing
@@ -77,7 +77,7 @@ def run(settings: Settings, *, as_json: bool) -> bool:
         SettingsInvalid: standard output is closed.
         SetupError: the model cannot be made ready.
     """
-    check_output(None, None)
+    check_standard_output()
     settings = resolve_models(settings)
     model_id = settings.model[0]
     golden = read_golden(open_catalog(settings).folder(model_id))

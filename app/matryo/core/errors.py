@@ -12,8 +12,14 @@
     │   ├─ Unauthorized        no API key, or a wrong one
     │   ├─ UnknownModel        a model that the server does not serve
     │   ├─ ModelForbidden      a model that the caller's key may not use
+    │   ├─ UnknownFile, UnknownBatch   an id of the Batch API that the caller does not have
+    │   ├─ FileTooLarge        a file of more bytes than the Batch API takes
+    │   ├─ BatchConflict       a batch whose status forbids what the caller wants
+    │   ├─ BatchOff            a route of the Batch API on a server without it
     │   ├─ BodyTooLarge        a body of more bytes than the server reads
     │   ├─ BodyTimeout         a body that did not arrive in time
+    │   │   └─ UploadTooSlow      a file that came too slowly
+    │   ├─ RangeNotSatisfiable a part of a file that begins behind its end
     │   ├─ DeadlinePassed      a request not finished when its caller stopped waiting
     │   └─ UnsupportedMedia    a body that is not plain JSON
     ├─ CapacityError   the caller may try again later
@@ -23,12 +29,16 @@
     │   │   ├─ RequestRateReached  too many requests in a minute
     │   │   ├─ TokenRateReached    too many tokens in a minute
     │   │   ├─ TooManyForRate      more tokens at once than the key has in a minute
-    │   │   └─ QuotaReached        too many tokens in a day
+    │   │   ├─ QuotaReached        too many tokens in a day
+    │   │   └─ StorageQuotaReached too many bytes, files or batches of the Batch API
+    │   ├─ StorageFull         the disk or the database of the Batch API has no room
     │   └─ NotReady            the service is starting or draining, or has no live worker
+    │       ├─ StorageUnavailable  the database or the store of the Batch API does not answer
     │       ├─ Stopping            the service is shutting down
     │       └─ Abandoned           the service shut down before the request was done
     ├─ EngineError     a fault of the server
-    │   └─ InferenceFailed     a run raised, or gave values that are not finite
+    │   ├─ InferenceFailed     a run raised, or gave values that are not finite
+    │   └─ StorageDamaged      the Batch API's store lacks bytes that its database knows
     └─ SetupError      the operator must change a setting, a file or the disk
         ├─ SettingsInvalid, ManifestInvalid, ModelNotFound
         ├─ PullFailed, CheckpointMismatch, StoreFull, StoreUnwritable
@@ -43,7 +53,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 
 class MatryoError(Exception):
@@ -56,6 +66,19 @@ class MatryoError(Exception):
     def __init__(self, message: str) -> None:
         super().__init__(message)
         self.message = message
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Message and attributes: a process may raise what another one has caught.
+
+        By itself Python calls the class with the message alone, which few of these classes take.
+        """
+        return _rebuilt, (type(self), self.message, vars(self))
+
+
+def _rebuilt(kind: type[MatryoError], message: str, attributes: dict[str, Any]) -> MatryoError:
+    error = kind.__new__(kind, message)
+    error.__dict__ |= attributes
+    return error
 
 
 class CallerGone(Exception):
@@ -217,6 +240,39 @@ class ModelForbidden(RequestError):
         )
 
 
+class UnknownFile(RequestError):
+    """An id that is no file of the caller's, whether another caller has it or nobody."""
+
+    def __init__(self, file_id: str, *, param: str | None = "id") -> None:
+        super().__init__(f"No such File object: {file_id}", param=param)
+
+
+class UnknownBatch(RequestError):
+    """An id that is no batch of the caller's, whether another caller has it or nobody."""
+
+    def __init__(self, batch_id: str, *, param: str | None = None) -> None:
+        super().__init__(f"No batch found with id '{batch_id}'.", param=param)
+
+
+class FileTooLarge(RequestError):
+    """A file of more bytes than the Batch API takes."""
+
+    def __init__(self, *, max_bytes: int) -> None:
+        super().__init__(
+            f"The file is larger than {max_bytes} bytes, the most this server takes. Upload its "
+            "lines as several files, or raise MATRYO_BATCH_MAX_FILE_BYTES.",
+            param="file",
+            code="file_too_large",
+        )
+
+
+class BatchConflict(RequestError):
+    """A batch whose status forbids what the caller wants."""
+
+    def __init__(self, status: str) -> None:
+        super().__init__(f"Cannot cancel a batch with status '{status}'.")
+
+
 class BodyTooLarge(RequestError):
     """A body of more bytes than the server reads.
 
@@ -233,13 +289,52 @@ class BodyTooLarge(RequestError):
         self.max_bytes = max_bytes
 
 
+class BatchOff(RequestError):
+    """A route of the Batch API on a server whose operator has not turned that API on."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "The Batch API, /v1/files and /v1/batches, is off on this server. Its operator turns "
+            "the API on with MATRYO_BATCH=true.",
+            code="batch_off",
+        )
+
+
+class RangeNotSatisfiable(RequestError):
+    """A part of a file that begins behind the file's end.
+
+    Attributes:
+        n_bytes: of the file.
+    """
+
+    def __init__(self, *, n_bytes: int) -> None:
+        super().__init__(
+            f"The header Range asks for bytes behind the end of the file, which has {n_bytes} "
+            "bytes. Ask for bytes before the end, or leave the header out.",
+            code="range_not_satisfiable",
+        )
+        self.n_bytes = n_bytes
+
+
 class BodyTimeout(RequestError):
     """A body that did not arrive completely in time."""
 
-    def __init__(self, *, timeout_s: float) -> None:
+    def __init__(self, message: str = "", *, timeout_s: float) -> None:
         super().__init__(
-            f"The request body did not arrive within {timeout_s:g} s. Send it again.",
+            message or f"The request body did not arrive within {timeout_s:g} s. Send it again.",
             code="request_timeout",
+        )
+
+
+class UploadTooSlow(BodyTimeout):
+    """A file that came too slowly, or stopped to come."""
+
+    def __init__(self, *, timeout_s: float, min_rate: int) -> None:
+        super().__init__(
+            f"The file came at less than {min_rate} bytes a second (MATRYO_MIN_READ_RATE), or "
+            f"nothing of the file came for {timeout_s:g} s (MATRYO_BODY_TIMEOUT_S). Send the file "
+            "again over a faster connection, or in parts.",
+            timeout_s=timeout_s,
         )
 
 
@@ -422,8 +517,61 @@ class QuotaReached(LimitReached):
         )
 
 
+class StorageQuotaReached(LimitReached):
+    """The key has no room left for a file or a batch."""
+
+    code = "insufficient_quota"
+    is_worth_retrying = False
+
+    def __init__(
+        self,
+        *,
+        what: Literal["bytes of files", "files", "unfinished batches"],
+        key: str,
+        limit: int,
+        used: int,
+        requested: int,
+    ) -> None:
+        whose = f" of API key `{key}`" if key else ""
+        remedy = (
+            "Cancel batches, or wait until they end"
+            if what == "unfinished batches"
+            else "Delete files that you no longer need"
+        )
+        super().__init__(
+            f"You exceeded your current quota of {what}{whose}: Limit {limit}, Used {used}, "
+            f"Requested {requested}. {remedy}, or ask the operator for more.",
+            wait_s=None,
+        )
+
+
+class StorageFull(CapacityError):
+    """The disk, or the database, of the Batch API has no room.
+
+    The operator must make room, thus a client should not send the bytes again by itself.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(
+            "The server has no room to store this. Please try again later; the operator of this "
+            "server must make room.",
+            retry_after_s=60,
+        )
+
+
 class NotReady(CapacityError):
     """The service is starting, draining, or has no live worker."""
+
+
+class StorageUnavailable(NotReady):
+    """The database, or the store of bytes, of the Batch API does not answer."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "The storage of this server's Batch API does not answer at the moment. Please try "
+            "again.",
+            retry_after_s=5,
+        )
 
 
 class Stopping(NotReady):
@@ -449,6 +597,10 @@ class EngineError(MatryoError):
 
 class InferenceFailed(EngineError):
     """A run raised, or gave values that are not finite."""
+
+
+class StorageDamaged(EngineError):
+    """The Batch API's store lacks bytes that its database knows, or has others."""
 
 
 # --- the operator must change a setting, a file or the disk

@@ -15,7 +15,7 @@ from typing import Literal
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
-DOORS = ("openai", "tei", "encoderfile", "grpc", "mcp", "operations", "none")
+DOORS = ("openai", "batch", "tei", "encoderfile", "grpc", "mcp", "operations", "none")
 LANES = ("query", "bulk")
 DIRECTIONS = ("in", "out")
 HOLDERS = ("body", "texts", "tokens", "vectors", "answer", "connection")
@@ -27,6 +27,7 @@ START_STEPS = ("pull", "build", "load")
 RELOADS = ("keys", "tls")
 OUTCOMES = ("ok", "refused")
 HEARTBEATS = ("ok", "failed")
+BATCH_OUTCOMES = ("completed", "failed")
 
 
 _FAST_S = (0.0001, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0)
@@ -217,6 +218,38 @@ class MetricList:
             "Padding tokens that the matrix products computed too. 0 for graphs that Matryo built, "
             "which pad only attention.",
             "model",
+        )
+
+        # --- the Batch API
+        self.batch_jobs = gauge(
+            "batch_jobs", "Batches of the Batch API by status.", "status", mode="livemax"
+        )
+        self.batch_lines = counter(
+            "batch_lines",
+            "Lines of batches of the Batch API that were answered, by outcome.",
+            "outcome",
+        )
+        self.batch_line_tokens = counter(
+            "batch_line_tokens", "Tokens embedded for lines of batches of the Batch API."
+        )
+        self.batch_oldest_seconds = gauge(
+            "batch_oldest_seconds",
+            "Age of the oldest batch that has not ended; 0 if all have.",
+            mode="livemax",
+        )
+        self.batch_next_expiry = gauge(
+            "batch_next_expiry_timestamp_seconds",
+            "When the window of a batch that has not ended is over next, in seconds since 1970; 0 "
+            "if all have ended.",
+            mode="livemax",
+        )
+        self.batch_stored_bytes = gauge(
+            "batch_stored_bytes", "Bytes of all files of the Batch API.", mode="livemax"
+        )
+        self.batch_windows_seconds = histogram(
+            "batch_windows_seconds",
+            "Time to answer the lines of a batch that are read together.",
+            buckets=_SLOW_S,
         )
 
         # --- memory and connections

@@ -23,6 +23,7 @@ from prometheus_client.registry import Collector
 from matryo.core.errors import Abandoned, CapacityError, DeadlinePassed
 from matryo.core.metric_list import (
     ABORT_REASONS,
+    BATCH_OUTCOMES,
     DIRECTIONS,
     DROP_REASONS,
     HEARTBEATS,
@@ -131,6 +132,7 @@ class Metrics(MetricList):
             (self.start_seconds, product(START_STEPS)),
             (self.waiting_requests, product(ids, LANES)),
             (self.waiting_texts, product(ids, LANES)),
+            (self.batch_lines, product(BATCH_OUTCOMES)),
             (self.heartbeats, product(ids, HEARTBEATS)),
             (self.truncations, product(ids)),
             (self.unknown_texts, product(ids)),

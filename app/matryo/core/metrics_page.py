@@ -36,7 +36,7 @@ _GROUPS: dict[str, dict[str, Use]] = {
         "request_seconds": Use(
             "How long do callers wait for an answer? Hang-ups, refusals and probes are apart.",
             "histogram_quantile(0.5, sum by (le) (rate(matryo_request_seconds_bucket"
-            '{door!="operations",status=~"200|OK"}[5m])))',
+            '{door!~"operations|batch",status=~"200|OK"}[5m])))',
         ),
         "requests_in_progress": Use("How many callers wait now? A scrape counts itself."),
         "rejections_total": Use(
@@ -149,6 +149,27 @@ _GROUPS: dict[str, dict[str, Use]] = {
             "/ sum by (model) (rate(matryo_tokens_total[5m]))",
         ),
     },
+    "Batch API": {
+        "batch_jobs": Use("How many batches are there, and how do they stand?"),
+        "batch_lines_total": Use(
+            "How fast do lines go, and how many fail?",
+            "sum by (outcome) (rate(matryo_batch_lines_total[5m]))",
+        ),
+        "batch_line_tokens_total": Use(
+            "Which share of all tokens are those of batches?",
+            "sum(rate(matryo_batch_line_tokens_total[5m])) / sum(rate(matryo_tokens_total[5m]))",
+        ),
+        "batch_oldest_seconds": Use("For how long does the oldest batch wait for its end?"),
+        "batch_next_expiry_timestamp_seconds": Use(
+            "In how many hours is the window of a batch over?",
+            "((matryo_batch_next_expiry_timestamp_seconds > 0) - time()) / 3600",
+        ),
+        "batch_stored_bytes": Use("How much do the files of batches take?"),
+        "batch_windows_seconds": Use(
+            "How long do the lines that are read together take?",
+            "histogram_quantile(0.9, sum by (le) (rate(matryo_batch_windows_seconds_bucket[5m])))",
+        ),
+    },
     "Memory and connections": {
         "memory_held_bytes": Use(
             "What fills the memory budget?",
@@ -214,6 +235,11 @@ _OWN: dict[tuple[str, str], str] = {
     ("dropped_connections_total", "reason"): ", ".join(metric_list.DROP_REASONS),
     ("reloads_total", "outcome"): ", ".join(metric_list.OUTCOMES),
     ("heartbeats_total", "outcome"): ", ".join(metric_list.HEARTBEATS),
+    ("batch_lines_total", "outcome"): ", ".join(metric_list.BATCH_OUTCOMES),
+    (
+        "batch_jobs",
+        "status",
+    ): "validating, in_progress, finalizing, cancelling, and those of an end",
 }
 _UNITS = ("seconds", "bytes", "tokens", "texts", "requests", "ratio")
 

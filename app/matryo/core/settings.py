@@ -28,6 +28,7 @@ _Words = tuple[str, ...]
 _Seconds = Annotated[float, Field(le=86_400, allow_inf_nan=False)]
 
 _ROOT_PATH = re.compile(r"(/[A-Za-z0-9._~-]+)+")
+_S3_URL = re.compile(r"s3://[A-Za-z0-9][A-Za-z0-9._-]+(/[^?#]*)?")
 _MOST = 10**15  # far above any machine, and exact in the floats of metrics
 
 
@@ -142,7 +143,8 @@ class Settings(BaseModel):
         ge=1,
         le=_MOST,
         description="Bytes a second at which a caller must read an answer on average, past the "
-        "first MATRYO_WRITE_TIMEOUT_S; slower ones are disconnected.",
+        "first MATRYO_WRITE_TIMEOUT_S; slower ones are disconnected. An upload to the Batch API "
+        "must come as fast, past the first MATRYO_BODY_TIMEOUT_S.",
     )
     metrics_port: int | None = Field(
         None,
@@ -289,7 +291,10 @@ class Settings(BaseModel):
         description="Largest request body in bytes; past it 413.",
     )
     body_timeout_s: _Seconds = Field(
-        60, gt=0, description="Seconds a request body may take to arrive; past it 408."
+        60,
+        gt=0,
+        description="Seconds a request body may take to arrive; past it 408. Of an upload to the "
+        "Batch API, seconds without a byte.",
     )
     ready_interval_s: _Seconds = Field(
         30,
@@ -331,6 +336,74 @@ class Settings(BaseModel):
     )
     log_client: bool = Field(
         default=False, description="Write the address of each request's peer to its log line."
+    )
+    batch: bool = Field(
+        default=False,
+        description="Serve OpenAI's Batch API: /v1/files and /v1/batches (docs/batch.md). Needs "
+        "matryo[batch].",
+    )
+    batch_dir: Path | None = Field(
+        None,
+        description="Folder of the Batch API's files and of its SQLite database; empty = batches "
+        "in MATRYO_HOME.",
+    )
+    batch_database: str | None = Field(
+        None,
+        repr=False,
+        description="Database that replicas share, as postgresql://USER:PASSWORD@HOST/NAME; empty "
+        "= SQLite in MATRYO_BATCH_DIR.",
+    )
+    batch_store: str | None = Field(
+        None,
+        description="Object store of the bytes of files, as s3://BUCKET/PREFIX; AWS's own "
+        "variables hold credentials, region and endpoint. Empty = MATRYO_BATCH_DIR.",
+    )
+    batch_max_file_bytes: int = Field(
+        209_715_200,
+        ge=1024,
+        le=_MOST,
+        description="Largest file that can be uploaded, in bytes; past it 413. OpenAI takes "
+        "209715200.",
+    )
+    batch_max_lines: int = Field(
+        50_000,
+        ge=1,
+        le=_MOST,
+        description="Lines of a batch's input file, and texts of all its lines together; past it "
+        "the batch fails. OpenAI takes 50000.",
+    )
+    batch_key_bytes: int = Field(
+        10 * 1024**3,
+        ge=1024,
+        le=_MOST,
+        description="Bytes of all files of one API key, results included; past it uploads and new "
+        "batches get 429.",
+    )
+    batch_key_files: int = Field(
+        1000,
+        ge=1,
+        le=_MOST,
+        description="Files of one API key, results included; past it uploads get 429.",
+    )
+    batch_key_batches: int = Field(
+        100,
+        ge=1,
+        le=_MOST,
+        description="Batches of one API key that have not ended; past it new ones get 429.",
+    )
+    batch_retention_days: float = Field(
+        30,
+        gt=0,
+        le=36_500,
+        allow_inf_nan=False,
+        description="Days after which a file of the Batch API expires, unless its request says "
+        "otherwise, and days that an ended batch is kept.",
+    )
+    batch_lease_s: _Seconds = Field(
+        60,
+        ge=1,
+        description="Seconds without a sign of life after which another process takes over a "
+        "batch.",
     )
     tracing: bool = Field(
         default=False,
@@ -384,6 +457,32 @@ class Settings(BaseModel):
     @classmethod
     def _folders(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         return tuple(str(existing(expanded(word), "model folders")) for word in value)
+
+    @field_validator("batch_dir")
+    @classmethod
+    def _batch_dir(cls, value: Path | None) -> Path | None:
+        return value and existing(expanded(value).absolute(), "the files of batches")
+
+    @field_validator("batch_database")
+    @classmethod
+    def _batch_database(cls, value: str | None) -> str | None:
+        # The value may hold a password, and this message may end in a log.
+        if value and not value.startswith(("postgresql://", "postgresql+psycopg://")):
+            raise ValueError(
+                "is no URL of a PostgreSQL database. Write postgresql://USER:PASSWORD@HOST/NAME, "
+                "or leave it empty to have SQLite in MATRYO_BATCH_DIR"
+            )
+        return value
+
+    @field_validator("batch_store")
+    @classmethod
+    def _batch_store(cls, value: str | None) -> str | None:
+        if value and not _S3_URL.fullmatch(value):
+            raise ValueError(
+                f"is {shown(value)}, which is no URL of an S3 bucket. Write s3://BUCKET/PREFIX, or "
+                "leave it empty to have files in MATRYO_BATCH_DIR"
+            )
+        return value
 
     @field_validator("uds")
     @classmethod
@@ -470,6 +569,11 @@ class Settings(BaseModel):
                     "outside printable ASCII. Choose another key"
                 )
         return value
+
+    @property
+    def batch_folder(self) -> Path:
+        """The folder of the Batch API's files and of its SQLite database."""
+        return self.batch_dir or self.home / "batches"
 
     @property
     def has_keys(self) -> bool:

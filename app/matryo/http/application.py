@@ -8,12 +8,13 @@ of dependencies. A short request would spend a fifth of its time in them. Here a
 from __future__ import annotations
 
 from collections.abc import Sequence
+from http import HTTPStatus
 from typing import cast
 
 from fastapi import FastAPI
 from fastapi.middleware.asyncexitstack import AsyncExitStackMiddleware
 from starlette.exceptions import HTTPException
-from starlette.routing import BaseRoute, Match, Router
+from starlette.routing import BaseRoute, Match, Route, Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from matryo.core.errors import MatryoError
@@ -72,6 +73,7 @@ class Dispatch:
 
     def __init__(self, router: Router) -> None:
         self._router = AsyncExitStackMiddleware(router)
+        self._routes = router.routes
         self._direct = direct_routes(router.routes)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -91,6 +93,8 @@ class Dispatch:
                 scope["route"] = route
                 await route.app(scope, receive, send)
         except (MatryoError, HTTPException) as exc:
+            if isinstance(exc, HTTPException) and exc.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
+                exc.headers = {"Allow": ", ".join(self._methods(scope))}
             state = scope["state"]
             if state["status"]:  # the answer has begun
                 raise
@@ -99,6 +103,14 @@ class Dispatch:
                 exc, state["request_id"], method=scope["method"], path=scope["path"]
             )
             await answer(scope, receive, send)
+
+    def _methods(self, scope: Scope) -> list[str]:
+        """The methods of all routes that have the path of a request; Starlette tells of one."""
+        found: set[str] = set()
+        for route in self._routes:
+            if isinstance(route, Route) and route.matches(scope)[0] is not Match.NONE:
+                found |= route.methods or set()
+        return sorted(found)
 
 
 def direct_routes(routes: Sequence[BaseRoute]) -> dict[tuple[str, str], Direct]:

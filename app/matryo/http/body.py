@@ -4,13 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Awaitable, Callable
+import time
+from collections.abc import AsyncGenerator, Awaitable, Callable
 
 from starlette.requests import Request
 from starlette.types import Message, Receive
 
 from matryo.core.budget import Lease
-from matryo.core.errors import BodyTimeout, BodyTooLarge, CallerGone, UnsupportedMedia
+from matryo.core.errors import (
+    BodyTimeout,
+    BodyTooLarge,
+    CallerGone,
+    FileTooLarge,
+    UnsupportedMedia,
+    UploadTooSlow,
+)
 from matryo.http.context import BodyLimits
 from matryo.http.exchange import Exchange
 from matryo.http.heads import header_of
@@ -22,23 +30,53 @@ def check_media(request: Request) -> None:
     Raises:
         UnsupportedMedia: the Content-Type is not JSON, or the body is compressed.
     """
+    check_encoding(request)
+    media = _media(request)
+    if media and media != "application/json" and not media.endswith("+json"):
+        raise _unsupported(media, "application/json")
+
+
+def check_encoding(request: Request) -> None:
+    """Refuse a compressed body.
+
+    Raises:
+        UnsupportedMedia: the body is compressed.
+    """
     encoding = (header_of(request.scope, b"content-encoding") or "").strip().lower()
     if encoding not in ("", "identity"):
         raise UnsupportedMedia(
             f"Unsupported Content-Encoding: {encoding[:64]!r}. Send the body uncompressed.",
             code="unsupported_content_encoding",
         )
+
+
+def check_form(request: Request) -> str:
+    """The Content-Type of a request whose body is a multipart form.
+
+    Raises:
+        UnsupportedMedia: the body is no such form, or is compressed.
+    """
+    check_encoding(request)
+    media = _media(request)
+    if media != "multipart/form-data":
+        raise _unsupported(media, "multipart/form-data")
+    return header_of(request.scope, b"content-type") or ""
+
+
+def _media(request: Request) -> str:
     content_type = header_of(request.scope, b"content-type") or ""
-    media = content_type.partition(";")[0].strip().lower()
-    if media and media != "application/json" and not media.endswith("+json"):
-        raise UnsupportedMedia(
-            f"Unsupported content type: {media[:64]!r}. This API method only accepts "
-            "'application/json' requests. Send the header 'Content-Type: application/json'.",
-            code="unsupported_content_type",
-        )
+    return content_type.partition(";")[0].strip().lower()
 
 
-def _announced(request: Request) -> int | None:
+def _unsupported(media: str, accepted: str) -> UnsupportedMedia:
+    return UnsupportedMedia(
+        f"Unsupported content type: {media[:64]!r}. This API method only accepts '{accepted}' "
+        f"requests. Send the header 'Content-Type: {accepted}'.",
+        code="unsupported_content_type",
+    )
+
+
+def announced_bytes(request: Request) -> int | None:
     """The Content-Length of a request; None if the length is not known yet."""
     text = header_of(request.scope, b"content-length") or ""
     return int(text[:20]) if text.isdecimal() else None
@@ -46,7 +84,7 @@ def _announced(request: Request) -> int | None:
 
 def is_short(request: Request, n_bytes: int) -> bool:
     """Whether the body is known to have no more bytes than `n_bytes` before the body is read."""
-    length = _announced(request)
+    length = announced_bytes(request)
     return length is not None and length <= n_bytes
 
 
@@ -72,7 +110,7 @@ async def read_body(
         NotReady: the server stops.
         CallerGone: the caller disconnected.
     """
-    n_held = _announced(request) or 0
+    n_held = announced_bytes(request) or 0
     if n_held > limits.max_bytes:
         raise BodyTooLarge(max_bytes=limits.max_bytes)
     lease.grow(n_held, "body")
@@ -107,6 +145,46 @@ async def read_body(
     except TimeoutError as exc:
         raise BodyTimeout(timeout_s=limits.timeout_s) from exc
     return body
+
+
+async def arriving(
+    request: Request, *, max_bytes: int, more_bytes: int, patience_s: float, min_rate: int
+) -> AsyncGenerator[bytes, None]:
+    """The pieces of a body with a file, as they come; no more is read while a piece is in work.
+
+    Args:
+        request: the request.
+        max_bytes: of the file.
+        more_bytes: that the body may have beside the file.
+        patience_s: seconds for the next piece, and before the rate counts.
+        min_rate: bytes a second at which the body must come on average.
+
+    Raises:
+        FileTooLarge: the body has more bytes than allowed, by its Content-Length or by count.
+        UploadTooSlow: the body comes too slowly.
+        NotReady: the server stops.
+        CallerGone: the caller disconnected.
+    """
+    if (announced_bytes(request) or 0) > max_bytes + more_bytes:
+        raise FileTooLarge(max_bytes=max_bytes)
+    n_bytes, waited_s, more = 0, 0.0, True
+    while more:
+        allowed_s = patience_s + n_bytes / min_rate - waited_s
+        started = time.monotonic()
+        try:
+            async with asyncio.timeout(min(patience_s, allowed_s)):
+                message = await request.receive()
+        except TimeoutError as exc:
+            raise UploadTooSlow(timeout_s=patience_s, min_rate=min_rate) from exc
+        waited_s += time.monotonic() - started
+        if message["type"] == "http.disconnect":
+            raise CallerGone
+        piece: bytes = message.get("body", b"")
+        more = message.get("more_body", False)
+        n_bytes += len(piece)
+        if n_bytes > max_bytes + more_bytes:
+            raise FileTooLarge(max_bytes=max_bytes)
+        yield piece
 
 
 def hang_up(request: Request) -> Awaitable[object]:

@@ -41,6 +41,7 @@ class _Rule:
 
 
 _CLOSE = {"connection": "close"}
+_NO_RETRY = {"x-should-retry": "false"}  # OpenAI's clients obey the header whatever the status
 # The rule of an exception is that of its class, or of the nearest base class that has a rule.
 _RULES: dict[type[BaseException], _Rule] = {
     errors.RequestError: _Rule(400),
@@ -55,16 +56,23 @@ _RULES: dict[type[BaseException], _Rule] = {
     ),
     errors.UnknownModel: _Rule(404),
     errors.ModelForbidden: _Rule(403, tei=(403, "Validation"), plain=403),
-    errors.BodyTimeout: _Rule(
-        408, headers=_CLOSE | {"x-should-retry": "false"}, tei=(408, "Validation"), plain=408
-    ),
+    errors.BatchOff: _Rule(404),
+    errors.UnknownFile: _Rule(404),
+    errors.UnknownBatch: _Rule(404),
+    errors.BatchConflict: _Rule(409, headers=_NO_RETRY),
+    errors.BodyTimeout: _Rule(408, headers=_CLOSE | _NO_RETRY, tei=(408, "Validation"), plain=408),
     errors.DeadlinePassed: _Rule(408, tei=(408, "Validation"), plain=408),
     errors.BodyTooLarge: _Rule(413, tei=(413, "Validation"), plain=413),
+    errors.FileTooLarge: _Rule(413),
+    errors.RangeNotSatisfiable: _Rule(416),
     errors.UnsupportedMedia: _Rule(415, tei=(415, "Validation"), plain=415),
     errors.Overloaded: _Rule(429, "tokens", tei=(429, "Overloaded"), plain=429),
     errors.RequestRateReached: _Rule(429, "requests", tei=(429, "Overloaded"), plain=429),
     errors.LimitReached: _Rule(429, "tokens", tei=(429, "Overloaded"), plain=429),
     errors.QuotaReached: _Rule(429, "insufficient_quota", tei=(429, "Overloaded"), plain=429),
+    errors.StorageQuotaReached: _Rule(429, "insufficient_quota"),
+    errors.StorageFull: _Rule(507, "server_error", _NO_RETRY),
+    errors.StorageUnavailable: _Rule(503, "service_unavailable_error"),
     errors.NotReady: _Rule(503, "service_unavailable_error", _CLOSE, (503, "Unhealthy"), 503),
     errors.EngineError: _Rule(500, "server_error", tei=(424, "Backend"), plain=500),
     Exception: _Rule(500, "server_error", tei=(500, "Backend"), plain=500),
@@ -108,6 +116,8 @@ def error_answer(exc: BaseException, request_id: str = "") -> Response:
         headers |= _retry(exc)
     elif isinstance(exc, errors.CapacityError):
         headers["retry-after"] = str(exc.retry_after_s)
+    elif isinstance(exc, errors.RangeNotSatisfiable):
+        headers["content-range"] = f"bytes */{exc.n_bytes}"
     param = code = None
     if isinstance(exc, errors.RequestError):
         param, code = exc.param, exc.code
@@ -180,6 +190,8 @@ def _from_router(exc: HTTPException, method: str, path: str) -> Response:
 _ROUTES = {
     "embeddings": "/v1/embeddings",
     "models": "/v1/models",
+    "files": "/v1/files",
+    "batches": "/v1/batches",
     "embed": "/embed",
     "info": "/info",
     "tokenize": "/tokenize",

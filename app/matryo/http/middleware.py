@@ -212,6 +212,6 @@ class Cors(CORSMiddleware):
         reason = bytes(answer.body).decode()
         return body(
             answer.status_code,
-            f"{reason}. This server accepts GET and POST from the origins in MATRYO_CORS_ORIGINS.",
+            f"{reason}. The origins in MATRYO_CORS_ORIGINS may send GET, POST and DELETE here.",
             headers={"vary": "Origin"},
         )

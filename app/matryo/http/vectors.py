@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator
 from functools import partial
 from typing import Any, Protocol, TypeVar
 
@@ -168,7 +168,7 @@ def respond(
 
 async def _written(
     writing: Writing, context: Context, model: str, span: Span, tenant: Tenant
-) -> AsyncIterator[Piece]:
+) -> AsyncGenerator[Piece, None]:
     """The pieces of a response, each made when the one before is sent."""
     spent_s = 0.0
     # The stage lasts until the last piece is sent.

@@ -22,7 +22,7 @@ from matryo.scheduler.accounts import Account
 from matryo.scheduler.arrivals import Arrivals
 from matryo.scheduler.config import SchedulerConfig
 from matryo.scheduler.groups import Load
-from matryo.scheduler.jobs import ANYONE, Job, Tenant, Ticket, work_of
+from matryo.scheduler.jobs import ANYONE, Job, Priority, Tenant, Ticket, work_of
 from matryo.scheduler.policy import classify, is_bulk, next_batch
 from matryo.scheduler.rates import Rates
 from matryo.scheduler.runs import Choice, Run, Runs
@@ -86,7 +86,11 @@ class Queue:
     # --- admission
 
     def check_room(
-        self, tenant: Tenant = ANYONE, *, bulk: bool, patience_s: float | None = None
+        self,
+        tenant: Tenant = ANYONE,
+        *,
+        priority: Priority = "online",
+        patience_s: float | None = None,
     ) -> None:
         """Refuse a request whose texts are not known yet, if there is no room for the smallest.
 
@@ -94,9 +98,9 @@ class Queue:
             Stopping: draining.
             Overloaded: the queue is full, or the wait too long.
         """
-        if not self._is_idle():
+        if not self._is_idle() and priority != "batch":
             self._check_bounds(tenant, 1)
-            self._check_wait(tenant, 0.0, 1, bulk=bulk, patience_s=patience_s)
+            self._check_wait(tenant, 0.0, 1, bulk=priority == "bulk", patience_s=patience_s)
 
     def check(self, ticket: Ticket, patience_s: float | None = None) -> None:
         """Refuse a request, if there is no room for all of it.

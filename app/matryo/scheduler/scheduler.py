@@ -170,7 +170,7 @@ class Scheduler:
             NotReady: draining.
             Overloaded: the queue is full, or the wait too long.
         """
-        self._queue.check_room(tenant, bulk=priority == "bulk", patience_s=patience_s)
+        self._queue.check_room(tenant, priority=priority, patience_s=patience_s)
 
     async def run(
         self,

@@ -78,7 +78,7 @@ def choose(options: Options, directory: Directory, defaults: Defaults) -> Choice
             param="input_type",
             code="invalid_value",
         )
-    dimensions, warnings = _dimensions(options.dimensions, manifest, defaults)
+    dimensions, warnings = choose_dimensions(options.dimensions, manifest, defaults)
     return Choices(
         engine,
         input_type,
@@ -127,9 +127,14 @@ def _input_type(name: str, manifest: Manifest) -> str:
     return meaning
 
 
-def _dimensions(
+def choose_dimensions(
     asked: int | None, manifest: Manifest, defaults: Defaults
 ) -> tuple[int, tuple[str, ...]]:
+    """Settle the size of a request's vectors, and warn of a size that was not trained.
+
+    Raises:
+        BadDimensions: the model cannot, or may not, give this size.
+    """
     sizes = manifest.output.dimensions
     if "dimensions" in defaults.locked and asked not in (None, defaults.dimensions):
         raise BadDimensions(

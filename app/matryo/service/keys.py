@@ -69,6 +69,7 @@ class KeyRing:
         # says nothing about the hashes of the keys, and does not grow with their number.
         self._secret = secrets.token_bytes(32)
         self._known: dict[bytes, _Known] = {}
+        self._by_name: dict[str, Caller] = {}
         self._nobody = _Known(secrets.token_bytes(32), OPEN, None)
         self._names: frozenset[str] = frozenset()
 
@@ -92,13 +93,14 @@ class KeyRing:
             keys: at least one, each with a name and hashes of its own.
         """
         known: dict[bytes, _Known] = {}
+        by_name: dict[str, Caller] = {}
         for one in keys:
-            caller = Caller(one.name, one.key.weight, self._allowance(one))
+            caller = by_name[one.name] = Caller(one.name, one.key.weight, self._allowance(one))
             expires_at = one.key.expires and one.key.expires.timestamp()
             for digits in one.key.sha256:
                 digest = bytes.fromhex(digits)
                 known[self._mac(digest)] = _Known(digest, caller, expires_at)
-        self._known = known
+        self._known, self._by_name = known, by_name
         self._metrics.keys_loaded.set(len(keys))
         names = frozenset(one.name for one in keys)
         if self._names:
@@ -143,6 +145,10 @@ class KeyRing:
                 code="invalid_api_key",
             )
         return found.caller
+
+    def named(self, name: str) -> Caller | None:
+        """The caller whose key has a name; None if no key has."""
+        return self._by_name.get(name)
 
     def _mac(self, digest: bytes) -> bytes:
         return hashlib.blake2b(digest, key=self._secret, digest_size=_MAC_BYTES).digest()

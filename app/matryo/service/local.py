@@ -6,14 +6,16 @@ import asyncio
 import contextlib
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Coroutine, Iterable, Iterator
 from concurrent.futures import CancelledError, Future
 from functools import partial
 from types import TracebackType
-from typing import Self
+from typing import Any, Self, TypeVar
 
 from matryo.service.request import Answer, Options, Texts
 from matryo.service.service import Service
+
+T = TypeVar("T")
 
 _WINDOWS_AHEAD = 2  # one runs while the next is tokenised
 
@@ -102,27 +104,30 @@ class LocalService:
                 future.cancel()
 
     def _submit(self, options: Options, texts: Texts) -> Future[Answer]:
-        """The answer to come. The coroutine is made on the loop's thread.
+        return self.submit(lambda: self.service.embed(options, texts))
+
+    def submit(self, work: Callable[[], Coroutine[Any, Any, T]]) -> Future[T]:
+        """The result to come of a coroutine, which is made on the loop's thread.
 
         A signal's exception may end this thread's work at any step, and must not leave a coroutine
         behind that nobody awaits.
         """
-        future: Future[Answer] = Future()
-        self._loop.call_soon_threadsafe(self._start, future, options, texts)
+        future: Future[T] = Future()
+        self._loop.call_soon_threadsafe(self._start, future, work)
         return future
 
-    def _start(self, future: Future[Answer], options: Options, texts: Texts) -> None:
-        task = self._loop.create_task(self.service.embed(options, texts))
+    def _start(self, future: Future[T], work: Callable[[], Coroutine[Any, Any, T]]) -> None:
+        task = self._loop.create_task(work())
         task.add_done_callback(partial(_settle, future))
         future.add_done_callback(partial(self._cancel, task))
 
-    def _cancel(self, task: asyncio.Task[Answer], future: Future[Answer]) -> None:
+    def _cancel(self, task: asyncio.Task[T], future: Future[T]) -> None:
         if future.cancelled():
             with contextlib.suppress(RuntimeError):  # the loop is closed, and the task is over
                 self._loop.call_soon_threadsafe(task.cancel)
 
 
-def _settle(future: Future[Answer], task: asyncio.Task[Answer]) -> None:
+def _settle(future: Future[T], task: asyncio.Task[T]) -> None:
     """Give a future its task's outcome, unless its caller has cancelled the future."""
     exc = CancelledError() if task.cancelled() else task.exception()
     if not future.set_running_or_notify_cancel():

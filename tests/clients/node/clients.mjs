@@ -29,6 +29,31 @@ const cases = {
       return [error.constructor.name, error.status, error.code, typeof error.requestID];
     }
   },
+  async openai_batches() {
+    const lines = texts.map((input, n) => JSON.stringify({
+      custom_id: `${n}`, method: "POST", url: "/v1/embeddings", body: { input },
+    }) + "\n").join("");
+    const file = await sdk.files.create({
+      file: await OpenAI.toFile(Buffer.from(lines), "in.jsonl"), purpose: "batch",
+      expires_after: { anchor: "created_at", seconds: 3600 },
+    });
+    const listed = [];
+    for await (const one of sdk.files.list()) listed.push(one.id);
+    const content = await (await sdk.files.content(file.id)).text();
+    const batch = await sdk.batches.create({
+      input_file_id: file.id, endpoint: "/v1/embeddings", completion_window: "24h",
+    });
+    const batches = [];
+    for await (const one of sdk.batches.list()) batches.push(one.id);
+    const again = await sdk.batches.retrieve(batch.id);
+    const cancelled = await sdk.batches.cancel(batch.id).catch((error) => error.status);
+    const deleted = await sdk.files.delete(file.id);
+    return [
+      file.expires_at - file.created_at, `${listed}` === file.id, content === lines,
+      `${batches}` === batch.id, again.input_file_id === file.id,
+      cancelled === 409 || cancelled.id === batch.id, deleted.deleted,
+    ];
+  },
   async vercel() {
     const { embeddings } = await embedMany({ model: vercel, values: texts });
     return embeddings;

@@ -489,6 +489,9 @@ class TestBackground:
         desk.send(POLITE, [100] * 4)
         with pytest.raises(Overloaded):
             desk.send(POLITE, [100])
+        with pytest.raises(Overloaded):
+            desk.queue.check_room(POLITE)
+        desk.queue.check_room(POLITE, priority="batch")
         desk.send(GREEDY, [100] * 20, "batch")
 
     def test_tenants_share_the_background(self) -> None:

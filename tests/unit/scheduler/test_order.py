@@ -241,7 +241,7 @@ def costs(n_waiting: int, shape: str) -> dict[str, int]:
     queue.add(other)
     n_lines = {
         "check": lines_of(lambda: queue.check(new)),
-        "check_room": lines_of(lambda: queue.check_room(bulk=False)),
+        "check_room": lines_of(queue.check_room),
         "add": lines_of(lambda: queue.add(new)),
         "leave": lines_of(lambda: queue.remove(other)),
         "choose": lines_of(lambda: choose(queue)),

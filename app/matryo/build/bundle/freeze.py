@@ -36,6 +36,8 @@ _EXCLUDED = (
         "setuptools",
     ),
     *("lib2to3", "pydoc_data", "readline", "sqlite3", "tkinter"),
+    # The Batch API, whose state a file that is copied around should not have.
+    *("obstore", "psycopg", "psycopg_binary", "python_multipart", "sqlalchemy"),
 )
 
 

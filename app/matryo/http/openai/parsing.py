@@ -48,7 +48,7 @@ def parse_request(
     del body  # the caller may have given up the last other reference to the body
     if not isinstance(data, dict):
         raise InvalidRequest(
-            f"The JSON body must be an object, but got {_kind(data)}. "
+            f"The JSON body must be an object, but got {kind_of(data)}. "
             'Send {"input": "..."} at least.'
         )
     given = cast("dict[str, Any]", data)
@@ -137,7 +137,7 @@ def _parse_input(value: Any, limits: RequestLimits) -> Texts:  # noqa: ANN401 - 
     if isinstance(value, str):
         return Texts([value], is_list=False)
     if not isinstance(value, list):
-        raise _invalid_type("input", "a string or an array", value)
+        raise invalid_type("input", "a string or an array", value)
     items = cast("list[Any]", value)
     if not items:
         raise _empty_array("input")
@@ -159,9 +159,9 @@ def _parse_input(value: Any, limits: RequestLimits) -> Texts:  # noqa: ANN401 - 
     }
     first = cast("type[object]", type(items[0]))
     if first not in names:
-        raise _invalid_type("input[0]", "a string, an integer or an array of integers", items[0])
+        raise invalid_type("input[0]", "a string, an integer or an array of integers", items[0])
     index = next(i for i, item in enumerate(items) if type(item) is not first)
-    raise _invalid_type(f"input[{index}]", f"{names[first]}, as 'input[0]' is", items[index])
+    raise invalid_type(f"input[{index}]", f"{names[first]}, as 'input[0]' is", items[index])
 
 
 def _several_texts(items: list[str]) -> Texts:
@@ -184,7 +184,7 @@ def _several_arrays(items: list[list[Any]]) -> Texts:
             ids[:] = [whole(token) for token in ids]
         if set(map(type, ids)) != {int}:
             j = next(j for j, token in enumerate(ids) if type(token) is not int)
-            raise _invalid_type(f"input[{i}][{j}]", "an integer", ids[j])
+            raise invalid_type(f"input[{i}][{j}]", "an integer", ids[j])
     return Texts(token_arrays=items)
 
 
@@ -211,16 +211,12 @@ def _translate(exc: ValidationError) -> InvalidRequest:
                 f"Unrecognized request argument supplied: {shown}. Known are: {known}."
             )
         case "missing":
-            return InvalidRequest(
-                f"Missing required parameter: '{field}'.",
-                param=field,
-                code="missing_required_parameter",
-            )
+            return missing_parameter(field)
         case "literal_error" | "bool_type" if isinstance(value, str):
             # `truncate` is both a boolean and a literal; the first of its faults is the boolean's.
             expected = context.get("expected", "true, false, 'END' or 'NONE'")
             return InvalidRequest(
-                f"Invalid value for '{field}': {_quote(value)}. Supported values are: {expected}.",
+                f"Invalid value for '{field}': {quoted(value)}. Supported values are: {expected}.",
                 param=field,
                 code="invalid_value",
             )
@@ -237,7 +233,7 @@ def _translate(exc: ValidationError) -> InvalidRequest:
                 code="empty_string",
             )
         case _:
-            return _invalid_type(field, _EXPECTED.get(field, "a string"), value)
+            return invalid_type(field, _EXPECTED.get(field, "a string"), value)
 
 
 _EXPECTED = {
@@ -246,15 +242,23 @@ _EXPECTED = {
 }
 
 
-def _invalid_type(field: str, expected: str, value: object) -> InvalidRequest:
+def missing_parameter(name: str) -> InvalidRequest:
+    """The error of a request without a field that it must have."""
     return InvalidRequest(
-        f"Invalid type for '{field}': expected {expected}, but got {_kind(value)} instead.",
+        f"Missing required parameter: '{name}'.", param=name, code="missing_required_parameter"
+    )
+
+
+def invalid_type(field: str, expected: str, value: object) -> InvalidRequest:
+    """The error of a field whose value is of another type than `expected` says."""
+    return InvalidRequest(
+        f"Invalid type for '{field}': expected {expected}, but got {kind_of(value)} instead.",
         param=field.partition("[")[0],
         code="invalid_type",
     )
 
 
-def _kind(value: object) -> str:
+def kind_of(value: object) -> str:
     """What JSON calls a value; its content only where it is short and harmless."""
     match value:
         case None:
@@ -273,5 +277,6 @@ def _kind(value: object) -> str:
             return "an object"
 
 
-def _quote(text: str, most: int = 64) -> str:
+def quoted(text: str, most: int = 64) -> str:
+    """A caller's text for a message: in quotes, cut to `most` characters."""
     return repr(text if len(text) <= most else text[:most] + "…")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from functools import partial
 from typing import Any, TypeVar
 
@@ -164,7 +164,7 @@ def _list_response(pieces: Sequence[bytes], ignored: tuple[str, ...]) -> Respons
     if len(pieces) == 1:
         return Response(b"".join(joined(pieces)), headers=headers)
 
-    async def sent() -> AsyncIterator[bytes]:
+    async def sent() -> AsyncGenerator[bytes, None]:
         for piece in joined(pieces):
             yield piece
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import multiprocessing
 import pickle
 import subprocess
 import sys
@@ -148,6 +147,7 @@ def test_a_build_that_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_close_and_again(embedder: Embedder) -> None:
     """A closed embedder has no thread, and loads the model again when it is asked."""
+    gc.collect()  # what earlier tests left may have threads
     threads = threading.active_count()
     first = embedder.embed(["a"])
     assert threading.active_count() > threads
@@ -174,13 +174,11 @@ def _vectors_in_a_child(embedder: Embedder, texts: list[str], pipe: Any) -> None
     pipe.close()
 
 
-@pytest.mark.parametrize("method", ["spawn", "fork"])
-def test_workers(embedder: Embedder, method: str) -> None:
+def test_workers(embedder: Embedder, workers: Any) -> None:
     """A worker process loads the model itself, even one that was forked from a loaded parent."""
     expected = embedder.embed(TEXTS)
-    context: Any = multiprocessing.get_context(method)
-    ours, theirs = context.Pipe()
-    child = context.Process(target=_vectors_in_a_child, args=(embedder, TEXTS, theirs))
+    ours, theirs = workers.Pipe()
+    child = workers.Process(target=_vectors_in_a_child, args=(embedder, TEXTS, theirs))
     child.start()
     assert ours.poll(50)
     assert np.array_equal(ours.recv(), expected)

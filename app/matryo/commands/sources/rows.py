@@ -3,14 +3,17 @@
 A row is the body of a request with one text, and an id. Fields are settled by the server's own
 table (`matryo.http.openai.fields`): what the server honours is honoured for the row, what the
 server refuses is refused. A column that is no field of a request is left unused, and named once.
+
+Where the user names the column of the texts, a row is a record of a table: only the columns that
+the user names are read.
 """
 
 from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import orjson
@@ -65,21 +68,57 @@ class Key:
         return value
 
 
+class Json(str):
+    """The JSON of a value, to the character."""
+
+    __slots__ = ()
+
+
 @dataclass(frozen=True, slots=True)
 class Row:
     """One row.
 
     Attributes:
-        text: the text to embed.
+        text: the text to embed; None if a named column is null.
         key: the id; None if the row has none.
         asked: what the row asks for.
         unused: names of columns that are no field of a request.
+        kept: the values of the columns that are handed through.
     """
 
-    text: str
+    text: str | None
     key: Key | None
-    asked: Asked
-    unused: tuple[str, ...]
+    asked: Asked = NOTHING
+    unused: tuple[str, ...] = ()
+    kept: tuple[Json | None, ...] = ()
+
+
+def read_record(line: str, text: str | None, key: str | None, keep: Sequence[str]) -> Row:
+    """The row of one line whose columns the user names.
+
+    Args:
+        line: a JSON object.
+        text: the column of the texts; None for a row that is the body of a request.
+        key: the column of the id; None for `id` or `custom_id`, if the row has one.
+        keep: columns that are handed through; a row may lack them.
+
+    Raises:
+        InvalidRequest: see `read_row`; or the line lacks a column that is named.
+    """
+    given = _object(line)
+    key_name = key or _one_of(KEYS, given)
+    raw = _distinct(line) if keep or key_name or text is None else {}
+    kept = tuple(Json(raw[name]) if name in raw else None for name in keep)
+    for name in (text, key):
+        if name is not None and name not in given:
+            raise InvalidRequest(f"the row has no column '{_short(name)}'; {_columns(given)}")
+    found_key = Key(key_name if key_name in KEYS else KEYS[0], raw[key_name]) if key_name else None
+    if text is not None:
+        value = given[text]
+        return Row(None if value is None else _string(text, value), found_key, kept=kept)
+    named = {name for name in (key, *keep) if name is not None and name not in HONOURED}
+    row = _request({k: v for k, v in given.items() if k not in named or k in TEXTS}, raw)
+    return replace(row, key=found_key, kept=kept)
 
 
 def read_row(line: str) -> Row:
@@ -89,14 +128,62 @@ def read_row(line: str) -> Row:
         InvalidRequest: no JSON object, no text, or a field that cannot be honoured. The message
             does not say which line.
     """
+    return _simple(line) or _request(_object(line), _distinct(line))
+
+
+def _simple(line: str) -> Row | None:
+    """The row of a line with a text, perhaps an id, and nothing else; None for any other line.
+
+    Most lines of a large file are such, and `_distinct` costs more than all else of a row.
+    """
+    if "\\" in line:
+        return None
+    try:
+        data: Any = orjson.loads(line)
+    except orjson.JSONDecodeError:
+        return None
+    if type(data) is not dict:
+        return None
+    fields = cast("dict[str, Any]", data)
+    names = [name for name in TEXTS if type(fields.get(name)) is str]
+    keys = [name for name in KEYS if name in fields]
+    # Without escapes, a name that stands twice shows as more quotation marks.
+    n_strings = sum(type(value) is str for value in fields.values())
+    n_marks = 2 * (len(fields) + n_strings)
+    if (
+        len(names) != 1
+        or len(keys) > 1
+        or len(fields) != 1 + len(keys)
+        or line.count('"') != n_marks
+    ):
+        return None
+    if not keys:
+        return Row(fields[names[0]], None)
+    value = fields[keys[0]]
+    if type(value) is str:
+        return Row(fields[names[0]], Key(keys[0], f'"{value}"'))
+    # Zero may have been a minus zero.
+    return Row(fields[names[0]], Key(keys[0], str(value))) if type(value) is int and value else None
+
+
+def _object(line: str) -> dict[str, Any]:
     try:
         data: Any = orjson.loads(line)
     except orjson.JSONDecodeError as exc:
         raise InvalidRequest(f"no JSON: {exc.msg} at column {exc.colno}") from exc
     if not isinstance(data, dict):
         raise InvalidRequest(f"{_kind(data)}; a row is a JSON object with a 'text'")
-    raw = _distinct(line)
-    given = cast("dict[str, Any]", data)
+    return cast("dict[str, Any]", data)
+
+
+def _columns(given: Iterable[str], most: int = 10) -> str:
+    """The names of columns, for a message."""
+    names = [f"'{_short(name)}'" for name in given]
+    return f"its columns are {', '.join(names[:most])}" if names else "it has no columns"
+
+
+def _request(given: dict[str, Any], raw: dict[str, str]) -> Row:
+    """The row of an object that is the body of a request."""
     fields = {name: value for name, value in given.items() if value is not None or name in KEYS}
     text_name = _one_of(TEXTS, fields)
     if text_name is None:
@@ -188,7 +275,7 @@ def _plain(name: str) -> str:
     return re.sub(r"[\W_]", "", name.lower()).removesuffix("s")
 
 
-def _one_of(names: tuple[str, str], fields: dict[str, Any]) -> str | None:
+def _one_of(names: tuple[str, str], fields: Mapping[str, Any]) -> str | None:
     found = [name for name in names if name in fields]
     if len(found) > 1:
         raise InvalidRequest(f"the row has '{names[0]}' and '{names[1]}'; give one of them")

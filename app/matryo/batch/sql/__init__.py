@@ -1,0 +1,1 @@
+"""The storage of the Batch API in a database: SQLite or PostgreSQL, with SQLAlchemy."""

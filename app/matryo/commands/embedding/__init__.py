@@ -1,0 +1,1 @@
+"""`matryo embed`: the service on the texts of files, without a server."""

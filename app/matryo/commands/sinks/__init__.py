@@ -1,0 +1,1 @@
+"""Vectors to files: JSON lines, `.npy` and Parquet, written aside and resumed exactly."""

@@ -1,0 +1,1 @@
+"""The storage of the Batch API on PostgreSQL and S3."""

@@ -1,0 +1,1 @@
+"""The Batch API without a server."""

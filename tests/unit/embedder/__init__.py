@@ -1,0 +1,1 @@
+"""`matryo.Embedder`, in a program and in the workers of frameworks."""
