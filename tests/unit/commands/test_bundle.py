@@ -204,7 +204,9 @@ def test_help() -> None:
     said = CliRunner().invoke(main, ["--help"]).output
     assert "embed" in said
     assert not [name for name in REFUSED if f"  {name} " in said]
-    assert "[OPTIONS] [ID] [INPUT]..." in CliRunner().invoke(main, ["embed", "tiny", "--help"]).output
+    assert (
+        "[OPTIONS] [ID] [INPUT]..." in CliRunner().invoke(main, ["embed", "tiny", "--help"]).output
+    )
 
 
 @pytest.mark.usefixtures("fixed")
