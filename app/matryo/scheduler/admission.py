@@ -326,7 +326,8 @@ class Queue:
             now=now,
             bulk_since=self.bulk_since,
             long_allowed=self.runs.n_long < max(1, self._config.workers // 2),
-            before=self.runs.leaders(),
+            # The clocks of the background's tenants are their own.
+            before=() if waiting is self.background else self.runs.leaders(),
             gap_s=arrivals.gap_s(now),
             yields=yields,
             is_idle=len(self.runs) + 1 < self._config.workers,

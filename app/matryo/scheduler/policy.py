@@ -58,8 +58,10 @@ def classify(ticket: Ticket, budget: Budget) -> None:
 
 
 def is_bulk(ticket: Ticket, budget: Budget) -> bool:
-    """Whether a request is no query: it was sent as bulk, or does not fit in half a batch."""
-    return ticket.priority == "bulk" or ticket.n_tokens > budget(ticket.engine, ticket.longest) // 2
+    """Whether a request is no query: it was not sent as online, or does not fit in half a batch."""
+    return (
+        ticket.priority != "online" or ticket.n_tokens > budget(ticket.engine, ticket.longest) // 2
+    )
 
 
 def long_tokens(engine: Engine, budget: Budget) -> int:

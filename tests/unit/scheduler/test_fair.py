@@ -478,6 +478,36 @@ class TestBackground:
         part = desk.had_s["greedy"] / sum(desk.had_s.values())
         assert part == pytest.approx(desk.config.background_share, rel=0.3)
 
+    def test_an_owner_does_not_wait_for_online_runs_of_others(self) -> None:
+        """Beside a run of an online tenant, a batch request that is due begins, whoever owns it."""
+        desk = Desk(workers=2)
+        owners = [Tenant("a"), Tenant("b")]
+        for owner in owners:
+            desk.send(owner, [50] * 4000, "batch")
+        for _ in range(200):  # two runs at a time
+            runs = desk.begin(), desk.begin()
+            for seconds, run in zip((None, 0.0), runs, strict=True):
+                assert run
+                desk.end(run, seconds)
+        assert all(account.is_guest for account in desk.queue.background.accounts.waiting())
+        desk.send(POLITE, [20] * 10)
+        online = desk.begin()
+        assert online
+        assert not online.is_background
+        assert desk.begin() is None
+        desk.now += 60.0
+        due = desk.begin()
+        assert due
+        assert due.is_background
+        assert due.interrupt is None
+
+    def test_small_requests_are_no_queries(self) -> None:
+        """A batch request is bulk, however small: its batches are full."""
+        desk = Desk()
+        for _ in range(10):
+            desk.send(POLITE, [20], "batch")
+        assert sum(job.n_tokens for job in desk.choose()) == 200
+
     def test_counts_toward_no_bound(self) -> None:
         """Batch requests do not fill the queue, and are not refused when the queue is full."""
         desk = Desk(queue_tokens=1000, max_requests=2, max_wait_s=1.0)
