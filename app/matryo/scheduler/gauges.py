@@ -7,9 +7,9 @@ from collections.abc import Callable, Sequence
 from matryo.core.metric_list import LANES
 from matryo.core.metrics import Metrics
 from matryo.engine import Engine
-from matryo.scheduler.admission import Queue
 from matryo.scheduler.config import SchedulerConfig
 from matryo.scheduler.groups import Group, first_live
+from matryo.scheduler.queue import Queue
 from matryo.scheduler.rates import Rates
 
 
@@ -50,7 +50,7 @@ class Gauges:
         n_waiting = queue.waiting.n_tokens - queue.waiting.n_probe_tokens
         metrics.queue_tokens.set(n_waiting + sum(run.n_tokens for run in online))
         for engine in self._engines:
-            left_s = sum(queue.left_s(run) for run in online if run.engine is engine)
+            left_s = sum(queue.admission.left_s(run) for run in online if run.engine is engine)
             self._show_model(engine, left_s)
 
     def _show_model(self, engine: Engine, left_s: float) -> None:
@@ -59,7 +59,7 @@ class Gauges:
         waiting = self._queue.waiting
         for name, loads in zip(LANES, (waiting.queries, waiting.bulk), strict=True):
             own = [load for load in loads if load.engine is engine and load.n_called]
-            left_s += sum(map(self._queue.load_s, own))
+            left_s += sum(map(self._queue.admission.load_s, own))
             metrics.waiting_requests.labels(model, name).set(sum(load.n_called for load in own))
             metrics.waiting_texts.labels(model, name).set(sum(load.n_texts for load in own))
         oldest_s = max(

@@ -2,7 +2,7 @@
 
 All state belongs to the event loop; threads see only the batch that they run. A job that left
 `pending` is delivered, or its request failed, or its caller is gone. Which modules answer which
-question: `admission` who is admitted, `policy` what runs next, `workers` how it runs, `health` and
+question: `admission` who is admitted, `queue` and `policy` what runs next, `workers` how it runs, `health` and
 `supervision` what happens when a run fails.
 """
 
@@ -20,11 +20,11 @@ from matryo.core.metrics import Metrics
 from matryo.core.tracing import NO_SPAN, NO_TRACER, Span, Tracer
 from matryo.engine import Engine, TokenIds
 from matryo.engine.postprocess import FloatArray
-from matryo.scheduler.admission import Queue
 from matryo.scheduler.config import SchedulerConfig
 from matryo.scheduler.gauges import Gauges
 from matryo.scheduler.health import Health
 from matryo.scheduler.jobs import ANYONE, Priority, Tenant, Ticket
+from matryo.scheduler.queue import Queue
 from matryo.scheduler.rates import Rates
 from matryo.scheduler.supervision import Heartbeat, run_forever
 from matryo.scheduler.workers import Workers
@@ -74,7 +74,7 @@ class Scheduler:
             self._workers.failed,
             pause_s=config.restart_s,
             is_idle=lambda: not len(self._queue),
-            is_draining=lambda: self._queue.draining,
+            is_draining=lambda: self._queue.admission.draining,
             count=self._count_heartbeat,
         )
         metrics.on_refresh(Gauges(engines, self._queue, rates, config, metrics, clock).show)
@@ -102,14 +102,14 @@ class Scheduler:
 
     def drain(self, grace_s: float) -> None:
         """Admit nothing more; admitted requests may still run for this many seconds."""
-        self._queue.draining = True
+        self._queue.admission.draining = True
         if self._grace:
             self._grace.cancel()
         self._grace = asyncio.get_running_loop().call_later(grace_s, self._abandon)
 
     async def close(self) -> None:
         """Stop the workers and close the engines; requests still admitted fail with `NotReady`."""
-        self._queue.draining = True
+        self._queue.admission.draining = True
         if self._grace:
             self._grace.cancel()
         for task in self._tasks:
@@ -139,7 +139,7 @@ class Scheduler:
     @property
     def queued_tokens(self) -> int:
         """Tokens that are admitted and not computed."""
-        return self._queue.n_tokens
+        return self._queue.admission.n_tokens
 
     @property
     def n_requests(self) -> int:
@@ -151,7 +151,9 @@ class Scheduler:
 
         Every model is meant, if none is given.
         """
-        return "draining" if self._queue.draining else self._health.why_not_ready(*engines)
+        return (
+            "draining" if self._queue.admission.draining else self._health.why_not_ready(*engines)
+        )
 
     def check_room(
         self,
@@ -170,7 +172,7 @@ class Scheduler:
             NotReady: draining.
             Overloaded: the queue is full, or the wait too long.
         """
-        self._queue.check_room(tenant, priority=priority, patience_s=patience_s)
+        self._queue.admission.check_room(tenant, priority=priority, patience_s=patience_s)
 
     async def run(
         self,
@@ -219,7 +221,7 @@ class Scheduler:
             normalize=normalize,
             tenant=tenant,
         )
-        self._queue.check(ticket, patience_s)
+        self._queue.admission.check(ticket, patience_s)
         ticket.passage = span.passage()
         return await self._wait(ticket)
 

@@ -17,10 +17,10 @@ from matryo.core.errors import InferenceFailed
 from matryo.core.metrics import Metrics
 from matryo.core.tracing import NO_BATCH, NO_TRACER, Batch, Tracer
 from matryo.engine import BatchResult, Engine, Interrupt, Interrupted
-from matryo.scheduler.admission import Queue
 from matryo.scheduler.config import SchedulerConfig
 from matryo.scheduler.health import Health
 from matryo.scheduler.jobs import Job
+from matryo.scheduler.queue import Queue
 from matryo.scheduler.rates import Rates
 from matryo.scheduler.runs import Choice
 

@@ -13,9 +13,9 @@ from prometheus_client import CollectorRegistry
 
 from matryo.core.errors import Overloaded
 from matryo.core.metrics import Metrics
-from matryo.scheduler.admission import Queue
 from matryo.scheduler.config import SchedulerConfig
 from matryo.scheduler.jobs import Job, Priority, Tenant, Ticket
+from matryo.scheduler.queue import Queue
 from matryo.scheduler.rates import Rates
 from matryo.scheduler.runs import Run
 from tests.fakes import FakeEngine
@@ -70,7 +70,7 @@ class Desk:
             Overloaded: there is none.
         """
         ticket = self.ticket(tenant, lengths, priority)
-        self.queue.check(ticket)
+        self.queue.admission.check(ticket)
         self.queue.add(ticket)
         return ticket
 
@@ -267,13 +267,13 @@ class TestGuests:
         runs = [desk.begin() for _ in range(2)]
         greedy = [run for run in runs if run and run.leader.tenant == GREEDY]
         assert len(greedy) == 2
-        pending = desk.queue.n_tokens
+        pending = desk.queue.admission.n_tokens
         desk.send(POLITE, lengths)
         assert all(run.is_interrupted for run in greedy)
         desk.end(greedy[0], 0.001)
         assert desk.begin() is None
         desk.end(greedy[1], 0.001)
-        assert desk.queue.n_tokens == pending + sum(lengths)
+        assert desk.queue.admission.n_tokens == pending + sum(lengths)
         run = desk.begin()
         assert run
         assert run.leader.tenant == POLITE
@@ -513,15 +513,15 @@ class TestBackground:
         desk = Desk(queue_tokens=1000, max_requests=2, max_wait_s=1.0)
         for _ in range(5):
             desk.send(GREEDY, [100] * 20, "batch")
-        assert desk.queue.n_tokens == 0
-        assert desk.queue.expected_s(bulk=True) == 0
+        assert desk.queue.admission.n_tokens == 0
+        assert desk.queue.admission.expected_s(bulk=True) == 0
         desk.send(POLITE, [100] * 5)
         desk.send(POLITE, [100] * 4)
         with pytest.raises(Overloaded):
             desk.send(POLITE, [100])
         with pytest.raises(Overloaded):
-            desk.queue.check_room(POLITE)
-        desk.queue.check_room(POLITE, priority="batch")
+            desk.queue.admission.check_room(POLITE)
+        desk.queue.admission.check_room(POLITE, priority="batch")
         desk.send(GREEDY, [100] * 20, "batch")
 
     def test_tenants_share_the_background(self) -> None:
@@ -580,7 +580,7 @@ class TestAdmission:
             except Overloaded:
                 pass
         assert admitted == 8
-        assert desk.queue.n_tokens == 8000
+        assert desk.queue.admission.n_tokens == 8000
 
     def test_the_wait_is_that_of_the_tenant(self) -> None:
         """Only what the fair order puts first counts for the expected wait."""
@@ -589,7 +589,7 @@ class TestAdmission:
             desk.send(GREEDY, [100] * 10)
         with pytest.raises(Overloaded, match=r"expected in 11"):
             desk.send(GREEDY, [100] * 20)
-        ahead_s = desk.queue.expected_s(bulk=True)
+        ahead_s = desk.queue.admission.expected_s(bulk=True)
         assert ahead_s > 8
         desk.send(POLITE, [100] * 40)  # 4 s of its own, and as much of the other's
         with pytest.raises(Overloaded, match=r"expected in 1[0-9]"):
@@ -600,7 +600,7 @@ class TestAdmission:
         desk = Desk()
         desk.send(GREEDY, [100] * 40, "bulk")
         desk.send(POLITE, [100] * 5, "bulk")
-        waits, accounts = desk.queue._waits, desk.queue.waiting.accounts
+        waits, accounts = desk.queue.admission._waits, desk.queue.waiting.accounts
         wait_s = waits.of_tenant(POLITE, 1.0, 0.0, bulk=True)
         assert wait_s == pytest.approx(0.5 + (0.5 + 1.0))
         accounts.open(POLITE, desk.now).served += 0.25
@@ -623,13 +623,13 @@ class TestAdmission:
         for _ in range(n_runs):
             desk.run()
         for bulk in (False, True):
-            waits, work_s = desk.queue._waits, TOKEN_S * sum(asked)
+            waits, work_s = desk.queue.admission._waits, TOKEN_S * sum(asked)
             fair_s = waits.of_tenant(Tenant("new"), work_s, 0.0, bulk=bulk)
-            assert 0 <= fair_s <= desk.queue.expected_s(bulk=bulk)
+            assert 0 <= fair_s <= desk.queue.admission.expected_s(bulk=bulk)
         if len({number for number, _ in requests}) == 1:
             only = Tenant(str(requests[0][0]), 1.0 + requests[0][0])
-            wait_s = desk.queue._waits.of_tenant(only, 1.0, 0.0, bulk=True)
-            assert wait_s == pytest.approx(desk.queue.expected_s(bulk=True))
+            wait_s = desk.queue.admission._waits.of_tenant(only, 1.0, 0.0, bulk=True)
+            assert wait_s == pytest.approx(desk.queue.admission.expected_s(bulk=True))
 
     def test_the_fair_wait_comes_true(self) -> None:
         """A request is computed about when its tenant was promised, beside a flood of another."""
@@ -638,7 +638,7 @@ class TestAdmission:
             desk.send(GREEDY, [100] * 20)
         desk.run()
         work_s = TOKEN_S * 3000
-        promised_s = desk.queue._waits.of_tenant(POLITE, work_s, 0.0, bulk=True) + work_s
+        promised_s = desk.queue.admission._waits.of_tenant(POLITE, work_s, 0.0, bulk=True) + work_s
         ticket, began = desk.send(POLITE, [100] * 30), desk.now
         while ticket.pending:
             desk.run()

@@ -18,10 +18,10 @@ from prometheus_client import CollectorRegistry
 from matryo.core.metrics import Metrics
 from matryo.engine import Engine
 from matryo.scheduler.accounts import Account
-from matryo.scheduler.admission import Queue
 from matryo.scheduler.config import SchedulerConfig
 from matryo.scheduler.jobs import ANYONE, Priority, Tenant, Ticket
 from matryo.scheduler.policy import MAX_MISSES, classify, next_batch
+from matryo.scheduler.queue import Queue
 from matryo.scheduler.rates import Rates
 from matryo.scheduler.runs import Choice
 from matryo.scheduler.waiting import Waiting
@@ -198,7 +198,7 @@ class TestCost:
         assert {job.ticket for job in choose(queue)} == {tickets[0]}
         for each in tickets:
             queue.remove(each)
-        assert (len(queue), queue.n_tokens, choose(queue)) == (0, 0, [])
+        assert (len(queue), queue.admission.n_tokens, choose(queue)) == (0, 0, [])
 
 
 METRICS = Metrics(CollectorRegistry())
@@ -240,8 +240,8 @@ def costs(n_waiting: int, shape: str) -> dict[str, int]:
     new, other = next(made), next(made)
     queue.add(other)
     n_lines = {
-        "check": lines_of(lambda: queue.check(new)),
-        "check_room": lines_of(queue.check_room),
+        "check": lines_of(lambda: queue.admission.check(new)),
+        "check_room": lines_of(queue.admission.check_room),
         "add": lines_of(lambda: queue.add(new)),
         "leave": lines_of(lambda: queue.remove(other)),
         "choose": lines_of(lambda: choose(queue)),

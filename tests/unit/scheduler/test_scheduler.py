@@ -14,7 +14,8 @@ from prometheus_client import CollectorRegistry
 from matryo.core.errors import EngineError, InferenceFailed, NotReady, Overloaded, WaitTooLong
 from matryo.core.metrics import Metrics
 from matryo.engine import Encoded, TokenIds
-from matryo.scheduler import Scheduler, SchedulerConfig, admission
+from matryo.scheduler import Scheduler, SchedulerConfig
+from matryo.scheduler import queue as queue_module
 from matryo.scheduler.jobs import Ticket
 from matryo.scheduler.supervision import run_forever
 from tests.fakes import LIMITS, MINILM, FakeEngine
@@ -245,7 +246,7 @@ class TestWait:
             run, engine = stage.scheduler.run, stage.engines[0]
             stage.task(run(engine, texts(*[100] * 500), 8))
             assert not stage.task(run(engine, texts(50), 8)).done()
-            assert stage.scheduler._queue.expected_s(bulk=False) == pytest.approx(0.5)
+            assert stage.scheduler._queue.admission.expected_s(bulk=False) == pytest.approx(0.5)
             queries = [stage.task(run(engine, texts(50), 8)) for _ in range(20)]
             refused = [task for task in queries if task.done()]
             assert 10 <= len(refused) < 20
@@ -275,14 +276,16 @@ class TestWait:
             stage.task(stage.scheduler.run(stage.engines[0], texts(400), 8))
             for passed, left in ((0, 0.4), (0.3, 0.1), (0.3, 0.0)):
                 stage.loop.now += passed
-                assert stage.scheduler._queue.expected_s(bulk=False) == pytest.approx(left)
+                assert stage.scheduler._queue.admission.expected_s(bulk=False) == pytest.approx(
+                    left
+                )
 
     def test_workers_share_the_work(self) -> None:
         """Two workers halve the wait of a request of many texts; one text has one worker."""
         with self.stage(max_wait_s=0.75, workers=2) as stage:
             run, engine = stage.scheduler.run, stage.engines[0]
             stage.task(run(engine, texts(*[100] * 4), 8))
-            assert stage.scheduler._queue.expected_s(bulk=False) == pytest.approx(0.2)
+            assert stage.scheduler._queue.admission.expected_s(bulk=False) == pytest.approx(0.2)
             assert not stage.task(run(engine, texts(500, 500), 8)).done()
         with self.stage(max_wait_s=0.75, workers=2) as stage:
             stage.task(stage.scheduler.run(stage.engines[0], texts(*[100] * 4), 8))
@@ -642,16 +645,16 @@ class TestSupervision:
         self, scheduler: Scheduler, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """A bug between dequeue and run leaves no future pending, and the queue goes on."""
-        real = admission.next_batch
+        real = queue_module.next_batch
 
         def buggy(*args: object, **kwargs: object) -> list[object]:
             raise ZeroDivisionError
 
-        monkeypatch.setattr(admission, "next_batch", buggy)
+        monkeypatch.setattr(queue_module, "next_batch", buggy)
         with pytest.raises(InferenceFailed, match="a worker died"):
             await scheduler.run(engine, texts(5, 6, 7), 8)
         assert scheduler.why_not_ready()
-        monkeypatch.setattr(admission, "next_batch", real)
+        monkeypatch.setattr(queue_module, "next_batch", real)
         async with asyncio.timeout(30):
             while scheduler.why_not_ready():
                 await asyncio.sleep(0.01)

@@ -21,11 +21,12 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from matryo.core.errors import CallerGone, EngineError, NotReady, Overloaded
 from matryo.engine import TokenIds
 from matryo.engine.postprocess import FloatArray
-from matryo.scheduler import ANYONE, Priority, Tenant, admission, supervision
+from matryo.scheduler import ANYONE, Priority, Tenant, supervision
+from matryo.scheduler import queue as queue_module
 from matryo.scheduler.accounts import Accounts
-from matryo.scheduler.admission import Queue
 from matryo.scheduler.groups import Load
 from matryo.scheduler.jobs import Ticket, work_of
+from matryo.scheduler.queue import Queue
 from matryo.scheduler.rates import Work
 from matryo.scheduler.waiting import Waiting
 from matryo.service.patience import while_wanted
@@ -161,9 +162,9 @@ class Faults:
         waits, texts = metrics.queue_seconds, metrics.batch_texts
         with (
             patch.object(
-                admission,
+                queue_module,
                 "next_batch",
-                before("picking", admission.next_batch, lambda waiting: waiting in places),
+                before("picking", queue_module.next_batch, lambda waiting: waiting in places),
             ),
             patch.object(Queue, "take", taking),
             patch.object(waits, "labels", before("observing", waits.labels)),
@@ -377,8 +378,8 @@ class Machine(RuleBasedStateMachine):
         for waiting in (queue.waiting, queue.background):
             self.lanes_are_those_of(waiting.accounts)
         online = [ticket for ticket in queue._tickets if not ticket.is_background]
-        assert queue._n_requests == Counter(ticket.tenant.name for ticket in online)
-        assert queue._n_online == len(online)
+        assert queue.admission._by_tenant == Counter(ticket.tenant.name for ticket in online)
+        assert queue.admission._n_requests == len(online)
 
     def lanes_are_those_of(self, accounts: Accounts) -> None:
         """The lanes have each tenant where it belongs."""
@@ -427,7 +428,7 @@ class Machine(RuleBasedStateMachine):
             assert not self.waiting()
             assert not stage.scheduler.n_requests
             assert not stage.scheduler.queued_tokens
-            assert not stage.scheduler._queue.expected_s(bulk=True)
+            assert not stage.scheduler._queue.admission.expected_s(bulk=True)
 
     @invariant()
     def every_caller_has_one_outcome(self) -> None:
