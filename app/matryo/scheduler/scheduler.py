@@ -2,8 +2,8 @@
 
 All state belongs to the event loop; threads see only the batch that they run. A job that left
 `pending` is delivered, or its request failed, or its caller is gone. Which modules answer which
-question: `admission` who is admitted, `queue` and `policy` what runs next, `workers` how it runs, `health` and
-`supervision` what happens when a run fails.
+question: `admission` who is admitted, `queue` and `policy` what runs next, `workers` how it runs,
+`health` and `supervision` what happens when a run fails.
 """
 
 from __future__ import annotations
