@@ -80,7 +80,8 @@ def test_renewal_under_load(secured: Secured, start: Start, lines: Lines) -> Non
     """Both processes take 25 renewals while clients call: no call fails, and the end is in order."""
     process = start(**secured.environ)
     wait_until(lambda: any(READY in line for line in lines()), 60)
-    assert any(f"on https://127.0.0.1:{secured.port}" in line for line in lines())
+    address = f"on https://127.0.0.1:{secured.port}"  # a line of its own, behind that one
+    wait_until(lambda: any(address in line for line in lines()), 60)
     stopping = threading.Event()
     pairs = [secured.authority.issue(days=20 + number) for number in range(N_RENEWALS)]
 
