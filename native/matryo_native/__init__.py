@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import ctypes
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
-__all__ = ["INTERFACE", "isa", "library"]
+__all__ = ["INTERFACE", "isa", "library", "watcher"]
 
 INTERFACE: int = 1
 """Raised with every change of an operator's bits, inputs, attributes or layout of weights."""
@@ -47,3 +48,16 @@ def isa() -> str:
             "unset it to use the fastest ones"
         )
     return name.decode()
+
+
+def watcher() -> Callable[[ctypes.c_int32 | None], None]:
+    """A function that lets the runs of the calling thread be ended early.
+
+    Give the function a flag before a run, and None after the run. Once the flag is not 0, which any
+    thread may make it, the operators begin no further task, and the run raises.
+    """
+    # Without giving up the interpreter's lock, which would cost more than the call.
+    function = ctypes.PyDLL(str(library())).matryo_native_watch
+    function.argtypes = [ctypes.POINTER(ctypes.c_int32)]
+    function.restype = None
+    return lambda flag: function(None if flag is None else ctypes.byref(flag))

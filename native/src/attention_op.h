@@ -83,8 +83,8 @@ class AttentionOp {
       a.starts = group_starts.data();
       a.places = places.data() + first;
       const int64_t bytes = packed * width * (floats_ ? 4 : 2);
-      auto keys = scratch<uint8_t>(call, bytes), values = scratch<uint8_t>(call, bytes);
-      auto scales = scratch<float>(call, group * heads_ * 2);
+      const Scratch<uint8_t> keys(call, bytes), values(call, bytes);
+      const Scratch<float> scales(call, group * heads_ * 2);
       a.keys = keys.get();
       a.values = values.get();
       a.scales = scales.get();

@@ -2,8 +2,6 @@
 #pragma once
 
 #include <cstdint>
-#include <cstdlib>
-#include <memory>
 #include <string>
 #include <vector>
 
@@ -28,10 +26,20 @@ struct Shape {
   int64_t size() const { return rows() * width(); }
 };
 
+// Ends the calls of this thread early once it is not 0; see matryo_native_watch.
+inline const int32_t*& watched() {
+  thread_local const int32_t* flag = nullptr;
+  return flag;
+}
+
 // One call of an operator.
 class Call {
  public:
-  Call(const OrtApi* api, OrtKernelContext* context) : api_(api), context_(context) {}
+  Call(const OrtApi* api, OrtKernelContext* context)
+      : api_(api), context_(context), flag_(watched()) {}
+
+  const OrtApi* api() const { return api_; }
+  OrtKernelContext* context() const { return context_; }
 
   void check(OrtStatus* status) const {
     if (status) throw Failure{status};
@@ -87,33 +95,79 @@ class Call {
     return static_cast<float*>(data);
   }
 
-  // Runs task(i) for every i below n, on the threads of the session.
+  // Runs task(i) for every i below n, on the threads of the session. A call that is interrupted
+  // leaves out the tasks that have not begun, and throws.
   template <class Task>
   void parallel(int64_t n, const Task& task) const {
-    if (n <= 0) return;
-    if (n == 1) return task(0);
-    const auto one = [](void* data, size_t i) { (*static_cast<const Task*>(data))((int64_t)i); };
-    check(ort::KernelContext_ParallelFor(api_, context_, one, (size_t)n, 0,
-                                         const_cast<Task*>(&task)));
+    Tasks<Task> tasks{flag_, &task};
+    if (n == 1) {
+      tasks.run(0);
+    } else if (n > 0) {
+      const auto one = [](void* all, size_t i) { static_cast<Tasks<Task>*>(all)->run((int64_t)i); };
+      check(ort::KernelContext_ParallelFor(api_, context_, one, (size_t)n, 0, &tasks));
+    }
+    if (tasks.is_interrupted()) refuse("the run was interrupted");
   }
 
  private:
+  template <class Task>
+  struct Tasks {
+    const int32_t* flag;
+    const Task* task;
+    bool is_interrupted() const { return flag && __atomic_load_n(flag, __ATOMIC_RELAXED); }
+    void run(int64_t i) const {
+      if (!is_interrupted()) (*task)(i);
+    }
+  };
+
   const OrtApi* api_;
   OrtKernelContext* context_;
+  const int32_t* flag_;
 };
 
-struct Free {
-  void operator()(void* p) const { std::free(p); }
-};
-
-// Uninitialised memory for n elements, aligned for every kernel.
+// Uninitialised memory for `n` elements, aligned for every kernel.
+//
+// The memory is the session's, which keeps what it has for later calls. The C library would give a
+// large block back to the system each time, and a batch would pay for the same pages in every layer.
 template <class T>
-std::unique_ptr<T, Free> scratch(const Call& call, int64_t n) {
-  const size_t bytes = ((size_t)n * sizeof(T) + 127) / 64 * 64;
-  auto* memory = static_cast<T*>(std::aligned_alloc(64, bytes));
-  if (!memory) call.refuse("there is no memory for " + std::to_string(bytes) + " bytes more");
-  return std::unique_ptr<T, Free>(memory);
-}
+class Scratch {
+ public:
+  Scratch(const Call& call, int64_t n) : api_(call.api()) {
+    const size_t bytes = (size_t)n * sizeof(T) + 2 * kAlign;
+    try {
+      OrtMemoryInfo* info = nullptr;
+      call.check(ort::CreateCpuMemoryInfo(api_, ort::kArena, ort::kDefaultMemory, &info));
+      OrtStatus* status =
+          ort::KernelContext_GetAllocator(api_, call.context(), info, &allocator_);
+      ort::ReleaseMemoryInfo(api_, info);
+      call.check(status);
+      call.check(ort::AllocatorAlloc(api_, allocator_, bytes, &block_));
+      if (!block_) call.refuse("there is no memory for " + std::to_string(bytes) + " bytes more");
+    } catch (...) {
+      release();
+      throw;
+    }
+  }
+  ~Scratch() { release(); }
+  Scratch(const Scratch&) = delete;
+  Scratch& operator=(const Scratch&) = delete;
+
+  T* get() const {
+    return reinterpret_cast<T*>(((uintptr_t)block_ + kAlign - 1) / kAlign * kAlign);
+  }
+
+ private:
+  static constexpr size_t kAlign = 64;
+
+  void release() {
+    if (block_) ort::AllocatorFree(api_, allocator_, block_);  // of our own block: never fails
+    if (allocator_) ort::ReleaseAllocator(api_, allocator_);
+  }
+
+  const OrtApi* api_;
+  OrtAllocator* allocator_ = nullptr;
+  void* block_ = nullptr;
+};
 
 class Attributes {
  public:

@@ -69,8 +69,8 @@ class LinearOp {
     Rounded all{};
     // A row ends with a whole number of lanes. The 64 bytes more keep rows off one cache set.
     all.stride = divide_up(a.k * element, 64) * 64 + 64;
-    auto values = scratch<uint8_t>(call, rounds ? most_rows * all.stride : 0);
-    auto scales = scratch<float>(call, most_rows * groups);
+    const Scratch<uint8_t> values(call, rounds ? most_rows * all.stride : 0);
+    const Scratch<float> scales(call, most_rows * groups);
     all.values = values.get();
     all.scales = scales.get();
     for (int64_t first = 0; first < rows; first += most_rows) {

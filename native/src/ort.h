@@ -17,6 +17,8 @@ struct OrtKernelContext;
 struct OrtSessionOptions;
 struct OrtCustomOpDomain;
 struct OrtTensorTypeAndShapeInfo;
+struct OrtMemoryInfo;
+struct OrtAllocator;
 
 struct OrtApi {
   const void* functions[275];
@@ -61,6 +63,7 @@ constexpr uint32_t kApiVersion = 17;
 constexpr int kFloat = 1, kInt8 = 3, kInt32 = 6, kInt64 = 7;  // ONNXTensorElementDataType
 constexpr int kRequired = 0, kOptional = 1;     // OrtCustomOpInputOutputCharacteristic
 constexpr int kDefaultMemory = 0;               // OrtMemType
+constexpr int kArena = 1;                       // OrtAllocatorType
 constexpr int kFail = 1, kInvalidArgument = 2;  // OrtErrorCode
 
 template <int kIndex, class Result, class... Args>
@@ -81,6 +84,9 @@ constexpr Function<62, OrtStatus*, const OrtTensorTypeAndShapeInfo*, int64_t*, s
     GetDimensions;
 constexpr Function<65, OrtStatus*, const OrtValue*, OrtTensorTypeAndShapeInfo**>
     GetTensorTypeAndShape;
+constexpr Function<69, OrtStatus*, int, int, OrtMemoryInfo**> CreateCpuMemoryInfo;
+constexpr Function<75, OrtStatus*, OrtAllocator*, size_t, void**> AllocatorAlloc;
+constexpr Function<76, OrtStatus*, OrtAllocator*, void*> AllocatorFree;
 constexpr Function<85, OrtStatus*, const OrtKernelInfo*, const char*, float*>
     KernelInfoGetAttribute_float;
 constexpr Function<86, OrtStatus*, const OrtKernelInfo*, const char*, int64_t*>
@@ -89,8 +95,12 @@ constexpr Function<90, OrtStatus*, const OrtKernelContext*, size_t, const OrtVal
     KernelContext_GetInput;
 constexpr Function<91, OrtStatus*, OrtKernelContext*, size_t, const int64_t*, size_t, OrtValue**>
     KernelContext_GetOutput;
+constexpr Function<94, void, OrtMemoryInfo*> ReleaseMemoryInfo;
 constexpr Function<99, void, OrtTensorTypeAndShapeInfo*> ReleaseTensorTypeAndShapeInfo;
 constexpr Function<101, void, OrtCustomOpDomain*> ReleaseCustomOpDomain;
+constexpr Function<132, void, OrtAllocator*> ReleaseAllocator;
+constexpr Function<253, OrtStatus*, const OrtKernelContext*, const OrtMemoryInfo*, OrtAllocator**>
+    KernelContext_GetAllocator;
 constexpr Function<274, OrtStatus*, const OrtKernelContext*, void (*)(void*, size_t), size_t,
                    size_t, void*>
     KernelContext_ParallelFor;

@@ -144,3 +144,9 @@ extern "C" __attribute__((visibility("default"))) OrtStatus* RegisterCustomOps(
   }
   return ort::AddCustomOpDomain(api, options, made);
 }
+
+// Ends sessions' runs on this thread early: once *flag is not 0, operators begin no further task,
+// and fail. Null ends the watch. The flag must live as long as it is watched.
+extern "C" __attribute__((visibility("default"))) void matryo_native_watch(const int32_t* flag) {
+  matryo::watched() = flag;
+}

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import tomllib
+from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import distribution
 from pathlib import Path
 
@@ -44,6 +45,29 @@ def test_the_library_is_installed_with_its_licence_and_without_python_version() 
     assert native.INTERFACE >= 1
     wheel = distribution("matryo-native").read_text("WHEEL") or ""
     assert "Tag: py3-none-" in wheel
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_run_ends_early(threads: int) -> None:
+    """A flag ends the runs of the thread that watches the flag, and of no other; bits stay."""
+    rng = np.random.default_rng(5)
+    layer = make_layer(rng, "bytes", 256, 192)
+    x = rng.standard_normal((300, 256)).astype(np.float32)
+    expected = layer.run(x, threads=threads)
+    watch, flag = native.watcher(), ctypes.c_int32(1)
+    watch(flag)
+    try:
+        with pytest.raises(Exception, match="the run was interrupted"):
+            layer.run(x, threads=threads)
+        with ThreadPoolExecutor(1) as other:
+            found = other.submit(layer.run, x, threads=threads)
+            assert np.array_equal(found.result(), expected)
+        flag.value = 0
+        assert np.array_equal(layer.run(x, threads=threads), expected)
+        flag.value = 1
+    finally:
+        watch(None)
+    assert np.array_equal(layer.run(x, threads=threads), expected)
 
 
 def test_every_kernel_gives_the_same_bits() -> None:

@@ -6,8 +6,10 @@ fingerprint, since its vectors differ in their last bits, and in int8 by more.
 
 from __future__ import annotations
 
+import ctypes
 import importlib
 import importlib.util
+from collections.abc import Callable
 from pathlib import Path
 
 from matryo.core.choices import KernelsChoice
@@ -17,6 +19,7 @@ INTERFACE = 1
 """What graphs expect of the operators: their names, layouts and bits."""
 
 _PACKAGE = "matryo_native"
+_REMEDY = 'Install it with pip install "matryo[native]", or set MATRYO_KERNELS=onnxruntime.'
 _SLOW = "portable"  # kernels without vector instructions: slower than ONNX Runtime's operators
 
 
@@ -48,16 +51,29 @@ def native_library() -> Path:
     Raises:
         SettingsInvalid: the package is missing, or of another version.
     """
-    remedy = 'Install it with pip install "matryo[native]", or set MATRYO_KERNELS=onnxruntime.'
     if importlib.util.find_spec(_PACKAGE) is None:
-        raise SettingsInvalid(f"The package matryo-native is not installed. {remedy}")
+        raise SettingsInvalid(f"The package matryo-native is not installed. {_REMEDY}")
     if (found := _interface()) != INTERFACE:
         raise SettingsInvalid(
             f"The package matryo-native has interface {found}, and this version of Matryo needs "
-            f"{INTERFACE}. {remedy}"
+            f"{INTERFACE}. {_REMEDY}"
         )
     path: Path = importlib.import_module(_PACKAGE).library()
     return path
+
+
+def native_watcher() -> Callable[[ctypes.c_int32 | None], None]:
+    """A function that has the runs of the calling thread end early; see `matryo_native.watcher`.
+
+    Raises:
+        SettingsInvalid: the package is missing, or of another version.
+    """
+    native_library()
+    module = importlib.import_module(_PACKAGE)
+    if not hasattr(module, "watcher"):
+        raise SettingsInvalid(f"The package matryo-native is older than this Matryo. {_REMEDY}")
+    watcher: Callable[[ctypes.c_int32 | None], None] = module.watcher()
+    return watcher
 
 
 def _interface() -> int:

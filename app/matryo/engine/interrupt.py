@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import threading
 from collections.abc import Callable
 
@@ -15,22 +16,25 @@ class Interrupt:
 
     A run asks often enough to end within a few milliseconds. A run that is about to end anyway may
     give its vectors in spite of the interrupt.
+
+    Attributes:
+        flag: 0, and 1 once the run should end; for native code.
     """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._is_set = False
+        self.flag = ctypes.c_int32(0)
         self._on_set: Callable[[], None] | None = None
 
     @property
     def is_set(self) -> bool:
         """Whether the run should end."""
-        return self._is_set
+        return self.flag.value != 0
 
     def set(self) -> None:
         """Ask the run to end."""
         with self._lock:
-            self._is_set = True
+            self.flag.value = 1
             if self._on_set:
                 self._on_set()
 
@@ -42,5 +46,5 @@ class Interrupt:
         """
         with self._lock:
             self._on_set = on_set
-            if self._is_set and on_set:
+            if self.is_set and on_set:
                 on_set()

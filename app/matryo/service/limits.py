@@ -11,6 +11,10 @@ PIECE_TEXTS, PIECE_CHARACTERS = 128, 1 << 15
 other requests get a turn, and the service notices a caller that hung up or a request that is over
 its limit. A longer text is a piece by itself."""
 
+BATCH_PIECE_CHARACTERS = 1 << 12
+"""The same of a batch: online requests, which interrupt its runs, would share the cores with a
+piece until its end."""
+
 INLINE_TEXTS, INLINE_CHARACTERS = 8, 1000
 """So little is tokenised on the event loop: the way to a thread and back costs more."""
 

@@ -25,7 +25,7 @@ from matryo.service.directory import Directory
 from matryo.service.keys import KeyRing
 from matryo.service.lag import watch_lag
 from matryo.service.ledger import Ledger
-from matryo.service.limits import RequestLimits
+from matryo.service.limits import BATCH_PIECE_CHARACTERS, PIECE_CHARACTERS, RequestLimits
 from matryo.service.numbers import check_embedding_type
 from matryo.service.patience import Gone, while_wanted
 from matryo.service.request import OPEN, Answer, Caller, Options, Texts
@@ -357,6 +357,9 @@ class Service:
                 decoder=self.decoder,
                 patience_s=options.deadline_s,
                 tenant=caller.tenant,
+                piece_characters=(
+                    BATCH_PIECE_CHARACTERS if options.priority == "batch" else PIECE_CHARACTERS
+                ),
             )
         model = choices.engine.manifest.id
         spent_s = time.perf_counter() - started

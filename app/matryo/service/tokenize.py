@@ -58,6 +58,7 @@ async def tokenize(
     decoder: TokenDecoder | None = None,
     patience_s: float | None = None,
     tenant: Tenant = ANYONE,
+    piece_characters: int = PIECE_CHARACTERS,
 ) -> Tokenized:
     """Prefix and tokenise, and hold the result against the limits.
 
@@ -73,6 +74,7 @@ async def tokenize(
         decoder: turns ids into strings; None if the ids are the served model's own.
         patience_s: seconds that the caller waits for an answer; None if unknown.
         tenant: whose texts they are.
+        piece_characters: that are tokenised in one go; a longer text is a piece by itself.
 
     Raises:
         InvalidRequest: an id is outside the vocabulary.
@@ -93,7 +95,7 @@ async def tokenize(
             await job.run(work.check)
         start = 0
         while start < len(texts):
-            end = work.end_of_piece(start)
+            end = work.end_of_piece(start, piece_characters)
             is_long = work.n_chars(start, end) > PIECE_CHARACTERS
             encodings = await job.run(partial(work.encode, start, end), is_long=is_long)
             end = start + len(encodings)
@@ -139,11 +141,11 @@ class _Work:
         """Characters that are read of some of the texts; estimated if the texts are ids."""
         return sum(self._n_chars[start:end])
 
-    def end_of_piece(self, start: int) -> int:
+    def end_of_piece(self, start: int, most_chars: int) -> int:
         """The index behind the last text of the piece that begins with text `start`."""
         most = min(len(self._n_chars), start + PIECE_TEXTS)
         end, n_chars = start + 1, self._n_chars[start]
-        while end < most and n_chars + self._n_chars[end] <= PIECE_CHARACTERS:
+        while end < most and n_chars + self._n_chars[end] <= most_chars:
             n_chars += self._n_chars[end]
             end += 1
         return end

@@ -15,7 +15,7 @@ from matryo.catalog.reading import read_manifest
 from matryo.core.choices import Precision
 from matryo.core.environment import load_settings
 from matryo.core.errors import ArtifactMissing, SettingsInvalid
-from matryo.core.native import INTERFACE, native_library, uses_native
+from matryo.core.native import INTERFACE, native_library, native_watcher, uses_native
 from matryo.engine.onnx.prepacked import find_prepacked, is_settled
 from matryo.store.artifact import find_artifact
 from matryo.store.layout import Store, open_store
@@ -110,6 +110,10 @@ def test_choice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         patch.setattr("matryo_native.isa", lambda: "portable")
         assert not uses_native("auto")
         assert uses_native("native")
+    with monkeypatch.context() as patch:
+        patch.delattr("matryo_native.watcher")
+        with pytest.raises(SettingsInvalid, match="older than this Matryo"):
+            native_watcher()
     monkeypatch.setattr("matryo.core.native.INTERFACE", INTERFACE + 1)
     assert not uses_native("auto")
     with pytest.raises(SettingsInvalid, match=f"interface {INTERFACE}, .* needs {INTERFACE + 1}"):

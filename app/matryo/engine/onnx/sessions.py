@@ -14,6 +14,7 @@ import onnxruntime as ort
 
 from matryo.catalog.output import Output
 from matryo.core.errors import ArtifactDamaged, InferenceFailed
+from matryo.core.native import native_watcher
 from matryo.engine.cores import CoreUse
 from matryo.engine.interrupt import Interrupt, Interrupted
 from matryo.engine.onnx.padding import PaddedBatch
@@ -55,6 +56,7 @@ class SessionPool:
         self._shared_used = False
         self._shrunk_at = 0.0
         self._is_closed = False
+        self._watch = native_watcher() if native else None
         self._options, self._shrinking = _run_options(), _run_options(shrink=True)
         self._interruptible: set[Any] = set()  # the options of those runs under way
         probe = PaddedBatch(np.zeros((1, 2), np.int64), np.ones((1, 2), np.int64))
@@ -88,7 +90,8 @@ class SessionPool:
             apply_mask: False makes attention ignore the mask; only for a batch of one text. The
                 caller may choose by a text's own length only, because the last bits of a result
                 depend on the choice.
-            interrupt: ends the run between two nodes of the graph.
+            interrupt: ends the run between two nodes of the graph; within a node, if the node
+                is a native operator.
 
         Raises:
             InferenceFailed: the run raised.
@@ -154,9 +157,13 @@ class SessionPool:
             options.terminate = True
 
         interrupt.watch(terminate)
+        if self._watch:
+            self._watch(interrupt.flag)
         try:
             yield options
         finally:
+            if self._watch:
+                self._watch(None)
             interrupt.watch(None)
             with self._lock:
                 self._interruptible.remove(options)
