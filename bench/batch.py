@@ -2,12 +2,13 @@
 
     python -m bench.batch --model all-minilm-l6-v2 --precision int8 --lines 20000 --rounds 3
 
-Every round measures, on the same package descriptions: the engine alone at its best batch size;
-`matryo batch` from its first window to its end; the Batch API from `batches.create` to its last
-answer; and the latencies of short queries at `--rate` a second, without and with a batch beside
-them. A ratio is the median over the rounds of a value over that of the same round beside it. The
-descriptions are downloaded by `apt-get -o Acquire::Languages=en update`. `--base64` asks for base64
-in place of JSON numbers.
+Every round measures, on the same package descriptions: `matryo batch` from its first window to its
+end; the Batch API from `batches.create` to its last answer; the engine alone, at the batch size
+that was best before the first round, before and after each of the two; and the latencies of short
+queries at `--rate` a second, without and with a batch beside them. A throughput is compared with
+the mean of the engine's before and after. A ratio is the median over the rounds. The descriptions
+are downloaded by `apt-get -o Acquire::Languages=en update`. `--base64` asks for base64 in place of
+JSON numbers.
 """
 
 from __future__ import annotations
@@ -19,8 +20,9 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,12 +32,12 @@ from bench.corpus import debian_pairs
 from bench.service import Service
 from matryo.assembly.models import ready_engines
 from matryo.commands.bench.clients import Client, Target, body, load
-from matryo.commands.bench.engine import best_rate
+from matryo.commands.bench.engine import best_way, engine_rate
 from matryo.core.environment import load_settings
-from matryo.engine import TokenIds
 
 _ENDPOINT = "/v1/embeddings"
-_POLL_S = 0.02
+_POLL_S = 0.02  # of the command's progress
+_API_POLL_S = 0.25  # of the API: fifty questions a second would take an eighth of two cores
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,13 +45,14 @@ class Found:
     """One round.
 
     Attributes:
-        engine, command, api: tokens a second.
+        engine: tokens a second, before the command, between the command and the API, and after.
+        command, api: tokens a second.
         whole: of the command with its start.
         alone_ms, beside_ms: p50 and p99 of queries without and with a batch.
-        beside_share: tokens a second of the batch beside the queries, of the engine's.
+        beside_share: tokens a second of all runs while queries and a batch run, of the engine's.
     """
 
-    engine: float
+    engine: tuple[float, float, float]
     command: float
     whole: float
     api: float
@@ -133,7 +136,7 @@ class Api:
         while (state := self.state(batch_id))["status"] not in statuses:
             if state["status"] in {"failed", "expired"}:
                 raise SystemExit(f"the batch ended: {state}")
-            time.sleep(_POLL_S)
+            time.sleep(_API_POLL_S)
         return state
 
     def forget(self, batch: dict[str, Any]) -> None:
@@ -151,16 +154,17 @@ def query_ms(port: int, queries: Sequence[str], rate: float, seconds: float) -> 
 
 
 def run_round(
-    given: argparse.Namespace, folder: Path, ids: Sequence[TokenIds], queries: Sequence[str]
+    given: argparse.Namespace,
+    folder: Path,
+    engine_alone: Callable[[], float],
+    n_tokens: int,
+    queries: Sequence[str],
 ) -> Found:
     """Measure everything once."""
     flags = ["--model", given.model, "--precision", given.precision]
-    settings = load_settings(model=(given.model,), precision=given.precision)
-    (engine,) = ready_engines(settings)
-    rate = best_rate(engine, ids[:4096], given.seconds)
-    engine.close()
-    n_tokens = sum(map(len, ids))
+    before = engine_alone()
     command_s, whole_s = run_command(folder, flags)
+    between = engine_alone()
     environ = {
         "MATRYO_BATCH": "true",
         "MATRYO_BATCH_DIR": str(folder),
@@ -171,34 +175,42 @@ def run_round(
         began = time.perf_counter()
         done = api.wait(api.create(), "completed")
         api_s = time.perf_counter() - began
+        after = engine_alone()
         api.forget(done)
         alone = query_ms(service.port, queries, given.rate, given.seconds)
         batch_id = api.create()
         api.wait(batch_id, "in_progress")
         n_before, began = _tokens(service.port), time.perf_counter()
         beside = query_ms(service.port, queries, given.rate, given.seconds)
-        share = (_tokens(service.port) - n_before) / (time.perf_counter() - began) / rate
+        share = (_tokens(service.port) - n_before) / (time.perf_counter() - began) / after
         if api.state(batch_id)["status"] == "completed":
             print("the batch ended before the queries did: give more --lines", file=sys.stderr)
         requests.post(f"http://127.0.0.1:{service.port}/v1/batches/{batch_id}/cancel", timeout=60)
         api.forget(api.wait(batch_id, "cancelled", "completed"))
     return Found(
-        rate, n_tokens / command_s, n_tokens / whole_s, n_tokens / api_s, alone, beside, share
+        (before, between, after),
+        n_tokens / command_s,
+        n_tokens / whole_s,
+        n_tokens / api_s,
+        alone,
+        beside,
+        share,
     )
 
 
 def _tokens(port: int) -> float:
-    """Tokens that the server has embedded for batches."""
+    """Tokens of all runs of the server."""
     text = requests.get(f"http://127.0.0.1:{port}/metrics", timeout=60).text
-    lines = [line for line in text.splitlines() if line.startswith("matryo_batch_line_tokens_t")]
+    lines = [line for line in text.splitlines() if line.startswith("matryo_batch_tokens_sum")]
     return sum(float(line.split()[-1]) for line in lines)
 
 
 def table(found: Sequence[Found]) -> str:
     """The medians over the rounds."""
 
-    def rate(name: str, values: Sequence[float]) -> str:
-        ratios = [value / one.engine for value, one in zip(values, found, strict=True)]
+    def rate(name: str, values: Sequence[float], first: int) -> str:
+        engine = [statistics.mean(one.engine[first : first + 2]) for one in found]
+        ratios = [value / alone for value, alone in zip(values, engine, strict=True)]
         per_s, ratio = statistics.median(values), statistics.median(ratios)
         return f"{name:<36}{per_s:>10,.0f} tok/s   ratio {ratio:.3f}"
 
@@ -213,14 +225,14 @@ def table(found: Sequence[Found]) -> str:
     share = statistics.median(one.beside_share for one in found)
     return "\n".join(
         (
-            rate("engine alone, at its best", [one.engine for one in found]),
-            rate("matryo batch, from its first window", [one.command for one in found]),
-            rate("matryo batch, with its start", [one.whole for one in found]),
-            rate("Batch API, from create to the end", [one.api for one in found]),
+            rate("engine alone, at its best", [one.engine[1] for one in found], 1),
+            rate("matryo batch, from its first window", [one.command for one in found], 0),
+            rate("matryo batch, with its start", [one.whole for one in found], 0),
+            rate("Batch API, from create to the end", [one.api for one in found], 1),
             latency("queries alone", [one.alone_ms for one in found]),
             latency("queries beside a batch", [one.beside_ms for one in found]),
             f"{'ratios':<36}p50 {p50:.2f}   p99 {p99:.2f}",
-            f"{'the batch beside the queries':<36}{share:.2f} of the engine's tok/s",
+            f"{'batch and queries together':<36}{share:.2f} of the engine's tok/s",
         )
     )
 
@@ -243,14 +255,16 @@ def main() -> None:
     (engine,) = ready_engines(settings)
     prefix = engine.manifest.prefix(settings.default_input_type)
     ids = [engine.cut(one.ids) for one in engine.tokenize(texts, prefix)]
-    engine.close()
+    way = best_way(engine, ids[:4096], given.seconds)
+    alone = partial(engine_rate, engine, ids, given.seconds, runs=way.runs, size=way.size)
     found: list[Found] = []
     for number in range(given.rounds):
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
             write_input(folder / "in.jsonl", texts, given.model, base64=given.base64)
-            found.append(run_round(given, folder, ids, queries))
+            found.append(run_round(given, folder, alone, sum(map(len, ids)), queries))
         print(f"round {number + 1}: {found[-1]}", file=sys.stderr)
+    engine.close()
     print(table(found))
 
 

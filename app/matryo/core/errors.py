@@ -135,10 +135,10 @@ class ContextTooLong(RequestError):
         max_tokens: int,
         exact: bool = True,
         max_chars: int | None = None,
+        remedy: str = 'Please reduce your prompt, or send "truncate": true to have it cut.',
     ) -> None:
         name = "input" if index is None else f"input[{index}]"
         count = f"{n_tokens}" if exact else f"at least {n_tokens}"
-        remedy = 'Please reduce your prompt, or send "truncate": true to have it cut.'
         # OpenAI's API has used both sentences, and clients parse either of them.
         message = (
             f"Invalid '{name}': maximum input length is {max_tokens} tokens. "
@@ -155,6 +155,18 @@ class ContextTooLong(RequestError):
         self.n_tokens = n_tokens
         self.exact = exact
         self.max_tokens = max_tokens
+        self._max_chars = max_chars
+
+    def advising(self, remedy: str) -> ContextTooLong:
+        """The same error with another remedy, for a caller who sends no JSON."""
+        return ContextTooLong(
+            index=self.index,
+            n_tokens=self.n_tokens,
+            max_tokens=self.max_tokens,
+            exact=self.exact,
+            max_chars=self._max_chars,
+            remedy=remedy,
+        )
 
 
 class TooManyTexts(InvalidRequest):

@@ -19,7 +19,7 @@ from matryo.assembly.service import build_local_service
 from matryo.catalog.catalog import open_catalog
 from matryo.core.choices import PrecisionChoice
 from matryo.core.environment import load_settings
-from matryo.core.errors import InvalidRequest, SetupError
+from matryo.core.errors import ContextTooLong, InvalidRequest, SetupError
 from matryo.core.settings import Settings
 from matryo.embedder.columns import (
     Nulls,
@@ -253,7 +253,10 @@ class Embedder:
             for start in range(0, len(column.strings), WINDOW_TEXTS)
         )
         answers = self._loaded().embed_windows(self._options, windows)
-        pieces = [answer.vectors for answer in answers]
+        try:
+            pieces = [answer.vectors for answer in answers]
+        except ContextTooLong as exc:
+            raise exc.advising("Split the text, or pass truncate=True to have it cut.") from None
         return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
 
     def _choices(self, local: LocalService) -> Choices:

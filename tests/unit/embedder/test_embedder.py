@@ -126,6 +126,7 @@ def test_faults(root: Path, model: TinyModel) -> None:
         with pytest.raises(ContextTooLong) as caught:
             embedder.embed(["a"] * 600 + ["the " * 500])
         assert (caught.value.index, caught.value.max_tokens) == (600, 120)
+        assert caught.value.message.endswith("pass truncate=True to have it cut.")
     with (
         Embedder(model.id, home=home, dimensions=33) as large,
         pytest.raises(BadDimensions, match="33"),

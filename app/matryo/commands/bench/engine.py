@@ -6,6 +6,7 @@ import statistics
 import threading
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from matryo.core.cores import available_cores
 from matryo.engine import Engine, TokenIds
@@ -40,14 +41,38 @@ def engine_rate(
     return done / (time.perf_counter() - started)
 
 
+@dataclass(frozen=True, slots=True)
+class Way:
+    """A way to use an engine.
+
+    Attributes:
+        tokens_per_s: that the way has given.
+        runs: at a time.
+        size: texts of a batch.
+    """
+
+    tokens_per_s: float
+    runs: int
+    size: int
+
+
+def best_way(
+    engine: Engine, texts: Sequence[TokenIds], seconds: float, sizes: Sequence[int] = (4, 16)
+) -> Way:
+    """The best of several numbers of runs and batch sizes."""
+    ways = [(runs, size) for runs in sorted({1, available_cores()}) for size in sizes]
+    found = (
+        Way(engine_rate(engine, texts, seconds / len(ways), runs=runs, size=size), runs, size)
+        for runs, size in ways
+    )
+    return max(found, key=lambda way: way.tokens_per_s)
+
+
 def best_rate(
     engine: Engine, texts: Sequence[TokenIds], seconds: float, sizes: Sequence[int] = (4, 16)
 ) -> float:
-    """The best tokens a second of several numbers of runs and batch sizes."""
-    ways = [(runs, size) for runs in sorted({1, available_cores()}) for size in sizes]
-    return max(
-        engine_rate(engine, texts, seconds / len(ways), runs=runs, size=size) for runs, size in ways
-    )
+    """The tokens a second of the best way."""
+    return best_way(engine, texts, seconds, sizes).tokens_per_s
 
 
 def lone_ms(engine: Engine, texts: Sequence[TokenIds], seconds: float) -> float:
