@@ -36,6 +36,8 @@ def test_commands_of_the_file() -> None:
     assert len(lines) == 6
     for line in lines:
         name, *arguments = shlex.split(line.split("./nomic ")[1].split(" > ")[0])
-        command = main.commands[name]
+        context = click.Context(main)
+        command = main.get_command(context, name)
+        assert command, name
         given = ["model", *arguments] if name in ("embed", "verify") else arguments
-        command.make_context(name, given, parent=click.Context(main))
+        command.make_context(name, given, parent=context)

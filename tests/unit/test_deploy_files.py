@@ -13,6 +13,7 @@ import jsonschema
 import pytest
 import yaml
 
+from matryo.cli import servers
 from matryo.core.settings import Settings
 
 ROOT = Path(__file__).parents[2]
@@ -65,8 +66,6 @@ def test_monitored_job() -> None:
 
 def test_health_checks() -> None:
     """Image and compose file call `matryo health`, which exists with this flag."""
-    from matryo.cli import main
-
     dockerfile = (ROOT / "Dockerfile").read_text()
     found = re.search(r"^HEALTHCHECK .*CMD (\[.*\])$", dockerfile, re.MULTILINE)
     assert found
@@ -74,7 +73,7 @@ def test_health_checks() -> None:
     checks += [one["healthcheck"]["test"][1:] for one in _servers().values()]
     for check in checks:
         assert check == ["matryo", "health", "--ready"]
-    flags = [flag for option in main.commands["health"].params for flag in option.opts]
+    flags = [flag for option in servers.health.params for flag in option.opts]
     assert "--ready" in flags
 
 

@@ -48,8 +48,10 @@ def test_links(page: Path) -> None:
 def test_commands(page: Path) -> None:
     """Each `matryo` command is one that the command line takes, options included."""
     for name, *arguments in commands(page):
-        command = main.commands[name]
-        command.make_context(name, arguments, parent=click.Context(main))
+        context = click.Context(main)
+        command = main.get_command(context, name)
+        assert command, name
+        command.make_context(name, arguments, parent=context)
 
 
 def test_pages_have_commands() -> None:
