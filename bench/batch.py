@@ -37,7 +37,7 @@ from matryo.core.environment import load_settings
 
 _ENDPOINT = "/v1/embeddings"
 _POLL_S = 0.02  # of the command's progress
-_API_POLL_S = 0.25  # of the API: fifty questions a second would take an eighth of two cores
+_API_POLL_S = 0.25  # of the API: frequent questions would take time from the batch
 
 
 @dataclass(frozen=True, slots=True)

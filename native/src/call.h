@@ -26,7 +26,8 @@ struct Shape {
   int64_t size() const { return rows() * width(); }
 };
 
-// Ends the calls of this thread early once it is not 0; see matryo_native_watch.
+// The flag that ends the calls of this thread early once the flag is not 0; null for no flag. See
+// matryo_native_watch.
 inline const int32_t*& watched() {
   thread_local const int32_t* flag = nullptr;
   return flag;

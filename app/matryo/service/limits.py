@@ -12,8 +12,8 @@ other requests get a turn, and the service notices a caller that hung up or a re
 its limit. A longer text is a piece by itself."""
 
 BATCH_PIECE_CHARACTERS = 1 << 12
-"""The same of a batch: online requests, which interrupt its runs, would share the cores with a
-piece until its end."""
+"""Characters of a batch that are tokenised in one go. An online request interrupts the runs of a
+batch, but not a piece, which keeps a core busy until the piece is done."""
 
 INLINE_TEXTS, INLINE_CHARACTERS = 8, 1000
 """So little is tokenised on the event loop: the way to a thread and back costs more."""

@@ -16,6 +16,7 @@ from matryo.core.choices import Precision
 from matryo.core.environment import load_settings
 from matryo.core.errors import ArtifactMissing, SettingsInvalid
 from matryo.core.native import INTERFACE, native_library, native_watcher, uses_native
+from matryo.engine import Interrupt, Interrupted
 from matryo.engine.onnx.prepacked import find_prepacked, is_settled
 from matryo.store.artifact import find_artifact
 from matryo.store.layout import Store, open_store
@@ -55,6 +56,23 @@ def test_alone_as_in_any_batch(tmp_path: Path, kind: str, precision: Precision) 
         together = engine.embed([texts[i] for i in order], [32] * len(order)).embeddings
         for vector, i in zip(together, order, strict=True):
             assert np.array_equal(vector, alone[i]), len(texts[i])
+
+
+def test_an_interrupt_reaches_the_operators(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run ends by the flag alone, without ONNX Runtime's help; later runs have the same bits."""
+    model = make_model(tmp_path, "bert", **ONE_HEAD)
+    engine = load_tiny(model, build_tiny(tmp_path, model, native=True))
+    text = np.arange(4, 24)
+    expected = engine.embed([text], [32]).embeddings[0]
+    with monkeypatch.context() as patch:
+        patch.setattr(Interrupt, "watch", lambda *_: None)
+        interrupt = Interrupt()
+        interrupt.set()
+        with pytest.raises(Interrupted):
+            engine.embed([text], [32], None, interrupt)
+    assert np.array_equal(engine.embed([text], [32]).embeddings[0], expected)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "int8"])
