@@ -66,7 +66,8 @@ def gelu(x: Any) -> Doubles:
 def silu(x: Any) -> Doubles:
     """SiLU in float64."""
     wide = np.asarray(x, np.float64)
-    return wide / (1 + np.exp(-wide))
+    with np.errstate(over="ignore"):  # infinity below -709, where SiLU is zero
+        return wide / (1 + np.exp(-wide))
 
 
 def linear(layer: Layer, x: Floats, residual: Floats | None = None) -> NDArray[Any]:
