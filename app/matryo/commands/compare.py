@@ -18,6 +18,7 @@ import numpy as np
 from matryo.build.texts import TEXTS
 from matryo.commands.agreement import ADVICE, NUMBERS, Comparison, compare
 from matryo.commands.embedding.job import embed_items
+from matryo.commands.endpoint import Endpoint
 from matryo.commands.others import Others, ask_endpoint, load_file
 from matryo.commands.sinks.block import Block
 from matryo.commands.sinks.output import check_standard_output
@@ -79,7 +80,8 @@ def run(
     other: Others
     if is_url:
         one, fingerprint = _own(settings, items, options)
-        other = ask_endpoint(target, items, model or settings.model[0], options)
+        with Endpoint(target, f"--compare {target}", "--compare-model") as endpoint:
+            other = ask_endpoint(endpoint, items, model or settings.model[0], options)
     elif is_file:
         other = load_file(Path(target), items, is_part=is_part)
         one, fingerprint = _own(settings, items, options)
