@@ -122,7 +122,7 @@ def find_causes(
         if len(set(values := (of(recorded), of(found)))) > 1
     ]
     causes += _prompts(recorded, found)
-    if not causes and recorded.key != found.key:
+    if recorded.key != found.key and all(cause.kind == "trust" for cause in causes):
         causes.append(Cause("build", "key", recorded.key, found.key))
     causes += _choices(recorded, found, before, after)
     if bits_differ:
