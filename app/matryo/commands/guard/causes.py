@@ -25,7 +25,6 @@ Kind = Literal[
     "dimensions",
     "default_input_type",
     "input_type",
-    "numbers",
     "cpu",
     "onnxruntime",
     "matryo",
@@ -37,7 +36,7 @@ BREAKING: frozenset[Kind] = frozenset(
     {
         *("precision", "weights", "tokenizer", "prompt", "output", "settings"),
         *("native_dimensions", "default_dimensions", "dimensions"),
-        *("default_input_type", "input_type", "numbers"),
+        *("default_input_type", "input_type"),
     }
 )
 """Causes that part vectors whatever a few texts show; those of the other causes are measured."""
@@ -59,7 +58,6 @@ NAMES: dict[Kind, str] = {
     "dimensions": "another size",
     "default_input_type": "another default input type",
     "input_type": "another input type",
-    "numbers": "another number type",
     "cpu": "another CPU",
     "onnxruntime": "another ONNX Runtime",
     "matryo": "another Matryo",
@@ -93,7 +91,7 @@ class Cause:
     recorded: str = ""
     found: str = ""
 
-    def sentence(self, then: str = "recorded", now: str = "now") -> str:
+    def sentence(self, then: str = "when recorded", now: str = "now") -> str:
         """The difference in one line, with words for the two sides."""
         if not (self.recorded or self.found):
             return f"{NAMES[self.kind]}: {self.what}"
@@ -117,7 +115,7 @@ def find_causes(
         One cause for each difference, the model's own first; none if nothing differs.
     """
     causes = [
-        Cause(kind, what, *map(_shown, values))
+        Cause(kind, what, *map(str, values))
         for kind, what, of in _FACTS
         if len(set(values := (of(recorded), of(found)))) > 1
     ]
@@ -137,33 +135,24 @@ def parts_that_differ(recorded: str, found: str) -> list[Cause]:
     """The causes that two whole fingerprints show by themselves, where facts are missing."""
     kinds: tuple[tuple[Kind, str], ...] = (
         ("model", "id"),
-        ("precision", "the products are in"),
+        ("precision", "products in"),
         ("build", "key of weights, prompts, settings and kernels"),
         ("input_type", "the vectors are those of"),
         ("dimensions", "components"),
-        ("numbers", "numbers are"),
     )
     pairs = zip(kinds, recorded.split("/"), found.split("/"), strict=False)
-    return [
-        Cause(kind, what, _shown(one), _shown(other))
-        for (kind, what), one, other in pairs
-        if one != other
-    ]
-
-
-def _shown(value: object) -> str:
-    return f"'{value}'" if isinstance(value, str) and not value.isalnum() else f"{value}"
+    return [Cause(kind, what, one, other) for (kind, what), one, other in pairs if one != other]
 
 
 def _kernels(facts: Facts) -> str:
     native = facts.runtime.native
-    return f"matryo-native's (interface {native})" if native else "ONNX Runtime's own"
+    return f"matryo-native (interface {native})" if native else "ONNX Runtime"
 
 
 _FACTS: tuple[tuple[Kind, str, Callable[[Facts], object]], ...] = (
     ("model", "id", lambda facts: facts.id),
-    ("precision", "the products are in", lambda facts: facts.precision),
-    ("kernels", "operators are", _kernels),
+    ("precision", "products in", lambda facts: facts.precision),
+    ("kernels", "operators of", _kernels),
     ("weights", "sha256", lambda facts: facts.weights_sha256),
     ("tokenizer", "sha256", lambda facts: facts.tokenizer_sha256),
     ("output", "steps", lambda facts: ", ".join(facts.output_steps)),
@@ -198,7 +187,7 @@ def _choices(recorded: Facts, found: Facts, before: Asked, after: Asked) -> Iter
         types = (recorded.input_type(before.input_type), found.input_type(named))
         if types[0] != types[1]:
             kind: Kind = "input_type" if named else "default_input_type"
-            yield Cause(kind, "texts are taken for", *map(_shown, types))
+            yield Cause(kind, "texts are taken for", *types)
     is_told = recorded.prompts.get(named or "", "") != found.prompts.get(named or "", "")
     if named and named not in found.input_types and not is_told:
         yield Cause("input_type", f"requests for '{named}' are refused now")

@@ -97,6 +97,10 @@ class Facts(_Facts):
             return NONE
         return named or self.default_input_type
 
+    def shaping(self, input_type: str) -> str:
+        """The input type of the canary whose prompt a text of this input type gets."""
+        return input_type if self.prompts.get(input_type) else NONE
+
     def size(self, named: int | None) -> int:
         """The number of components that a request gets, if the model has so many."""
         return named or self.dimensions.default
@@ -104,6 +108,8 @@ class Facts(_Facts):
     def offers(self, dimensions: int) -> bool:
         """Whether a request may name this number of components."""
         sizes = self.dimensions
+        if not sizes.can_be_cut and sizes.default != sizes.native:  # a size that is locked
+            return dimensions == sizes.default
         if dimensions == sizes.native:
             return True
         is_known = dimensions in sizes.trained or not sizes.strict

@@ -20,9 +20,11 @@ from matryo.engine.postprocess import FloatArray
 from matryo.store.files import write_atomically
 
 VERSION = 1
+_SLASHES = 5  # of a whole fingerprint
 _MAX_BYTES = 32 << 20  # seven texts in ten input types of 4,096 numbers are 2 MB
 _MAX_TEXTS, _MAX_CHARS = 64, 1 << 16
 
+_Text = Annotated[str, Field(min_length=1, max_length=_MAX_CHARS)]
 _Word = Annotated[str, Field(max_length=4096)]
 
 
@@ -56,8 +58,8 @@ class _Content(_Table):
     asked: Origin
     fingerprint: _Word | None
     model: Facts | None
-    texts: Annotated[list[Annotated[str, Field(max_length=_MAX_CHARS)]], Field(max_length=_MAX_TEXTS)]
-    vectors: dict[_Word, str]
+    texts: Annotated[list[_Text], Field(min_length=1, max_length=_MAX_TEXTS)]
+    vectors: Annotated[dict[_Word, str], Field(min_length=1)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,12 +157,8 @@ def read_record(path: Path) -> Record:
         vectors = {
             name: _matrix(text, len(content.texts)) for name, text in content.vectors.items()
         }
-        if not vectors:
-            raise ValueError("no vectors")
     except ValidationError as exc:
-        first = exc.errors(include_url=False, include_context=False, include_input=False)[0]
-        where = ".".join(map(str, first["loc"]))
-        raise _damaged(path, f"{where}: {first['msg']}") from exc
+        raise _damaged(path, _first_fault(exc)) from exc
     except ValueError as exc:
         raise _damaged(path, reason_of(exc)) from exc
     record = Record(
@@ -180,12 +178,18 @@ def _matrix(text: str, n_texts: int) -> FloatArray:
         content = base64.b64decode(text, validate=True)
     except binascii.Error as exc:
         raise ValueError(f"vectors are no base64: {exc}") from exc
-    if not n_texts or not content or len(content) % (4 * n_texts):
+    if not content or len(content) % (4 * n_texts):
         raise ValueError(f"{len(content)} bytes are no vectors of {n_texts} texts")
     rows = np.frombuffer(content, "<f4").astype(np.float32).reshape(n_texts, -1)
     if not (np.isfinite(rows).all() and rows.any(axis=1).all()):
         raise ValueError("vectors of zeros, or not finite")
     return rows
+
+
+def _first_fault(exc: ValidationError) -> str:
+    """The first fault of a record, in a line."""
+    first = exc.errors(include_url=False, include_context=False, include_input=False)[0]
+    return reason_of(ValueError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}"))
 
 
 def _check(path: Path, record: Record) -> None:
@@ -195,9 +199,6 @@ def _check(path: Path, record: Record) -> None:
         raise _damaged(path, "the fingerprint is not that of the model")
     if fingerprint is not None and fingerprint.count("/") < _SLASHES:
         raise _damaged(path, "the fingerprint has too few parts")
-
-
-_SLASHES = 5
 
 
 def _damaged(path: Path, reason: str) -> InvalidRequest:

@@ -13,6 +13,7 @@ from urllib.parse import quote
 import orjson
 from pydantic import ValidationError
 
+import matryo
 from matryo.assembly.models import resolve_models
 from matryo.assembly.service import build_local_service
 from matryo.commands.endpoint import Endpoint, Reply
@@ -23,6 +24,7 @@ from matryo.core.errors import SettingsInvalid
 from matryo.core.settings import Settings
 from matryo.core.untrusted import reason_of
 from matryo.service import LocalService, Options, Texts
+from matryo.service.canary import VERSION
 from matryo.service.choices import choose
 
 _NONE_HERE = frozenset({404, 405, 501})  # what servers answer that have no such route
@@ -44,8 +46,13 @@ class Source(Protocol):
         """
         ...
 
-    def embed(self, texts: Sequence[str], asked: Asked) -> Others:
+    def embed(self, texts: Sequence[str], asked: Asked, *, truncate: bool = False) -> Others:
         """Vectors of texts, and their fingerprint.
+
+        Args:
+            texts: none of them empty.
+            asked: what to ask for.
+            truncate: have texts cut that are too long, as a server of ours can.
 
         Raises:
             MatryoError: the model gives none.
@@ -74,7 +81,7 @@ class Server:
         if reply.status not in _NONE_HERE and not reply.is_ok:
             self._endpoint.refuse(reply)
         try:
-            ids = [str(one["id"]) for one in cast("Any", reply.json())["data"]]
+            ids = [str(one["id"]) for one in reply.json()["data"]]
         except (ValueError, KeyError, TypeError):
             ids = []
         if len(ids) == 1 or (ids and self._facts(ids[0])):
@@ -122,10 +129,10 @@ class Server:
                 f"({reason_of(exc)}). Use the server's own version of Matryo"
             ) from exc
 
-    def embed(self, texts: Sequence[str], asked: Asked) -> Others:
+    def embed(self, texts: Sequence[str], asked: Asked, *, truncate: bool = False) -> Others:
         """See `Source`."""
         items = [Item(line, text) for line, text in enumerate(texts, 1)]
-        return ask_endpoint(self._endpoint, items, self.model, _options(asked))
+        return ask_endpoint(self._endpoint, items, self.model, _options(asked, truncate=truncate))
 
 
 class Local(AbstractContextManager["Local"]):
@@ -158,25 +165,33 @@ class Local(AbstractContextManager["Local"]):
         """Unload the model."""
         self._local.__exit__(kind, exc, trace)
 
-    def facts(self, *, canary: bool) -> Facts:
+    def facts(self, *, canary: bool = True) -> Facts:  # noqa: ARG002 - it always has one
         """See `Source`."""
         service = self._local.service
-        return Facts.model_validate_json(
-            orjson.dumps(asdict(service.facts(service.directory.engines[0])))
-        )
+        engine = service.directory.engines[0]
+        made = self._local.submit(lambda: service.canary(engine)).result()
+        digests = {kind: {"sha256": made.sha256(kind)} for kind in made.vectors}
+        shown = {
+            "version": VERSION,
+            "dimensions": engine.manifest.output.dimensions.native,
+            "vectors": digests,
+        }
+        facts = asdict(service.facts(engine, matryo.__version__)) | {"canary": shown}
+        return Facts.model_validate_json(orjson.dumps(facts))
 
-    def embed(self, texts: Sequence[str], asked: Asked) -> Others:
+    def embed(self, texts: Sequence[str], asked: Asked, *, truncate: bool = False) -> Others:
         """See `Source`."""
-        options, service = _options(asked), self._local.service
+        options, service = _options(asked, truncate=truncate), self._local.service
         fingerprint = choose(options, service.directory, service.defaults).fingerprint
         answer = self._local.embed(options, Texts(texts))
         return Others(answer.vectors, fingerprint)
 
 
-def _options(asked: Asked) -> Options:
+def _options(asked: Asked, *, truncate: bool) -> Options:
     return Options(
         input_type=asked.input_type,
         dimensions=asked.dimensions,
         embedding_type=cast("Any", asked.embedding_type),
+        truncate=truncate,
         priority="bulk",
     )
