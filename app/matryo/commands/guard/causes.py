@@ -97,6 +97,15 @@ class Cause:
             return f"{NAMES[self.kind]}: {self.what}"
         return f"{NAMES[self.kind]}: {self.what} {self.recorded} {then}, {self.found} {now}"
 
+    def facts(self, then: str = "when recorded", now: str = "now") -> dict[str, str]:
+        """The difference as an object of JSON."""
+        return {
+            "kind": self.kind,
+            "sentence": self.sentence(then, now),
+            "recorded": self.recorded,
+            "found": self.found,
+        }
+
 
 def find_causes(
     recorded: Facts, found: Facts, before: Asked, after: Asked, *, bits_differ: bool

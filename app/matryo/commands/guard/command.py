@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Generator, Sequence
+from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -230,8 +230,9 @@ def _words(agreement: Agreement) -> str:
         return "other bits; the vectors cannot be asked for"
     if found.cosine_mean is None:
         return f"{' and '.join(map(str, found.dimensions))} components"
+    mean, least = cosine_text(found.cosine_mean), cosine_text(found.cosine_min or 0)
     return (
-        f"cosine mean {cosine_text(found.cosine_mean)}, least {cosine_text(found.cosine_min or 0)}; "
+        f"cosine mean {mean}, least {least}; "
         f"components differ by at most {found.max_abs_difference:.2g}"
     )
 
@@ -248,19 +249,10 @@ def _facts(record: Record, finding: Finding) -> object:
             "max_abs_difference": found.max_abs_difference if found else None,
         }
 
-    causes: Sequence[object] = [
-        {
-            "kind": cause.kind,
-            "sentence": cause.sentence(),
-            "recorded": cause.recorded,
-            "found": cause.found,
-        }
-        for cause in finding.causes
-    ]
     return {
         "verdict": finding.verdict,
         "sentence": finding.sentence,
-        "causes": causes,
+        "causes": [cause.facts() for cause in finding.causes],
         "fingerprints": finding.fingerprints,
         "recorded": record.recorded,
         "vectors": [measured(one) for one in finding.agreements],

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from types import TracebackType
 from typing import Any, Protocol, Self, cast
 from urllib.parse import quote
@@ -17,13 +17,13 @@ import matryo
 from matryo.assembly.models import resolve_models
 from matryo.assembly.service import build_local_service
 from matryo.commands.endpoint import Endpoint, Reply
-from matryo.commands.guard.facts import Asked, Facts
+from matryo.commands.guard.facts import Asked, Canary, Facts
 from matryo.commands.others import Others, ask_endpoint
 from matryo.commands.sources.item import Item
 from matryo.core.errors import SettingsInvalid
 from matryo.core.settings import Settings
 from matryo.core.untrusted import reason_of
-from matryo.service import LocalService, Options, Texts
+from matryo.service import LocalService, Options, Service, Texts
 from matryo.service.canary import VERSION
 from matryo.service.choices import choose
 
@@ -145,7 +145,12 @@ class Local(AbstractContextManager["Local"]):
     def __init__(self, settings: Settings) -> None:
         settings = resolve_models(settings)
         self.model = settings.model[0]
-        self._local = LocalService(lambda: build_local_service(settings))
+        self.local = LocalService(lambda: build_local_service(settings))
+
+    @property
+    def service(self) -> Service:
+        """The service of the model."""
+        return self.local.service
 
     def __enter__(self) -> Self:
         """Load the model; pull and build it first, if the store lacks it.
@@ -153,7 +158,7 @@ class Local(AbstractContextManager["Local"]):
         Raises:
             SetupError: the model cannot be made ready.
         """
-        self._local.__enter__()
+        self.local.__enter__()
         return self
 
     def __exit__(
@@ -163,27 +168,41 @@ class Local(AbstractContextManager["Local"]):
         trace: TracebackType | None,
     ) -> None:
         """Unload the model."""
-        self._local.__exit__(kind, exc, trace)
+        self.local.__exit__(kind, exc, trace)
 
     def facts(self, *, canary: bool = True) -> Facts:  # noqa: ARG002 - it always has one
         """See `Source`."""
-        service = self._local.service
+        service = self.service
         engine = service.directory.engines[0]
-        made = self._local.submit(lambda: service.canary(engine)).result()
+        made = self.local.submit(lambda: service.canary(engine)).result()
         digests = {kind: {"sha256": made.sha256(kind)} for kind in made.vectors}
         shown = {
             "version": VERSION,
             "dimensions": engine.manifest.output.dimensions.native,
             "vectors": digests,
         }
-        facts = asdict(service.facts(engine, matryo.__version__)) | {"canary": shown}
-        return Facts.model_validate_json(orjson.dumps(facts))
+        return self.described().model_copy(update={"canary": Canary.model_validate(shown)})
+
+    def described(self) -> Facts:
+        """The facts without a canary, which nothing is computed for."""
+        facts = self.service.facts(self.service.directory.engines[0], matryo.__version__)
+        return Facts.model_validate_json(orjson.dumps(asdict(facts)))
+
+    def meant(self, asked: Asked) -> Asked:
+        """The same wishes with the model's own name of the input type.
+
+        Raises:
+            RequestError: the model cannot give what is asked for.
+        """
+        service = self.service
+        chosen = choose(_options(asked, truncate=False), service.directory, service.defaults)
+        return replace(asked, input_type=asked.input_type and chosen.input_type)
 
     def embed(self, texts: Sequence[str], asked: Asked, *, truncate: bool = False) -> Others:
         """See `Source`."""
-        options, service = _options(asked, truncate=truncate), self._local.service
+        options, service = _options(asked, truncate=truncate), self.service
         fingerprint = choose(options, service.directory, service.defaults).fingerprint
-        answer = self._local.embed(options, Texts(texts))
+        answer = self.local.embed(options, Texts(texts))
         return Others(answer.vectors, fingerprint)
 
 
