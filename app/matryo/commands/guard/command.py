@@ -73,9 +73,8 @@ def record(path: Path, place: Place, asked: Asked, *, force: bool) -> None:
         )
         made = _made(source, origin, asked)
     write_record(path, made)
-    click.echo(
-        f"{path}: {escaped(made.fingerprint or f'vectors of {name}, without a fingerprint')}"
-    )
+    what = made.fingerprint or f"vectors of {name}, without a fingerprint"
+    click.echo(escaped(f"{path}: {what}"))
 
 
 def check(

@@ -223,7 +223,7 @@ def _by_vectors(record: Record, source: Source, found: Facts | None) -> Finding:
     if rows.shape[1] != made.shape[1]:
         sizes = (str(rows.shape[1]), str(made.shape[1]))
         causes.append(Cause("native_dimensions", "components", *sizes))
-    elif not agreement.is_equal and all(cause.kind == "facts" for cause in causes):
+    elif not (agreement.is_equal or causes):
         what = "the vectors are others, and the server says nothing of its model"
         causes.append(Cause("unexplained", what))
     return Finding(fingerprints, causes, [agreement])
