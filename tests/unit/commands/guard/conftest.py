@@ -99,7 +99,7 @@ def build(
     if noise:
         rng = np.random.default_rng(1)
         tensors = {
-            name: tensor + rng.standard_normal(tensor.shape).astype(np.float32) * np.float32(noise)
+            name: (tensor + noise * rng.standard_normal(tensor.shape)).astype(np.float32)
             for name, tensor in model.tensors.items()
         }
         before = sha256_file(weights)
