@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import pytest
 
 from matryo.commands.guard import sources
@@ -206,6 +207,18 @@ class TestServer:
         with plain.serve(default_input_type="query") as live:
             flags = ("--url", f"{live.url}/v1", "--model")
             assert plain.check(path, *flags, "tiny-document")[1]["verdict"] == "same"
+
+    def test_pin(self, plain: Built, served: Path) -> None:
+        """The fingerprint of a record is a pin: a server that would give others refuses."""
+        pin = json.loads(served.read_text("utf-8"))["fingerprint"]
+        for precision, status in (("fp32", 200), ("int8", 412)):
+            with plain.serve(precision) as live:
+                answer = httpx2.post(
+                    f"{live.url}/v1/embeddings",
+                    json={"model": "tiny", "input": "a"},
+                    headers={"x-matryo-expect-fingerprint": pin},
+                )
+                assert answer.status_code == status, answer.text
 
     def test_key(self, plain: Built, tmp_path: Path) -> None:
         """A server with keys is asked with OPENAI_API_KEY; without, nothing is checked."""
