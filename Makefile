@@ -32,6 +32,7 @@ integration: .venv/.native ## batches on PostgreSQL and S3, a bundle from end to
 	$(BIN)/python -m pytest -n 0 tests/integration/embed_urls.py
 	$(BIN)/python -m tests.monitoring
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m tests.native.other_cpus
+	$(BIN)/python -m tests.guard_cpus
 	$(MAKE) .venv/.engines
 	.venv/engines/bin/python -m pytest -n 0 --timeout 900 tests/integration/engines
 

@@ -44,6 +44,8 @@ async def test_facts(client: httpx2.AsyncClient, engine: FakeEngine) -> None:
         "fingerprint": engine.fingerprint,
         "weights_sha256": engine.facts.weights_sha256,
         "tokenizer_sha256": engine.facts.tokenizer_sha256,
+        "output_steps": list(engine.manifest.output.steps),
+        "settings_key": engine.manifest.settings_key,
         "dimensions": {
             "native": 768,
             "trained": [768, 512, 256, 128, 64],

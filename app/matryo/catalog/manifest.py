@@ -313,3 +313,15 @@ class Manifest(Table):
         # of existing indexes depend on this form.
         shape["prompts"] = dict.fromkeys(STANDARD) | dict(self.prompts)
         return hashlib.sha256(json.dumps(shape, sort_keys=True).encode()).hexdigest()[:16]
+
+    @functools.cached_property
+    def settings_key(self) -> str:
+        """16 hex digits of what `output_key` has, without output steps, sizes and prompts.
+
+        Together with those three, the key says which part of a manifest was changed.
+        """
+        shape = self.model_dump(mode="json", include={"architecture", "output"})
+        for key in ("steps", "dimensions"):
+            del shape["output"][key]
+        shape["tokenizer"] = self.tokenizer.model_dump(mode="json", exclude_defaults=True)
+        return hashlib.sha256(json.dumps(shape, sort_keys=True).encode()).hexdigest()[:16]

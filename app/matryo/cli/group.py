@@ -24,6 +24,7 @@ _MODULES = {
     **dict.fromkeys(("batch", "embed"), "texts"),
     **dict.fromkeys(("add", "bench", "build", "bundle", "info"), "models"),
     **dict.fromkeys(("models", "pull", "remove", "verify"), "models"),
+    "guard": "guard",
     "key": "keys",
 }
 _LOG_FORMAT = "--log-format"

@@ -1,14 +1,15 @@
 """`matryo embed --compare`: may vectors of two servers, settings or times share an index?
 
 Fingerprints answer that for two of our own servers. This answers it for anything, by the
-vectors themselves: an endpoint that speaks OpenAI's protocol, another precision, or a file
-of vectors made earlier.
+vectors themselves: an endpoint that speaks OpenAI's protocol, another precision, a file
+of vectors made earlier, or the record of an index (see `matryo guard`).
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
@@ -17,7 +18,14 @@ import numpy as np
 
 from matryo.build.texts import TEXTS
 from matryo.commands.agreement import ADVICE, NUMBERS, Comparison, compare
-from matryo.commands.embedding.job import embed_items
+from matryo.commands.embedding.job import Job
+from matryo.commands.endpoint import Endpoint
+from matryo.commands.guard.causes import Cause, find_causes
+from matryo.commands.guard.command import report
+from matryo.commands.guard.facts import Asked, Facts
+from matryo.commands.guard.finding import examine
+from matryo.commands.guard.record import read_record
+from matryo.commands.guard.sources import Local, Server
 from matryo.commands.others import Others, ask_endpoint, load_file
 from matryo.commands.sinks.block import Block
 from matryo.commands.sinks.output import check_standard_output
@@ -25,11 +33,12 @@ from matryo.commands.sources.inputs import open_inputs
 from matryo.commands.sources.item import Item, Reading
 from matryo.core.choices import PRECISIONS
 from matryo.core.errors import InvalidRequest, SettingsInvalid
+from matryo.core.printable import escaped
 from matryo.core.settings import Settings
 from matryo.engine.postprocess import FloatArray
 from matryo.service import Options
 
-_URLS, _FILES = ("http://", "https://"), (".npy", ".jsonl")
+_URLS, _FILES, _RECORD = ("http://", "https://"), (".npy", ".jsonl"), ".json"
 _MOST_TEXTS = 5000
 
 
@@ -49,7 +58,8 @@ def run(
         settings: as for a server; the first model is the one.
         names: of the inputs, of which the first 5,000 texts are compared; `-` is standard input;
             none for a few built-in texts.
-        target: the base URL of an endpoint, a precision, or a `.npy` or `.jsonl` file.
+        target: the base URL of an endpoint, a precision, a `.npy` or `.jsonl` file, or the `.json`
+            file of a record, which has its own texts.
         options: input type, dimensions and truncation.
         model: its name at the endpoint; None for the same id.
         as_json: print one JSON object in place of sentences.
@@ -65,10 +75,13 @@ def run(
         SetupError: the model cannot be made ready.
     """
     is_url, is_file = target.startswith(_URLS), target.lower().endswith(_FILES)
+    if target.lower().endswith(_RECORD) and not is_url:
+        return _with_record(settings, names, Path(target), options, as_json=as_json)
     if not (is_url or is_file or target in PRECISIONS):
         raise SettingsInvalid(
             f"--compare {target}: neither a URL (http://...), nor a precision "
-            f"({', '.join(PRECISIONS)}), nor a .npy or .jsonl file of vectors"
+            f"({', '.join(PRECISIONS)}), nor a .npy or .jsonl file of vectors, nor a .json record "
+            "of an index"
         )
     check_standard_output()
     items, is_part = _read(names, reading, Path(target) if is_file else None)
@@ -76,28 +89,72 @@ def run(
         items = [item for item in items if item.text]
     if not items:
         raise InvalidRequest(f"{', '.join(names)}: no texts to compare with")
-    other: Others
+    theirs: Facts | None = None
     if is_url:
-        one, fingerprint = _own(settings, items, options)
-        other = ask_endpoint(target, items, model or settings.model[0], options)
+        own = _own(settings, items, options)
+        with Endpoint(target, f"--compare {target}", "--compare-model") as endpoint:
+            name = model or settings.model[0]
+            other = ask_endpoint(endpoint, items, name, options)
+            theirs = _facts_of(endpoint, name) if other.fingerprint else None
     elif is_file:
         other = load_file(Path(target), items, is_part=is_part)
-        one, fingerprint = _own(settings, items, options)
+        own = _own(settings, items, options)
     else:
-        one, fingerprint = _own(settings, items, options)
-        changed = settings.model_copy(update={"precision": target})
-        other = Others(*_own(changed, items, options))
-    found = compare(one, other.vectors, (NUMBERS, other.numbers))
-    fingerprints = (fingerprint, other.fingerprint)
+        own = _own(settings, items, options)
+        changed = _own(settings.model_copy(update={"precision": target}), items, options)
+        other, theirs = changed.vectors, changed.facts
+    found = compare(own.vectors.vectors, other.vectors, (NUMBERS, other.numbers))
+    causes: list[Cause] = []
+    if theirs:
+        asked = Asked(options.input_type, options.dimensions)
+        is_other = found.max_abs_difference != 0
+        causes = find_causes(own.facts, theirs, asked, asked, bits_differ=is_other)
+    fingerprints = (own.vectors.fingerprint, other.fingerprint)
     order = "other" if other.is_reordered or found.is_shuffled else "same"
     if as_json:
-        click.echo(json.dumps(_facts(found, fingerprints, order), indent=1))
+        facts = _facts(found, fingerprints, order, causes)
+        click.echo(json.dumps(facts, indent=1))
     else:
         _print(found, fingerprints, order, target)
+        for cause in causes:
+            click.echo(f"  {escaped(cause.sentence('here', 'there'))}")
     return found.verdict in ("identical", "interchangeable")
 
 
-def _facts(found: Comparison, fingerprints: tuple[str, str | None], order: str) -> object:
+def _with_record(
+    settings: Settings, names: Sequence[str], path: Path, options: Options, *, as_json: bool
+) -> bool:
+    """Compare with the vectors of a record, as `matryo guard check` does."""
+    if names:
+        raise SettingsInvalid(
+            f"--compare {path}: a record of an index has its own texts; leave "
+            f"{', '.join(names)} out"
+        )
+    check_standard_output()
+    record = read_record(path)
+    with Local(settings) as local:
+        asked = local.meant(
+            Asked(options.input_type, options.dimensions, record.origin.embedding_type)
+        )
+        finding = examine(record, local, asked)
+    report(record, finding, "this machine", as_json=as_json)
+    return finding.verdict != "changed"
+
+
+def _facts_of(endpoint: Endpoint, model: str) -> Facts | None:
+    """What a server says of its model; None if the server says nothing that can be read."""
+    try:
+        return Server(endpoint, model).facts(canary=False)
+    except SettingsInvalid:
+        return None
+
+
+def _facts(
+    found: Comparison,
+    fingerprints: tuple[str | None, str | None],
+    order: str,
+    causes: Sequence[Cause],
+) -> object:
     return {
         "fingerprints": fingerprints,
         "texts": found.n_texts,
@@ -110,14 +167,15 @@ def _facts(found: Comparison, fingerprints: tuple[str, str | None], order: str) 
         "cosine_min": found.cosine_min,
         "same_neighbours": found.same_neighbours,
         "verdict": found.verdict,
+        "causes": [cause.facts("here", "there") for cause in causes],
     }
 
 
 def _print(
-    found: Comparison, fingerprints: tuple[str, str | None], order: str, target: str
+    found: Comparison, fingerprints: tuple[str | None, str | None], order: str, target: str
 ) -> None:
     rows = [
-        ("this", fingerprints[0]),
+        ("this", fingerprints[0] or ""),
         (target, fingerprints[1] or "(gives no fingerprint)"),
         ("texts", str(found.n_texts)),
         ("dimensions", " and ".join(map(str, dict.fromkeys(found.dimensions)))),
@@ -153,12 +211,23 @@ def _read(names: Sequence[str], reading: Reading, target: Path | None) -> tuple[
     return items[:_MOST_TEXTS], len(items) > _MOST_TEXTS
 
 
-def _own(settings: Settings, items: Sequence[Item], options: Options) -> tuple[FloatArray, str]:
-    """Vectors of these settings, and their fingerprint."""
+@dataclass(frozen=True, slots=True)
+class _Own:
+    """Vectors that some settings give, and the facts of their model."""
+
+    vectors: Others
+    facts: Facts
+
+
+def _own(settings: Settings, items: Sequence[Item], options: Options) -> _Own:
+    """Vectors of these settings."""
     pieces: list[FloatArray] = []
 
     def keep(block: Block, _items: Sequence[Item]) -> None:
         pieces.append(block.vectors)
 
-    fingerprint = embed_items(settings, items, keep, options)
-    return np.concatenate(pieces), fingerprint
+    with Local(settings) as own:
+        job = Job(own.local, options)
+        job.embed(iter(items), keep, lambda _rows, _tokens: None)
+        vectors = Others(np.concatenate(pieces), job.choices.fingerprint)
+        return _Own(vectors, own.described())

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import ipaddress
 import json
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-import httpx2
 import numpy as np
 import orjson
 
 from matryo.commands.agreement import DECIMALS, INTEGERS, NUMBERS
+from matryo.commands.endpoint import Endpoint, Reply
 from matryo.commands.sources.item import Item
 from matryo.commands.sources.lines import read_lines
 from matryo.commands.sources.rows import KEYS, raw_fields
@@ -23,7 +21,6 @@ from matryo.engine.postprocess import FloatArray
 from matryo.service import Options
 
 _TEXTS_OF_REQUEST = 32
-_TIMEOUT_S = 120
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,45 +43,26 @@ class Others:
 # --- an endpoint
 
 
-def ask_endpoint(url: str, items: Sequence[Item], model: str, options: Options) -> Others:
+def ask_endpoint(endpoint: Endpoint, items: Sequence[Item], model: str, options: Options) -> Others:
     """Vectors of an endpoint of OpenAI's shape, and its fingerprint if it is one of ours.
 
-    An endpoint on this machine is asked without a proxy, others as the environment says.
+    Args:
+        endpoint: an entered one.
+        items: the texts, none of them empty.
+        model: its name there.
+        options: of items that ask for nothing.
 
     Raises:
         InvalidRequest: the answers are no vectors of the texts.
         SettingsInvalid: no answer, or another status than 200.
     """
-    headers = {"authorization": f"Bearer {os.environ.get('OPENAI_API_KEY', 'none')}"}
     vectors: list[Any] = []
     fingerprint: str | None = None
-    try:
-        with httpx2.Client(timeout=_TIMEOUT_S, headers=headers, mounts=_mounts(url)) as client:
-            for body in _bodies(items, model, options):
-                answer = client.post(f"{url.rstrip('/')}/embeddings", json=body)
-                if answer.status_code != 200:  # noqa: PLR2004 - OK
-                    raise SettingsInvalid(
-                        f"--compare {url}: status {answer.status_code}: {answer.text[:300]} "
-                        "(--compare-model names its model, OPENAI_API_KEY its key)"
-                    )
-                fingerprint = answer.headers.get("x-matryo-fingerprint", fingerprint)
-                vectors += _in_order(answer, url, len(body["input"]))
-    except (httpx2.HTTPError, httpx2.InvalidURL, ValueError) as exc:
-        # A ValueError is a proxy of the environment, or a key, that cannot be used.
-        raise SettingsInvalid(f"--compare {url}: no answer ({exc})") from exc
-    return Others(_matrix(vectors, url, len(items)), fingerprint, _numbers(vectors))
-
-
-def _mounts(url: str) -> dict[str, httpx2.BaseTransport | None]:
-    """No proxy for hosts of this machine."""
-    host = httpx2.URL(url).host
-    try:
-        is_local = ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        is_local = host == "localhost" or host.endswith(".localhost")
-    if not is_local:
-        return {}
-    return {f"all://{f'[{host}]' if ':' in host else host}": None}
+    for body in _bodies(items, model, options):
+        answer = endpoint.post("embeddings", body)
+        fingerprint = answer.headers.get("x-matryo-fingerprint", fingerprint)
+        vectors += _in_order(answer, endpoint, len(body["input"]))
+    return Others(_matrix(vectors, endpoint.url, len(items)), fingerprint, _numbers(vectors))
 
 
 def _bodies(items: Sequence[Item], model: str, options: Options) -> Iterator[dict[str, Any]]:
@@ -101,6 +79,7 @@ def _bodies(items: Sequence[Item], model: str, options: Options) -> Iterator[dic
             "input_type": asked.input_type or options.input_type,
             "dimensions": asked.dimensions or options.dimensions,
             "truncate": truncate or None,
+            "embedding_type": None if options.embedding_type == "float" else options.embedding_type,
         }
         body: dict[str, Any] = {"model": asked.model or model, "encoding_format": "float"}
         body |= {name: value for name, value in fields.items() if value is not None}
@@ -108,16 +87,16 @@ def _bodies(items: Sequence[Item], model: str, options: Options) -> Iterator[dic
         start = index
 
 
-def _in_order(answer: httpx2.Response, url: str, n_texts: int) -> list[Any]:
+def _in_order(answer: Reply, endpoint: Endpoint, n_texts: int) -> list[Any]:
     """The vectors of one answer by their `index`, which need not be their order."""
     try:
         data = cast("list[dict[str, Any]]", answer.json()["data"])
         found = {item.get("index", place): item["embedding"] for place, item in enumerate(data)}
         vectors = [found[index] for index in range(n_texts)]
     except (ValueError, KeyError, TypeError, AttributeError) as exc:
-        raise SettingsInvalid(f"--compare {url}: not OpenAI's embeddings") from exc
+        raise SettingsInvalid(f"{endpoint.called}: not OpenAI's embeddings") from exc
     if len(data) != n_texts:
-        raise SettingsInvalid(f"--compare {url}: {len(data)} vectors for {n_texts} texts")
+        raise SettingsInvalid(f"{endpoint.called}: {len(data)} vectors for {n_texts} texts")
     return vectors
 
 

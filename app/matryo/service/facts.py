@@ -63,6 +63,8 @@ class ModelFacts:
         fingerprint: the leading part of the fingerprint of every vector of the model.
         weights_sha256: of the checkpoint's weights.
         tokenizer_sha256: of the checkpoint's tokenizer.
+        output_steps: from the graph's output to a vector, in order.
+        settings_key: changes with any other setting of the manifest that shapes a vector.
         dimensions: see `SizeFacts`.
         prompts: the text before an input, by input type; empty for a model without prompts.
         input_types: names that a request may use, synonyms included.
@@ -77,6 +79,8 @@ class ModelFacts:
     fingerprint: str
     weights_sha256: str
     tokenizer_sha256: str
+    output_steps: tuple[str, ...]
+    settings_key: str
     dimensions: SizeFacts
     prompts: Mapping[str, str]
     input_types: tuple[str, ...]
@@ -106,6 +110,8 @@ def facts_of(engine: Engine, defaults: Defaults, version: str) -> ModelFacts:
         fingerprint=engine.fingerprint,
         weights_sha256=made.weights_sha256,
         tokenizer_sha256=made.tokenizer_sha256,
+        output_steps=manifest.output.steps,
+        settings_key=manifest.settings_key,
         dimensions=SizeFacts(
             native=sizes.native,
             trained=sizes.trained,

@@ -16,7 +16,7 @@ import pytest
 from click.testing import Result
 
 from matryo.commands.agreement import compare
-from matryo.commands.others import _mounts
+from matryo.commands.endpoint import mounts
 from matryo.engine.postprocess import FloatArray, l2_normalize
 from tests.contract.conftest import Live
 from tests.unit.commands.conftest import Command
@@ -237,7 +237,7 @@ class TestTarget:
     )
     def test_proxies(self, url: str, is_local: bool) -> None:
         """Proxies stay for other hosts."""
-        assert bool(_mounts(url)) is is_local
+        assert bool(mounts(url)) is is_local
 
     @pytest.mark.parametrize("proxy", ["nope://x", "http://[::1"])
     def test_broken_proxy(

@@ -9,7 +9,6 @@ from itertools import islice
 
 import click
 
-from matryo.assembly.service import build_local_service
 from matryo.commands.embedding.bar import Advance
 from matryo.commands.embedding.chunks import Chunker, Chunking
 from matryo.commands.embedding.distinct import Distinct, digest_of
@@ -18,7 +17,6 @@ from matryo.commands.sinks.block import Block
 from matryo.commands.sources.item import Item
 from matryo.commands.sources.rows import NOTHING, Asked
 from matryo.core.errors import ContextTooLong, InvalidRequest, RequestError
-from matryo.core.settings import Settings
 from matryo.service import EmbeddingType, LocalService, Options, Texts
 from matryo.service.choices import Choices, choose
 from matryo.service.expectation import check_expected
@@ -28,18 +26,6 @@ Write = Callable[[Block, Sequence[Item]], None]
 """Takes the vectors of some rows, and the rows."""
 
 _MOST_WINDOWS = 8  # that are held at a time
-
-
-def embed_items(settings: Settings, items: Iterable[Item], write: Write, options: Options) -> str:
-    """Embed every item, in order, from and to anything.
-
-    Returns:
-        The fingerprint of the vectors of items that ask for nothing.
-    """
-    with LocalService(lambda: build_local_service(settings)) as local:
-        job = Job(local, options)
-        job.embed(iter(items), write, lambda _rows, _tokens: None)
-        return job.choices.fingerprint
 
 
 class Job:

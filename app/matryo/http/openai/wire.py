@@ -176,6 +176,8 @@ class ModelDetails(Model):
     fingerprint: str
     weights_sha256: str
     tokenizer_sha256: str
+    output_steps: list[str]
+    settings_key: str
     dimensions: ModelDimensions
     prompts: dict[str, str]
     input_types: list[str]

@@ -1,0 +1,1 @@
+"""`matryo guard`."""
