@@ -86,7 +86,7 @@ class _File:
 
 
 def _has(values: list[str], etag: str) -> bool:
-    """Whether a browser says that it has a file with the tag; a proxy may have made the tag weak."""
+    """Whether a browser has the file with the tag; a proxy may have weakened the tag."""
     tags = [tag.strip().removeprefix("W/") for value in values for tag in value.split(",")]
     return etag in tags or "*" in tags
 
