@@ -282,7 +282,6 @@ document.addEventListener("visibilitychange", () => {
 
 // --- the start
 
-$("version").textContent = server.version;
 api.key = sessionStorage.getItem(KEY);
 api.metricsKey = sessionStorage.getItem(METRICS_KEY);
 if (server.keys === "yes" && !api.key) askForKey(null);
