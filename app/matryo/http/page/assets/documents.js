@@ -230,8 +230,8 @@ export function starter(app, panel, label, name, job) {
     bar.removeAttribute("value");
     said.textContent = "Embedding";
     progress.hidden = false;
+    if (document.activeElement === button) cancel.focus();
     button.disabled = true;
-    if (document.activeElement === document.body) cancel.focus();
     try {
       await job({ signal: own.signal, onProgress });
     } catch (error) {
