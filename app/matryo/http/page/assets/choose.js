@@ -137,8 +137,11 @@ function verdict({ chosen, k, cells }) {
 function part(factor) {
   const names = { 2: "half", 3: "a third", 4: "a quarter", 6: "a sixth", 8: "an eighth", 12: "a twelfth", 16: "a sixteenth" };
   if (factor === 1) return "all";
-  return names[factor] ?? `1/${fmt.short(factor).replace(/\.0+$/, "")}`;
+  return names[factor] ?? `1/${trimmed(factor)}`;
 }
+
+/** 1.5, 12, 384: no zeros at the end. */
+const trimmed = (factor) => (factor >= 100 ? fmt.int(factor) : String(Number(factor.toFixed(factor >= 10 ? 1 : 2))));
 
 function sizesCard(comparison, choose) {
   const { sizes, cells, chosen, k, asked, texts, model } = comparison;
@@ -162,27 +165,29 @@ function sizesCard(comparison, choose) {
       ),
     table(
       `First ${k} results that stay, and bytes of a million vectors, by size and type of numbers`,
-      ["Dimensions", ...TYPES.map((type) => NAMES[type])],
+      ["Size", ...TYPES.map((type) => NAMES[type])],
       rows.map(([head, ...rest]) => [h("span", { class: "size" }, head), ...rest]),
       { class: "sizes" }
     ),
+    h("p", {}, "Agreement is not accuracy: it says what changes, and not whether the full size was right."),
     h(
-      "p",
-      { class: "hint" },
+      "details",
+      {},
+      h("summary", {}, "How to read the table"),
+      h("p", { class: "hint" },
       `Each cell: how many of the first ${k} results of full size in float32 stay, on average over ` +
         `${asked.length === 1 ? "one question" : `${asked.length} questions`} and ${fmt.int(texts.length)} documents; ` +
         "bytes of a million vectors, without what an index adds. " +
-        "Agreement is not accuracy: it says what changes, and not whether the full size was right. " +
         "Chosen at first: the smallest trained one that keeps nine tenths. Bits rank by the number that differs; equal " +
-        "ones keep the order of your documents. To rank the best again by larger vectors brings much back."
+        "ones keep the order of your documents. To rank the best again by larger vectors brings much back.")
     ),
   ];
 }
 
 function cellButton(cell, k, isChosen, isReference, onclick) {
   const { kept, bytes, factor, size, type } = cell;
-  const smaller = isReference ? "the reference" : `${fmt.short(factor).replace(/\.0+$/, "")}× smaller`;
-  const label = `${size} dimensions, ${type === "float" ? "float32" : type}: ${kept.text} stay, ${fmt.bytes(bytes)}, ${smaller}`;
+  const times = `${trimmed(factor)}×`;
+  const label = `${size} dimensions, ${type === "float" ? "float32" : type}: ${kept.text} stay, ${fmt.bytes(bytes)}, ${times} smaller`;
   const bar = h("span", { class: "bar-of", "aria-hidden": "true" }, h("span", {}));
   bar.firstChild.style.width = `${(100 * kept.mean) / k}%`; // CSSOM, which the policy allows
   return h(
@@ -191,7 +196,7 @@ function cellButton(cell, k, isChosen, isReference, onclick) {
     h("strong", {}, kept.text),
     bar,
     h("span", { class: "hint" }, fmt.bytes(bytes)),
-    h("span", { class: "hint" }, smaller)
+    h("span", { class: "hint" }, isReference ? "the reference" : [times, h("span", { class: "wide" }, " smaller")])
   );
 }
 

@@ -28,13 +28,13 @@ export function sideBySide(label, texts, lists, k) {
       { class: "ranking" },
       h("h3", {}, name, " ", h("span", { class: "muted" }, note)),
       detail && h("p", { class: "hint" }, detail),
-      h("ol", {}, top.map((each) => h("li", {}, i > 0 && mark(each, k), h("span", { class: "clipped" }, texts[each.index])))),
+      h("ol", {}, top.map((each) => h("li", {}, h("span", { class: "clipped" }, i > 0 && [mark(each, k), " "], texts[each.index])))),
       left.length > 0 && h("p", { class: "hint" }, `No longer among the first ${k}:`),
       left.length > 0 &&
         h(
           "ul",
           { class: "left" },
-          left.map((each) => h("li", {}, mark(each, k), h("span", { class: "clipped" }, texts[each.index])))
+          left.map((each) => h("li", {}, h("span", { class: "clipped" }, mark(each, k), " ", texts[each.index])))
         )
     );
   });
