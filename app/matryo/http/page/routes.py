@@ -25,17 +25,23 @@ FOLDER = Path(__file__).with_name("assets")
 INDEX = "index.html"
 
 _SCRIPT = "text/javascript; charset=utf-8"
+_STYLE = "text/css; charset=utf-8"
 TYPES: Mapping[str, str] = {
     "api.js": _SCRIPT,
     "app.js": _SCRIPT,
+    "choose.css": _STYLE,
     "choose.js": _SCRIPT,
+    "documents.js": _SCRIPT,
     "dom.js": _SCRIPT,
     "icon.svg": "image/svg+xml",
     "map.js": _SCRIPT,
     "metrics.js": _SCRIPT,
     "now.js": _SCRIPT,
     "numbers.js": _SCRIPT,
-    "page.css": "text/css; charset=utf-8",
+    "page.css": _STYLE,
+    "plane.js": _SCRIPT,
+    "ranks.js": _SCRIPT,
+    "reading.js": _SCRIPT,
     "sample.js": _SCRIPT,
     "try.js": _SCRIPT,
 }

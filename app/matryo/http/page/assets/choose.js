@@ -1,5 +1,296 @@
-import { fill, h } from "./dom.js";
+// Which size and which type of numbers: rankings of the reader's own documents, side by side.
 
+import { documentsInput, hasPrompts, inputTypeOf, onDocuments, readingNotes, starter, takeSample, vectorsOf, collected } from "./documents.js";
+import { copyButton, field, fill, fmt, h, select, table } from "./dom.js";
+import { bytesOf, fits, places, rankings, sizesOf } from "./numbers.js";
+import { agreementOf, refill, sideBySide } from "./ranks.js";
+import { MOST_QUESTIONS, textsOf } from "./reading.js";
+import { questions as sampleQuestions } from "./sample.js";
+
+const TYPES = ["float", "int8", "binary"]; // uint8 and ubinary hold the same and rank the same
+const NAMES = { float: "float32", int8: "int8, uint8", binary: "binary, ubinary" };
+const ENOUGH = 0.9; // of the places; the smallest vectors that keep so many are chosen at first
+
+/** Fill the panel. */
 export function start(panel, app) {
-  fill(panel, h("p", {}, app.model().id));
+  const questions = h("textarea", { rows: 5, spellcheck: "false", oninput: () => stale() });
+  const results = h("div", { class: "results" });
+  const compare = starter(app, panel, "Compare", "primary", async (work) => {
+    const model = app.model();
+    const { texts } = collected();
+    const asked = textsOf(questions.value, "lines");
+    if (!asked.length) throw new Error("There are no questions. Write one or more, one a line.");
+    if (asked.length > MOST_QUESTIONS) {
+      throw new Error(`There are ${asked.length} questions, and this page compares at most ${MOST_QUESTIONS}. Take some out.`);
+    }
+    if (texts.length < 2) throw new Error("There is one document, and a ranking needs two. Add documents.");
+    const comparison = await compared(app, model, texts, asked, work);
+    work.signal.throwIfAborted();
+    show(app, panel, results, comparison);
+    app.announce(results.querySelector(".verdict").textContent);
+  });
+  const sample = h("button", { type: "button", onclick: () => take() }, "Take the sample");
+
+  function take() {
+    questions.value = sampleQuestions.join("\n");
+    takeSample();
+    compare.run();
+  }
+
+  function stale() {
+    compare.stop();
+    fill(results);
+  }
+
+  onDocuments(stale);
+  app.onModel(stale);
+  fill(
+    panel,
+    h(
+      "section",
+      { class: "card" },
+      h("h2", {}, "Which size, on your own texts"),
+      h(
+        "p",
+        { class: "muted" },
+        "Documents and questions are embedded once, at full size. The page cuts the vectors and makes smaller numbers of " +
+          "them as the server does, and compares the rankings. The texts go to this server alone."
+      ),
+      h("div", { class: "two" }, documentsInput(panel, app), field(`Questions, one a line, up to ${MOST_QUESTIONS}`, questions)),
+      h("div", { class: "row" }, compare.button, sample),
+      compare.progress
+    ),
+    results
+  );
+}
+
+/** Embed, and rank by each size and type of numbers. */
+async function compared(app, model, texts, asked, work) {
+  const documents = await vectorsOf(app, model, "documents", texts, inputTypeOf(model, "document"), work);
+  const questions = await vectorsOf(app, model, "questions", asked, inputTypeOf(model, "query"), work);
+  const sizes = sizesOf(model.dimensions);
+  const native = model.dimensions.native;
+  const k = places(texts.length);
+  const cells = [];
+  for (const { size, trained } of sizes) {
+    for (const type of TYPES.filter((each) => fits(size, each))) {
+      await new Promise((resolve) => setTimeout(resolve)); // the page stays alive
+      work.signal.throwIfAborted();
+      cells.push({ size, trained, type, rankings: rankings(documents.rows, questions.rows, size, type) });
+    }
+  }
+  const reference = cells[0].rankings; // full size, float32
+  for (const cell of cells) {
+    cell.kept = agreementOf(reference, cell.rankings, k);
+    cell.bytes = bytesOf(cell.size, cell.type);
+    cell.factor = bytesOf(native, "float") / cell.bytes;
+  }
+  const notes = [readingNotes(documents, model), readingNotes(questions, model)].filter(Boolean);
+  return { model, texts, asked, sizes, cells, reference, k, notes, chosen: suggested(cells, k) };
+}
+
+function suggested(cells, k) {
+  const enough = cells.filter((cell) => cell.trained && cell.kept.mean >= ENOUGH * k);
+  return enough.reduce((best, cell) => (cell.bytes < best.bytes ? cell : best));
+}
+
+function show(app, panel, results, comparison) {
+  const { model, asked, notes } = comparison;
+  const sizes = h("section", { class: "card" });
+  const moved = h("section", { class: "card" });
+  const code = h("section", { class: "card" });
+  const view = { question: 0, type: comparison.chosen.type };
+  const choose = (cell) => {
+    comparison.chosen = cell;
+    view.type = cell.type;
+    draw();
+    app.announce(verdict(comparison));
+  };
+  const draw = () => {
+    refill(sizes, sizesCard(comparison, choose));
+    refill(moved, movesCard(comparison, view, draw));
+    refill(code, codeCard(app, comparison));
+  };
+  draw();
+  fill(
+    results,
+    notes.length > 0 && h("p", { class: "warning" }, notes.join(" ")),
+    sizes,
+    moved,
+    code,
+    prefixesCard(app, panel, comparison, () => view.question)
+  );
+  if (asked.length === 1) moved.classList.add("one");
+  results.dataset.model = model.id;
+}
+
+// --- the sizes
+
+function verdict({ chosen, k, cells }) {
+  if (chosen === cells[0]) return `At full size in float32, a million vectors take ${fmt.bytes(chosen.bytes)}.`;
+  const place = `At ${chosen.size} dimensions in ${chosen.type === "float" ? "float32" : chosen.type}`;
+  const stay = chosen.kept.mean === k ? `all of the first ${k} results stay` : `${chosen.kept.text} results stay`;
+  return `${place}, ${stay}, at ${part(chosen.factor)} of the bytes.`;
+}
+
+/** "a twelfth"; a factor that is not whole is rounded. */
+function part(factor) {
+  const names = { 2: "half", 3: "a third", 4: "a quarter", 6: "a sixth", 8: "an eighth", 12: "a twelfth", 16: "a sixteenth" };
+  if (factor === 1) return "all";
+  return names[factor] ?? `1/${fmt.short(factor).replace(/\.0+$/, "")}`;
+}
+
+function sizesCard(comparison, choose) {
+  const { sizes, cells, chosen, k, asked, texts, model } = comparison;
+  const rows = sizes.map(({ size, trained }) => [
+    [String(size), h("span", { class: "hint" }, size === model.dimensions.native ? "full size" : trained ? "trained" : "not trained")],
+    ...TYPES.map((type) => {
+      const cell = cells.find((each) => each.size === size && each.type === type);
+      return cell ? cellButton(cell, k, cell === chosen, cell === cells[0], () => choose(cell)) : "–";
+    }),
+  ]);
+  const least = chosen.kept.least;
+  return [
+    h("h2", {}, "What each size keeps"),
+    h("p", { class: "verdict" }, verdict(comparison)),
+    chosen !== cells[0] &&
+      asked.length > 1 &&
+      h(
+        "p",
+        {},
+        `The question that keeps least keeps ${least} of ${k}; the first place stays for ${chosen.kept.first} of ${asked.length} questions.`
+      ),
+    table(
+      `First ${k} results that stay, and bytes of a million vectors, by size and type of numbers`,
+      ["Dimensions", ...TYPES.map((type) => NAMES[type])],
+      rows.map(([head, ...rest]) => [h("span", { class: "size" }, head), ...rest]),
+      { class: "sizes" }
+    ),
+    h(
+      "p",
+      { class: "hint" },
+      `Each cell: how many of the first ${k} results of full size in float32 stay, on average over ` +
+        `${asked.length === 1 ? "one question" : `${asked.length} questions`} and ${fmt.int(texts.length)} documents; ` +
+        "bytes of a million vectors, without what an index adds. " +
+        "Agreement is not accuracy: it says what changes, and not whether the full size was right. " +
+        "Chosen at first: the smallest trained one that keeps nine tenths. Bits rank by the number that differs; equal " +
+        "ones keep the order of your documents. To rank the best again by larger vectors brings much back."
+    ),
+  ];
+}
+
+function cellButton(cell, k, isChosen, isReference, onclick) {
+  const { kept, bytes, factor, size, type } = cell;
+  const smaller = isReference ? "the reference" : `${fmt.short(factor).replace(/\.0+$/, "")}× smaller`;
+  const label = `${size} dimensions, ${type === "float" ? "float32" : type}: ${kept.text} stay, ${fmt.bytes(bytes)}, ${smaller}`;
+  const bar = h("span", { class: "bar-of", "aria-hidden": "true" }, h("span", {}));
+  bar.firstChild.style.width = `${(100 * kept.mean) / k}%`; // CSSOM, which the policy allows
+  return h(
+    "button",
+    { type: "button", class: "cell", "aria-pressed": String(isChosen), "aria-label": label, "data-key": `${size}-${type}`, onclick },
+    h("strong", {}, kept.text),
+    bar,
+    h("span", { class: "hint" }, fmt.bytes(bytes)),
+    h("span", { class: "hint" }, smaller)
+  );
+}
+
+// --- the rankings
+
+function movesCard({ cells, texts, asked, k, sizes }, view, draw) {
+  const question = select(
+    { "data-key": "question", onchange: (event) => ((view.question = Number(event.target.value)), draw()) },
+    asked.map((text, i) => [String(i), text]),
+    String(view.question)
+  );
+  const type = select(
+    { "data-key": "type", onchange: (event) => ((view.type = event.target.value), draw()) },
+    TYPES.map((each) => [each, NAMES[each]]),
+    view.type
+  );
+  const shown = [cells[0], ...cells.filter((cell) => cell.type === view.type && cell !== cells[0])];
+  const lists = shown.map((cell) => ({
+    name: `${cell.size} ${cell.type === "float" ? "float32" : cell.type}`,
+    detail: cell.trained ? null : "not trained",
+    ranking: cell.rankings[view.question],
+  }));
+  return [
+    h("h2", {}, "What moves"),
+    h("div", { class: "row controls" }, field("Question", question), field("Type of numbers", type)),
+    sideBySide(`The first ${k} results at ${sizes.length} sizes`, texts, lists, k),
+  ];
+}
+
+// --- the code
+
+function codeCard(app, { chosen, model }) {
+  return [h("h2", {}, "The code for it"), h("p", {}, `${model.id} ${chosen.size}`), copyButton("Copy", () => "", app.announce)];
+}
+
+// --- the prefixes
+
+const SETTINGS = [
+  ["none", "none", "Nothing before either"],
+  ["document", "document", "Both as documents"],
+  ["query", "query", "Both as queries"],
+];
+
+function prefixesCard(app, panel, comparison, question) {
+  const { model } = comparison;
+  const card = h("section", { class: "card" }, h("h2", {}, "What prefixes do"));
+  if (!hasPrompts(model)) {
+    card.append(
+      h("p", {}, `${model.id} puts no prefix before texts: a question and a document with the same text have the same vector.`)
+    );
+    return card;
+  }
+  const result = h("div", { class: "results" });
+  const settings = SETTINGS.filter((types) => types.slice(0, 2).every((type) => model.input_types.includes(type)));
+  const starting = starter(app, panel, "Try other prefixes", "", async (work) => {
+    fill(result);
+    const lists = [];
+    for (const [forQuestions, forDocuments, name] of settings) {
+      const documents = await vectorsOf(app, model, "documents", comparison.texts, forDocuments, work);
+      const questions = await vectorsOf(app, model, "questions", comparison.asked, forQuestions, work);
+      const found = rankings(documents.rows, questions.rows, model.dimensions.native, "float");
+      lists.push({ name, rankings: found, kept: agreementOf(comparison.reference, found, comparison.k) });
+    }
+    work.signal.throwIfAborted();
+    fill(result, prefixesResult(comparison, lists, question()));
+    app.announce("Prefixes compared");
+  });
+  const quoted = (type) => (model.prompts[type] ? h("code", {}, JSON.stringify(model.prompts[type])) : "nothing");
+  card.append(
+    h("p", {}, "This model reads ", quoted("query"), " before a question and ", quoted("document"), " before a document."),
+    h("p", { class: "muted" }, "To see what a forgotten or wrong prefix does, the texts are embedded again, at full size."),
+    h("div", { class: "row" }, starting.button),
+    starting.progress,
+    result
+  );
+  return card;
+}
+
+function prefixesResult({ reference, k, asked, texts }, lists, question) {
+  const right = { name: "Query and document, as it should be", rankings: reference };
+  const own = select(
+    { onchange: () => draw() },
+    asked.map((text, i) => [String(i), text]),
+    String(question)
+  );
+  const ranks = h("div", {});
+  const draw = () => {
+    const at = Number(own.value);
+    const shown = [right, ...lists].map(({ name, rankings: all }) => ({ name, ranking: all[at] }));
+    fill(ranks, sideBySide(`The first ${k} results with each prefix`, texts, shown, k));
+  };
+  draw();
+  return [
+    table(
+      `First ${k} results that stay with other prefixes`,
+      ["Prefixes", "Results that stay", "First place stays"],
+      lists.map(({ name, kept }) => [name, kept.text, `${kept.first} of ${asked.length}`])
+    ),
+    field("Question", own),
+    ranks,
+  ];
 }
