@@ -35,6 +35,7 @@ TYPES: Mapping[str, str] = {
     "dom.js": _SCRIPT,
     "icon.svg": "image/svg+xml",
     "map.js": _SCRIPT,
+    "metrics.js": _SCRIPT,
     "now.js": _SCRIPT,
     "numbers.js": _SCRIPT,
     "page.css": _STYLE,

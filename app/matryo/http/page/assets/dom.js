@@ -138,6 +138,7 @@ export const fmt = {
   },
   /** 340 µs, 12 ms, 1.3 s. */
   seconds(s) {
+    if (s === 0) return "0 s";
     if (s < 0.0009995) return `${Math.round(s * 1e6)} µs`;
     if (s < 0.0995) return `${(s * 1000).toFixed(1)} ms`;
     if (s < 0.9995) return `${Math.round(s * 1000)} ms`;
