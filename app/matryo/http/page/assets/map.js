@@ -39,7 +39,14 @@ export function start(panel, app) {
     if (documents.texts.length < 3) {
       throw new Error("There are fewer than three documents, of which no map can be made. Add documents.");
     }
-    const found = await vectorsOf(app, model, "documents", documents.texts, inputTypeOf(model, "document"), work);
+    const found = await vectorsOf(
+      app,
+      model,
+      "documents",
+      documents.texts,
+      inputTypeOf(model, "document"),
+      work
+    );
     const plane = await principalPlane(found.rows);
     work.signal.throwIfAborted();
     const grouping = await clusters(found.rows);
@@ -67,7 +74,7 @@ export function start(panel, app) {
       "section",
       { class: "card" },
       h("h2", {}, "Which texts lie together"),
-      documentsInput(panel, app),
+      documentsInput(panel, app, 4),
       h("div", { class: "row" }, drawing.button, sample),
       drawing.progress
     ),
@@ -79,7 +86,10 @@ export function start(panel, app) {
 /** Groups of the texts: `{name, members}`, members of a cluster nearest to its centre first. */
 function groupsOf({ texts, source, sources, grouping }, by) {
   if (by === "clusters") return grouping.nearest.map((members, i) => ({ name: `Cluster ${i + 1}`, members }));
-  const files = sources.map((name, i) => ({ name, members: texts.flatMap((_, at) => (source[at] === i ? [at] : [])) }));
+  const files = sources.map((name, i) => ({
+    name,
+    members: texts.flatMap((_, at) => (source[at] === i ? [at] : [])),
+  }));
   if (files.length <= SHAPES.length) return files;
   const rest = files.splice(SHAPES.length - 1);
   return [...files, { name: `${rest.length} other files`, members: rest.flatMap(({ members }) => members) }];
@@ -145,12 +155,15 @@ function show(results, map) {
 }
 
 function counts({ texts }) {
-  return Array.from({ length: MOST_CLUSTERS - 1 }, (_, i) => String(i + 2)).filter((n) => Number(n) <= texts.length);
+  return Array.from({ length: MOST_CLUSTERS - 1 }, (_, i) => String(i + 2)).filter(
+    (n) => Number(n) <= texts.length
+  );
 }
 
 const clip = (text) => (text.length > LONGEST ? `${text.slice(0, LONGEST)}…` : text);
 
-const symbol = (group, scale) => svg("path", { class: `g${group}`, d: SHAPES[group], transform: `scale(${scale})` });
+const symbol = (group, scale) =>
+  svg("path", { class: `g${group}`, d: SHAPES[group], transform: `scale(${scale})` });
 
 function legend(groups) {
   return h(
@@ -175,7 +188,11 @@ function groupTable({ texts }, groups, by) {
     groups.map(({ name, members }) => [
       name,
       { text: fmt.int(members.length), class: "num" },
-      h("ul", { class: "nearest" }, members.slice(0, NEAREST).map((i) => h("li", {}, clip(texts[i])))),
+      h(
+        "ul",
+        { class: "nearest" },
+        members.slice(0, NEAREST).map((i) => h("li", {}, clip(texts[i])))
+      ),
     ]),
     { class: "groups" }
   );
@@ -189,9 +206,17 @@ function plotOf({ texts, plane }, groups) {
   const points = texts.map((text, i) => {
     const group = groupOf.get(i);
     const label = `${clip(text)} (${groups[group].name})`;
-    return svg("g", { role: "option", "aria-label": label, "aria-selected": "false", tabindex: i ? -1 : 0 }, symbol(group, 1));
+    return svg(
+      "g",
+      { role: "option", "aria-label": label, "aria-selected": "false", tabindex: i ? -1 : 0 },
+      symbol(group, 1)
+    );
   });
-  const list = svg("g", { role: "listbox", "aria-label": "Texts on the plane; arrow keys go from one to the next" }, points);
+  const list = svg(
+    "g",
+    { role: "listbox", "aria-label": "Texts on the plane; arrow keys go from one to the next" },
+    points
+  );
   const canvas = svg("svg", { class: "plot" }, list);
   const box = h("div", { class: "plane" }, canvas, tip);
   let places = [];
@@ -200,7 +225,10 @@ function plotOf({ texts, plane }, groups) {
   function lay() {
     const { width, height } = canvas.getBoundingClientRect();
     if (!width) return; // the tab is not open
-    const scale = ([from, to], low, high) => (x) => low + (high - low) * (to > from ? (x - from) / (to - from) : 0.5);
+    const scale =
+      ([from, to], low, high) =>
+      (x) =>
+        low + (high - low) * (to > from ? (x - from) / (to - from) : 0.5);
     const across = scale(range(plane.points, 0), EDGE, width - EDGE);
     const up = scale(range(plane.points, 1), height - EDGE, EDGE);
     const radius = texts.length > 400 ? 3.5 : texts.length > 100 ? 4.5 : 6;
@@ -243,7 +271,10 @@ function plotOf({ texts, plane }, groups) {
 
   canvas.addEventListener("pointermove", point);
   canvas.addEventListener("pointerdown", point);
-  canvas.addEventListener("pointerleave", (event) => event.pointerType === "mouse" && tell(points.indexOf(document.activeElement)));
+  canvas.addEventListener(
+    "pointerleave",
+    (event) => event.pointerType === "mouse" && tell(points.indexOf(document.activeElement))
+  );
   list.addEventListener("focusin", (event) => tell(points.indexOf(event.target)));
   list.addEventListener("focusout", () => tell(-1));
   list.addEventListener("keydown", (event) => {
@@ -251,10 +282,34 @@ function plotOf({ texts, plane }, groups) {
     const [x, y] = places[from] ?? [];
     const to = {
       // The nearest in that direction; a way aside counts twice.
-      ArrowRight: () => nearest(x, y, (dx) => dx > 0, (dx, dy) => Math.hypot(dx, 2 * dy)),
-      ArrowLeft: () => nearest(x, y, (dx) => dx < 0, (dx, dy) => Math.hypot(dx, 2 * dy)),
-      ArrowDown: () => nearest(x, y, (_, dy) => dy > 0, (dx, dy) => Math.hypot(2 * dx, dy)),
-      ArrowUp: () => nearest(x, y, (_, dy) => dy < 0, (dx, dy) => Math.hypot(2 * dx, dy)),
+      ArrowRight: () =>
+        nearest(
+          x,
+          y,
+          (dx) => dx > 0,
+          (dx, dy) => Math.hypot(dx, 2 * dy)
+        ),
+      ArrowLeft: () =>
+        nearest(
+          x,
+          y,
+          (dx) => dx < 0,
+          (dx, dy) => Math.hypot(dx, 2 * dy)
+        ),
+      ArrowDown: () =>
+        nearest(
+          x,
+          y,
+          (_, dy) => dy > 0,
+          (dx, dy) => Math.hypot(2 * dx, dy)
+        ),
+      ArrowUp: () =>
+        nearest(
+          x,
+          y,
+          (_, dy) => dy < 0,
+          (dx, dy) => Math.hypot(2 * dx, dy)
+        ),
       Home: () => [0],
       End: () => [points.length - 1],
     }[event.key]?.()[0];
