@@ -12,7 +12,7 @@ import {
   vectorsOf,
 } from "./documents.js";
 import { field, fill, fmt, h, select, svg, table } from "./dom.js";
-import { MOST_CLUSTERS, clusters, principalPlane } from "./plane.js";
+import { MOST_CLUSTERS, clusters, principalComponents } from "./plane.js";
 import { refill } from "./ranks.js";
 
 const SHAPES = [
@@ -47,12 +47,12 @@ export function start(panel, app) {
       inputTypeOf(model, "document"),
       work
     );
-    const plane = await principalPlane(found.rows);
+    const plane = await principalComponents(found.rows);
     work.signal.throwIfAborted();
-    const grouping = await clusters(found.rows);
+    const grouping = await clusters(plane.points);
     work.signal.throwIfAborted();
-    show(results, { ...documents, rows: found.rows, notes: readingNotes(found, model), plane, grouping });
-    app.announce(`A map of ${documents.texts.length} texts in ${grouping.nearest.length} clusters`);
+    show(results, { ...documents, notes: readingNotes(found, model), plane, grouping });
+    app.announce(`A map of ${documents.texts.length} texts in ${grouping.length} clusters`);
   });
   const sample = h("button", { type: "button", onclick: () => take() }, "Take the sample");
 
@@ -85,7 +85,7 @@ export function start(panel, app) {
 
 /** Groups of the texts: `{name, members}`, members of a cluster nearest to its centre first. */
 function groupsOf({ texts, source, sources, grouping }, by) {
-  if (by === "clusters") return grouping.nearest.map((members, i) => ({ name: `Cluster ${i + 1}`, members }));
+  if (by === "clusters") return grouping.map((members, i) => ({ name: `Cluster ${i + 1}`, members }));
   const files = sources.map((name, i) => ({
     name,
     members: texts.flatMap((_, at) => (source[at] === i ? [at] : [])),
@@ -129,7 +129,7 @@ function show(results, map) {
   };
   const recount = async (count) => {
     view.count = count;
-    map.grouping = await clusters(map.rows, count === "auto" ? undefined : Number(count));
+    map.grouping = await clusters(map.plane.points, count === "auto" ? undefined : Number(count));
     if (view.count === count) draw();
   };
   const [first, second] = map.plane.shares.map((share) => `${fmt.short(100 * share)} %`);
@@ -146,7 +146,7 @@ function show(results, map) {
         "p",
         { class: "muted" },
         `The two axes hold ${both} % of the variance: ${first} from left to right, ${second} from bottom to top. ` +
-          "Texts that lie together here may differ in what the axes leave out. Clusters are made of whole vectors."
+          "Texts that lie together here may differ in what the axes leave out. Clusters are found in the first eight axes."
       ),
       controls,
       body

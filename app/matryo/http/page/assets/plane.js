@@ -1,10 +1,12 @@
-// Vectors on a plane (principal components) and in clusters (k-means). Each function gives the
-// same result for the same vectors, and lets the page draw while it works.
+// Vectors by principal components, and in clusters. Each function gives the same result for the
+// same vectors, and lets the page draw while it works.
 
-const STEPS = 80; // of Lanczos' method at most; two components of real texts take about 30
-const PRECISE = 1e-7; // of a component's variance
+const COMPONENTS = 8;
+const FEWEST = 30; // steps of Lanczos' method
+const STEPS = 100; // at most
+const PRECISE = 1e-7; // of the largest eigenvalue
 const ROUNDS = 40; // of k-means at most
-const STARTS = 3; // of k-means for each number of clusters
+const STARTS = 4; // of k-means for each number of clusters
 export const MOST_CLUSTERS = 8;
 
 /** @returns {() => number} numbers from 0 to 1, the same ones for a seed */
@@ -35,94 +37,92 @@ const dot = (a, b) => {
 };
 
 /**
- * Rows on the plane of their two principal components.
+ * Rows by their principal components, which hold the most of the rows' variance.
  *
  * Lanczos' method on the covariance, which is never formed; each vector is made orthogonal to all
  * before it. A component's largest weight is positive.
  * @param {Float32Array[]} rows at least one
- * @returns {Promise<{points: [number, number][], shares: [number, number]}>} `shares`: of the
- *   variance, 0 to 1
+ * @param {number} [count] components; fewer if the rows have fewer
+ * @returns {Promise<{points: number[][], shares: number[]}>} `points`: `count` numbers of each row,
+ *   zeros after the last component; `shares`: of the variance, 0 to 1
  */
-export async function principalPlane(rows) {
+export async function principalComponents(rows, count = COMPONENTS) {
   const pause = pauses();
-  const width = rows[0].length;
-  const mean = meanOf(
-    rows,
-    rows.map((_, i) => i),
-    width
-  );
-  const centred = rows.map((row) => Float64Array.from(row, (x, i) => x - mean[i]));
-  const total = centred.reduce((sum, row) => sum + dot(row, row), 0);
+  const mean = meanOf(rows);
+  const centred = [];
+  let total = 0;
+  for (const row of rows) {
+    const own = Float64Array.from(row);
+    for (let i = 0; i < own.length; i++) own[i] -= mean[i];
+    total += dot(own, own);
+    centred.push(own);
+    await pause();
+  }
+  const shares = Array.from({ length: count }, () => 0);
+  const points = rows.map(() => shares.slice());
   // Of equal rows nothing but rounding would be drawn.
-  if (total < 1e-10 * rows.length) return { points: rows.map(() => [0, 0]), shares: [0, 0] };
-  const axes = [];
-  const shares = [];
-  for (const { value, vector } of await largestTwo(centred, width, pause)) {
+  if (total < 1e-10 * rows.length) return { points, shares };
+  const found = await largest(centred, count, pause);
+  for (const [c, { value, vector }] of found.entries()) {
     const weight = vector.reduce((most, x) => (Math.abs(x) > Math.abs(most) ? x : most), 0);
-    axes.push(weight < 0 ? vector.map((x) => -x) : vector);
-    shares.push(Math.max(0, value / total));
+    shares[c] = Math.max(0, value / total);
+    centred.forEach((row, i) => (points[i][c] = Math.sign(weight) * dot(row, vector)));
+    await pause();
   }
-  while (axes.length < 2) {
-    axes.push(new Float64Array(width));
-    shares.push(0);
-  }
-  return { points: centred.map((row) => [dot(row, axes[0]), dot(row, axes[1])]), shares };
+  return { points, shares };
 }
 
-async function largestTwo(centred, width, pause) {
+/** The largest eigenvalues of the rows' scatter, and their vectors. */
+async function largest(centred, count, pause) {
   const draw = random(1);
+  const width = centred[0].length;
+  const most = Math.min(STEPS, width, centred.length);
   const basis = [];
   const diagonal = [];
   const beside = []; // the tridiagonal matrix' other numbers
-  const most = Math.min(STEPS, width, centred.length);
   let next = new Float64Array(width); // among the rows, where all components lie
-  for (const row of centred) {
-    const weight = draw() - 0.5;
-    for (let i = 0; i < width; i++) next[i] += weight * row[i];
-  }
+  for (const row of centred) add(next, draw() - 0.5, row);
+  let length = Math.sqrt(dot(next, next));
   let found = [];
   for (let step = 0; step < most; step++) {
-    const length = Math.sqrt(dot(next, next));
     basis.push(next.map((x) => x / length));
-    const image = new Float64Array(width);
+    next = new Float64Array(width);
     for (const row of centred) {
-      const along = dot(row, basis[step]);
-      for (let i = 0; i < width; i++) image[i] += along * row[i];
+      add(next, dot(row, basis[step]), row);
       await pause();
     }
-    diagonal.push(dot(image, basis[step]));
-    let rest = orthogonal(image, basis);
-    let size = Math.sqrt(dot(rest, rest));
-    if (step % 5 === 4 || step === most - 1) {
-      found = eigen(diagonal, beside).slice(0, 2);
-      if (found.every(({ vector }) => size * Math.abs(vector[step]) < PRECISE * found[0].value)) break;
+    diagonal.push(dot(next, basis[step]));
+    orthogonalize(next, basis);
+    length = Math.sqrt(dot(next, next));
+    if (step === most - 1 || (step >= FEWEST && step % 10 === 0)) {
+      found = eigen(diagonal, beside).slice(0, count);
+      // The plane's two must be right; of the others, the bulk of the variance is enough.
+      const isPrecise = ({ vector }) => length * Math.abs(vector[step]) < PRECISE * found[0].value;
+      if (found.slice(0, 2).every(isPrecise)) break;
     }
-    if (size <= 1e-12 * Math.max(...diagonal)) {
+    beside.push(length);
+    if (length <= 1e-12 * Math.max(...diagonal)) {
       // All that this start can reach is found; another start may reach more.
-      rest = orthogonal(
-        rest.map(() => draw() - 0.5),
-        basis
-      );
-      size = 0;
+      beside[step] = 0;
+      next = next.map(() => draw() - 0.5);
+      orthogonalize(next, basis);
+      length = Math.sqrt(dot(next, next));
     }
-    beside.push(size);
-    next = rest;
-    await pause();
   }
   return found.map(({ value, vector }) => {
     const whole = new Float64Array(width);
-    vector.forEach((weight, j) => basis[j].forEach((x, i) => (whole[i] += weight * x)));
+    vector.forEach((weight, j) => add(whole, weight, basis[j]));
     return { value, vector: whole };
   });
 }
 
-function orthogonal(vector, basis) {
-  const rest = Float64Array.from(vector);
-  for (const each of [...basis, ...basis]) {
-    const along = dot(rest, each); // twice: once leaves what rounding brought in
-    for (let i = 0; i < rest.length; i++) rest[i] -= along * each[i];
-  }
-  return rest;
+function add(to, weight, row) {
+  for (let i = 0; i < to.length; i++) to[i] += weight * row[i];
+}
+
+/** Take what lies along the basis out of a vector; the second time, what rounding left. */
+function orthogonalize(vector, basis) {
+  for (const each of [...basis, ...basis]) add(vector, -dot(vector, each), each);
 }
 
 /** Eigenvalues, largest first, and vectors of a symmetric tridiagonal matrix; Jacobi's rotations. */
@@ -154,121 +154,93 @@ function eigen(diagonal, beside) {
   return pairs.sort((x, y) => y.value - x.value);
 }
 
-function meanOf(rows, members, width) {
-  const mean = new Float64Array(width);
-  for (const member of members) rows[member].forEach((x, i) => (mean[i] += x / members.length));
+function meanOf(rows) {
+  const mean = new Float64Array(rows[0].length);
+  for (const row of rows) add(mean, 1 / rows.length, row);
   return mean;
 }
 
-const apart = (a, b) => {
+function apart(a, b) {
   let total = 0;
   for (let i = 0; i < a.length; i++) total += (a[i] - b[i]) ** 2;
   return total;
-};
-
-/**
- * Rows in clusters: k-means with fixed starts, the best of three.
- *
- * @param {Float32Array[]} rows at least one
- * @param {number} [wanted] clusters; without a number, the one of 2 to 8 whose clusters are the
- *   most distinct by the mean silhouette to their centres
- * @returns {Promise<{labels: number[], nearest: number[][]}>} the clusters are numbered by their
- *   number of rows, largest first; `nearest`: each cluster's rows, nearest to its centre first
- */
-export async function clusters(rows, wanted) {
-  const pause = pauses();
-  const most = Math.min(MOST_CLUSTERS, Math.floor(rows.length / 3));
-  const numbers = [];
-  if (wanted) numbers.push(Math.min(wanted, rows.length));
-  else for (let k = 2; k <= most; k++) numbers.push(k);
-  let best = {
-    labels: rows.map(() => 0),
-    centres: [
-      meanOf(
-        rows,
-        rows.map((_, i) => i),
-        rows[0].length
-      ),
-    ],
-  };
-  let highest = -Infinity;
-  for (const k of numbers) {
-    const made = await kMeans(rows, k, pause);
-    const clear = silhouette(rows, made);
-    if (clear > highest) [best, highest] = [made, clear];
-  }
-  const members = best.centres.map((centre, c) =>
-    rows
-      .flatMap((row, i) => (best.labels[i] === c ? [{ i, far: apart(row, centre) }] : []))
-      .sort((a, b) => a.far - b.far || a.i - b.i)
-      .map(({ i }) => i)
-  );
-  const nearest = members
-    .filter((rowsOf) => rowsOf.length)
-    .sort((a, b) => b.length - a.length || a[0] - b[0]);
-  const labels = rows.map(() => 0);
-  nearest.forEach((rowsOf, c) => rowsOf.forEach((i) => (labels[i] = c)));
-  return { labels, nearest };
 }
 
-async function kMeans(rows, k, pause) {
+/**
+ * Points in clusters: k-means with fixed starts, of which the best counts.
+ *
+ * The first principal components tell subjects better apart than whole vectors do: what the rest
+ * holds is mostly of one text alone.
+ * @param {number[][]} points at least one
+ * @param {number} [wanted] clusters; without it, the number from 2 to 8 with the greatest ratio of
+ *   the variance between clusters to that within (Calinski and Harabasz, 1974)
+ * @returns {Promise<number[][]>} each cluster's points, the nearest to its centre first; the
+ *   largest cluster first
+ */
+export async function clusters(points, wanted) {
+  const pause = pauses();
+  const mean = meanOf(points);
+  const total = points.reduce((sum, point) => sum + apart(point, mean), 0);
+  let best = { labels: points.map(() => 0), centres: [mean] };
+  let highest = 0;
+  const from = wanted ?? 2;
+  const to = wanted ?? Math.min(MOST_CLUSTERS, Math.floor(points.length / 3));
+  for (let k = from; k <= to && total > 0; k++) {
+    const made = await kMeans(points, k, pause);
+    const within = made.spread / Math.max(1, points.length - k);
+    const ratio = (total - made.spread) / Math.max(1, k - 1) / Math.max(within, 1e-12 * total);
+    if (ratio > highest) [best, highest] = [made, ratio];
+  }
+  const members = best.centres.map((centre, c) => {
+    const own = points.flatMap((point, i) =>
+      best.labels[i] === c ? [{ i, far: apart(point, centre) }] : []
+    );
+    return own.sort((a, b) => a.far - b.far || a.i - b.i).map(({ i }) => i);
+  });
+  return members.filter((own) => own.length).sort((a, b) => b.length - a.length || a[0] - b[0]);
+}
+
+async function kMeans(points, k, pause) {
   let best = null;
-  for (let start = 0; start < STARTS; start++) {
-    const made = await oneStart(rows, k, random(start + 1), pause);
+  for (let seed = 1; seed <= STARTS; seed++) {
+    const made = await fromOneStart(points, k, random(seed), pause);
     if (!best || made.spread < best.spread) best = made;
   }
   return best;
 }
 
-async function oneStart(rows, k, draw, pause) {
-  const centres = [Float64Array.from(rows[Math.floor(draw() * rows.length)])];
-  const far = rows.map(() => Infinity);
+async function fromOneStart(points, k, draw, pause) {
+  let centres = [points[Math.floor(draw() * points.length)]];
+  const far = points.map(() => Infinity);
   while (centres.length < k) {
-    // k-means++: a row far from every centre is likely the next
-    rows.forEach((row, i) => (far[i] = Math.min(far[i], apart(row, centres.at(-1)))));
+    // k-means++: a point far from every centre is likely the next.
+    points.forEach((point, i) => (far[i] = Math.min(far[i], apart(point, centres.at(-1)))));
     let rest = draw() * far.reduce((sum, x) => sum + x, 0);
     const chosen = far.findIndex((x) => (rest -= x) < 0);
-    centres.push(Float64Array.from(rows[Math.max(0, chosen)]));
-    await pause();
+    centres.push(points[Math.max(0, chosen)]);
   }
   let labels = [];
   let spread = 0;
   for (let round = 0; round < ROUNDS; round++) {
     const before = labels;
-    labels = [];
-    spread = 0;
-    for (const row of rows) {
-      const [label, distance] = nearestOf(row, centres);
-      labels.push(label);
-      spread += distance;
-      await pause();
-    }
+    const found = points.map((point) => nearestOf(point, centres));
+    labels = found.map(([label]) => label);
+    spread = found.reduce((sum, [, distance]) => sum + distance, 0);
+    await pause();
     if (labels.every((label, i) => label === before[i])) break;
-    centres.forEach((_, c) => {
-      const members = rows.flatMap((_row, i) => (labels[i] === c ? [i] : []));
-      if (members.length) centres[c] = meanOf(rows, members, rows[0].length);
+    centres = centres.map((centre, c) => {
+      const own = points.filter((_, i) => labels[i] === c);
+      return own.length ? meanOf(own) : centre;
     });
   }
   return { labels, centres, spread };
 }
 
-function nearestOf(row, centres) {
+function nearestOf(point, centres) {
   let [label, least] = [0, Infinity];
   centres.forEach((centre, c) => {
-    const distance = apart(row, centre);
+    const distance = apart(point, centre);
     if (distance < least) [label, least] = [c, distance];
   });
   return [label, least];
-}
-
-/** The mean over rows of (b - a) / b, where a and b are the distances to the own and next centre. */
-function silhouette(rows, { centres, labels }) {
-  if (centres.length < 2) return 0;
-  const each = rows.map((row, i) => {
-    const own = Math.sqrt(apart(row, centres[labels[i]]));
-    const others = centres.map((centre, c) => (c === labels[i] ? Infinity : apart(row, centre)));
-    const next = Math.sqrt(Math.min(...others));
-    return next > 0 ? (next - own) / Math.max(next, own) : 0;
-  });
-  return each.reduce((sum, x) => sum + x, 0) / rows.length;
 }
