@@ -1,6 +1,16 @@
 // Which size and which type of numbers: rankings of the reader's own documents, side by side.
 
-import { documentsInput, hasPrompts, inputTypeOf, onDocuments, readingNotes, starter, takeSample, vectorsOf, collected } from "./documents.js";
+import {
+  documentsInput,
+  hasPrompts,
+  inputTypeOf,
+  onDocuments,
+  readingNotes,
+  starter,
+  takeSample,
+  vectorsOf,
+  collected,
+} from "./documents.js";
 import { copyButton, field, fill, fmt, h, select, table } from "./dom.js";
 import { bytesOf, fits, places, rankings, sizesOf } from "./numbers.js";
 import { agreementOf, refill, sideBySide } from "./ranks.js";
@@ -21,7 +31,9 @@ export function start(panel, app) {
     const asked = textsOf(questions.value, "lines");
     if (!asked.length) throw new Error("There are no questions. Write one or more, one a line.");
     if (asked.length > MOST_QUESTIONS) {
-      throw new Error(`There are ${asked.length} questions, and this page compares at most ${MOST_QUESTIONS}. Take some out.`);
+      throw new Error(
+        `There are ${asked.length} questions, and this page compares at most ${MOST_QUESTIONS}. Take some out.`
+      );
     }
     if (texts.length < 2) throw new Error("There is one document, and a ranking needs two. Add documents.");
     const comparison = await compared(app, model, texts, asked, work);
@@ -56,7 +68,12 @@ export function start(panel, app) {
         "Documents and questions are embedded once, at full size. The page cuts the vectors and makes smaller numbers of " +
           "them as the server does, and compares the rankings. The texts go to this server alone."
       ),
-      h("div", { class: "two" }, documentsInput(panel, app), field(`Questions, one a line, up to ${MOST_QUESTIONS}`, questions)),
+      h(
+        "div",
+        { class: "two" },
+        documentsInput(panel, app, 9),
+        field(`Questions, one a line, up to ${MOST_QUESTIONS}`, questions)
+      ),
       h("div", { class: "row" }, compare.button, sample),
       compare.progress
     ),
@@ -99,7 +116,7 @@ function show(app, panel, results, comparison) {
   const sizes = h("section", { class: "card" });
   const moved = h("section", { class: "card" });
   const code = h("section", { class: "card" });
-  const view = { question: 0, type: comparison.chosen.type };
+  const view = { question: 0, type: comparison.chosen.type, language: "python", exact: null };
   const choose = (cell) => {
     comparison.chosen = cell;
     view.type = cell.type;
@@ -109,7 +126,7 @@ function show(app, panel, results, comparison) {
   const draw = () => {
     refill(sizes, sizesCard(comparison, choose));
     refill(moved, movesCard(comparison, view, draw));
-    refill(code, codeCard(app, comparison));
+    refill(code, codeCard(app, comparison, view, draw));
   };
   draw();
   fill(
@@ -127,23 +144,44 @@ function show(app, panel, results, comparison) {
 // --- the sizes
 
 function verdict({ chosen, k, cells }) {
-  if (chosen === cells[0]) return `At full size in float32, a million vectors take ${fmt.bytes(chosen.bytes)}.`;
+  if (chosen === cells[0])
+    return `At full size in float32, a million vectors take ${fmt.bytes(chosen.bytes)}.`;
   const place = `At ${chosen.size} dimensions in ${chosen.type === "float" ? "float32" : chosen.type}`;
-  const stay = chosen.kept.mean === k ? `all of the first ${k} results stay` : `${chosen.kept.text} results stay`;
+  const stay =
+    chosen.kept.mean === k ? `all of the first ${k} results stay` : `${chosen.kept.text} results stay`;
   return `${place}, ${stay}, at ${part(chosen.factor)} of the bytes.`;
 }
 
 /** "a twelfth"; a factor that is not whole is rounded. */
 function part(factor) {
-  const names = { 2: "half", 3: "a third", 4: "a quarter", 6: "a sixth", 8: "an eighth", 12: "a twelfth", 16: "a sixteenth" };
+  const names = {
+    2: "half",
+    3: "a third",
+    4: "a quarter",
+    6: "a sixth",
+    8: "an eighth",
+    12: "a twelfth",
+    16: "a sixteenth",
+  };
   if (factor === 1) return "all";
-  return names[factor] ?? `1/${fmt.short(factor).replace(/\.0+$/, "")}`;
+  return names[factor] ?? `1/${trimmed(factor)}`;
 }
+
+/** 1.5, 12, 384: no zeros at the end. */
+const trimmed = (factor) =>
+  factor >= 100 ? fmt.int(factor) : String(Number(factor.toFixed(factor >= 10 ? 1 : 2)));
 
 function sizesCard(comparison, choose) {
   const { sizes, cells, chosen, k, asked, texts, model } = comparison;
   const rows = sizes.map(({ size, trained }) => [
-    [String(size), h("span", { class: "hint" }, size === model.dimensions.native ? "full size" : trained ? "trained" : "not trained")],
+    [
+      String(size),
+      h(
+        "span",
+        { class: "hint" },
+        size === model.dimensions.native ? "full size" : trained ? "trained" : "not trained"
+      ),
+    ],
     ...TYPES.map((type) => {
       const cell = cells.find((each) => each.size === size && each.type === type);
       return cell ? cellButton(cell, k, cell === chosen, cell === cells[0], () => choose(cell)) : "–";
@@ -162,36 +200,52 @@ function sizesCard(comparison, choose) {
       ),
     table(
       `First ${k} results that stay, and bytes of a million vectors, by size and type of numbers`,
-      ["Dimensions", ...TYPES.map((type) => NAMES[type])],
+      ["Size", ...TYPES.map((type) => NAMES[type])],
       rows.map(([head, ...rest]) => [h("span", { class: "size" }, head), ...rest]),
       { class: "sizes" }
     ),
+    h("p", {}, "Agreement is not accuracy: it says what changes, and not whether the full size was right."),
     h(
-      "p",
-      { class: "hint" },
-      `Each cell: how many of the first ${k} results of full size in float32 stay, on average over ` +
-        `${asked.length === 1 ? "one question" : `${asked.length} questions`} and ${fmt.int(texts.length)} documents; ` +
-        "bytes of a million vectors, without what an index adds. " +
-        "Agreement is not accuracy: it says what changes, and not whether the full size was right. " +
-        "Chosen at first: the smallest trained one that keeps nine tenths. Bits rank by the number that differs; equal " +
-        "ones keep the order of your documents. To rank the best again by larger vectors brings much back."
+      "details",
+      {},
+      h("summary", {}, "How to read the table"),
+      h(
+        "p",
+        { class: "hint" },
+        `Each cell: how many of the first ${k} results of full size in float32 stay, on average over ` +
+          `${asked.length === 1 ? "one question" : `${asked.length} questions`} and ${fmt.int(texts.length)} documents; ` +
+          "bytes of a million vectors, without what an index adds. " +
+          "Chosen at first: the smallest trained one that keeps nine tenths. Bits rank by the number that differs; equal " +
+          "ones keep the order of your documents. To rank the best again by larger vectors brings much back."
+      )
     ),
   ];
 }
 
 function cellButton(cell, k, isChosen, isReference, onclick) {
   const { kept, bytes, factor, size, type } = cell;
-  const smaller = isReference ? "the reference" : `${fmt.short(factor).replace(/\.0+$/, "")}× smaller`;
-  const label = `${size} dimensions, ${type === "float" ? "float32" : type}: ${kept.text} stay, ${fmt.bytes(bytes)}, ${smaller}`;
+  const times = `${trimmed(factor)}×`;
+  const label = `${size} dimensions, ${type === "float" ? "float32" : type}: ${kept.text} stay, ${fmt.bytes(bytes)}, ${times} smaller`;
   const bar = h("span", { class: "bar-of", "aria-hidden": "true" }, h("span", {}));
   bar.firstChild.style.width = `${(100 * kept.mean) / k}%`; // CSSOM, which the policy allows
   return h(
     "button",
-    { type: "button", class: "cell", "aria-pressed": String(isChosen), "aria-label": label, "data-key": `${size}-${type}`, onclick },
+    {
+      type: "button",
+      class: "cell",
+      "aria-pressed": String(isChosen),
+      "aria-label": label,
+      "data-key": `${size}-${type}`,
+      onclick,
+    },
     h("strong", {}, kept.text),
     bar,
     h("span", { class: "hint" }, fmt.bytes(bytes)),
-    h("span", { class: "hint" }, smaller)
+    h(
+      "span",
+      { class: "hint" },
+      isReference ? "the reference" : [times, h("span", { class: "wide" }, " smaller")]
+    )
   );
 }
 
@@ -216,15 +270,90 @@ function movesCard({ cells, texts, asked, k, sizes }, view, draw) {
   }));
   return [
     h("h2", {}, "What moves"),
-    h("div", { class: "row controls" }, field("Question", question), field("Type of numbers", type)),
+    h(
+      "div",
+      { class: "row controls" },
+      h("div", { class: "question" }, field("Question", question)),
+      field("Type of numbers", type)
+    ),
     sideBySide(`The first ${k} results at ${sizes.length} sizes`, texts, lists, k),
   ];
 }
 
 // --- the code
 
-function codeCard(app, { chosen, model }) {
-  return [h("h2", {}, "The code for it"), h("p", {}, `${model.id} ${chosen.size}`), copyButton("Copy", () => "", app.announce)];
+function codeCard(app, { chosen, model }, view, draw) {
+  const types = { float: ["float"], int8: ["int8", "uint8"], binary: ["binary", "ubinary"] }[chosen.type];
+  const type = types.includes(view.exact) ? view.exact : types[0];
+  const languages = { python: "Python", curl: "curl" };
+  const text = (view.language === "curl" ? curlFor : pythonFor)(app, model, chosen.size, type);
+  const set = (name) => (event) => ((view[name] = event.target.value), draw());
+  return [
+    h("h2", {}, `The code for ${chosen.size} dimensions in ${type === "float" ? "float32" : type}`),
+    h(
+      "div",
+      { class: "row" },
+      field(
+        "Language",
+        select(
+          { "data-key": "language", onchange: set("language") },
+          Object.entries(languages),
+          view.language
+        )
+      ),
+      types.length > 1 &&
+        field(
+          "Type of numbers",
+          select(
+            { "data-key": "exact", onchange: set("exact") },
+            types.map((each) => [each, each]),
+            type
+          )
+        ),
+      copyButton("Copy the code", () => text, app.announce)
+    ),
+    h("pre", { tabindex: "0", "aria-label": "Code" }, h("code", {}, text)),
+  ];
+}
+
+function pythonFor(app, model, size, type) {
+  const key = app.server.keys === "yes" ? "" : ', api_key="none"';
+  const extra = `{"input_type": input_type${type === "float" ? "" : `, "embedding_type": "${type}"`}}`;
+  return `from openai import OpenAI
+
+client = OpenAI(base_url="${app.api.url("v1")}"${key})
+
+
+def embed(texts, input_type):
+    answer = client.embeddings.create(
+        model="${model.id}",
+        input=texts,
+        dimensions=${size},
+        encoding_format="float",
+        extra_body=${extra},
+    )
+    return [item.embedding for item in answer.data]
+
+
+documents = embed(["Slugs avoid copper tape."], "${inputTypeOf(model, "document")}")
+questions = embed(["How do I keep slugs away?"], "${inputTypeOf(model, "query")}")`;
+}
+
+function curlFor(app, model, size, type) {
+  const body = {
+    model: model.id,
+    input: ["Slugs avoid copper tape."],
+    input_type: inputTypeOf(model, "document"),
+    dimensions: size,
+  };
+  if (type !== "float") body.embedding_type = type;
+  const lines = [
+    `curl ${app.api.url("v1/embeddings")}`,
+    app.server.keys === "yes" && '-H "Authorization: Bearer $OPENAI_API_KEY"',
+    "-H 'Content-Type: application/json'",
+    `-d '${JSON.stringify(body, null, 1).replace(/\n */g, " ")}'`,
+  ];
+  return lines.filter(Boolean).join(" \\\n  ");
 }
 
 // --- the prefixes
@@ -240,12 +369,18 @@ function prefixesCard(app, panel, comparison, question) {
   const card = h("section", { class: "card" }, h("h2", {}, "What prefixes do"));
   if (!hasPrompts(model)) {
     card.append(
-      h("p", {}, `${model.id} puts no prefix before texts: a question and a document with the same text have the same vector.`)
+      h(
+        "p",
+        {},
+        `${model.id} puts no prefix before texts: a question and a document with the same text have the same vector.`
+      )
     );
     return card;
   }
   const result = h("div", { class: "results" });
-  const settings = SETTINGS.filter((types) => types.slice(0, 2).every((type) => model.input_types.includes(type)));
+  const settings = SETTINGS.filter((types) =>
+    types.slice(0, 2).every((type) => model.input_types.includes(type))
+  );
   const starting = starter(app, panel, "Try other prefixes", "", async (work) => {
     fill(result);
     const lists = [];
@@ -259,10 +394,23 @@ function prefixesCard(app, panel, comparison, question) {
     fill(result, prefixesResult(comparison, lists, question()));
     app.announce("Prefixes compared");
   });
-  const quoted = (type) => (model.prompts[type] ? h("code", {}, JSON.stringify(model.prompts[type])) : "nothing");
+  const quoted = (type) =>
+    model.prompts[type] ? h("code", {}, JSON.stringify(model.prompts[type])) : "nothing";
   card.append(
-    h("p", {}, "This model reads ", quoted("query"), " before a question and ", quoted("document"), " before a document."),
-    h("p", { class: "muted" }, "To see what a forgotten or wrong prefix does, the texts are embedded again, at full size."),
+    h(
+      "p",
+      {},
+      "This model reads ",
+      quoted("query"),
+      " before a question and ",
+      quoted("document"),
+      " before a document."
+    ),
+    h(
+      "p",
+      { class: "muted" },
+      "To see what a forgotten or wrong prefix does, the texts are embedded again, at full size."
+    ),
     h("div", { class: "row" }, starting.button),
     starting.progress,
     result

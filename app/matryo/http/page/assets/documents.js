@@ -61,8 +61,8 @@ export function onDocuments(callback) {
  * The control of the documents: a text area, files, and how many there are. All such controls
  * show the same documents.
  */
-export function documentsInput(panel, app) {
-  const area = h("textarea", { rows: 9, spellcheck: "false", oninput: () => typed(area.value) });
+export function documentsInput(panel, app, rows) {
+  const area = h("textarea", { rows, spellcheck: "false", oninput: () => typed(area.value) });
   const typed = (value) => {
     state.typed = value;
     showCount();
@@ -112,7 +112,8 @@ export function documentsInput(panel, app) {
   }
 
   function showCount() {
-    const n = textsOf(state.typed, state.by).length + state.files.reduce((sum, each) => sum + each.texts.length, 0);
+    const n =
+      textsOf(state.typed, state.by).length + state.files.reduce((sum, each) => sum + each.texts.length, 0);
     count.textContent = n === 1 ? "1 document" : `${fmt.int(n)} documents`;
   }
 
@@ -127,7 +128,16 @@ export function documentsInput(panel, app) {
           "li",
           {},
           `${file.name}: ${fmt.int(file.texts.length)} `,
-          h("button", { type: "button", class: "copy", "aria-label": `Remove ${file.name}`, onclick: () => remove(file) }, "Remove")
+          h(
+            "button",
+            {
+              type: "button",
+              class: "copy",
+              "aria-label": `Remove ${file.name}`,
+              onclick: () => remove(file),
+            },
+            "Remove"
+          )
         )
       )
     );
@@ -141,10 +151,19 @@ export function documentsInput(panel, app) {
     h(
       "div",
       { class: "row spread" },
-      h("fieldset", { class: "choices" }, h("legend", { class: "hidden" }, "Documents are"), radios.map(({ label }) => label)),
+      h(
+        "fieldset",
+        { class: "choices" },
+        h("legend", { class: "hidden" }, "Documents are"),
+        radios.map(({ label }) => label)
+      ),
       count
     ),
-    field("Files", picker, "Text, Markdown (empty lines between), CSV (first column), JSON Lines (field text); drop them here, too."),
+    field(
+      "Files",
+      picker,
+      "Text, Markdown (empty lines between), CSV (first column), JSON Lines (field text); drop them here, too."
+    ),
     files
   );
   for (const kind of ["dragenter", "dragover", "dragleave", "drop"]) {
@@ -186,7 +205,13 @@ export async function vectorsOf(app, model, part, texts, inputType, work) {
   const kept = answers.get(key);
   if (kept?.of === of) return kept.answer;
   const dimensions = model.dimensions.native;
-  const answer = await app.api.embed(texts, { model: model.id, inputType, dimensions, limits: model.limits, ...work });
+  const answer = await app.api.embed(texts, {
+    model: model.id,
+    inputType,
+    dimensions,
+    limits: model.limits,
+    ...work,
+  });
   answers.set(key, { of, answer });
   return answer;
 }
@@ -195,7 +220,8 @@ export async function vectorsOf(app, model, part, texts, inputType, work) {
 export function readingNotes({ truncated, unknown }, model) {
   const texts = (n) => (n === 1 ? "1 text" : `${fmt.int(n)} texts`);
   const notes = [];
-  if (truncated) notes.push(`${texts(truncated)} cut to the model's ${fmt.int(model.limits.max_tokens)} tokens`);
+  if (truncated)
+    notes.push(`${texts(truncated)} cut to the model's ${fmt.int(model.limits.max_tokens)} tokens`);
   if (unknown) notes.push(`${texts(unknown)} with characters that the model does not know`);
   return notes.length ? `${notes.join("; ")}.` : "";
 }

@@ -8,8 +8,8 @@
 
 const TINY = 1.1754943508222875e-38; // the least normal float32, as the server has it
 const INT8_SPAN = 6; // the server's: six times the root mean square of a unit vector's components
-const BYTES = {float: 4, int8: 1, uint8: 1, binary: 1 / 8, ubinary: 1 / 8};
-const ONES = Uint8Array.from({length: 256}, (_, byte) => {
+const BYTES = { float: 4, int8: 1, uint8: 1, binary: 1 / 8, ubinary: 1 / 8 };
+const ONES = Uint8Array.from({ length: 256 }, (_, byte) => {
   let count = 0;
   for (let rest = byte; rest; rest >>= 1) count += rest & 1;
   return count;
@@ -29,7 +29,7 @@ export function cut(row, size) {
   let squares = 0;
   for (let i = 0; i < size; i++) squares += row[i] * row[i];
   const length = Math.max(Math.sqrt(squares), TINY);
-  return Float32Array.from({length: size}, (_, i) => row[i] / length);
+  return Float32Array.from({ length: size }, (_, i) => row[i] / length);
 }
 
 /** Whether a number type can hold a size: bits fill their bytes. @param {number} size @param {NumberType} type */
@@ -49,9 +49,7 @@ export function quantize(row, type) {
   if (type === "binary") return Int8Array.from(packed(row), (byte) => byte - 128);
   // The product is rounded to float32 before it is rounded to a level, as on the server.
   const scale = Math.fround((127 * Math.sqrt(row.length)) / INT8_SPAN);
-  const levels = Int8Array.from(row, (x) =>
-    Math.max(-127, Math.min(127, evenRound(Math.fround(x * scale)))),
-  );
+  const levels = Int8Array.from(row, (x) => Math.max(-127, Math.min(127, evenRound(Math.fround(x * scale)))));
   return type === "int8" ? levels : Uint8Array.from(levels, (level) => level + 128);
 }
 
@@ -157,10 +155,13 @@ export function agreement(reference, other, k) {
 export function moves(reference, other, k) {
   const was = new Map(reference.map((index, i) => [index, i + 1]));
   const is = new Map(other.map((index, i) => [index, i + 1]));
-  const moved = (index) => ({index, place: is.get(index), from: was.get(index)});
+  const moved = (index) => ({ index, place: is.get(index), from: was.get(index) });
   return {
     top: other.slice(0, k).map(moved),
-    left: reference.slice(0, k).map(moved).filter(({place}) => place > k),
+    left: reference
+      .slice(0, k)
+      .map(moved)
+      .filter(({ place }) => place > k),
   };
 }
 
@@ -175,10 +176,10 @@ export function bytesOf(size, type, count = 1e6) {
  * @param {{native: number, trained: number[], can_be_cut: boolean, strict: boolean}} dimensions
  * @returns {{size: number, trained: boolean}[]}
  */
-export function sizesOf({native, trained, can_be_cut: cuts, strict}) {
-  if (!cuts) return [{size: native, trained: true}];
-  const sizes = [...new Set([native, ...trained])].map((size) => ({size, trained: true}));
+export function sizesOf({ native, trained, can_be_cut: cuts, strict }) {
+  if (!cuts) return [{ size: native, trained: true }];
+  const sizes = [...new Set([native, ...trained])].map((size) => ({ size, trained: true }));
   if (sizes.length > 1 || strict) return sizes.sort((a, b) => b.size - a.size);
   const parts = [2, 4].map((n) => Math.floor(native / n / 8) * 8).filter((size) => size > 0);
-  return [...sizes, ...parts.map((size) => ({size, trained: false}))];
+  return [...sizes, ...parts.map((size) => ({ size, trained: false }))];
 }

@@ -46,14 +46,18 @@ const dot = (a, b) => {
 export async function principalPlane(rows) {
   const pause = pauses();
   const width = rows[0].length;
-  const mean = meanOf(rows, rows.map((_, i) => i), width);
+  const mean = meanOf(
+    rows,
+    rows.map((_, i) => i),
+    width
+  );
   const centred = rows.map((row) => Float64Array.from(row, (x, i) => x - mean[i]));
   const total = centred.reduce((sum, row) => sum + dot(row, row), 0);
   // Of equal rows nothing but rounding would be drawn.
-  if (total < 1e-10 * rows.length) return {points: rows.map(() => [0, 0]), shares: [0, 0]};
+  if (total < 1e-10 * rows.length) return { points: rows.map(() => [0, 0]), shares: [0, 0] };
   const axes = [];
   const shares = [];
-  for (const {value, vector} of await largestTwo(centred, width, pause)) {
+  for (const { value, vector } of await largestTwo(centred, width, pause)) {
     const weight = vector.reduce((most, x) => (Math.abs(x) > Math.abs(most) ? x : most), 0);
     axes.push(weight < 0 ? vector.map((x) => -x) : vector);
     shares.push(Math.max(0, value / total));
@@ -62,7 +66,7 @@ export async function principalPlane(rows) {
     axes.push(new Float64Array(width));
     shares.push(0);
   }
-  return {points: centred.map((row) => [dot(row, axes[0]), dot(row, axes[1])]), shares};
+  return { points: centred.map((row) => [dot(row, axes[0]), dot(row, axes[1])]), shares };
 }
 
 async function largestTwo(centred, width, pause) {
@@ -91,21 +95,24 @@ async function largestTwo(centred, width, pause) {
     let size = Math.sqrt(dot(rest, rest));
     if (step % 5 === 4 || step === most - 1) {
       found = eigen(diagonal, beside).slice(0, 2);
-      if (found.every(({vector}) => size * Math.abs(vector[step]) < PRECISE * found[0].value)) break;
+      if (found.every(({ vector }) => size * Math.abs(vector[step]) < PRECISE * found[0].value)) break;
     }
     if (size <= 1e-12 * Math.max(...diagonal)) {
       // All that this start can reach is found; another start may reach more.
-      rest = orthogonal(rest.map(() => draw() - 0.5), basis);
+      rest = orthogonal(
+        rest.map(() => draw() - 0.5),
+        basis
+      );
       size = 0;
     }
     beside.push(size);
     next = rest;
     await pause();
   }
-  return found.map(({value, vector}) => {
+  return found.map(({ value, vector }) => {
     const whole = new Float64Array(width);
     vector.forEach((weight, j) => basis[j].forEach((x, i) => (whole[i] += weight * x)));
-    return {value, vector: whole};
+    return { value, vector: whole };
   });
 }
 
@@ -143,7 +150,7 @@ function eigen(diagonal, beside) {
     }
     if (off <= 1e-14 * greatest) break;
   }
-  const pairs = a.map((row, i) => ({value: row[i], vector: v.map((line) => line[i])}));
+  const pairs = a.map((row, i) => ({ value: row[i], vector: v.map((line) => line[i]) }));
   return pairs.sort((x, y) => y.value - x.value);
 }
 
@@ -174,7 +181,16 @@ export async function clusters(rows, wanted) {
   const numbers = [];
   if (wanted) numbers.push(Math.min(wanted, rows.length));
   else for (let k = 2; k <= most; k++) numbers.push(k);
-  let best = {labels: rows.map(() => 0), centres: [meanOf(rows, rows.map((_, i) => i), rows[0].length)]};
+  let best = {
+    labels: rows.map(() => 0),
+    centres: [
+      meanOf(
+        rows,
+        rows.map((_, i) => i),
+        rows[0].length
+      ),
+    ],
+  };
   let highest = -Infinity;
   for (const k of numbers) {
     const made = await kMeans(rows, k, pause);
@@ -182,13 +198,17 @@ export async function clusters(rows, wanted) {
     if (clear > highest) [best, highest] = [made, clear];
   }
   const members = best.centres.map((centre, c) =>
-    rows.flatMap((row, i) => (best.labels[i] === c ? [{i, far: apart(row, centre)}] : []))
-      .sort((a, b) => a.far - b.far || a.i - b.i).map(({i}) => i),
+    rows
+      .flatMap((row, i) => (best.labels[i] === c ? [{ i, far: apart(row, centre) }] : []))
+      .sort((a, b) => a.far - b.far || a.i - b.i)
+      .map(({ i }) => i)
   );
-  const nearest = members.filter((rowsOf) => rowsOf.length).sort((a, b) => b.length - a.length || a[0] - b[0]);
+  const nearest = members
+    .filter((rowsOf) => rowsOf.length)
+    .sort((a, b) => b.length - a.length || a[0] - b[0]);
   const labels = rows.map(() => 0);
   nearest.forEach((rowsOf, c) => rowsOf.forEach((i) => (labels[i] = c)));
-  return {labels, nearest};
+  return { labels, nearest };
 }
 
 async function kMeans(rows, k, pause) {
@@ -203,7 +223,8 @@ async function kMeans(rows, k, pause) {
 async function oneStart(rows, k, draw, pause) {
   const centres = [Float64Array.from(rows[Math.floor(draw() * rows.length)])];
   const far = rows.map(() => Infinity);
-  while (centres.length < k) { // k-means++: a row far from every centre is likely the next
+  while (centres.length < k) {
+    // k-means++: a row far from every centre is likely the next
     rows.forEach((row, i) => (far[i] = Math.min(far[i], apart(row, centres.at(-1)))));
     let rest = draw() * far.reduce((sum, x) => sum + x, 0);
     const chosen = far.findIndex((x) => (rest -= x) < 0);
@@ -228,7 +249,7 @@ async function oneStart(rows, k, draw, pause) {
       if (members.length) centres[c] = meanOf(rows, members, rows[0].length);
     });
   }
-  return {labels, centres, spread};
+  return { labels, centres, spread };
 }
 
 function nearestOf(row, centres) {
@@ -241,7 +262,7 @@ function nearestOf(row, centres) {
 }
 
 /** The mean over rows of (b - a) / b, where a and b are the distances to the own and next centre. */
-function silhouette(rows, {centres, labels}) {
+function silhouette(rows, { centres, labels }) {
   if (centres.length < 2) return 0;
   const each = rows.map((row, i) => {
     const own = Math.sqrt(apart(row, centres[labels[i]]));

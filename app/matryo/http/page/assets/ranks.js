@@ -7,7 +7,11 @@ import { agreement, moves, overlap } from "./numbers.js";
 export function keptOf(mean, k) {
   const text = fmt.fixed(mean, 1);
   // Never 10 where something moved out.
-  const shown = text.endsWith(".0") ? (mean < k && Number(text) === k ? fmt.fixed(k - 0.1, 1) : text.slice(0, -2)) : text;
+  const shown = text.endsWith(".0")
+    ? mean < k && Number(text) === k
+      ? fmt.fixed(k - 0.1, 1)
+      : text.slice(0, -2)
+    : text;
   return `${shown} of ${k}`;
 }
 
@@ -28,17 +32,29 @@ export function sideBySide(label, texts, lists, k) {
       { class: "ranking" },
       h("h3", {}, name, " ", h("span", { class: "muted" }, note)),
       detail && h("p", { class: "hint" }, detail),
-      h("ol", {}, top.map((each) => h("li", {}, i > 0 && mark(each, k), h("span", { class: "clipped" }, texts[each.index])))),
+      h(
+        "ol",
+        {},
+        top.map((each) =>
+          h("li", {}, h("span", { class: "clipped" }, i > 0 && [mark(each, k), " "], texts[each.index]))
+        )
+      ),
       left.length > 0 && h("p", { class: "hint" }, `No longer among the first ${k}:`),
       left.length > 0 &&
         h(
           "ul",
           { class: "left" },
-          left.map((each) => h("li", {}, mark(each, k), h("span", { class: "clipped" }, texts[each.index])))
+          left.map((each) =>
+            h("li", {}, h("span", { class: "clipped" }, mark(each, k), " ", texts[each.index]))
+          )
         )
     );
   });
-  return h("div", { class: "scroll", role: "region", tabindex: "0", "aria-label": label }, h("ul", { class: "rankings" }, columns));
+  return h(
+    "div",
+    { class: "scroll", role: "region", tabindex: "0", "aria-label": label },
+    h("ul", { class: "rankings" }, columns)
+  );
 }
 
 /** What moved, by an arrow and a number, and by words for screen readers. */

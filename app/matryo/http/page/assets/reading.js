@@ -13,7 +13,10 @@ const TITLES = new Set(["text", "texts", "document", "content", "body", "sentenc
  */
 export function textsOf(string, by) {
   const plain = string.replace(/^\ufeff/, "").replace(/\r\n?/g, "\n");
-  return plain.split(by === "lines" ? "\n" : /\n[^\S\n]*\n/).map((part) => part.trim()).filter(Boolean);
+  return plain
+    .split(by === "lines" ? "\n" : /\n[^\S\n]*\n/)
+    .map((part) => part.trim())
+    .filter(Boolean);
 }
 
 /**
@@ -46,7 +49,7 @@ export async function readFile(file, by) {
   }
   let content;
   try {
-    content = new TextDecoder("utf-8", {fatal: true}).decode(await file.arrayBuffer());
+    content = new TextDecoder("utf-8", { fatal: true }).decode(await file.arrayBuffer());
   } catch {
     throw new Error(`${file.name} is no text in UTF-8. Save the file as UTF-8.`);
   }
@@ -66,7 +69,9 @@ function textFields(name, content) {
       found = undefined;
     }
     if (typeof found === "string") return found.trim() ? [found.trim()] : [];
-    throw new Error(`${name}: line ${i + 1} has no text in a field "text". Correct the line, or take it out.`);
+    throw new Error(
+      `${name}: line ${i + 1} has no text in a field "text". Correct the line, or take it out.`
+    );
   });
 }
 
