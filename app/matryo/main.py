@@ -140,9 +140,9 @@ def create_app(
         application.router.routes.extend(router.routes)
         doors |= dict.fromkeys(_names(router.routes), door)
     if settings.page:
-        router = page.build_router(_page_facts(settings))
-        application.router.routes.extend(router.routes)
-        doors |= dict.fromkeys(_names(router.routes), "operations")
+        page_routes = page.build_routes(_page_facts(settings))
+        application.router.routes.extend(page_routes)
+        doors |= dict.fromkeys(_names(page_routes), "operations")
     if settings.cors_origins:
         application.add_middleware(
             Cors,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import hashlib
 import platform
 from typing import Any
 
@@ -11,7 +13,9 @@ import openai
 import pytest
 
 import matryo
-from tests.contract.conftest import client_of, openai_of
+from tests.contract.conftest import client_of, entered_application, openai_of
+from tests.contract.test_keys import auth, line
+from tests.contract.test_raw import RAW
 from tests.fakes import MINILM, NOMIC, UNKNOWN, FakeEngine
 
 
@@ -109,3 +113,72 @@ async def test_the_official_client(client: httpx2.AsyncClient) -> None:
     assert (model.model_extra or {})["precision"] == "fp32"
     with pytest.raises(openai.NotFoundError):
         await openai_of(client).models.retrieve("nomic-embed-text-v2")
+
+
+class TestCanary:
+    """The vectors of fixed texts."""
+
+    async def test_is_what_requests_get(self, client: httpx2.AsyncClient) -> None:
+        """Digest and components are those of the route's own vectors, of every input type."""
+        canary = (await details(client))["canary"]
+        assert canary["version"] == 1
+        assert canary["dimensions"] == 768
+        assert set(canary["vectors"]) == {*NOMIC.prompts, "none"}
+        for input_type, shown in canary["vectors"].items():
+            body = {"input": canary["texts"], "input_type": input_type}
+            raw = await client.post("/v1/embeddings", json=body, headers=RAW)
+            assert hashlib.sha256(raw.content).hexdigest() == shown["sha256"]
+            answer = (await client.post("/v1/embeddings", json=body)).json()
+            vectors = [item["embedding"][:4] for item in answer["data"]]
+            assert shown["components"] == vectors
+
+    async def test_head(self, client: httpx2.AsyncClient) -> None:
+        """HEAD has the headers of GET."""
+        head = await client.head(f"/v1/models/{NOMIC.id}")
+        answer = await client.get(f"/v1/models/{NOMIC.id}")
+        assert head.content == b""
+        assert head.headers["content-length"] == str(len(answer.content))
+
+    async def test_no_room(self, engine: FakeEngine) -> None:
+        """Without room the facts come all the same, and later the canary too."""
+        async with entered_application(engine, queue_tokens=10) as (application, client):
+            engine.gate.clear()
+            running = asyncio.create_task(client.post("/v1/embeddings", json={"input": "a " * 20}))
+            while application.state.context.service._scheduler.n_requests == 0:
+                await asyncio.sleep(0.001)
+            busy = await details(client)
+            assert busy["canary"] is None
+            document = (await client.get("/openapi.json")).json()
+            described = document["components"]["schemas"]["ModelDetails"]
+            jsonschema.validate(busy, described | {"components": document["components"]})
+            engine.gate.set()
+            await running
+            assert (await details(client))["canary"]
+
+    async def test_too_slow(self, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+        """An answer does not wait for long; the computation goes on."""
+        monkeypatch.setattr("matryo.http.openai.models._CANARY_S", 0.01)
+        async with client_of(engine) as client:
+            engine.gate.clear()
+            assert (await details(client))["canary"] is None
+            engine.gate.set()
+            while (await details(client))["canary"] is None:
+                await asyncio.sleep(0.001)
+
+    async def test_a_model_that_fails(self, engine: FakeEngine) -> None:
+        """The facts come all the same."""
+        async with client_of(engine) as client:
+
+            def fail(_: object) -> None:
+                raise ValueError("broken")
+
+            engine.before = fail
+            assert (await details(client))["canary"] is None
+
+    async def test_costs_no_key(self, engine: FakeEngine) -> None:
+        """A key without a token left may still ask what is served."""
+        keys = line("a", ", tokens_per_day = 1, requests_per_minute = 1")
+        async with client_of(engine, keys=keys) as client:
+            answer = await client.get(f"/v1/models/{NOMIC.id}", headers=auth("a"))
+            assert answer.json()["canary"]
+            assert answer.headers["x-ratelimit-remaining-requests"] == "1"

@@ -12,6 +12,7 @@ from functools import partial
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
+from matryo.service.canary import Canary
 from matryo.service.request import Answer, Options, Texts
 from matryo.service.service import Service
 
@@ -102,6 +103,16 @@ class LocalService:
         finally:
             for future in under_way:
                 future.cancel()
+
+    def canary(self, model: str | None = None) -> Canary:
+        """The canary of a model, by its name; None for the default. See `Service.canary`.
+
+        Raises:
+            UnknownModel: the model is not loaded.
+            InferenceFailed: a run failed.
+        """
+        engine, _ = self.service.directory.resolve(model)
+        return self.submit(lambda: self.service.canary(engine)).result()
 
     def _submit(self, options: Options, texts: Texts) -> Future[Answer]:
         return self.submit(lambda: self.service.embed(options, texts))

@@ -20,6 +20,8 @@ from matryo.core.tracing import NO_SPAN, NO_TRACER, Span, Tracer
 from matryo.engine import Engine, Tokens
 from matryo.engine.postprocess import FloatArray
 from matryo.scheduler import Scheduler, SchedulerConfig
+from matryo.service.canary import Canaries, Canary
+from matryo.service.canary import compute as compute_canary
 from matryo.service.choices import Choices, Defaults, choose, describe
 from matryo.service.directory import Directory
 from matryo.service.facts import ModelFacts, facts_of
@@ -101,6 +103,7 @@ class Service:
         self._n_looks = 0
         metrics.on_refresh(self._show)
         self._scheduler = Scheduler(engines, config.scheduler, metrics, tracer=tracer)
+        self._canaries = Canaries(self._compute_canary)
         self.pool = TextPool(config.scheduler.workers, metrics, config.max_wait_s)
 
     # --- life
@@ -126,6 +129,7 @@ class Service:
         if self._watch:
             self._watch.cancel()
         await self._scheduler.close()
+        await self._canaries.close()
         await self.pool.close()
 
     def _observe(self, lag_s: float) -> None:
@@ -168,6 +172,19 @@ class Service:
     def facts(self, engine: Engine, version: str) -> ModelFacts:
         """The facts of one of the models; see `facts_of`."""
         return facts_of(engine, self.defaults, version)
+
+    async def canary(self, engine: Engine) -> Canary:
+        """The canary of one of the models: computed once, in nobody's name, and kept.
+
+        Raises:
+            CapacityError: the service has no room now, is starting or draining.
+            InferenceFailed: a run failed.
+        """
+        return await self._canaries.of(engine)
+
+    async def _compute_canary(self, engine: Engine) -> Canary:
+        with self.budget.lease() as lease:
+            return await compute_canary(engine, self._scheduler, self.pool, lease)
 
     def begin(self, caller: Caller) -> None:
         """Count one request of a caller; a door calls this before a request costs anything.

@@ -3,29 +3,24 @@
 from __future__ import annotations
 
 import time
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import Any
 
-import orjson
 from fastapi import APIRouter, Request
-from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
-from matryo.catalog.manifest import Manifest
 from matryo.core import trace_names as names
-from matryo.engine import Engine
 from matryo.http.body import announced_deadline_s
-from matryo.http.context import Context, context_of
+from matryo.http.context import context_of
 from matryo.http.heads import values_of
 from matryo.http.openai.encoding import Encoding
+from matryo.http.openai.models import list_models, retrieve_model
 from matryo.http.openai.parsing import Parsed, options_of, parse_request
 from matryo.http.openai.tally import Tally
 from matryo.http.openai.wire import (
     EmbeddingResponse,
     ErrorResponse,
-    Model,
     ModelDetails,
-    ModelLimits,
     ModelList,
 )
 from matryo.http.raw import Raw, most_raw_bytes, prefers_raw, raw_headers
@@ -33,7 +28,6 @@ from matryo.http.routing import Direct, Keyed
 from matryo.http.rows import most_piece_bytes
 from matryo.http.traced import span_of
 from matryo.http.vectors import FEW_TEXTS, embed, headers_of, read_call, respond
-from matryo.service import Caller
 
 
 async def create_embeddings(request: Request) -> Response:
@@ -82,53 +76,6 @@ async def create_embeddings(request: Request) -> Response:
 
 def _text_bytes(parsed: Parsed) -> int:
     return parsed[1].n_bytes
-
-
-async def list_models(request: Request) -> Response:
-    """The served models that the caller may use, the default first."""
-    caller: Caller = request.scope["state"]["caller"]
-    manifests = [engine.manifest for engine in context_of(request).service.directory.engines]
-    models = [_model(one).model_dump() for one in manifests if caller.may_use(one.id)]
-    return _json({"object": "list", "data": models})
-
-
-async def retrieve_model(request: Request) -> Response:
-    """One served model, by id or alias, with everything that shapes its vectors."""
-    model: str = request.path_params["model"]
-    if not model:
-        raise HTTPException(404)
-    context = context_of(request)
-    engine, _ = context.service.directory.resolve(model, param="model")
-    caller: Caller = request.scope["state"]["caller"]
-    caller.check_model(engine.manifest.id)
-    return _json(_details(engine, context, request.app.version).model_dump())
-
-
-def _model(manifest: Manifest) -> Model:
-    return Model(
-        id=manifest.id,
-        object="model",
-        created=manifest.created_s,
-        owned_by=manifest.owned_by,
-    )
-
-
-def _details(engine: Engine, context: Context, version: str) -> ModelDetails:
-    """A model with its facts."""
-    service = context.service
-    facts = asdict(service.facts(engine, version))
-    limits = ModelLimits(
-        max_tokens=facts.pop("max_tokens"),
-        max_inputs=service.limits.max_texts,
-        max_request_tokens=service.limits.max_tokens,
-        max_body_bytes=context.body.max_bytes,
-    )
-    described = _model(engine.manifest).model_dump() | facts
-    return ModelDetails(**described, limits=limits, canary=None)
-
-
-def _json(data: Any) -> Response:  # noqa: ANN401
-    return Response(orjson.dumps(data), media_type="application/json")
 
 
 _ERRORS: dict[int, str] = {

@@ -14,15 +14,15 @@ from html import escape
 from pathlib import Path
 from typing import Literal
 
-from fastapi import APIRouter, Request
-from starlette.exceptions import HTTPException
+from starlette.requests import Request
 from starlette.responses import Response
+from starlette.routing import Route
 
 from matryo.http.heads import values_of
-from matryo.http.routing import Described
 
 FOLDER = Path(__file__).with_name("assets")
 INDEX = "index.html"
+PREFIX = "/page/"
 
 _SCRIPT = "text/javascript; charset=utf-8"
 _STYLE = "text/css; charset=utf-8"
@@ -32,6 +32,7 @@ TYPES: Mapping[str, str] = {
     "choose.css": _STYLE,
     "choose.js": _SCRIPT,
     "documents.js": _SCRIPT,
+    "code.js": _SCRIPT,
     "dom.js": _SCRIPT,
     "icon.svg": "image/svg+xml",
     "map.js": _SCRIPT,
@@ -43,6 +44,8 @@ TYPES: Mapping[str, str] = {
     "ranks.js": _SCRIPT,
     "reading.js": _SCRIPT,
     "sample.js": _SCRIPT,
+    "similarity.js": _SCRIPT,
+    "tokens.js": _SCRIPT,
     "try.js": _SCRIPT,
 }
 """The media type of each file below `/page/`; a name that is not here has no file."""
@@ -116,40 +119,34 @@ def _index(facts: PageFacts) -> bytes:
     return html.encode()
 
 
-def build_router(facts: PageFacts) -> APIRouter:
+def build_routes(facts: PageFacts) -> list[Route]:
     """The routes of the page; each file is read when it is first asked for.
+
+    Each file has a route of its own: a route for any name would take the paths of a proxy's prefix
+    `/page`.
 
     Args:
         facts: what the page says of the server.
     """
 
     @cache
-    def index() -> _File:
+    def page_file() -> _File:
         return _file(_index(facts), "text/html; charset=utf-8")
 
     @cache
-    def asset(name: str) -> _File:
+    def asset(path: str) -> _File:
+        name = path.removeprefix(PREFIX)
         return _file((FOLDER / name).read_bytes(), TYPES[name])
 
     async def page(request: Request) -> Response:
         """The page."""
-        return index().answer(request)
+        return page_file().answer(request)
 
     async def file(request: Request) -> Response:
         """A file of the page."""
-        name: str = request.path_params["name"]
-        if name not in TYPES:
-            raise HTTPException(404)
-        return asset(name).answer(request)
+        return asset(request.scope["path"]).answer(request)
 
-    router = APIRouter(route_class=Described)
-    for path, endpoint in (("/", page), ("/page/{name}", file)):
-        router.add_api_route(
-            path,
-            endpoint,
-            methods=["GET", "HEAD"],
-            name=path,
-            response_class=Response,
-            include_in_schema=False,
-        )
-    return router
+    # Starlette's: FastAPI would look at the endpoint of each, which takes part of a server's start.
+    routes = [Route("/", page, methods=["GET"], name="/")]
+    routes += [Route(PREFIX + name, file, methods=["GET"], name=PREFIX) for name in TYPES]
+    return routes

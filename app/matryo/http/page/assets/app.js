@@ -11,7 +11,7 @@ const METRICS_KEY = "matryo.metrics-key";
 const $ = (id) => document.getElementById(id);
 const server = document.body.dataset; // version, keys, metrics: what the page needs before a key
 
-const api = new Api(document.baseURI, showWait);
+const api = new Api(new URL(".", document.baseURI).href, showWait);
 const started = new Set();
 const callbacks = [];
 let models = [];
