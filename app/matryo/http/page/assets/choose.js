@@ -1,16 +1,9 @@
 // Which size and which type of numbers: rankings of the reader's own documents, side by side.
 
-import {
-  documentsInput,
-  hasPrompts,
-  inputTypeOf,
-  onDocuments,
-  readingNotes,
-  starter,
-  takeSample,
-  vectorsOf,
-  collected,
-} from "./documents.js";
+import { embedBody } from "./api.js";
+import { LANGUAGES } from "./code.js";
+import { collected, documentsInput, inputTypeOf, onDocuments, readingNotes } from "./documents.js";
+import { starter, takeSample, vectorsOf } from "./documents.js";
 import { copyButton, field, fill, fmt, h, select, table } from "./dom.js";
 import { bytesOf, fits, places, rankings, sizesOf } from "./numbers.js";
 import { agreementOf, refill, sideBySide } from "./ranks.js";
@@ -24,7 +17,8 @@ const ENOUGH = 0.9; // of the places; the smallest vectors that keep so many are
 /** Fill the panel. */
 export function start(panel, app) {
   const questions = h("textarea", { rows: 5, spellcheck: "false", oninput: () => stale() });
-  const results = h("div", { class: "results" });
+  const results = h("div", { class: "stack" });
+  let stopPrefixes = () => {};
   const compare = starter(app, panel, "Compare", "primary", async (work) => {
     const model = app.model();
     const { texts } = collected();
@@ -38,7 +32,7 @@ export function start(panel, app) {
     if (texts.length < 2) throw new Error("There is one document, and a ranking needs two. Add documents.");
     const comparison = await compared(app, model, texts, asked, work);
     work.signal.throwIfAborted();
-    show(app, panel, results, comparison);
+    stopPrefixes = show(app, panel, results, comparison);
     app.announce(results.querySelector(".verdict").textContent);
   });
   const sample = h("button", { type: "button", onclick: () => take() }, "Take the sample");
@@ -51,6 +45,7 @@ export function start(panel, app) {
 
   function stale() {
     compare.stop();
+    stopPrefixes();
     fill(results);
   }
 
@@ -111,12 +106,13 @@ function suggested(cells, k) {
   return enough.reduce((best, cell) => (cell.bytes < best.bytes ? cell : best));
 }
 
+/** Show a comparison; returns what stops the requests that its last card may send. */
 function show(app, panel, results, comparison) {
-  const { model, asked, notes } = comparison;
+  const { notes } = comparison;
   const sizes = h("section", { class: "card" });
   const moved = h("section", { class: "card" });
   const code = h("section", { class: "card" });
-  const view = { question: 0, type: comparison.chosen.type, language: "python", exact: null };
+  const view = { question: 0, type: comparison.chosen.type, language: "python", side: "document", exact: null };
   const choose = (cell) => {
     comparison.chosen = cell;
     view.type = cell.type;
@@ -129,26 +125,17 @@ function show(app, panel, results, comparison) {
     refill(code, codeCard(app, comparison, view, draw));
   };
   draw();
-  fill(
-    results,
-    notes.length > 0 && h("p", { class: "warning" }, notes.join(" ")),
-    sizes,
-    moved,
-    code,
-    prefixesCard(app, panel, comparison, () => view.question)
-  );
-  if (asked.length === 1) moved.classList.add("one");
-  results.dataset.model = model.id;
+  const prefixes = prefixesCard(app, panel, comparison, () => view.question);
+  fill(results, notes.length > 0 && h("p", { class: "warning" }, notes.join(" ")), sizes, moved, code, prefixes.card);
+  return prefixes.stop;
 }
 
 // --- the sizes
 
 function verdict({ chosen, k, cells }) {
-  if (chosen === cells[0])
-    return `At full size in float32, a million vectors take ${fmt.bytes(chosen.bytes)}.`;
-  const place = `At ${chosen.size} dimensions in ${chosen.type === "float" ? "float32" : chosen.type}`;
-  const stay =
-    chosen.kept.mean === k ? `all of the first ${k} results stay` : `${chosen.kept.text} results stay`;
+  if (chosen === cells[0]) return `At full size in float32, a million vectors take ${fmt.bytes(chosen.bytes)}.`;
+  const place = `At ${chosen.size} dimensions in ${typeName(chosen.type)}`;
+  const stay = chosen.kept.mean === k ? `all of the first ${k} results stay` : `${chosen.kept.text} results stay`;
   return `${place}, ${stay}, at ${part(chosen.factor)} of the bytes.`;
 }
 
@@ -168,8 +155,7 @@ function part(factor) {
 }
 
 /** 1.5, 12, 384: no zeros at the end. */
-const trimmed = (factor) =>
-  factor >= 100 ? fmt.int(factor) : String(Number(factor.toFixed(factor >= 10 ? 1 : 2)));
+const trimmed = (factor) => (factor >= 100 ? fmt.int(factor) : String(Number(factor.toFixed(factor >= 10 ? 1 : 2))));
 
 function sizesCard(comparison, choose) {
   const { sizes, cells, chosen, k, asked, texts, model } = comparison;
@@ -225,7 +211,7 @@ function sizesCard(comparison, choose) {
 function cellButton(cell, k, isChosen, isReference, onclick) {
   const { kept, bytes, factor, size, type } = cell;
   const times = `${trimmed(factor)}×`;
-  const label = `${size} dimensions, ${type === "float" ? "float32" : type}: ${kept.text} stay, ${fmt.bytes(bytes)}, ${times} smaller`;
+  const label = `${size} dimensions, ${typeName(type)}: ${kept.text} stay, ${fmt.bytes(bytes)}, ${times} smaller`;
   const bar = h("span", { class: "bar-of", "aria-hidden": "true" }, h("span", {}));
   bar.firstChild.style.width = `${(100 * kept.mean) / k}%`; // CSSOM, which the policy allows
   return h(
@@ -241,11 +227,7 @@ function cellButton(cell, k, isChosen, isReference, onclick) {
     h("strong", {}, kept.text),
     bar,
     h("span", { class: "hint" }, fmt.bytes(bytes)),
-    h(
-      "span",
-      { class: "hint" },
-      isReference ? "the reference" : [times, h("span", { class: "wide" }, " smaller")]
-    )
+    h("span", { class: "hint" }, isReference ? "the reference" : [times, h("span", { class: "wide" }, " smaller")])
   );
 }
 
@@ -264,7 +246,7 @@ function movesCard({ cells, texts, asked, k, sizes }, view, draw) {
   );
   const shown = [cells[0], ...cells.filter((cell) => cell.type === view.type && cell !== cells[0])];
   const lists = shown.map((cell) => ({
-    name: `${cell.size} ${cell.type === "float" ? "float32" : cell.type}`,
+    name: `${cell.size} ${typeName(cell.type)}`,
     detail: cell.trained ? null : "not trained",
     ranking: cell.rankings[view.question],
   }));
@@ -282,111 +264,83 @@ function movesCard({ cells, texts, asked, k, sizes }, view, draw) {
 
 // --- the code
 
+const EXACT = { float: ["float"], int8: ["int8", "uint8"], binary: ["binary", "ubinary"] };
+const WRITTEN = { python: "Python", curl: "curl", javascript: "JavaScript" };
+
 function codeCard(app, { chosen, model }, view, draw) {
-  const types = { float: ["float"], int8: ["int8", "uint8"], binary: ["binary", "ubinary"] }[chosen.type];
+  const types = EXACT[chosen.type];
   const type = types.includes(view.exact) ? view.exact : types[0];
-  const languages = { python: "Python", curl: "curl" };
-  const text = (view.language === "curl" ? curlFor : pythonFor)(app, model, chosen.size, type);
-  const set = (name) => (event) => ((view[name] = event.target.value), draw());
+  const body = embedBody(["A text of yours."], {
+    model: model.id,
+    inputType: inputTypeOf(model, view.side),
+    dimensions: chosen.size,
+    embeddingType: type,
+  });
+  const text = LANGUAGES[view.language](app.api.base, body, Boolean(app.api.key));
+  const choice = (label, name, choices, value) =>
+    field(
+      label,
+      select({ "data-key": name, onchange: (event) => ((view[name] = event.target.value), draw()) }, choices, value)
+    );
   return [
-    h("h2", {}, `The code for ${chosen.size} dimensions in ${type === "float" ? "float32" : type}`),
+    h("h2", {}, `The code for ${chosen.size} dimensions in ${typeName(type)}`),
     h(
       "div",
       { class: "row" },
-      field(
-        "Language",
-        select(
-          { "data-key": "language", onchange: set("language") },
-          Object.entries(languages),
-          view.language
-        )
+      choice("Language", "language", Object.entries(WRITTEN), view.language),
+      choice(
+        "For",
+        "side",
+        [
+          ["document", "documents"],
+          ["query", "questions"],
+        ],
+        view.side
       ),
       types.length > 1 &&
-        field(
+        choice(
           "Type of numbers",
-          select(
-            { "data-key": "exact", onchange: set("exact") },
-            types.map((each) => [each, each]),
-            type
-          )
+          "exact",
+          types.map((each) => [each, each]),
+          type
         ),
       copyButton("Copy the code", () => text, app.announce)
     ),
-    h("pre", { tabindex: "0", "aria-label": "Code" }, h("code", {}, text)),
+    h("pre", { tabindex: "0", role: "region", "aria-label": "The request as code" }, text),
   ];
 }
 
-function pythonFor(app, model, size, type) {
-  const key = app.server.keys === "yes" ? "" : ', api_key="none"';
-  const extra = `{"input_type": input_type${type === "float" ? "" : `, "embedding_type": "${type}"`}}`;
-  return `from openai import OpenAI
-
-client = OpenAI(base_url="${app.api.url("v1")}"${key})
-
-
-def embed(texts, input_type):
-    answer = client.embeddings.create(
-        model="${model.id}",
-        input=texts,
-        dimensions=${size},
-        encoding_format="float",
-        extra_body=${extra},
-    )
-    return [item.embedding for item in answer.data]
-
-
-documents = embed(["Slugs avoid copper tape."], "${inputTypeOf(model, "document")}")
-questions = embed(["How do I keep slugs away?"], "${inputTypeOf(model, "query")}")`;
-}
-
-function curlFor(app, model, size, type) {
-  const body = {
-    model: model.id,
-    input: ["Slugs avoid copper tape."],
-    input_type: inputTypeOf(model, "document"),
-    dimensions: size,
-  };
-  if (type !== "float") body.embedding_type = type;
-  const lines = [
-    `curl ${app.api.url("v1/embeddings")}`,
-    app.server.keys === "yes" && '-H "Authorization: Bearer $OPENAI_API_KEY"',
-    "-H 'Content-Type: application/json'",
-    `-d '${JSON.stringify(body, null, 1).replace(/\n */g, " ")}'`,
-  ];
-  return lines.filter(Boolean).join(" \\\n  ");
-}
+const typeName = (type) => (type === "float" ? "float32" : type);
 
 // --- the prefixes
 
-const SETTINGS = [
-  ["none", "none", "Nothing before either"],
-  ["document", "document", "Both as documents"],
-  ["query", "query", "Both as queries"],
-];
+/** Input types of questions and documents that give other prefixes than the right ones do. */
+function otherPrefixes(model) {
+  const prefixes = (...types) => JSON.stringify(types.map((type) => model.prompts[inputTypeOf(model, type)] ?? ""));
+  const seen = new Set([prefixes("query", "document")]);
+  const all = [
+    ["none", "No prefixes"],
+    ["document", "Both as documents"],
+    ["query", "Both as queries"],
+  ];
+  return all.filter(([type]) => !seen.has(prefixes(type, type)) && seen.add(prefixes(type, type)));
+}
 
 function prefixesCard(app, panel, comparison, question) {
   const { model } = comparison;
   const card = h("section", { class: "card" }, h("h2", {}, "What prefixes do"));
-  if (!hasPrompts(model)) {
-    card.append(
-      h(
-        "p",
-        {},
-        `${model.id} puts no prefix before texts: a question and a document with the same text have the same vector.`
-      )
-    );
-    return card;
+  const settings = otherPrefixes(model);
+  if (!settings.length) {
+    card.append(h("p", {}, `${model.id} puts no prefix before questions or documents, so there is none to forget.`));
+    return { card, stop: () => {} };
   }
-  const result = h("div", { class: "results" });
-  const settings = SETTINGS.filter((types) =>
-    types.slice(0, 2).every((type) => model.input_types.includes(type))
-  );
+  const result = h("div", { class: "stack" });
   const starting = starter(app, panel, "Try other prefixes", "", async (work) => {
     fill(result);
     const lists = [];
-    for (const [forQuestions, forDocuments, name] of settings) {
-      const documents = await vectorsOf(app, model, "documents", comparison.texts, forDocuments, work);
-      const questions = await vectorsOf(app, model, "questions", comparison.asked, forQuestions, work);
+    for (const [type, name] of settings) {
+      const documents = await vectorsOf(app, model, "documents", comparison.texts, inputTypeOf(model, type), work);
+      const questions = await vectorsOf(app, model, "questions", comparison.asked, inputTypeOf(model, type), work);
       const found = rankings(documents.rows, questions.rows, model.dimensions.native, "float");
       lists.push({ name, rankings: found, kept: agreementOf(comparison.reference, found, comparison.k) });
     }
@@ -394,32 +348,30 @@ function prefixesCard(app, panel, comparison, question) {
     fill(result, prefixesResult(comparison, lists, question()));
     app.announce("Prefixes compared");
   });
-  const quoted = (type) =>
-    model.prompts[type] ? h("code", {}, JSON.stringify(model.prompts[type])) : "nothing";
+  const quoted = (type) => {
+    const prefix = model.prompts[inputTypeOf(model, type)];
+    return prefix ? h("code", { class: "prefix" }, prefix) : "nothing";
+  };
   card.append(
     h(
       "p",
       {},
-      "This model reads ",
+      "The model reads ",
       quoted("query"),
-      " before a question and ",
+      " before a question, ",
       quoted("document"),
       " before a document."
     ),
-    h(
-      "p",
-      { class: "muted" },
-      "To see what a forgotten or wrong prefix does, the texts are embedded again, at full size."
-    ),
+    h("p", { class: "muted" }, "To see what a wrong prefix does, the texts are embedded again, at full size."),
     h("div", { class: "row" }, starting.button),
     starting.progress,
     result
   );
-  return card;
+  return { card, stop: starting.stop };
 }
 
 function prefixesResult({ reference, k, asked, texts }, lists, question) {
-  const right = { name: "Query and document, as it should be", rankings: reference };
+  const right = { name: "Query and document", rankings: reference };
   const own = select(
     { onchange: () => draw() },
     asked.map((text, i) => [String(i), text]),

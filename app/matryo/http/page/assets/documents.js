@@ -112,8 +112,7 @@ export function documentsInput(panel, app, rows) {
   }
 
   function showCount() {
-    const n =
-      textsOf(state.typed, state.by).length + state.files.reduce((sum, each) => sum + each.texts.length, 0);
+    const n = textsOf(state.typed, state.by).length + state.files.reduce((sum, each) => sum + each.texts.length, 0);
     count.textContent = n === 1 ? "1 document" : `${fmt.int(n)} documents`;
   }
 
@@ -184,11 +183,6 @@ export function inputTypeOf(model, name) {
   return model.input_types.includes(name) ? name : model.default_input_type;
 }
 
-/** Whether an input type changes a model's vectors. */
-export function hasPrompts(model) {
-  return Object.values(model.prompts).some(Boolean);
-}
-
 /**
  * Vectors of full size as float32; the last ones of each part of the page are kept.
  * @param {object} app
@@ -220,8 +214,7 @@ export async function vectorsOf(app, model, part, texts, inputType, work) {
 export function readingNotes({ truncated, unknown }, model) {
   const texts = (n) => (n === 1 ? "1 text" : `${fmt.int(n)} texts`);
   const notes = [];
-  if (truncated)
-    notes.push(`${texts(truncated)} cut to the model's ${fmt.int(model.limits.max_tokens)} tokens`);
+  if (truncated) notes.push(`${texts(truncated)} cut to the model's ${fmt.int(model.limits.max_tokens)} tokens`);
   if (unknown) notes.push(`${texts(unknown)} with characters that the model does not know`);
   return notes.length ? `${notes.join("; ")}.` : "";
 }

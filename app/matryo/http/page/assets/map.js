@@ -32,21 +32,14 @@ const LONGEST = 160; // characters of a text that is shown
 
 /** Fill the panel. */
 export function start(panel, app) {
-  const results = h("div", { class: "results" });
+  const results = h("div", { class: "stack" });
   const drawing = starter(app, panel, "Draw", "primary", async (work) => {
     const model = app.model();
     const documents = collected();
     if (documents.texts.length < 3) {
       throw new Error("There are fewer than three documents, of which no map can be made. Add documents.");
     }
-    const found = await vectorsOf(
-      app,
-      model,
-      "documents",
-      documents.texts,
-      inputTypeOf(model, "document"),
-      work
-    );
+    const found = await vectorsOf(app, model, "documents", documents.texts, inputTypeOf(model, "document"), work);
     const plane = await principalComponents(found.rows);
     work.signal.throwIfAborted();
     const grouping = await clusters(plane.points);
@@ -98,7 +91,7 @@ function groupsOf({ texts, source, sources, grouping }, by) {
 function show(results, map) {
   const view = { by: map.sources.length > 1 ? "files" : "clusters", count: "auto" };
   const controls = h("div", { class: "row controls" });
-  const body = h("div", { class: "results" });
+  const body = h("div", { class: "stack" });
   const draw = () => {
     const groups = groupsOf(map, view.by);
     refill(
@@ -155,15 +148,12 @@ function show(results, map) {
 }
 
 function counts({ texts }) {
-  return Array.from({ length: MOST_CLUSTERS - 1 }, (_, i) => String(i + 2)).filter(
-    (n) => Number(n) <= texts.length
-  );
+  return Array.from({ length: MOST_CLUSTERS - 1 }, (_, i) => String(i + 2)).filter((n) => Number(n) <= texts.length);
 }
 
 const clip = (text) => (text.length > LONGEST ? `${text.slice(0, LONGEST)}…` : text);
 
-const symbol = (group, scale) =>
-  svg("path", { class: `g${group}`, d: SHAPES[group], transform: `scale(${scale})` });
+const symbol = (group, scale) => svg("path", { class: `g${group}`, d: SHAPES[group], transform: `scale(${scale})` });
 
 function legend(groups) {
   return h(

@@ -192,9 +192,7 @@ export async function clusters(points, wanted) {
     if (ratio > highest) [best, highest] = [made, ratio];
   }
   const members = best.centres.map((centre, c) => {
-    const own = points.flatMap((point, i) =>
-      best.labels[i] === c ? [{ i, far: apart(point, centre) }] : []
-    );
+    const own = points.flatMap((point, i) => (best.labels[i] === c ? [{ i, far: apart(point, centre) }] : []));
     return own.sort((a, b) => a.far - b.far || a.i - b.i).map(({ i }) => i);
   });
   return members.filter((own) => own.length).sort((a, b) => b.length - a.length || a[0] - b[0]);

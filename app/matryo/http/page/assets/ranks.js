@@ -44,9 +44,7 @@ export function sideBySide(label, texts, lists, k) {
         h(
           "ul",
           { class: "left" },
-          left.map((each) =>
-            h("li", {}, h("span", { class: "clipped" }, mark(each, k), " ", texts[each.index]))
-          )
+          left.map((each) => h("li", {}, h("span", { class: "clipped" }, mark(each, k), " ", texts[each.index])))
         )
     );
   });

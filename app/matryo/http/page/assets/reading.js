@@ -69,9 +69,7 @@ function textFields(name, content) {
       found = undefined;
     }
     if (typeof found === "string") return found.trim() ? [found.trim()] : [];
-    throw new Error(
-      `${name}: line ${i + 1} has no text in a field "text". Correct the line, or take it out.`
-    );
+    throw new Error(`${name}: line ${i + 1} has no text in a field "text". Correct the line, or take it out.`);
   });
 }
 
