@@ -248,6 +248,8 @@ async function openTab(name) {
   try {
     const module = await import(`./${name}.js`);
     module.start(panel, app);
+    // The other tabs then open even while the server does not answer.
+    for (const other of TABS) import(`./${other}.js`).catch(() => {});
   } catch (error) {
     started.delete(name);
     showError(panel, error);
