@@ -21,7 +21,10 @@ from matryo.http.page.routes import FOLDER
 from tests.integration.page.chromium import chromium
 from tests.integration.page.served import serve, tiny_store
 
-_PAINT = "performance.getEntriesByName('first-contentful-paint')[0]?.startTime"
+_PAINT = """new Promise((resolve) => new PerformanceObserver((list) => {
+  const [entry] = list.getEntriesByName("first-contentful-paint");
+  if (entry) resolve(entry.startTime);
+}).observe({ type: "paint", buffered: true }))"""
 
 
 @click.command()
@@ -56,7 +59,6 @@ def main(rounds: int) -> None:
 
 
 def _paint(page: Page) -> float:
-    page.wait_for_function(f"{_PAINT} !== undefined")
     return page.evaluate(_PAINT)
 
 

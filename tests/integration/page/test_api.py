@@ -26,13 +26,13 @@ def embed(page: Page, texts: list[str], **options: Any) -> dict[str, Any]:
     """What `api.embed` returns."""
     answer = page.evaluate(CALL, [texts, options])
     # JavaScript has a float32 as a double; the API's JSON has its shortest decimal.
-    answer["rows"] = np.float32(answer["rows"])
+    answer["rows"] = np.array(answer["rows"], np.float32)
     return answer
 
 
 def rows_of(said: dict[str, Any]) -> Any:
     """The vectors of an answer of the API."""
-    return np.float32([item["embedding"] for item in said["data"]])
+    return np.array([item["embedding"] for item in said["data"]], np.float32)
 
 
 @pytest.mark.parametrize("embedding_type", ["float", "int8", "uint8", "binary", "ubinary"])

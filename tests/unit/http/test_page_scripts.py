@@ -59,7 +59,8 @@ class TestCode:
         """Python reads the very fields out of the program."""
         asked = body(dimensions=16, input_type="query", embedding_type="int8")
         (program,) = call("code.js", ["inPython", ROOT, asked, has_key])
-        made, called = [node for node in ast.walk(ast.parse(program)) if is_call(node)][:2]
+        calls = [node for node in ast.walk(ast.parse(program)) if isinstance(node, ast.Call)]
+        made, called = [node for node in calls if node.keywords]
         client = {word.arg: ast.literal_eval(word.value) for word in made.keywords}
         assert client["base_url"] == f"{ROOT}v1"
         assert client["api_key"] == ("YOUR_KEY" if has_key else "none")
@@ -80,11 +81,6 @@ class TestCode:
         start, end = program.index("JSON.stringify(") + 15, program.rindex("),\n});")
         assert json.loads(program[start:end]) == asked
         assert "Bearer YOUR_KEY" in program
-
-
-def is_call(node: ast.AST) -> bool:
-    """Whether a node calls something with named arguments."""
-    return isinstance(node, ast.Call) and bool(node.keywords)
 
 
 def scrape(*, times: int, restarted: bool = False) -> str:
