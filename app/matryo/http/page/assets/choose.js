@@ -210,24 +210,19 @@ function sizesCard(comparison, choose) {
 
 function cellButton(cell, k, isChosen, isReference, onclick) {
   const { kept, bytes, factor, size, type } = cell;
-  const times = `${trimmed(factor)}×`;
-  const label = `${size} dimensions, ${typeName(type)}: ${kept.text} stay, ${fmt.bytes(bytes)}, ${times} smaller`;
+  const say = (words) => h("span", { class: "hidden" }, words);
   const bar = h("span", { class: "bar-of", "aria-hidden": "true" }, h("span", {}));
   bar.firstChild.style.width = `${(100 * kept.mean) / k}%`; // CSSOM, which the policy allows
   return h(
     "button",
-    {
-      type: "button",
-      class: "cell",
-      "aria-pressed": String(isChosen),
-      "aria-label": label,
-      "data-key": `${size}-${type}`,
-      onclick,
-    },
-    h("strong", {}, kept.text),
+    { type: "button", class: "cell", "aria-pressed": String(isChosen), "data-key": `${size}-${type}`, onclick },
+    say(`${size} dimensions, ${typeName(type)}: `),
+    h("strong", {}, kept.text, say(" stay, ")),
     bar,
-    h("span", { class: "hint" }, fmt.bytes(bytes)),
-    h("span", { class: "hint" }, isReference ? "the reference" : [times, h("span", { class: "wide" }, " smaller")])
+    h("span", { class: "hint" }, fmt.bytes(bytes), say(", ")),
+    isReference
+      ? h("span", { class: "hint" }, "the reference")
+      : h("span", { class: "hint" }, `${trimmed(factor)}×`, h("span", { class: "wide" }, " smaller"))
   );
 }
 

@@ -81,7 +81,7 @@ export function documentsInput(panel, app, rows) {
     changed();
   };
   const count = h("p", { class: "muted", "aria-live": "polite" });
-  const files = h("ul", { class: "files", "aria-label": "Files" });
+  const files = h("ul", { class: "files", "aria-label": "Chosen files" });
   const picker = h("input", { type: "file", multiple: true, accept: ".txt,.md,.csv,.jsonl,.ndjson,text/*" });
   picker.addEventListener("change", async () => {
     await add([...picker.files]);

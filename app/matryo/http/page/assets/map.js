@@ -30,6 +30,15 @@ const REACH = 28; // px from the pointer to a point that is shown
 const NEAREST = 3; // texts shown of a group
 const LONGEST = 160; // characters of a text that is shown
 
+const STEPS = {
+  ArrowRight: ["across", 1],
+  ArrowLeft: ["across", -1],
+  ArrowDown: ["down", 1],
+  ArrowUp: ["down", -1],
+  Home: ["across", -Infinity],
+  End: ["across", Infinity],
+};
+
 /** Fill the panel. */
 export function start(panel, app) {
   const results = h("div", { class: "stack" });
@@ -192,19 +201,22 @@ function groupTable({ texts }, groups, by) {
 
 function plotOf({ texts, plane }, groups) {
   const groupOf = new Map(groups.flatMap(({ members }, group) => members.map((i) => [i, group])));
+  const along = (axis, sign) =>
+    texts.map((_, i) => i).sort((a, b) => sign * (plane.points[a][axis] - plane.points[b][axis]) || a - b);
+  const orders = { across: along(0, 1), down: along(1, -1) }; // every text has a place in both
   const tip = h("div", { class: "tip", "aria-hidden": "true", hidden: true });
   const points = texts.map((text, i) => {
     const group = groupOf.get(i);
     const label = `${clip(text)} (${groups[group].name})`;
     return svg(
       "g",
-      { role: "option", "aria-label": label, "aria-selected": "false", tabindex: i ? -1 : 0 },
+      { role: "option", "aria-label": label, "aria-selected": "false", tabindex: i === orders.across[0] ? 0 : -1 },
       symbol(group, 1)
     );
   });
   const list = svg(
     "g",
-    { role: "listbox", "aria-label": "Texts on the plane; arrow keys go from one to the next" },
+    { role: "listbox", "aria-label": "Texts on the plane; arrow keys go to the next one across or down" },
     points
   );
   const canvas = svg("svg", { class: "plot" }, list);
@@ -244,70 +256,33 @@ function plotOf({ texts, plane }, groups) {
     tip.style.top = `${below ? y + 14 : Math.max(0, y - 14 - tip.offsetHeight)}px`;
   }
 
-  function nearest(x, y, allowed = () => true, weigh = Math.hypot) {
-    let [best, least] = [-1, Infinity];
-    places.forEach(([px, py], i) => {
-      const far = allowed(px - x, py - y) ? weigh(px - x, py - y) : Infinity;
-      if (far < least) [best, least] = [i, far];
-    });
-    return [best, least];
-  }
-
   function point({ clientX, clientY }) {
     const { left, top } = canvas.getBoundingClientRect();
-    const [i, far] = nearest(clientX - left, clientY - top);
-    tell(far <= REACH ? i : -1);
+    let [best, least] = [-1, REACH];
+    places.forEach(([x, y], i) => {
+      const far = Math.hypot(x - clientX + left, y - clientY + top);
+      if (far < least) [best, least] = [i, far];
+    });
+    tell(best);
   }
 
   canvas.addEventListener("pointermove", point);
   canvas.addEventListener("pointerdown", point);
-  canvas.addEventListener(
-    "pointerleave",
-    (event) => event.pointerType === "mouse" && tell(points.indexOf(document.activeElement))
-  );
-  list.addEventListener("focusin", (event) => tell(points.indexOf(event.target)));
-  list.addEventListener("focusout", () => tell(-1));
-  list.addEventListener("keydown", (event) => {
+  canvas.addEventListener("pointerleave", (event) => {
+    if (event.pointerType === "mouse") tell(points.indexOf(document.activeElement));
+  });
+  // Chromium puts SVG elements that listen to the focus into the order of Tab.
+  box.addEventListener("focusin", (event) => tell(points.indexOf(event.target)));
+  box.addEventListener("focusout", () => tell(-1));
+  box.addEventListener("keydown", (event) => {
     const from = points.indexOf(document.activeElement);
-    const [x, y] = places[from] ?? [];
-    const to = {
-      // The nearest in that direction; a way aside counts twice.
-      ArrowRight: () =>
-        nearest(
-          x,
-          y,
-          (dx) => dx > 0,
-          (dx, dy) => Math.hypot(dx, 2 * dy)
-        ),
-      ArrowLeft: () =>
-        nearest(
-          x,
-          y,
-          (dx) => dx < 0,
-          (dx, dy) => Math.hypot(dx, 2 * dy)
-        ),
-      ArrowDown: () =>
-        nearest(
-          x,
-          y,
-          (_, dy) => dy > 0,
-          (dx, dy) => Math.hypot(2 * dx, dy)
-        ),
-      ArrowUp: () =>
-        nearest(
-          x,
-          y,
-          (_, dy) => dy < 0,
-          (dx, dy) => Math.hypot(2 * dx, dy)
-        ),
-      Home: () => [0],
-      End: () => [points.length - 1],
-    }[event.key]?.()[0];
     if (event.key === "Escape") tell(-1);
-    if (to === undefined) return;
+    const [order, step] = STEPS[event.key] ?? [];
+    if (!order || from < 0) return;
     event.preventDefault();
-    if (to < 0) return;
-    points[from]?.setAttribute("tabindex", -1);
+    const line = orders[order];
+    const to = line.at(Math.max(0, Math.min(line.length - 1, line.indexOf(from) + step)));
+    points[from].setAttribute("tabindex", -1);
     points[to].setAttribute("tabindex", 0);
     points[to].focus();
   });
