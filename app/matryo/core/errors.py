@@ -233,10 +233,10 @@ class FingerprintMismatch(RequestError):
         remedy = (
             "Ask for the input type, dimensions and number type of the index"
             if by_request
-            else "Ask for the model of the index, on a server that has its precision and build"
+            else "Use the model, precision and build that the index was made with"
         )
         super().__init__(
-            f"The request expects vectors with the fingerprint '{cut(escaped(expected), 256)}', "
+            f"Expected vectors with the fingerprint '{cut(escaped(expected), 256)}', "
             f"but they would have '{fingerprint}': another {what}. {remedy}; or embed the index "
             "again, and expect the new fingerprint.",
             code="fingerprint_mismatch",

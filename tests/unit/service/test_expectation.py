@@ -87,17 +87,25 @@ def test_none_expects_nothing() -> None:
 @pytest.mark.parametrize(
     ("expected", "what", "remedy"),
     [
-        ("another/int8", "another model", "Ask for the model"),
-        ("nomic-embed-text-v1.5/fp32", "another precision", "Ask for the model"),
-        ("nomic-embed-text-v1.5/int8/0123456789abcdef", "another build (weights", "its precision"),
-        ("NOMIC-embed-text-v1.5/int8", "another model", "Ask for the model"),
+        ("another/int8", "another model", "Use the model"),
+        ("nomic-embed-text-v1.5/fp32", "another precision", "Use the model"),
+        (
+            "nomic-embed-text-v1.5/int8/0123456789abcdef",
+            "another build (weights",
+            "precision and build",
+        ),
+        ("NOMIC-embed-text-v1.5/int8", "another model", "Use the model"),
         (FULL.replace("query", "document"), "another input type.", "Ask for the input type"),
         (FULL.replace("768", "256"), "another dimensions.", "Ask for the input type"),
         (FULL.replace("float", "int8"), "another number type.", "Ask for the input type"),
         (FULL.replace("query/768", "none/64"), "input type and dimensions.", "the input type"),
-        (FULL.replace("int8", "q8").replace("768", "64"), "precision and dimensions", "the model"),
+        (
+            FULL.replace("int8", "q8").replace("768", "64"),
+            "precision and dimensions",
+            "Use the model",
+        ),
         (f"{FULL}/more", "another number of parts", "the input type"),
-        ("/nomic-embed-text-v1.5", "another model", "Ask for the model"),
+        ("/nomic-embed-text-v1.5", "another model", "Use the model"),
     ],
 )
 def test_says_what_differs(expected: str, what: str, remedy: str) -> None:
