@@ -253,8 +253,8 @@ backlog and the oldest wait are then those of the process with most, and `matryo
 every process is ready. A label never has a text that a caller sent.
 
 Every request and every call counts once in `matryo_requests_total` and in `matryo_request_seconds`.
-The health routes, `/metrics`, `/docs`, and the health and reflection services of gRPC are the door
-`operations`. A request without a route is the door `none`.
+The health routes, `/metrics`, `/docs`, the page for people, and the health and reflection services
+of gRPC are the door `operations`. A request without a route is the door `none`.
 
 A process that serves alone also has the metrics of the Python client, `process_*` and `python_*`.
 """

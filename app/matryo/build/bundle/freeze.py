@@ -40,6 +40,9 @@ _EXCLUDED = (
     *("obstore", "psycopg", "psycopg_binary", "python_multipart", "sqlalchemy"),
 )
 
+# Folders in our package with files that are no modules.
+_DATA = ("http/page/assets",)
+
 
 @dataclass(frozen=True, slots=True)
 class _Door:
@@ -148,6 +151,8 @@ def freeze(folder: Path, model: Path) -> Path:
     for flag, value in (("--distpath", "dist"), ("--workpath", "work"), ("--specpath", "spec")):
         command += [flag, str(folder / value)]
     command += ["--paths", str(package.parent), "--collect-submodules", "matryo"]
+    for path in map(Path, _DATA):
+        command += ["--add-data", f"{package / path}:matryo/{path}"]
     command += _door_flags(package)
     environment = os.environ | {"PYTHONPATH": str(package.parent), "PYTHONHASHSEED": "0"}
     _run(command, "PyInstaller", environment | {"SOURCE_DATE_EPOCH": "0"})
