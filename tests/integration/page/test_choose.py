@@ -272,8 +272,11 @@ def test_copied_code(server: Served, open_page: Open, kind: str) -> None:
 def test_cancel(server: Served, open_page: Open) -> None:
     """Embedding stops when the reader cancels; nothing is shown, and the button has the focus."""
     page = open_page(f"{server.url}/")
-    held: list[Route] = []
-    page.route("**/v1/embeddings", held.append)
+
+    def hold(_: Route) -> None:
+        """Never answer."""
+
+    page.route("**/v1/embeddings", hold)
     panel = open_choose(page)
     panel.get_by_role("button", name="Compare").click()
     expect(panel.get_by_role("button", name="Compare")).to_be_disabled()
