@@ -1,6 +1,6 @@
 # The recipes that people, hooks and CI share. `make help` lists them.
 .DEFAULT_GOAL := help
-.PHONY: help run install native test integration golden compatibility check format bench bench-peers monitoring dashboard chart chart-render image image-test arm64 sbom wheel dist notes lock env-example fields models-table metrics-page protos clean
+.PHONY: help run install native test integration golden compatibility check format bench bench-peers monitoring dashboard chart chart-render image image-test arm64 sbom wheel dist notes lock env-example fields models-table metrics-page page screenshots protos clean
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -20,7 +20,7 @@ native: .venv/.native ## build native/ with a C++ compiler and install it into .
 test: .venv/.native ## the whole suite and its branch coverage; needs no network
 	$(BIN)/python -m pytest -n auto --cov --cov-report=
 
-integration: .venv/.native ## batches on PostgreSQL and S3, a bundle from end to end, mutated files, calls over gRPC and of operators, kernels of other CPUs, every alert; about half an hour
+integration: .venv/.native ## batches on PostgreSQL and S3, a bundle from end to end, mutated files, calls over gRPC and of operators, kernels of other CPUs, every alert, the page in Chromium; about half an hour
 	$(BIN)/python -c 'import PyInstaller, ziglang' || $(PIP) install pyinstaller ziglang
 	$(BIN)/python -m pytest -n 0 tests/integration/batch
 	$(BIN)/python -m tests.bundle_file
@@ -34,6 +34,13 @@ integration: .venv/.native ## batches on PostgreSQL and S3, a bundle from end to
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m tests.native.other_cpus
 	$(MAKE) .venv/.engines
 	.venv/engines/bin/python -m pytest -n 0 --timeout 900 tests/integration/engines
+	$(MAKE) page
+
+page: .venv/.native ## the page in Chromium, with axe-core; needs Debian's chromium and npm
+	$(BIN)/python -m pytest -n 0 --timeout 180 tests/integration/page
+
+screenshots: .venv/.native ## write docs/images/page-*.png, the page of all-minilm-l6-v2
+	$(BIN)/python -m tests.integration.page.screenshots
 
 arm64: .venv/.native ## unit tests and real vectors on 64-bit ARM under QEMU; needs root, debootstrap, qemu-user-static; an hour
 	nice -n 19 $(BIN)/python -m tests.arm64

@@ -165,6 +165,9 @@ def _serve(file: Path, env: dict[str, str]) -> None:
             assert len(answer.json()["data"][0]["embedding"]) == _SIZE
             answer = requests.post(url, json={"input": "", "dimensions": 8}, timeout=_START_S)
             assert answer.status_code == 400, answer.text
+            for path in ("", "page/app.js"):
+                page = requests.get(f"http://127.0.0.1:{port}/{path}", timeout=_START_S)
+                assert page.status_code == 200, path
 
 
 async def _mcp(file: Path, env: dict[str, str]) -> None:

@@ -13,6 +13,7 @@ import pytest
 
 from matryo.assembly import service as assembly
 from matryo.http.openai.document import REQUEST_EXAMPLES
+from matryo.service.expectation import EXPECT
 from tests.contract.conftest import client_of, live_server
 from tests.fakes import MINILM, FakeEngine
 
@@ -36,9 +37,20 @@ async def test_describes(client: httpx2.AsyncClient) -> None:
     schema = document["components"]["schemas"]["EmbeddingRequest"]
     assert schema["required"] == ["input"]
     assert {"input_type", "truncate", "embedding_type"} <= set(schema["properties"])
-    assert {"200", "400", "401", "403", "404", "408", "413", "415", "429", "500", "503"} == set(
-        call["responses"]
-    )
+    assert {
+        "200",
+        "400",
+        "401",
+        "403",
+        "404",
+        "408",
+        "412",
+        "413",
+        "415",
+        "429",
+        "500",
+        "503",
+    } == set(call["responses"])
     for operations in document["paths"].values():
         for operation in operations.values():
             for response in operation["responses"].values():
@@ -121,6 +133,9 @@ async def test_is_of_this_server(engine: FakeEngine, monkeypatch: pytest.MonkeyP
 def test_schemathesis(tmp_path: Path, model: str) -> None:
     """Made-up good requests are accepted and bad ones refused, without undeclared answers."""
     engine = FakeEngine() if model.startswith("nomic") else FakeEngine(MINILM)
+    # Of no other value than the server's own may a test say whether the server should take it.
+    expected = f'[parameters]\n"header.{EXPECT}" = "{engine.fingerprint}"\n'
+    (tmp_path / "schemathesis.toml").write_text(expected)
     with live_server(engine) as live:
         command = [
             sys.executable, "-m", "schemathesis.cli", "run", f"{live.url}/openapi.json",

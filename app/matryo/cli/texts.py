@@ -110,6 +110,12 @@ kill; and windows of long texts.
     show_default=True,
     help="Numbers of the output.",
 )
+@click.option(
+    "--expect-fingerprint",
+    metavar="FINGERPRINT",
+    help="Write nothing unless the vectors have this fingerprint, that of the index they are for, "
+    "or one that goes on behind it with a /.",
+)
 @click.option("--dedupe", is_flag=True, help="Compute equal texts of the whole input once.")
 @click.option(
     "--resume",
@@ -155,6 +161,7 @@ def embed(
     delimiter: str | None,
     output: str | None,
     dtype: Dtype,
+    expect_fingerprint: str | None,
     dedupe: bool,
     resume: bool,
     chunk: int | None,
@@ -187,7 +194,11 @@ def embed(
     if delimiter is not None and len(delimiter) != 1:
         raise SettingsInvalid(f"--delimiter is {delimiter!r}; give one character")
     options = Options(
-        input_type=input_type, dimensions=dimensions, truncate=truncate, priority="bulk"
+        input_type=input_type,
+        dimensions=dimensions,
+        truncate=truncate,
+        priority="bulk",
+        expect=expect_fingerprint,
     )
     reading = Reading(form, column, id_column, tuple(dict.fromkeys(keep)), delimiter)
     settings = settings_from(model=(model_id,), precision=precision)
@@ -202,6 +213,11 @@ def embed(
         raise SettingsInvalid(
             "--chunk, --dedupe, --resume, --keep and --dtype shape an output, and --compare writes "
             "none; leave them out"
+        )
+    if expect_fingerprint is not None:
+        raise SettingsInvalid(
+            "--compare finds out whether vectors fit, and --expect-fingerprint refuses those that "
+            "do not; give one"
         )
     if not comparing.run(
         settings, inputs, compare, options, model=compare_model, as_json=as_json, reading=reading

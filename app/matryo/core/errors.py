@@ -9,6 +9,7 @@
     │   ├─ ContextTooLong      an input over the model's token limit
     │   ├─ TooManyTokens       more tokens than the inputs of a request may have together
     │   ├─ BadDimensions       an output size that the model cannot give
+    │   ├─ FingerprintMismatch vectors of another fingerprint than the caller expects
     │   ├─ Unauthorized        no API key, or a wrong one
     │   ├─ UnknownModel        a model that the server does not serve
     │   ├─ ModelForbidden      a model that the caller's key may not use
@@ -54,6 +55,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from typing import Any, Literal
+
+from matryo.core.printable import cut, escaped
 
 
 class MatryoError(Exception):
@@ -213,6 +216,33 @@ class BadDimensions(RequestError):
 
     def __init__(self, message: str) -> None:
         super().__init__(message, param="dimensions", code="invalid_value")
+
+
+class FingerprintMismatch(RequestError):
+    """A request whose vectors would have another fingerprint than its caller expects.
+
+    Attributes:
+        expected: what the caller sent, whole.
+        fingerprint: of the vectors that the server would give.
+    """
+
+    def __init__(
+        self, *, expected: str, fingerprint: str, differing: Sequence[str], by_request: bool
+    ) -> None:
+        what = " and ".join(differing) or "number of parts"
+        remedy = (
+            "Ask for the input type, dimensions and number type of the index"
+            if by_request
+            else "Use the model, precision and build that the index was made with"
+        )
+        super().__init__(
+            f"Expected vectors with the fingerprint '{cut(escaped(expected), 256)}', "
+            f"but they would have '{fingerprint}': another {what}. {remedy}; or embed the index "
+            "again, and expect the new fingerprint.",
+            code="fingerprint_mismatch",
+        )
+        self.expected = expected
+        self.fingerprint = fingerprint
 
 
 class Unauthorized(RequestError):

@@ -63,6 +63,8 @@ class Embedder:
         text_column: of batches, the column of texts.
         vector_column: of batches, the new column of vectors.
         fingerprint_column: of batches, the new column that repeats the fingerprint; None for none.
+        expect_fingerprint: of the index that the vectors are for, or a leading part of it that ends
+            where a `/` stands; vectors of another one are refused. None for any.
         nulls: `refuse` a text that is null, or `keep` it as a vector that is null.
 
     Example:
@@ -84,6 +86,7 @@ class Embedder:
         text_column: str = "text",
         vector_column: str = "embedding",
         fingerprint_column: str | None = None,
+        expect_fingerprint: str | None = None,
         nulls: Nulls = "refuse",
     ) -> None:
         if nulls not in get_args(Nulls):
@@ -99,10 +102,15 @@ class Embedder:
             "text_column": text_column,
             "vector_column": vector_column,
             "fingerprint_column": fingerprint_column,
+            "expect_fingerprint": expect_fingerprint,
             "nulls": nulls,
         }
         self._options = Options(
-            input_type=input_type, dimensions=dimensions, truncate=truncate, priority="bulk"
+            input_type=input_type,
+            dimensions=dimensions,
+            truncate=truncate,
+            priority="bulk",
+            expect=expect_fingerprint,
         )
         self._nulls: Nulls = nulls
         self._columns = (vector_column, fingerprint_column)
@@ -127,6 +135,7 @@ class Embedder:
                 input type.
             BadDimensions: the model cannot give this size.
             ContextTooLong: a text is over the model's limit, and `truncate` is False.
+            FingerprintMismatch: the vectors are not those that `expect_fingerprint` names.
             SetupError: the model cannot be made ready.
         """
         column = read_texts(texts, self._nulls)

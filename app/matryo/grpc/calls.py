@@ -28,6 +28,7 @@ from matryo.grpc.aio import Methods
 from matryo.grpc.errors import refusal
 from matryo.grpc.messages import Message, methods_of, parse
 from matryo.service import OPEN, Answer, Caller, Options, Service, Texts
+from matryo.service.expectation import EXPECT, expected_of
 from matryo.service.keys import key_of
 from matryo.service.request_id import request_id_of
 
@@ -106,7 +107,8 @@ class Call:
         self.limits = door.limits
         self.version = door.version
         self.lease: Lease = door.service.budget.lease()
-        self._given: dict[str, str | bytes] = dict(context.invocation_metadata() or ())
+        self._metadata: Sequence[tuple[str, str | bytes]] = context.invocation_metadata() or ()
+        self._given = dict(self._metadata)
         self.request_id = request_id_of(self.text("x-request-id"))
         self.span: Span = NO_SPAN
         self.caller: Caller = OPEN
@@ -198,6 +200,7 @@ class Call:
                 of the call.
         """
         self.asked = options
+        options = replace(options, expect=self._expected())
         if lease is None:
             options = replace(options, deadline_s=self.deadline_s)
         answer = await self.service.embed(
@@ -210,6 +213,11 @@ class Call:
         )
         self._note(answer)
         return answer
+
+    def _expected(self) -> str | None:
+        """The fingerprint that the metadata of the call expect; None for any."""
+        values = (value for key, value in self._metadata if key == EXPECT)
+        return expected_of([v if isinstance(v, str) else v.decode("latin-1") for v in values])
 
     def count_cancellation(self) -> grpc.StatusCode:
         """Count a call that the library ended, and return the code that its caller gets."""

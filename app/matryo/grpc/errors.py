@@ -22,6 +22,7 @@ CODES: dict[type[BaseException], grpc.StatusCode] = {
     errors.Unauthorized: grpc.StatusCode.UNAUTHENTICATED,
     errors.UnknownModel: grpc.StatusCode.NOT_FOUND,
     errors.ModelForbidden: grpc.StatusCode.PERMISSION_DENIED,
+    errors.FingerprintMismatch: grpc.StatusCode.FAILED_PRECONDITION,
     errors.BodyTooLarge: grpc.StatusCode.RESOURCE_EXHAUSTED,
     errors.BodyTimeout: grpc.StatusCode.DEADLINE_EXCEEDED,
     errors.DeadlinePassed: grpc.StatusCode.DEADLINE_EXCEEDED,

@@ -65,6 +65,7 @@ _RULES: dict[type[BaseException], _Rule] = {
     errors.BodyTooLarge: _Rule(413, tei=(413, "Validation"), plain=413),
     errors.FileTooLarge: _Rule(413),
     errors.RangeNotSatisfiable: _Rule(416),
+    errors.FingerprintMismatch: _Rule(412, tei=(412, "Validation"), plain=412),
     errors.UnsupportedMedia: _Rule(415, tei=(415, "Validation"), plain=415),
     errors.Overloaded: _Rule(429, "tokens", tei=(429, "Overloaded"), plain=429),
     errors.RequestRateReached: _Rule(429, "requests", tei=(429, "Overloaded"), plain=429),

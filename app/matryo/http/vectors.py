@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncGenerator, Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from typing import Any, Protocol, TypeVar
 
@@ -15,11 +16,13 @@ from matryo.core.budget import Lease
 from matryo.core.tracing import Span
 from matryo.http.body import check_media, hang_up, is_short, read_body
 from matryo.http.context import Context
+from matryo.http.heads import values_of
 from matryo.http.openai.tally import SMALL_BYTES, Tally
 from matryo.http.pieces import Piece, PiecesResponse
 from matryo.http.traced import span_of
 from matryo.scheduler import Tenant
 from matryo.service import Answer, Options, Texts
+from matryo.service.expectation import EXPECT, expected_of
 
 FEW_TEXTS = 4
 """Results of so few texts are small."""
@@ -108,6 +111,8 @@ async def embed(
     """
     state = request.scope["state"]
     facts: dict[str, Any] = state["facts"]
+    if (expected := expected_of(values_of(request.scope, EXPECT.encode()))) is not None:
+        options = replace(options, expect=expected)
     answer = await context.service.embed(
         options,
         texts,

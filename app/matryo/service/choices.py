@@ -127,6 +127,12 @@ def _input_type(name: str, manifest: Manifest) -> str:
     return meaning
 
 
+def default_dimensions_of(manifest: Manifest, defaults: Defaults) -> int:
+    """The size of a request that names none."""
+    sizes = manifest.output.dimensions
+    return defaults.dimensions or sizes.default or sizes.native
+
+
 def choose_dimensions(
     asked: int | None, manifest: Manifest, defaults: Defaults
 ) -> tuple[int, tuple[str, ...]]:
@@ -141,7 +147,7 @@ def choose_dimensions(
             f"Invalid value for 'dimensions': {asked}. This server gives {defaults.dimensions} "
             "only; leave dimensions out."
         )
-    wanted = asked or defaults.dimensions or sizes.default or sizes.native
+    wanted = asked or default_dimensions_of(manifest, defaults)
     if wanted == sizes.native:
         return wanted, ()
     if not sizes.cut:

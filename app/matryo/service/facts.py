@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from matryo.core.choices import Precision
 from matryo.engine import Engine
 from matryo.engine.cpu import cpu_features
-from matryo.service.choices import Defaults, choose_dimensions, default_type_of
+from matryo.service.choices import Defaults, default_dimensions_of, default_type_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +110,7 @@ def facts_of(engine: Engine, defaults: Defaults, version: str) -> ModelFacts:
             native=sizes.native,
             trained=sizes.trained,
             can_be_cut=sizes.cut and "dimensions" not in defaults.locked,
-            default=choose_dimensions(None, manifest, defaults)[0],
+            default=default_dimensions_of(manifest, defaults),
             strict=defaults.strict_dimensions,
         ),
         prompts=dict(manifest.prompts) if manifest.has_prompts else {},

@@ -34,6 +34,8 @@ class Options:
         embedding_type: numbers of the answer. `Answer.vectors` are float32 all the same.
         priority: `bulk` lets every online query pass.
         deadline_s: seconds after which nobody waits for the answer any more.
+        expect: a fingerprint, or a leading part of one, as `check_expected` takes it: vectors of
+            another one are refused. None for any vectors.
     """
 
     model: str | None = None
@@ -45,6 +47,7 @@ class Options:
     embedding_type: EmbeddingType = "float"
     priority: Priority = "online"
     deadline_s: float | None = None
+    expect: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,6 +24,7 @@ from matryo.service.canary import Canaries, Canary
 from matryo.service.canary import compute as compute_canary
 from matryo.service.choices import Choices, Defaults, choose, describe
 from matryo.service.directory import Directory
+from matryo.service.expectation import check_expected
 from matryo.service.facts import ModelFacts, facts_of
 from matryo.service.keys import KeyRing
 from matryo.service.lag import watch_lag
@@ -240,6 +241,7 @@ class Service:
         check_embedding_type(
             options.embedding_type, choices.dimensions, normalize=options.normalize
         )
+        check_expected(options.expect, choices.fingerprint)
         with contextlib.nullcontext(lease) if lease else self.lease(caller) as held:
             tokenized, vectors = await while_wanted(
                 self._embed(options, texts, choices, caller, held, request_id, span),

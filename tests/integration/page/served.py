@@ -81,12 +81,8 @@ def _url(process: subprocess.Popen[bytes], log: Path) -> str:
 
 def tiny_store(root: Path) -> dict[str, str]:
     """A store with two random models: `tiny` with prompts, the default, and `other` without."""
-    for model_id, model_type, options in (
-        ("tiny", "nomic_bert", {"layer_norm": True, "prompts": True}),
-        ("other", "bert", {}),
-    ):
-        model = make_model(root, model_type, model_id=model_id, **options)
-        build_tiny(root, model)
+    build_tiny(root, make_model(root, "nomic_bert", layer_norm=True, prompts=True))
+    build_tiny(root, make_model(root, "bert", model_id="other"))
     return {
         "MATRYO_HOME": str(root / "home"),
         "MATRYO_MODELS": str(root / "models"),

@@ -104,6 +104,7 @@ def test_metrics_elsewhere(store: dict[str, str], open_page: Open) -> None:
     with serve(store, MATRYO_METRICS_PORT="0") as started:
         page = open_page(f"{started.url}/")
         expect(page.locator("#panel-now")).to_contain_text("MATRYO_METRICS_PORT")
+        page.close()  # before its server ends
 
 
 def test_load(server: Served, open_page: Open) -> None:
@@ -163,6 +164,7 @@ def test_root_path(store: dict[str, str], open_page: Open) -> None:
             assert page.url.endswith("/team/emb/docs")
             page.get_by_role("link", name="page").click()
             expect(page.get_by_role("status")).to_have_text("Ready")
+            page.close()  # before its server ends
 
 
 def test_off(store: dict[str, str]) -> None:

@@ -94,3 +94,64 @@ def test_what_was_lost_is_said(embed: Command) -> None:
     assert "1 texts were cut to the model's limit" in done.stderr
     assert "1 texts have something that the model's vocabulary lacks" in done.stderr
     assert "texts" not in embed(text="the sky\n").stderr.replace("standard input", "")
+
+
+class TestExpectedFingerprint:
+    """`--expect-fingerprint` keeps vectors of another index out of the output."""
+
+    def test_right(self, embed: Command, texts: Path, tmp_path: Path) -> None:
+        """The fingerprint that a file has is the one to give for the rows to come."""
+        import pyarrow.parquet as pq
+
+        for dtype, kind in (("float32", "float"), ("float16", "float"), ("int8", "int8")):
+            out = tmp_path / f"{dtype}.parquet"
+            flags = ("--dtype", dtype, "--dimensions", 16, "--output", out)
+            assert embed(texts, *flags).exit_code == 0
+            metadata: Any = pq.read_schema(out).metadata  # pyright: ignore[reportUnknownMemberType]
+            fingerprint = metadata[b"matryo.fingerprint"].decode()
+            assert fingerprint.endswith(f"/16/{kind}")
+            done = embed(texts, *flags, "--expect-fingerprint", fingerprint)
+            assert done.exit_code == 0, done.stderr
+
+    @pytest.mark.parametrize(
+        ("flags", "part", "message"),
+        [
+            ((), "tiny/int8", "another precision"),
+            ((), "tiny/fp32/0", "another build"),
+            (("--dtype", "int8"), "{}/document/32/float", "another number type"),
+            (("--dimensions", "16"), "{}/document/32", "another dimensions"),
+            ((), "", "is empty"),
+        ],
+    )
+    def test_wrong(
+        self,
+        embed: Command,
+        texts: Path,
+        tmp_path: Path,
+        flags: tuple[str, ...],
+        part: str,
+        message: str,
+    ) -> None:
+        """Nothing is written."""
+        out = tmp_path / "v.npy"
+        expected = part.format(embed.engine().fingerprint)
+        done = embed(texts, *flags, "--output", out, "--expect-fingerprint", expected)
+        assert done.exit_code == 1
+        assert message in done.stderr
+        assert [path.name for path in tmp_path.iterdir()] == ["texts.txt"]
+
+    def test_a_row_that_asks_for_more(self, embed: Command) -> None:
+        """A row with an input type of its own is refused by its line."""
+        expected = f"{embed.engine().fingerprint}/document"
+        rows = '{"text": "a"}\n{"text": "b", "input_type": "query"}'
+        done = embed("-", "--expect-fingerprint", expected, text=rows)
+        assert done.exit_code == 1
+        assert "line 2: " in done.stderr
+        assert "another input type" in done.stderr
+        assert not done.stdout
+
+    def test_compare(self, embed: Command) -> None:
+        """--compare finds out by itself."""
+        done = embed("--compare", "int8", "--expect-fingerprint", "tiny")
+        assert done.exit_code == 1
+        assert "give one" in done.stderr

@@ -21,6 +21,7 @@ from matryo.catalog.reading import read_manifest
 from matryo.core.errors import (
     BadDimensions,
     ContextTooLong,
+    FingerprintMismatch,
     InvalidRequest,
     ModelNotFound,
     SetupError,
@@ -270,3 +271,25 @@ def test_builds_in_a_plain_script(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert "Traceback" not in done.stderr
     assert done.stdout.splitlines() == ["started", "(1, 32)"]
+
+
+def test_the_expected_fingerprint(root: Path, model: TinyModel, embedder: Embedder) -> None:
+    """Vectors of another index are refused, wherever the embedder is unpickled."""
+    fingerprint = embedder.fingerprint
+    for expected in (fingerprint, f"{model.id}/fp32", f"{model.id}/"):
+        with Embedder(model.id, home=root / "home", expect_fingerprint=expected) as right:
+            assert np.array_equal(right.embed(TEXTS), embedder.embed(TEXTS))
+    with Embedder(model.id, home=root / "home", expect_fingerprint=f"{model.id}/int8") as wrong:
+        for one in (wrong, pickle.loads(pickle.dumps(wrong))):  # noqa: S301 - our own
+            with pytest.raises(FingerprintMismatch, match="another precision"):
+                one.embed(TEXTS)
+            with pytest.raises(FingerprintMismatch):
+                one({"text": TEXTS})
+            assert one.fingerprint == fingerprint  # which says what it should be
+            assert len(one.count_tokens(TEXTS)) == len(TEXTS)
+            one.close()
+    with (
+        Embedder(model.id, home=root / "home", expect_fingerprint="") as unset,
+        pytest.raises(InvalidRequest, match="is empty"),
+    ):
+        unset.embed(TEXTS)

@@ -9,15 +9,16 @@ import sys
 from collections.abc import AsyncIterator
 from functools import partial
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import numpy as np
 import pytest
 from prometheus_client import CollectorRegistry
 
 from matryo.core.choices import Precision
-from matryo.core.errors import Abandoned, Overloaded, Stopping
+from matryo.core.errors import Abandoned, InferenceFailed, Overloaded, Stopping
 from matryo.core.metrics import Metrics
+from matryo.engine.postprocess import FloatArray
 from matryo.scheduler import SchedulerConfig
 from matryo.service import LocalService, Options, Service, ServiceConfig, Texts
 from matryo.service.canary import N_COMPONENTS, TEXTS, VERSION, input_types_of
@@ -206,3 +207,32 @@ def test_local(engine: FakeEngine) -> None:
     """A synchronous caller gets the matrices by the model's name."""
     with LocalService(lambda: make(engine)) as local:
         assert set(local.canary(NOMIC.id).vectors) == {*NOMIC.prompts, "none"}
+
+
+async def test_goes_last(
+    engine: FakeEngine, service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every query goes before the canary, and no caller's share pays for it."""
+    given: dict[str, object] = {}
+    run = service._scheduler.run
+
+    async def note(*args: Any, **kwargs: Any) -> FloatArray:
+        given.update(kwargs)
+        return await run(*args, **kwargs)
+
+    monkeypatch.setattr(service._scheduler, "run", note)
+    await service.canary(engine)
+    assert given == {"priority": "bulk"}
+
+
+async def test_a_model_whose_run_fails(engine: FakeEngine, service: Service) -> None:
+    """The error is that of the run; a later caller has it computed anew."""
+
+    def fail(_: object) -> None:
+        raise ValueError("broken")
+
+    engine.before = fail
+    with pytest.raises(InferenceFailed):
+        await service.canary(engine)
+    engine.before = lambda _: None
+    assert (await service.canary(engine)).vectors

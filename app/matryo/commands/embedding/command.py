@@ -25,7 +25,7 @@ from matryo.commands.sources.rows import KEYS
 from matryo.core.errors import SettingsInvalid
 from matryo.core.fixed import fixed
 from matryo.core.settings import Settings
-from matryo.service import LocalService, Options
+from matryo.service import EmbeddingType, LocalService, Options
 
 _COMMIT_S = 1.0
 _OWN_COLUMNS = ("index", *KEYS, "embedding")
@@ -41,7 +41,8 @@ class Wish:
         reading: how inputs are read.
         output: a file or a URL that ends in `.jsonl`, `.npy` or `.parquet`; None writes JSON
             lines to standard output.
-        options: input type, dimensions and truncation of rows that do not choose themselves.
+        options: input type, dimensions and truncation of rows that do not choose themselves, and
+            the fingerprint that all vectors must have.
         dtype: numbers of the output.
         dedupe: compute equal texts once.
         resume: go on where a run of the same work was cut off.
@@ -56,6 +57,11 @@ class Wish:
     dedupe: bool = False
     resume: bool = False
     chunking: Chunking | None = None
+
+    @property
+    def embedding_type(self) -> EmbeddingType:
+        """That the fingerprint of the output has."""
+        return "int8" if self.dtype == "int8" else "float"
 
 
 def run(settings: Settings, wish: Wish) -> None:
@@ -84,7 +90,7 @@ def run(settings: Settings, wish: Wish) -> None:
         local = stack.enter_context(
             LocalService(lambda: build_local_service(settings, defaults=defaults))
         )
-        job = Job(local, wish.options, wish.chunking)
+        job = Job(local, wish.options, wish.chunking, wish.embedding_type)
         for item in ahead.asked.values():
             job.options_of(item)
         facts = _facts(job, wish)
@@ -129,10 +135,9 @@ def _check(wish: Wish) -> None:
 def _facts(job: Job, wish: Wish) -> dict[str, str]:
     """What shaped the vectors."""
     choices = job.choices
-    kind = "int8" if wish.dtype == "int8" else "float"
     return {
         "model": choices.engine.manifest.id,
-        "fingerprint": replace(choices, embedding_type=kind).fingerprint,
+        "fingerprint": replace(choices, embedding_type=wish.embedding_type).fingerprint,
         "input_type": choices.input_type,
         "dimensions": str(choices.dimensions),
         "dtype": wish.dtype,

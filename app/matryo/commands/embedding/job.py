@@ -19,8 +19,9 @@ from matryo.commands.sources.item import Item
 from matryo.commands.sources.rows import NOTHING, Asked
 from matryo.core.errors import ContextTooLong, InvalidRequest, RequestError
 from matryo.core.settings import Settings
-from matryo.service import LocalService, Options, Texts
+from matryo.service import EmbeddingType, LocalService, Options, Texts
 from matryo.service.choices import Choices, choose
+from matryo.service.expectation import check_expected
 from matryo.service.limits import WINDOW_TEXTS
 
 Write = Callable[[Block, Sequence[Item]], None]
@@ -48,6 +49,7 @@ class Job:
         local: the service.
         options: of rows that do not choose themselves.
         chunking: how long texts are split; None to refuse or cut them.
+        embedding_type: that the output's fingerprint has.
 
     Attributes:
         choices: what shapes the vectors of items that ask for nothing.
@@ -55,16 +57,23 @@ class Job:
         n_truncated: texts that were cut.
 
     Raises:
-        RequestError: the model cannot give what `options` ask for.
+        RequestError: the model cannot give what `options` ask for, or would give vectors of
+            another fingerprint than they expect.
         SettingsInvalid: windows that do not fit the model.
     """
 
     def __init__(
-        self, local: LocalService, options: Options, chunking: Chunking | None = None
+        self,
+        local: LocalService,
+        options: Options,
+        chunking: Chunking | None = None,
+        embedding_type: EmbeddingType = "float",
     ) -> None:
         self.n_unknown = self.n_truncated = 0
         self._local = local
-        self._options = options
+        # The service computes floats, whatever the numbers of the output are.
+        self._expect, self._embedding_type = options.expect, embedding_type
+        self._options = options = replace(options, expect=None)
         self._chunking = chunking
         self._known: dict[Asked, Options] = {NOTHING: options}
         self._chunkers: dict[Options, Chunker] = {}
@@ -111,7 +120,10 @@ class Job:
 
     def _choose(self, options: Options) -> Choices:
         service = self._local.service
-        return choose(options, service.directory, service.defaults)
+        choices = choose(options, service.directory, service.defaults)
+        shown = replace(choices, embedding_type=self._embedding_type)
+        check_expected(self._expect, shown.fingerprint)
+        return choices
 
     def _chunker(self, options: Options, chunking: Chunking) -> Chunker:
         if options not in self._chunkers:

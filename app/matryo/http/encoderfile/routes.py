@@ -63,6 +63,7 @@ _ERRORS: dict[int, str] = {
     401: "No API key, or a wrong one.",
     403: "The key may not use this model.",
     408: "The body did not arrive, or the request was not done, in the time its caller gives it.",
+    412: "The vectors would have another fingerprint than x-matryo-expect-fingerprint names.",
     413: "The body is too large.",
     415: "The body is not plain JSON.",
     422: "The request can never succeed as it is; the text says why.",

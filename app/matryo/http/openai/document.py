@@ -20,6 +20,7 @@ from matryo.http.openai.wire import EmbeddingRequest
 from matryo.http.raw import RAW
 from matryo.http.routing import Described
 from matryo.http.tei import document as tei
+from matryo.service.expectation import EXPECT
 from matryo.service.token_arrays import LAST_RANK, SPECIAL_TOKENS
 
 REQUEST_EXAMPLES: dict[str, dict[str, Any]] = {
@@ -108,6 +109,15 @@ _OF_VECTORS = (
 )
 
 
+_EXPECTED: dict[str, Any] = {
+    "name": EXPECT,
+    "in": "header",
+    "required": False,
+    "description": "The fingerprint of the index that the vectors are for, or a leading part of it "
+    "that ends where a / stands. Vectors of another fingerprint are refused with 412.",
+    "schema": {"type": "string", "minLength": 1},
+}
+
 _OF_BYTES = ("x-matryo-shape", "x-matryo-dtype", "x-matryo-model", "x-matryo-prompt-tokens")
 _OF_TEI = (
     "x-compute-type",
@@ -167,8 +177,11 @@ def describe(application: Application, context: Context) -> dict[str, Any]:
     _add_headers(ok, *_OF_BYTES)
     tei.describe(document, context)
     encoderfile.describe(document, context)
+    create["parameters"] = [_EXPECTED]
     for path, own in (("/embed", _OF_TEI), ("/predict", ())):
-        ok = document["paths"][path]["post"]["responses"]["200"]
+        operation = document["paths"][path]["post"]
+        operation["parameters"] = [_EXPECTED]
+        ok = operation["responses"]["200"]
         _add_headers(ok, *own, *_OF_VECTORS[1:], "x-matryo-warning", *_OF_KEYS)
     _add_security(document, context)
     return document

@@ -84,6 +84,7 @@ _ERRORS: dict[int, str] = {
     403: "The key may not use this model.",
     404: "No such model here.",
     408: "The body did not arrive, or the request was not done, in the time its caller gives it.",
+    412: "The vectors would have another fingerprint than x-matryo-expect-fingerprint names.",
     413: "The body is too large.",
     415: "The body is not plain JSON.",
     429: "No room, too long a wait, or a limit of the key: try again after Retry-After seconds.",

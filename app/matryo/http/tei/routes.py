@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import AsyncGenerator, Sequence
 from functools import partial
+from http import HTTPStatus
 from typing import Any, TypeVar
 
 import orjson
@@ -185,6 +186,7 @@ _ERRORS: dict[int, str] = {
     401: "No API key, or a wrong one.",
     403: "The key may not use this model.",
     408: "The body did not arrive, or the request was not done, in the time its caller gives it.",
+    412: "The vectors would have another fingerprint than x-matryo-expect-fingerprint names.",
     413: "The body is too large.",
     415: "The body is not plain JSON.",
     422: "The request can never succeed as it is; the message says why.",
@@ -193,6 +195,8 @@ _ERRORS: dict[int, str] = {
     500: "A fault of the server; the message carries an id for its operator.",
     503: "Starting or shutting down: try again after Retry-After seconds.",
 }
+
+_WITHOUT_VECTORS = [status for status in _ERRORS if status != HTTPStatus.PRECONDITION_FAILED]
 
 
 def _responses(model: Any, *statuses: int) -> dict[int | str, dict[str, Any]]:  # noqa: ANN401 - a type of an answer
@@ -220,7 +224,7 @@ def build_router() -> APIRouter:
         name="/tokenize",
         summary="Tokens of texts, as TEI has them",
         operation_id="tokenize",
-        responses=_responses(TokenizeResponse, *_ERRORS),
+        responses=_responses(TokenizeResponse, *_WITHOUT_VECTORS),
     )
     add(
         "/decode",
@@ -229,7 +233,7 @@ def build_router() -> APIRouter:
         name="/decode",
         summary="Strings of token ids, as TEI has them",
         operation_id="decode",
-        responses=_responses(DecodeResponse, *_ERRORS),
+        responses=_responses(DecodeResponse, *_WITHOUT_VECTORS),
     )
     for method in ("GET", "HEAD"):
         add(

@@ -4,23 +4,20 @@ import { copyButton, field, fill, fmt, h, svg, table } from "./dom.js";
 import { growth, most, parse, quantile, sum } from "./metrics.js";
 
 const POLL_MS = 2000;
-const POINTS = 60; // two minutes
+const POINTS = 31; // a minute
 const WIDTH = 120;
 const HEIGHT = 32;
+
+const KIND_HEAD = ["Requests a second", "Tokens a second", "p95"].map((text) => ({ text, class: "num" }));
 
 const isCall = ({ door }) => door !== "operations";
 const isAnswered = ({ input_type, status }) => input_type !== "" && /^(200|OK)$/.test(status);
 
 /** What a tile shows: `lines` are names of values, each with a class of its own. */
 const TILES = [
-  { title: "Requests a second", lines: ["requests"], write: fmt.short },
-  { title: "Tokens a second", lines: ["tokens"], write: fmt.short },
-  {
-    title: "Backlog",
-    lines: ["backlog"],
-    write: fmt.seconds,
-    hint: "Work that waits, at the measured speed",
-  },
+  { title: "Requests a second", lines: ["requests"], write: fmt.short, hint: "Without probes and pages" },
+  { title: "Tokens a second", lines: ["tokens"], write: fmt.short, hint: "Computed, without padding" },
+  { title: "Backlog", lines: ["backlog"], write: fmt.seconds, hint: "Time that waiting work takes" },
   { title: "Latency", lines: ["p50", "p95"], write: fmt.seconds, hint: "p50 and, dashed, p95" },
 ];
 
@@ -76,17 +73,21 @@ class Load {
   #before = null; // the last scrape and its time in ms
   #points = []; // values of each poll, the newest last; null after a gap
   #isPaused = false;
+  #seen = new Set(); // models and input types that had a request
 
   constructor(section, panel, app) {
     Object.assign(this, { section, panel, app });
     this.tiles = TILES.map((tile) => new Tile(tile));
     this.said = h("p", { class: "muted" }, "Reading the metrics");
     this.button = h("button", { type: "button", onclick: () => this.#toggle() }, "Pause");
+    this.kinds = table("Load by model and input type", ["Model", "Input type", ...KIND_HEAD], []);
+    this.kinds.hidden = true;
     fill(
       section,
       h("div", { class: "row spread" }, h("h2", { id: "load" }, "Load"), this.button),
       h("div", { class: "tiles" }, this.tiles.map(({ element }) => element)),
-      this.said
+      this.said,
+      this.kinds
     );
   }
 
@@ -145,6 +146,7 @@ class Load {
     this.#points.splice(0, this.#points.length - POINTS);
     this.#show(point);
     this.#tell(samples);
+    this.#split(before.samples, samples, seconds);
   }
 
   #show(point) {
@@ -158,11 +160,35 @@ class Load {
     const workers = sum(samples, "matryo_workers");
     const processes = most(samples, "matryo_processes");
     this.said.textContent = [
-      `Since you look, two minutes at most: ${fmt.int(n)} ${n === 1 ? "request" : "requests"}, ` +
+      `In the last minute, since you look: ${fmt.int(n)} ${n === 1 ? "request" : "requests"}, ` +
         `${fmt.int(total("refused"))} refused for lack of room or by a limit, ${fmt.int(total("failed"))} failed.`,
       `${fmt.int(busy)} of ${fmt.int(workers)} workers busy.`,
       processes > 1 && `${fmt.int(processes)} processes.`,
     ].filter(Boolean).join(" ");
+  }
+
+  /** What models and input types had to do since the last scrape. */
+  #split(before, after, seconds) {
+    const count = "matryo_request_seconds_count";
+    for (const { labels } of after[count] ?? []) {
+      if (isAnswered(labels)) this.#seen.add(JSON.stringify([labels.model, labels.input_type]));
+    }
+    const rows = [...this.#seen].sort().map((key) => {
+      const [model, type] = JSON.parse(key);
+      const isKind = (labels) => labels.model === model && labels.input_type === type;
+      const isRow = (labels) => isKind(labels) && isAnswered(labels);
+      const p95 = quantile(0.95, before, after, "matryo_request_seconds_bucket", isRow);
+      return [
+        model,
+        type,
+        fmt.short(growth(before, after, count, isRow) / seconds),
+        fmt.short(growth(before, after, "matryo_tokens_total", isKind) / seconds),
+        p95 === null ? "–" : fmt.seconds(p95),
+      ].map((text, column) => (column > 1 ? { text, class: "num" } : text));
+    });
+    this.kinds.hidden = !rows.length;
+    // The region around the table stays, and with it the reader's focus.
+    this.kinds.firstChild.replaceWith(table("Load by model and input type", ["Model", "Input type", ...KIND_HEAD], rows).firstChild);
   }
 
   /** Resolves once the reader has typed in a key. */

@@ -94,7 +94,7 @@ class Form {
       described(field("Input type", this.inputType), this.inputType, this.prompt),
       described(field("Size", this.size), this.size, this.sizeHint, this.sizes),
       described(field("Number type", this.type), this.type, this.typeHint),
-      h("div", { class: "row" }, this.button, h("span", { class: "hint" }, "or Ctrl+Enter"))
+      h("div", { class: "row middle" }, this.button, h("span", { class: "hint" }, "or Ctrl+Enter"))
     );
     app.onModel((model) => this.#offer(model));
     this.#offer(app.model());
@@ -265,7 +265,7 @@ function vectors({ texts, options }, { rows }, app) {
 }
 
 function preview(row) {
-  const first = Array.from(row.subarray(0, SHOWN_NUMBERS), (x) => (row instanceof Float32Array ? x.toFixed(4) : String(x)));
+  const first = Array.from(row.subarray(0, SHOWN_NUMBERS), (x) => (row instanceof Float32Array ? x.toFixed(4).replace("-0.0000", "0.0000") : String(x)));
   return first.join(", ") + (row.length > SHOWN_NUMBERS ? ", …" : "");
 }
 
