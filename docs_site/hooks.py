@@ -127,7 +127,9 @@ def _markdown(path: str) -> str:
     """A file or folder as Markdown; empty for one that is copied."""
     file = ROOT / path
     if path.endswith("/"):
-        inside = (one for one in file.rglob("*") if one.is_file() and "__pycache__" not in one.parts)
+        inside = (
+            one for one in file.rglob("*") if one.is_file() and "__pycache__" not in one.parts
+        )
         names = sorted(one.relative_to(file).as_posix() for one in inside)
         return "\n".join([f"# {path}\n", *(f"- [{name}]({name})" for name in names), ""])
     if path.endswith(".md"):
@@ -195,9 +197,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
             copied = File.generated(config, uri, abs_src_path=str(ROOT / path))
         else:
             _origins[uri] = path
-            copied = File.generated(
-                config, uri, content=text, inclusion=InclusionLevel.NOT_IN_NAV
-            )
+            copied = File.generated(config, uri, content=text, inclusion=InclusionLevel.NOT_IN_NAV)
         files.append(copied)
     return files
 
@@ -211,3 +211,8 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
     elif uri in _LESS:
         page.meta["search"] = {"boost": _LESS[uri]}
     return markdown
+
+
+def on_post_page(output: str, page: Page, config: MkDocsConfig) -> str:
+    """Give the theme's search a name for screen readers."""
+    return output.replace('role="dialog"', 'role="dialog" aria-label="Search"', 1)
