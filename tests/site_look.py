@@ -28,7 +28,11 @@ SITE = ROOT / "build" / "site"
 LOOK = ROOT / "build" / "site-look"
 AXE = "axe-core@4.14.1"
 LOOKED_AT = ("index", "settings", "reference", "models", "serve", "files/deploy/nginx/nginx.conf")
-SMALL, WIDE = (390, 844), (1280, 900)
+Size = tuple[int, int]
+Scheme = Literal["light", "dark"]
+SMALL: Size = (390, 844)
+WIDE: Size = (1280, 900)
+WINDOWS: tuple[tuple[Size, Scheme], ...] = ((SMALL, "light"), (WIDE, "light"), (WIDE, "dark"))
 FOLDER = "some/folder"
 
 
@@ -86,8 +90,8 @@ class Look:
         self,
         browser: Browser,
         base: str,
-        size: tuple[int, int],
-        scheme: Literal["light", "dark"] = "light",
+        size: Size,
+        scheme: Scheme = "light",
     ) -> None:
         self.base, self.size, self.scheme = base, size, scheme
         viewport = {"width": size[0], "height": size[1]}
@@ -146,7 +150,7 @@ def look(browser: Browser, base: str) -> list[str]:
     """The faults of the site at an address, in its largest and most different pages."""
     script = axe()
     faults: list[str] = []
-    for size, scheme in ((SMALL, "light"), (WIDE, "light"), (WIDE, "dark")):
+    for size, scheme in WINDOWS:
         window = Look(browser, base, size, scheme)
         for name in LOOKED_AT:
             window.open(name)
