@@ -146,18 +146,28 @@ class Look:
         self.faults.append(f"{where} at {self.size[0]} px, {self.scheme}: {fault}")
 
 
-def look(browser: Browser, base: str) -> list[str]:
-    """The faults of the site at an address, in its largest and most different pages."""
+def look_from_files(browser: Browser, names: list[str]) -> list[str]:
+    """The faults of every page on a small screen, and of the search."""
+    small = Look(browser, SITE.as_uri(), SMALL)
+    for name in names:
+        small.open(name)
+    small.open("index")
+    small.search("MatryoVersionsDiffer", "Runbook")
+    return small.faults
+
+
+def look_from_server(browser: Browser, url: str) -> list[str]:
+    """The faults of the largest and most different pages, for every eye."""
     script = axe()
     faults: list[str] = []
     for size, scheme in WINDOWS:
-        window = Look(browser, base, size, scheme)
+        window = Look(browser, url, size, scheme)
         for name in LOOKED_AT:
             window.open(name)
             window.check(script)
             window.shoot(name)
         window.open("index")
-        window.search("MatryoVersionsDiffer", "Runbook")
+        window.search("MATRYO_GRACE_S", "Settings")
         faults += window.faults
     return faults
 
@@ -169,10 +179,7 @@ def main() -> None:
         browser = playwright.chromium.launch(
             executable_path=os.environ.get("CHROMIUM", "/usr/bin/chromium"), args=["--no-sandbox"]
         )
-        every = Look(browser, SITE.as_uri(), SMALL)
-        for name in names:
-            every.open(name)
-        faults = every.faults + look(browser, SITE.as_uri()) + look(browser, url)
+        faults = look_from_files(browser, names) + look_from_server(browser, url)
         browser.close()
     sys.stdout.write("".join(f"{fault}\n" for fault in dict.fromkeys(faults)))
     sys.stdout.write(f"{len(names)} pages, {len(faults)} faults; screenshots in {LOOK}\n")
