@@ -160,6 +160,17 @@ def test_markdown_is_rendered(pages: list[Html]) -> None:
     assert left == []
 
 
+@pytest.mark.parametrize("page", [*hooks.TOP, "CONTRIBUTING.md", "docs"])
+def test_lists_are_indented(page: str) -> None:
+    """What follows a blank line in an item is indented by four, or MkDocs ends the list there."""
+    for file in (ROOT / page).rglob("*.md") if (ROOT / page).is_dir() else [ROOT / page]:
+        # Code at the margin may have any indentation.
+        text = re.sub(
+            r"^(```+).*?^\1$", "", file.read_text("utf-8"), flags=re.DOTALL | re.MULTILINE
+        )
+        assert not re.search(r"\n\n {1,3}\S", text), file
+
+
 def test_files_of_the_repository(site: Path) -> None:
     """A linked file is shown with its text, a long one is copied, and a folder is listed."""
     files = site / "files"
