@@ -109,10 +109,9 @@ GROUPS = {
 _INTRODUCTION = """# Settings
 
 `make settings-page` writes this page from the code. Each setting is a variable of the environment
-or a line of the file `.env`; some are flags of `matryo serve`, too. Flags win over the environment,
-and the environment over `.env`. A variable that is empty counts as one that is not set. A value
-that cannot be used ends the start with one sentence that names the variable.
-[.env.example](../.env.example) has every setting as a line.
+or a line of the file `.env`; some are flags of `matryo serve`, too. [serve.md](serve.md#settings)
+says which of them wins, and how values are read. [.env.example](../.env.example) has every setting
+as a line.
 
 *Effect on vectors* is **nothing**, **changes** or **refuses**; [vectors.md](vectors.md#settings)
 says how an answer shows it.
