@@ -10,7 +10,7 @@ import json
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from matryo.catalog.catalog import Catalog, shipped_models
 from matryo.core.settings import Settings
@@ -182,6 +182,9 @@ class _Page:
         kind = schema.get("type", "anything")
         if kind == "array":
             return f"list{_span(schema, 'Items')} of ({self.type(schema.get('items', {}))})"
+        values = schema.get("additionalProperties")
+        if kind == "object" and isinstance(values, dict):
+            return f"object of ({self.type(cast('dict[str, Any]', values))})"
         if kind == "string":
             return f"string{_span(schema, 'Length', ' characters')}"
         bounds = {"minimum": "from", "maximum": "to", "multipleOf": "in steps of"}
