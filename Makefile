@@ -1,6 +1,6 @@
 # The recipes that people, hooks and CI share. `make help` lists them.
 .DEFAULT_GOAL := help
-.PHONY: help run install native test integration golden compatibility check format bench bench-peers monitoring dashboard chart chart-render image image-test arm64 sbom wheel dist notes lock env-example fields models-table metrics-page page screenshots protos clean
+.PHONY: help run install native test integration golden compatibility check format bench bench-peers monitoring dashboard chart chart-render image image-test arm64 sbom wheel dist notes lock env-example fields models-table metrics-page settings-page reference-page docs docs-serve docs-look page screenshots protos clean
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -131,6 +131,23 @@ chart: chart-render ## write dist/matryo-VERSION.tgz, the Helm chart
 
 metrics-page: .venv/.dev ## write docs/metrics.md from the metrics of the code
 	$(BIN)/python -c 'from matryo.core.metrics_page import page; print(page(), end="")' > docs/metrics.md
+
+settings-page: .venv/.dev ## write docs/settings.md from the settings
+	$(BIN)/python -m docs_site.settings
+
+reference-page: .venv/.dev ## write docs/reference.md from the OpenAPI document
+	$(BIN)/python -m docs_site.reference
+
+docs: .venv/.dev ## write README and docs/ as a site into build/site; a broken link ends it
+	$(MKDOCS) build --strict
+
+docs-serve: .venv/.dev ## show the site on http://127.0.0.1:8000, anew whenever a page changes
+	$(MKDOCS) serve
+
+docs-look: docs ## open the site in Chromium (CHROMIUM): search, no request elsewhere, axe-core from npm; screenshots in build/site-look
+	$(BIN)/python -m tests.site_look
+# The theme would print whose successor it has.
+MKDOCS := NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs
 
 protos: .venv/.dev ## write the descriptors of the gRPC messages from their .proto files
 	$(BIN)/python -m grpc_tools.protoc -I app/matryo/grpc/protos --descriptor_set_out=app/matryo/grpc/protos/descriptors.binpb app/matryo/grpc/protos/*.proto

@@ -149,7 +149,7 @@ def _explain(exc: ValidationError, given: Mapping[str, Any], labels: Mapping[str
             reason = error["msg"].removeprefix("Value error, ")
             sentences.append(f"{label} {reason}.")
             continue
-        allowed = _allowed(Settings.model_fields[field])
+        allowed = takes(Settings.model_fields[field])
         sentences.append(f"{label} is {shown(value)}, but must be {allowed}.")
         if field == "port" and str(value).startswith("tcp://"):
             sentences.append(
@@ -159,7 +159,7 @@ def _explain(exc: ValidationError, given: Mapping[str, Any], labels: Mapping[str
     return " ".join(dict.fromkeys(sentences))  # a union says the same once for each member
 
 
-def _allowed(field: FieldInfo) -> str:
+def takes(field: FieldInfo) -> str:
     """What a setting takes, in words."""
     kinds = [kind for kind in get_args(field.annotation) or (field.annotation,) if kind != NoneType]
     if kinds == [bool]:
