@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 import click
 
 from matryo.core import logging as logs
-from matryo.core import signals
+from matryo.core import signals, terminal
 from matryo.core.errors import MatryoError
 from matryo.core.fixed import REFUSED, fixed
 
@@ -86,6 +86,7 @@ class Commands(click.Group):
 
 def _end(status: int, sentence: str = "") -> NoReturn:
     """Say one sentence, if any, and end, whatever state standard output is in."""
+    terminal.erase()  # a thread that loads a model may draw still
     if sentence:
         logs.fatal(sentence)
     try:

@@ -33,6 +33,7 @@ from matryo.catalog.golden import (
 )
 from matryo.commands.sinks.output import check_standard_output
 from matryo.core.errors import ManifestInvalid
+from matryo.core.progress import TerminalReporter
 from matryo.core.settings import Settings
 from matryo.core.untrusted import refusing
 from matryo.engine import Engine, TokenIds
@@ -81,12 +82,17 @@ def run(settings: Settings, *, as_json: bool) -> bool:
     settings = resolve_models(settings)
     model_id = settings.model[0]
     golden = read_golden(open_catalog(settings).folder(model_id))
-    with LocalService(lambda: build_local_service(settings)) as local:
+    reporter = TerminalReporter()
+    with LocalService(lambda: build_local_service(settings, reporter=reporter)) as local:
         engine = local.service.directory.engines[0]
         artifact = find_artifact(open_store(settings), engine.manifest, engine.precision)
-        with refusing(partial(_odd_golden, model_id)):
+        with (
+            reporter.step("comparing with published values"),
+            refusing(partial(_odd_golden, model_id)),
+        ):
             published = [_published(local, engine, check) for check in golden.checks]
-        results = [*published, *_consistency(local, engine, artifact)]
+        with reporter.step("comparing the model with itself"):
+            results = [*published, *_consistency(local, engine, artifact)]
     passed = all(result.passed is not False for result in results)
 
     if as_json:
