@@ -18,6 +18,7 @@ from matryo.core.choices import Precision
 from matryo.engine import (
     BatchResult,
     Encoded,
+    EngineFacts,
     EngineLimits,
     Interrupt,
     Interrupted,
@@ -54,6 +55,7 @@ class FakeEngine:
         manifest: the model it pretends to be.
 
     Attributes:
+        facts: hashes that stand for files of that model.
         limits: those of an engine on two cores.
         batches: the token counts of every batch it ran.
         seen: every text it tokenised.
@@ -67,6 +69,12 @@ class FakeEngine:
         self.manifest = manifest
         self.precision: Precision = "fp32"
         self.fingerprint = f"{manifest.id}/fp32/fake"
+        self.facts = EngineFacts(
+            weights_sha256=hashlib.sha256(f"{manifest.id} weights".encode()).hexdigest(),
+            tokenizer_sha256=hashlib.sha256(f"{manifest.id} tokenizer".encode()).hexdigest(),
+            native=0,
+            onnxruntime="0.0",
+        )
         self.limits = LIMITS
         self.batches: list[list[int]] = []
         self.seen: list[str] = []

@@ -35,6 +35,7 @@ from matryo.http.guest import guest_route
 from matryo.http.listening import Listener
 from matryo.http.middleware import Cors, RequestMiddleware
 from matryo.http.openai import batch_routes, document, routes
+from matryo.http.page import routes as page
 from matryo.http.server import Server, ServerConfig
 from matryo.http.tei import routes as tei
 from matryo.http.threads import Threads
@@ -126,7 +127,7 @@ def create_app(
     application.state.grpc_server = _grpc_server(
         settings, service, metrics, application.state.tls.grpc
     )
-    document.install(application)
+    document.install(application, has_page=settings.page)
     doors = dict.fromkeys(_names(application.router.routes), "operations")
     # Not included as routers: FastAPI would match each request to an included route twice.
     for door, router in (
@@ -138,6 +139,10 @@ def create_app(
     ):
         application.router.routes.extend(router.routes)
         doors |= dict.fromkeys(_names(router.routes), door)
+    if settings.page:
+        router = page.build_router(_page_facts(settings))
+        application.router.routes.extend(router.routes)
+        doors |= dict.fromkeys(_names(router.routes), "operations")
     if settings.cors_origins:
         application.add_middleware(
             Cors,
@@ -267,6 +272,16 @@ def _application(
         metrics.build_info.labels(*facts).set(1)
     metrics.start_time_seconds.set_to_current_time()
     return application
+
+
+def _page_facts(settings: Settings) -> page.PageFacts:
+    """What the page says of the server."""
+    metrics = "here" if settings.metrics_key is None else "key"
+    if settings.metrics_port is not None:
+        metrics = "elsewhere"
+    return page.PageFacts(
+        matryo.__version__, settings.has_keys, metrics, prefix=settings.root_path or ""
+    )
 
 
 def _batch_door(settings: Settings, storage: Storage, runner: Runner) -> BatchDoor:

@@ -328,6 +328,11 @@ class Settings(BaseModel):
         (),
         description="Origins that browsers may call from, separated by commas; * for any.",
     )
+    page: bool = Field(
+        default=True,
+        description="Serve a page for people at / (docs/page.md); false takes the page away. The "
+        "page asks for a key where the API does.",
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="Least level that is logged."
     )

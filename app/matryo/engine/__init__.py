@@ -8,7 +8,7 @@ engine so far, on ONNX Runtime. `factory` loads the engine of an artefact.
 from matryo.engine.cores import CoreUse, plan_cores
 from matryo.engine.interrupt import Interrupt, Interrupted
 from matryo.engine.limits import EngineLimits
-from matryo.engine.protocol import BatchResult, Engine, Tokens
+from matryo.engine.protocol import BatchResult, Engine, EngineFacts, Tokens
 from matryo.engine.tokenizer import Encoded, Side, Token, TokenIds, most_chars
 
 __all__ = [
@@ -16,6 +16,7 @@ __all__ = [
     "CoreUse",
     "Encoded",
     "Engine",
+    "EngineFacts",
     "EngineLimits",
     "Interrupt",
     "Interrupted",

@@ -32,6 +32,23 @@ class BatchResult:
     postprocess_s: float
 
 
+@dataclass(frozen=True, slots=True)
+class EngineFacts:
+    """What an engine was made of, and what runs it.
+
+    Attributes:
+        weights_sha256: of the checkpoint's weights.
+        tokenizer_sha256: of the checkpoint's tokenizer.
+        native: the interface of matryo-native that the graph uses; 0 for none.
+        onnxruntime: version of the library.
+    """
+
+    weights_sha256: str
+    tokenizer_sha256: str
+    native: int
+    onnxruntime: str
+
+
 class Tokens(Protocol):
     """The tokens of one text."""
 
@@ -60,6 +77,11 @@ class Engine(Protocol):
     @property
     def fingerprint(self) -> str:
         """A name for everything that determines a vector, except what a request chooses."""
+        ...
+
+    @property
+    def facts(self) -> EngineFacts:
+        """What the engine was made of, and what runs it."""
         ...
 
     @property

@@ -108,7 +108,7 @@ class Dispatch:
         """The methods of all routes that have the path of a request; Starlette tells of one."""
         found: set[str] = set()
         for route in self._routes:
-            if isinstance(route, Route) and route.matches(scope)[0] is not Match.NONE:
+            if isinstance(route, Route) and route.path_regex.match(scope["path"]):
                 found |= route.methods or set()
         return sorted(found)
 

@@ -33,7 +33,7 @@ log = logging.getLogger("matryo.request")
 CLIENT_GONE = 499
 """nginx's status for a caller that disconnected before the answer; logged and counted only."""
 
-_QUIET = frozenset({"/livez", "/readyz", "/health", "/metrics"})
+_QUIET = frozenset({"/livez", "/readyz", "/health", "/metrics", "/page/{name}"})
 
 
 class RequestMiddleware:

@@ -66,7 +66,7 @@ def choose(options: Options, directory: Directory, defaults: Defaults) -> Choice
     engine, suffix_type = directory.resolve(options.model)
     manifest = engine.manifest
     input_type = suffix_type
-    default_type = _default_type(manifest, defaults)
+    default_type = default_type_of(manifest, defaults)
     if options.input_type is not None:
         input_type = _input_type(options.input_type, manifest)
     if input_type is None:
@@ -102,10 +102,10 @@ def describe(options: Options, directory: Directory, defaults: Defaults) -> tupl
     manifest = engine.manifest
     if options.input_type is not None:
         return manifest.id, manifest.input_type_names.get(options.input_type, "")
-    return manifest.id, suffix_type or _default_type(manifest, defaults)
+    return manifest.id, suffix_type or default_type_of(manifest, defaults)
 
 
-def _default_type(manifest: Manifest, defaults: Defaults) -> str:
+def default_type_of(manifest: Manifest, defaults: Defaults) -> str:
     """The input type of a text that comes without one."""
     # The operator's default may be meant for another model served beside this one.
     names = manifest.input_type_names

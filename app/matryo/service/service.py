@@ -22,6 +22,7 @@ from matryo.engine.postprocess import FloatArray
 from matryo.scheduler import Scheduler, SchedulerConfig
 from matryo.service.choices import Choices, Defaults, choose, describe
 from matryo.service.directory import Directory
+from matryo.service.facts import ModelFacts, facts_of
 from matryo.service.keys import KeyRing
 from matryo.service.lag import watch_lag
 from matryo.service.ledger import Ledger
@@ -163,6 +164,10 @@ class Service:
     def describe(self, options: Options) -> tuple[str, str]:
         """The model and the input type that a request means; see `choices.describe`."""
         return describe(options, self.directory, self.defaults)
+
+    def facts(self, engine: Engine, version: str) -> ModelFacts:
+        """The facts of one of the models; see `facts_of`."""
+        return facts_of(engine, self.defaults, version)
 
     def begin(self, caller: Caller) -> None:
         """Count one request of a caller; a door calls this before a request costs anything.

@@ -19,9 +19,10 @@ from matryo.engine.onnx.interface import SOLO_TOKENS
 from matryo.engine.onnx.limits import cpu_limits
 from matryo.engine.onnx.padding import pad
 from matryo.engine.onnx.prepacked import PrepackedGraph, find_prepacked
+from matryo.engine.onnx.runtime import ORT_VERSION
 from matryo.engine.onnx.sessions import SessionPool
 from matryo.engine.postprocess import FloatArray, postprocess
-from matryo.engine.protocol import BatchResult
+from matryo.engine.protocol import BatchResult, EngineFacts
 from matryo.engine.tokenizer import Encoded, Pieces, Side, TextTokenizer, TokenIds
 from matryo.store.artifact import DATA_FILE, GRAPH_FILE, TOKENIZER_FILE, Artifact
 from matryo.store.files import sha256_file
@@ -44,6 +45,12 @@ class OnnxEngine:
         self.manifest = manifest
         self.precision: Precision = artifact.record.precision
         self.fingerprint = artifact.record.fingerprint
+        self.facts = EngineFacts(
+            weights_sha256=artifact.record.checkpoint_sha256,
+            tokenizer_sha256=artifact.record.tokenizer_sha256,
+            native=artifact.record.native,
+            onnxruntime=ORT_VERSION,
+        )
         # The library may crash on a damaged tokenizer, which is therefore checked before.
         artifact.check_files(skip=artifact.record.files.keys() - {TOKENIZER_FILE})
         self._tokenizer = TextTokenizer(

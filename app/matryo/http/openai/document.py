@@ -256,8 +256,13 @@ def _inputs(context: Context) -> list[dict[str, Any]]:
     ]
 
 
-def install(application: Application) -> None:
-    """Have `/openapi.json` and `/docs` show `describe`'s document; made when first asked for."""
+def install(application: Application, *, has_page: bool = False) -> None:
+    """Have `/openapi.json` and `/docs` show `describe`'s document; made when first asked for.
+
+    Args:
+        application: its routes.
+        has_page: whether `/` has the page for people.
+    """
 
     def openapi() -> dict[str, Any]:
         if application.openapi_schema is None:
@@ -266,7 +271,7 @@ def install(application: Application) -> None:
 
     async def docs() -> Response:
         """The document as a page for people."""
-        return HTMLResponse(render(openapi()), headers=PAGE_HEADERS)
+        return HTMLResponse(render(openapi(), has_page=has_page), headers=PAGE_HEADERS)
 
     cast("Any", application).openapi = openapi
     application.add_api_route(

@@ -19,8 +19,13 @@ PAGE_HEADERS = {"content-security-policy": "default-src 'none'; style-src 'unsaf
 """A browser that shows the page fetches nothing, whatever the document says."""
 
 
-def render(document: dict[str, Any]) -> str:
-    """The page of an OpenAPI document: each operation with its body, examples and answers."""
+def render(document: dict[str, Any], *, has_page: bool = False) -> str:
+    """The page of an OpenAPI document: each operation with its body, examples and answers.
+
+    Args:
+        document: what it shows.
+        has_page: whether the server has a page to try the API on.
+    """
     info = document["info"]
     title = f"{info['title']} {info['version']}"
     root = document.get("servers", [{"url": ""}])[0]["url"]
@@ -30,6 +35,8 @@ def render(document: dict[str, Any]) -> str:
         f"<h1>{escape(title)}</h1><p>{escape(info['description'])}</p>",
         "<p>The same for programs: <a href=openapi.json>openapi.json</a></p>",
     ]
+    if has_page:
+        parts.append("<p>To try it in the browser: <a href=./>the server's page</a></p>")
     for path, operations in document["paths"].items():
         for method, operation in operations.items():
             shown = root + path

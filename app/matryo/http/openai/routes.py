@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 import orjson
@@ -13,13 +13,21 @@ from starlette.responses import Response
 
 from matryo.catalog.manifest import Manifest
 from matryo.core import trace_names as names
+from matryo.engine import Engine
 from matryo.http.body import announced_deadline_s
-from matryo.http.context import context_of
+from matryo.http.context import Context, context_of
 from matryo.http.heads import values_of
 from matryo.http.openai.encoding import Encoding
 from matryo.http.openai.parsing import Parsed, options_of, parse_request
 from matryo.http.openai.tally import Tally
-from matryo.http.openai.wire import EmbeddingResponse, ErrorResponse, Model, ModelList
+from matryo.http.openai.wire import (
+    EmbeddingResponse,
+    ErrorResponse,
+    Model,
+    ModelDetails,
+    ModelLimits,
+    ModelList,
+)
 from matryo.http.raw import Raw, most_raw_bytes, prefers_raw, raw_headers
 from matryo.http.routing import Direct, Keyed
 from matryo.http.rows import most_piece_bytes
@@ -85,14 +93,15 @@ async def list_models(request: Request) -> Response:
 
 
 async def retrieve_model(request: Request) -> Response:
-    """One served model, by id or alias."""
+    """One served model, by id or alias, with everything that shapes its vectors."""
     model: str = request.path_params["model"]
     if not model:
         raise HTTPException(404)
-    engine, _ = context_of(request).service.directory.resolve(model, param="model")
+    context = context_of(request)
+    engine, _ = context.service.directory.resolve(model, param="model")
     caller: Caller = request.scope["state"]["caller"]
     caller.check_model(engine.manifest.id)
-    return _json(_model(engine.manifest).model_dump())
+    return _json(_details(engine, context, request.app.version).model_dump())
 
 
 def _model(manifest: Manifest) -> Model:
@@ -102,6 +111,20 @@ def _model(manifest: Manifest) -> Model:
         created=manifest.created_s,
         owned_by=manifest.owned_by,
     )
+
+
+def _details(engine: Engine, context: Context, version: str) -> ModelDetails:
+    """A model with its facts."""
+    service = context.service
+    facts = asdict(service.facts(engine, version))
+    limits = ModelLimits(
+        max_tokens=facts.pop("max_tokens"),
+        max_inputs=service.limits.max_texts,
+        max_request_tokens=service.limits.max_tokens,
+        max_body_bytes=context.body.max_bytes,
+    )
+    described = _model(engine.manifest).model_dump() | facts
+    return ModelDetails(**described, limits=limits, canary=None)
 
 
 def _json(data: Any) -> Response:  # noqa: ANN401
@@ -172,7 +195,7 @@ def build_router() -> APIRouter:
                 name="/v1/models/{model}",
                 summary="Retrieve a model",
                 operation_id="retrieveModel",
-                responses=_responses(Model, 401, 403, 404),
+                responses=_responses(ModelDetails, 401, 403, 404),
                 openapi_extra={"parameters": [_MODEL]},
                 **shared,
             )

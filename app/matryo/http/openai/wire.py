@@ -116,6 +116,76 @@ class Model(BaseModel):
     owned_by: str
 
 
+class ModelDimensions(BaseModel):
+    """How many components a vector of a model has; `default` is what a request gets unasked."""
+
+    native: int
+    trained: list[int]
+    can_be_cut: bool
+    default: int
+    strict: bool
+
+
+class ModelLimits(BaseModel):
+    """Bounds of one text and of one request; null for no bound."""
+
+    max_tokens: int
+    max_inputs: int | None
+    max_request_tokens: int | None
+    max_body_bytes: int
+
+
+class ModelRuntime(BaseModel):
+    """What computes the vectors; `native` is 0 where the graph needs no matryo-native."""
+
+    matryo: str
+    onnxruntime: str
+    native: int
+    machine: str
+    cpu: list[str]
+
+
+class CanaryVectors(BaseModel):
+    """The vectors of the canary's texts for one input type.
+
+    `sha256` is that of the matrix, float32 with the least significant byte first, rows in the
+    order of the texts; `components` has the first components of each row.
+    """
+
+    sha256: str
+    components: list[list[float]]
+
+
+class Canary(BaseModel):
+    """Vectors of fixed texts at native size, as this process computes them."""
+
+    version: int
+    texts: list[str]
+    dimensions: int
+    vectors: dict[str, CanaryVectors]
+
+
+class ModelDetails(Model):
+    """One served model, and everything that shapes its vectors.
+
+    `fingerprint` is the leading part of every `x-matryo-fingerprint` of the model. `canary` is null
+    while there is no room to compute it.
+    """
+
+    precision: str
+    fingerprint: str
+    weights_sha256: str
+    tokenizer_sha256: str
+    dimensions: ModelDimensions
+    prompts: dict[str, str]
+    input_types: list[str]
+    default_input_type: str
+    limits: ModelLimits
+    unknown_token_id: int | None
+    runtime: ModelRuntime
+    canary: Canary | None
+
+
 class ModelList(BaseModel):
     """The answer of `GET /v1/models`."""
 

@@ -1,0 +1,149 @@
+"""The page for people at `/`, and its files below `/page/`; none of them asks for a key.
+
+The page holds nothing of the server but the facts in `PageFacts`. Whatever else it shows, its
+scripts ask the API for, with the key that the reader types in.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from html import escape
+from pathlib import Path
+from typing import Literal
+
+from fastapi import APIRouter, Request
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+
+from matryo.http.heads import values_of
+from matryo.http.routing import Described
+
+FOLDER = Path(__file__).with_name("assets")
+INDEX = "index.html"
+
+_SCRIPT = "text/javascript; charset=utf-8"
+TYPES: Mapping[str, str] = {
+    "api.js": _SCRIPT,
+    "app.js": _SCRIPT,
+    "choose.js": _SCRIPT,
+    "dom.js": _SCRIPT,
+    "icon.svg": "image/svg+xml",
+    "map.js": _SCRIPT,
+    "metrics.js": _SCRIPT,
+    "now.js": _SCRIPT,
+    "numbers.js": _SCRIPT,
+    "page.css": "text/css; charset=utf-8",
+    "sample.js": _SCRIPT,
+    "try.js": _SCRIPT,
+}
+"""The media type of each file below `/page/`; a name that is not here has no file."""
+
+HEADERS: Mapping[str, str] = {
+    "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; "
+    "connect-src 'self'; img-src 'self' data:; base-uri 'self'; form-action 'none'; "
+    "frame-ancestors 'none'",
+    "x-content-type-options": "nosniff",
+    "referrer-policy": "no-referrer",
+    "cache-control": "no-cache",
+}
+"""Of every answer: a browser fetches nothing from elsewhere, and asks whether a file is new."""
+
+
+@dataclass(frozen=True, slots=True)
+class PageFacts:
+    """What the page must know before its reader has typed in a key.
+
+    Attributes:
+        version: of Matryo.
+        has_keys: whether the API asks for a key.
+        metrics: `here`: anyone may read `/metrics`; `key`: it asks for a key of its own;
+            `elsewhere`: it has a port of its own, which the page cannot reach.
+        prefix: of every path, for callers of a proxy; empty for none.
+    """
+
+    version: str
+    has_keys: bool
+    metrics: Literal["here", "key", "elsewhere"]
+    prefix: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class _File:
+    """A file as a browser gets it."""
+
+    content: bytes
+    media_type: str
+    etag: str
+
+    def answer(self, request: Request) -> Response:
+        """The file, or 304 if the browser has it already."""
+        headers = {**HEADERS, "etag": self.etag}
+        if _has(values_of(request.scope, b"if-none-match"), self.etag):
+            return Response(status_code=304, headers=headers)
+        return Response(self.content, headers={**headers, "content-type": self.media_type})
+
+
+def _has(values: list[str], etag: str) -> bool:
+    """Whether a browser has the file with the tag; a proxy may have weakened the tag."""
+    tags = [tag.strip().removeprefix("W/") for value in values for tag in value.split(",")]
+    return etag in tags or "*" in tags
+
+
+def _file(content: bytes, media_type: str) -> _File:
+    return _File(content, media_type, f'"{hashlib.sha256(content).hexdigest()[:32]}"')
+
+
+def _index(facts: PageFacts) -> bytes:
+    """The page's HTML with the facts in the places that it has for them."""
+    html = (FOLDER / INDEX).read_text("utf-8")
+    base = f'<base href="{escape(facts.prefix)}/">' if facts.prefix else ""
+    for place, text in (
+        ("<!--base-->\n", base and f"{base}\n"),
+        ("{version}", escape(facts.version)),
+        ("{keys}", "yes" if facts.has_keys else "no"),
+        ("{metrics}", facts.metrics),
+    ):
+        html = html.replace(place, text)
+    return html.encode()
+
+
+def build_router(facts: PageFacts) -> APIRouter:
+    """The routes of the page; each file is read when it is first asked for.
+
+    Args:
+        facts: what the page says of the server.
+    """
+
+    @cache
+    def index() -> _File:
+        return _file(_index(facts), "text/html; charset=utf-8")
+
+    @cache
+    def asset(name: str) -> _File:
+        return _file((FOLDER / name).read_bytes(), TYPES[name])
+
+    async def page(request: Request) -> Response:
+        """The page."""
+        return index().answer(request)
+
+    async def file(request: Request) -> Response:
+        """A file of the page."""
+        name: str = request.path_params["name"]
+        if name not in TYPES:
+            raise HTTPException(404)
+        return asset(name).answer(request)
+
+    router = APIRouter(route_class=Described)
+    for path, endpoint in (("/", page), ("/page/{name}", file)):
+        router.add_api_route(
+            path,
+            endpoint,
+            methods=["GET", "HEAD"],
+            name=path,
+            response_class=Response,
+            include_in_schema=False,
+        )
+    return router
