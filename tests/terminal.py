@@ -14,7 +14,7 @@ import sys
 import termios
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 _CONTROL = re.compile(r"\x1b\[([?\d;]*)([A-Za-z])|\x1b\]8;[^\x1b]*\x1b\\|(.)", re.DOTALL)
 _PATIENCE_S = 120.0
@@ -32,7 +32,6 @@ class Terminal:
     ours: int
     columns: int
     shown: bytes = b""
-    sizes: list[tuple[int, int]] = field(default_factory=list[tuple[int, int]])
 
     def read_until(self, seen: Callable[[str], bool]) -> str:
         """Read until the text so far satisfies `seen`, or the command ends; returns the text."""
@@ -86,6 +85,7 @@ def start_on_terminal(
     command: Sequence[str],
     env: dict[str, str],
     *,
+    code: str = "",
     columns: int = 80,
     lines: int = 24,
     streams: str = "err",
@@ -95,6 +95,7 @@ def start_on_terminal(
 
     Args:
         command: the arguments.
+        code: a program to run in place of `matryo`.
         env: variables beside those of this process.
         columns: of the terminal; 0 is what some terminals report.
         lines: likewise.
@@ -106,7 +107,7 @@ def start_on_terminal(
     _resize(ours, columns, lines)
     plain = {name: value for name, value in os.environ.items() if name != "NO_COLOR"}
     process = subprocess.Popen(
-        [sys.executable, "-m", "matryo", *command],
+        [sys.executable, *(["-c", code] if code else ["-m", "matryo"]), *command],
         env=plain | {"TERM": "xterm-256color"} | env,
         stdin=theirs if streams == "all" else stdin,
         stdout=theirs if streams in {"out", "all"} else subprocess.PIPE,

@@ -123,8 +123,9 @@ class _Screen:
                     transient=True,
                     redirect_stdout=False,  # a command's output is not for the terminal's foot
                 )
-            fields = {"unit": unit, "first": done, "note": ""}
-            task = self._block.add_task(what, total=total, completed=done, **fields)
+            task = self._block.add_task(
+                what, total=total, completed=done, unit=unit, first=done, note=""
+            )
             # The thread that draws takes no signals: one that a caller holds back would reach it.
             before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
             try:

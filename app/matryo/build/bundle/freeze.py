@@ -32,7 +32,6 @@ _EXCLUDED = (
         "pydantic.v1",
         "pygments",
         "pytest",
-        "rich",
         "setuptools",
     ),
     *("lib2to3", "pydoc_data", "readline", "sqlite3", "tkinter"),
