@@ -17,6 +17,7 @@ import pytest
 
 from tests.checkpoints import TinyModel, make_model
 from tests.conftest import build_tiny
+from tests.standins import COMMIT, hub_files, serving
 from tests.terminal import Terminal, start_on_terminal
 
 pytestmark = pytest.mark.timeout(300)  # processes that load a model, on a busy machine
@@ -206,10 +207,9 @@ class TestBars:
         terminal.read_until(lambda text: text.count("\x1b[2K", before) > 3)
         terminal.process.terminate()
         terminal.finish()
-        frames = re.sub(r"\x1b\[[\d;]*m", "", terminal.text[before:]).split("\x1b[2K")[2:-1]
-        assert frames
-        print(frames)
-        assert max(len(frame.strip()) for frame in frames if "embedding" in frame) < 30
+        drawn = re.sub(r"\x1b\[[\d;]*[A-Za-z]", "", terminal.text[before:])
+        frames = [frame for frame in re.split(r"[\r\n]+", drawn) if "embedding" in frame]
+        assert max(map(len, frames[1:])) < 30
 
 
 class TestInterrupted:
@@ -228,6 +228,47 @@ class TestInterrupted:
         assert "400,000 texts" in terminal.screen[-2]
         assert terminal.screen[-1] == "matryo: stopped by SIGINT"
         assert HIDE_CURSOR not in terminal.text
+
+    def test_pull(self, start: Start, tmp_path: Path) -> None:
+        """A bar for each file and one for all; Ctrl-C erases both, and the next pull resumes."""
+        source = f'[[sources]]\nkind = "hub"\nrepo = "acme/tiny"\nrevision = "{COMMIT}"'
+        model = make_model(tmp_path, "bert", sources=source, ballast_bytes=4_000_000)
+        toml = model.models / model.id / "model.toml"
+        text = toml.read_text()
+        for name in ("model.safetensors", "tokenizer.json"):
+            n_bytes = (model.checkpoint / name).stat().st_size
+            text = re.sub(rf'("{name}" = {{ sha256 = "\w+")', rf"\1, bytes = {n_bytes}", text)
+        toml.write_text(text)
+        with serving() as hub:
+            names = ("model.safetensors", "tokenizer.json")
+            hub.files = hub_files("acme/tiny", model.checkpoint, names)
+            hub.hold_after = 3_000_000
+            variables = {
+                "MATRYO_HOME": str(tmp_path / "home"),
+                "MATRYO_MODELS": str(model.models),
+                "HF_ENDPOINT": hub.url,
+                "HF_HUB_OFFLINE": "0",
+                "HF_HOME": str(tmp_path / "hf"),
+            }
+            terminal = start("pull", model.id, streams="all", variables=variables, columns=100)
+            terminal.read_until(lambda text: re.search("3.[0-9]/4.[0-9] MB", text) is not None)
+            terminal.press(b"\x03")
+            assert terminal.finish() == 128 + signal.SIGINT
+            assert "2 files" in terminal.text
+            assert "MB/s" in terminal.text
+            assert " left" in terminal.text
+            assert [line for line in terminal.screen if line.strip("^C")] == [
+                "fetching model.safetensors of acme/tiny from the hub",
+                "matryo: stopped by SIGINT",
+            ]
+            hub.release.set()
+            hub.hold_after = None
+            terminal = start("pull", model.id, streams="all", variables=variables, columns=200)
+            assert terminal.finish() == 0
+            path = f"/acme/tiny/resolve/{COMMIT}/model.safetensors"
+            assert hub.ranges(path)[-1].startswith("bytes=")
+            assert "complete and verified" in terminal.screen[-1]
+            assert len(terminal.screen) == 3
 
     def test_drawn_by_threads(self, start: Start) -> None:
         """What other threads draw is erased before the last word."""

@@ -23,6 +23,7 @@ from rich.text import Text
 from matryo.core.terminal import duration, on_erase
 
 _MOST_COLUMNS = 110  # a longer line is hard to read
+_MARGIN = 3  # columns; the terminal writes ^C behind a line, which must not begin another
 _LEAST_BAR, _MOST_BAR = 5, 40
 _EARLY_S = 5.0  # before, what was done lately says little of the speed
 _DISPENSABLE = 3  # figures of this rank and above make room for a bar
@@ -187,7 +188,7 @@ class _Line:
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         """The line, as rich asks for it."""
         task = self._task
-        width = max(1, min(options.max_width - 1, _MOST_COLUMNS))
+        width = max(1, min(options.max_width - _MARGIN, _MOST_COLUMNS))
         if not task.fields["unit"]:
             frames = _PLAIN_SPINNER if options.ascii_only else _SPINNER
             turn = frames[int((task.elapsed or 0) * _TURNS_A_S) % len(frames)]
@@ -281,15 +282,16 @@ def _amount(done: float, total: float | None, unit: str) -> str:
     if total is None:
         return _one(done, unit)
     size, name = _scale(total)
-    of = f"{total / size:.1f}"
-    return f"{done / size:>{len(of)}.1f}/{of} {name}"
+    digits = 1 if size > 1 else 0
+    of = f"{total / size:.{digits}f}"
+    return f"{done / size:>{len(of)}.{digits}f}/{of} {name}"
 
 
 def _one(number: float, unit: str) -> str:
     if unit != "B":
         return f"{number:,.0f} {unit}s"
     size, name = _scale(number)
-    return f"{number / size:.1f} {name}"
+    return f"{number / size:.{1 if size > 1 else 0}f} {name}"
 
 
 def _scale(n_bytes: float) -> tuple[float, str]:

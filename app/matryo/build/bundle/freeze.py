@@ -147,6 +147,8 @@ def freeze(folder: Path, model: Path) -> Path:
     for flag, value in (("--distpath", "dist"), ("--workpath", "work"), ("--specpath", "spec")):
         command += [flag, str(folder / value)]
     command += ["--paths", str(package.parent), "--collect-submodules", "matryo"]
+    # rich imports the widths of characters by a name that it puts together.
+    command += ["--collect-submodules", "rich._unicode_data"]
     command += _door_flags(package)
     environment = os.environ | {"PYTHONPATH": str(package.parent), "PYTHONHASHSEED": "0"}
     _run(command, "PyInstaller", environment | {"SOURCE_DATE_EPOCH": "0"})

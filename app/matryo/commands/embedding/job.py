@@ -18,6 +18,7 @@ from matryo.commands.sinks.block import Block
 from matryo.commands.sources.item import Item
 from matryo.commands.sources.rows import NOTHING, Asked
 from matryo.core.errors import ContextTooLong, InvalidRequest, RequestError
+from matryo.core.progress import TerminalReporter
 from matryo.core.settings import Settings
 from matryo.service import LocalService, Options, Texts
 from matryo.service.choices import Choices, choose
@@ -35,7 +36,7 @@ def embed_items(settings: Settings, items: Iterable[Item], write: Write, options
     Returns:
         The fingerprint of the vectors of items that ask for nothing.
     """
-    with LocalService(lambda: build_local_service(settings)) as local:
+    with LocalService(lambda: build_local_service(settings, reporter=TerminalReporter())) as local:
         job = Job(local, options)
         job.embed(iter(items), write, lambda _rows, _tokens: None)
         return job.choices.fingerprint
