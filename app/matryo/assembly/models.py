@@ -21,6 +21,7 @@ from matryo.core.cores import available_cores
 from matryo.core.errors import ArtifactDamaged, ArtifactMissing, ModelNotFound
 from matryo.core.logging import ERROR_PREFIX
 from matryo.core.memory import is_in_memory
+from matryo.core.progress import SILENT, Reporter
 from matryo.core.settings import Settings
 from matryo.core.signals import held_back
 from matryo.core.steps import Steps
@@ -126,7 +127,10 @@ def referred(catalog: Catalog, name: str) -> Reference | None:
 
 
 def ready_engines(
-    settings: Settings, use: CoreUse | None = None, steps: Steps | None = None
+    settings: Settings,
+    use: CoreUse | None = None,
+    steps: Steps | None = None,
+    reporter: Reporter = SILENT,
 ) -> tuple[Engine, ...]:
     """The models of `settings`, loaded; missing and damaged artefacts are built.
 
@@ -134,6 +138,7 @@ def ready_engines(
         settings: as for a server.
         use: of the cores; None as the settings say.
         steps: gets the seconds of each step.
+        reporter: takes the model that is loaded now.
 
     Raises:
         SetupError: anything that keeps a model from being served.
@@ -142,22 +147,25 @@ def ready_engines(
     steps = steps or Steps()
     settings = make_ready(settings, steps)
     try:
-        return load_engines(settings, use)
+        return load_engines(settings, use, reporter)
     except ArtifactDamaged as exc:
         if running():
             raise  # a bundle has nothing to build from
         log.warning("%s Building it again.", exc.message)
     for manifest in _manifests(settings, open_catalog(settings)):
         _prepare_apart(settings, manifest.id, steps)
-    return load_engines(settings, use)
+    return load_engines(settings, use, reporter)
 
 
-def load_engines(settings: Settings, use: CoreUse | None = None) -> tuple[Engine, ...]:
+def load_engines(
+    settings: Settings, use: CoreUse | None = None, reporter: Reporter = SILENT
+) -> tuple[Engine, ...]:
     """The models of `settings.model`, loaded from the store; they share the cores.
 
     Args:
         settings: as for a server.
         use: of the cores; None as the settings say.
+        reporter: takes the model that is loaded now.
 
     Raises:
         SetupError: an unknown model, a bad manifest, or an artefact or a bundle that is missing
@@ -165,18 +173,22 @@ def load_engines(settings: Settings, use: CoreUse | None = None) -> tuple[Engine
     """
     check = running_check()  # goes on while the models load
     try:
-        return _load_all(settings, use or core_use(settings))
+        return _load_all(settings, use or core_use(settings), reporter)
     finally:
         if check:
             check.result()  # a damaged bundle is the cause of any failure above
 
 
-def _load_all(settings: Settings, use: CoreUse) -> tuple[Engine, ...]:
+def _load_all(settings: Settings, use: CoreUse, reporter: Reporter) -> tuple[Engine, ...]:
     catalog, store = open_catalog(settings), open_store(settings)
     engines: list[Engine] = []
-    for manifest in _manifests(settings, catalog):
-        artifact = find_artifact(store, manifest, manifest.precision_for(settings.precision))
-        engines.append(load_engine(manifest, artifact, use))
+    manifests = _manifests(settings, catalog)
+    for number, manifest in enumerate(manifests, 1):
+        precision = manifest.precision_for(settings.precision)
+        of = f", {number} of {len(manifests)}" if len(manifests) > 1 else ""
+        artifact = find_artifact(store, manifest, precision)
+        with reporter.step(f"loading {manifest.id} ({precision}){of}"):
+            engines.append(load_engine(manifest, artifact, use))
     return tuple(engines)
 
 

@@ -13,6 +13,7 @@ from matryo.core.errors import SettingsInvalid
 from matryo.core.fixed import fixed
 from matryo.core.memory import available_memory
 from matryo.core.metrics import Metrics
+from matryo.core.progress import SILENT, Reporter
 from matryo.core.settings import Settings
 from matryo.core.tracing import NO_TRACER, Tracer
 from matryo.engine import Engine
@@ -99,7 +100,10 @@ def memory_budget(settings: Settings) -> int:
 
 
 def build_local_service(
-    settings: Settings, cores: int | None = None, defaults: Defaults | None = None
+    settings: Settings,
+    cores: int | None = None,
+    defaults: Defaults | None = None,
+    reporter: Reporter = SILENT,
 ) -> Service:
     """A service for the callers of this very process: ready models, no limits of a request.
 
@@ -107,6 +111,7 @@ def build_local_service(
         settings: as for a server.
         cores: to use; None for all that this process may use.
         defaults: for requests that leave a choice open; None for the input type of `settings`.
+        reporter: takes the model that is loaded now.
 
     Raises:
         SetupError: anything that keeps a model from being served.
@@ -117,4 +122,5 @@ def build_local_service(
         defaults=defaults or Defaults(settings.default_input_type),
         scheduler=SchedulerConfig(workers=use.workers, batch_s=settings.batch_ms / 1000),
     )
-    return Service(ready_engines(settings, use), config, Metrics(CollectorRegistry()))
+    engines = ready_engines(settings, use, reporter=reporter)
+    return Service(engines, config, Metrics(CollectorRegistry()))

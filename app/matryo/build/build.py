@@ -127,7 +127,7 @@ def build(
             layers = read_dense(manifest.output.dense, [Path(file.path) for file in files.dense])
             write = _adopt if files.ready else _emit
             reporter.say(f"building {manifest.id} in {precision} from {files.weights.name}")
-            written = write(store, manifest, precision, files, aside)
+            written = write(store, manifest, precision, files, aside, reporter)
             check_unchanged(files)
         _report(written, precision, reporter)
         with room_for(store.home):
@@ -135,7 +135,8 @@ def build(
                 copy_file(files.tokenizer, aside / TOKENIZER_FILE)
             if layers:
                 save_dense(layers, aside / DENSE_FILE)
-            record = _record(manifest, precision, checkpoint, files, written, aside, against)
+            with reporter.step("hashing what was written"):
+                record = _record(manifest, precision, checkpoint, files, written, aside, against)
             write_record(aside, record)
             replace_folder(aside, folder / record.key)
             make_current(store, record)
@@ -208,7 +209,12 @@ def _record(
 
 
 def _emit(
-    store: Store, manifest: Manifest, precision: Precision, files: CheckpointFiles, aside: Path
+    store: Store,
+    manifest: Manifest,
+    precision: Precision,
+    files: CheckpointFiles,
+    aside: Path,
+    reporter: Reporter,
 ) -> _Written:
     """Write the graph of the manifest's architecture with the checkpoint's weights."""
     for key, value in (
@@ -223,12 +229,14 @@ def _emit(
     architecture, config = arch.load(manifest)
     checkpoint = open_checkpoint(files.weights)
     try:
-        weights = architecture.bind(checkpoint, config)
+        with reporter.step("reading the weights"):
+            weights = architecture.bind(checkpoint, config)
         special = manifest.tokenizer.add_special_tokens
         tokenizer = TokenizerFile(files.tokenizer, add_special_tokens=special)
         check_rows(tokenizer, weights.shape("word_embeddings")[0], files.weights.name)
         texts = tokenize_texts(tokenizer, manifest)
         with (
+            reporter.step("writing the graph"),
             room_for(store.home, files.weights.stat().st_size),
             GraphBuilder(
                 aside / GRAPH_FILE, aside / DATA_FILE, native=store.native(precision)
@@ -236,19 +244,28 @@ def _emit(
         ):
             architecture.emit(graph, weights, config, precision)
             graph.save(manifest.id)
-        with np.errstate(all="ignore"):  # the check refuses what is not finite
+        with (
+            reporter.step("computing a few texts without the graph"),
+            np.errstate(all="ignore"),  # the check refuses what is not finite
+        ):
             expected = architecture.forward(weights, config, texts)
     finally:
         checkpoint.close()  # before ORT maps the artefact: never both at once
     native = INTERFACE if store.native(precision) else 0
-    agreement = check_graph(
-        aside / GRAPH_FILE, tokenizer, expected, manifest, precision, native=bool(native)
-    )
+    with reporter.step("checking the graph"):
+        agreement = check_graph(
+            aside / GRAPH_FILE, tokenizer, expected, manifest, precision, native=bool(native)
+        )
     return _Written((GRAPH_FILE, DATA_FILE), weights.lacks, agreement, native)
 
 
 def _adopt(
-    store: Store, manifest: Manifest, precision: Precision, files: CheckpointFiles, aside: Path
+    store: Store,
+    manifest: Manifest,
+    precision: Precision,
+    files: CheckpointFiles,
+    aside: Path,
+    reporter: Reporter,
 ) -> _Written:
     """Take a ready ONNX graph as it is."""
     if precision != "fp32":
@@ -258,7 +275,7 @@ def _adopt(
         )
     ready = files.ready
     assert ready, "a graph"
-    with room_for(store.home, ready.n_bytes):
+    with reporter.step("copying the graph"), room_for(store.home, ready.n_bytes):
         copy_file(ready.path, aside / GRAPH_FILE)
         for path in ready.data:
             copy_file(path, aside / path.name)
@@ -283,7 +300,8 @@ def _adopt(
             f"{manifest.architecture.model_type} do not begin at 0. Export the graph without that "
             "input."
         )
-    agreement = try_graph(aside / GRAPH_FILE, ready.n_bytes, files.tokenizer, manifest)
+    with reporter.step("checking the graph"):
+        agreement = try_graph(aside / GRAPH_FILE, ready.n_bytes, files.tokenizer, manifest)
     return _Written((GRAPH_FILE, *(path.name for path in ready.data)), (), agreement)
 
 

@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 import click
 
 from matryo.core import logging as logs
-from matryo.core import signals
+from matryo.core import signals, terminal
 from matryo.core.errors import MatryoError
 from matryo.core.fixed import REFUSED, fixed
 
@@ -27,6 +27,24 @@ _MODULES = {
     "guard": "guard",
     "key": "keys",
 }
+# What help calls the commands of a module, in the order of help.
+_SECTIONS = {
+    "servers": "Serve",
+    "models": "Models",
+    "texts": "Texts",
+    "guard": "Indexes",
+    "keys": "Keys",
+}
+_FIRST_STEPS = (
+    ("models", "what is ready on this machine"),
+    ("serve --model all-minilm-l6-v2", "fetch, build and serve a model"),
+    ("embed all-minilm-l6-v2 texts.txt", "embed a file without a server"),
+)
+_FIRST_STEPS_OF_A_BUNDLE = (
+    ("info", "what this file holds"),
+    ("serve", "serve the model in it"),
+    ("embed texts.txt", "embed a file without a server"),
+)
 _LOG_FORMAT = "--log-format"
 _HELP = frozenset(("-h", "--help"))
 
@@ -62,6 +80,26 @@ class Commands(click.Group):
         """The commands that help lists; a bundle has fewer."""
         return sorted(name for name in _MODULES if not (fixed().where and name in REFUSED))
 
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """The commands by what they are for."""
+        for module, title in _SECTIONS.items():
+            names = [name for name in self.list_commands(ctx) if _MODULES[name] == module]
+            found = [(name, self.get_command(ctx, name)) for name in names]
+            limit = formatter.width - 6 - max(map(len, _MODULES))
+            rows = [(name, one.get_short_help_str(limit)) for name, one in found if one]
+            if rows:
+                with formatter.section(title):
+                    formatter.write_dl(rows, col_spacing=2)
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """The first steps, and where more is said."""
+        steps = _FIRST_STEPS_OF_A_BUNDLE if fixed().where else _FIRST_STEPS
+        with formatter.section("First steps"):
+            rows = [(f"{ctx.command_path} {step}", what) for step, what in steps]
+            formatter.write_dl(rows, col_max=44)
+        formatter.write_paragraph()
+        formatter.write_text(f"{ctx.command_path} COMMAND --help has examples of each command.")
+
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
         """The command of a name; its module is loaded here, and the others are not."""
         if module := _MODULES.get(cmd_name):
@@ -87,6 +125,7 @@ class Commands(click.Group):
 
 def _end(status: int, sentence: str = "") -> NoReturn:
     """Say one sentence, if any, and end, whatever state standard output is in."""
+    terminal.erase()  # a thread that loads a model may draw still
     if sentence:
         logs.fatal(sentence)
     try:
@@ -112,15 +151,12 @@ def _log_early(args: list[str]) -> None:
 class Serve(click.Command):
     """`matryo serve`: its help lists the settings."""
 
-    def format_epilog(
-        self,
-        ctx: click.Context,  # noqa: ARG002 - click's signature
-        formatter: click.HelpFormatter,
-    ) -> None:
-        """Every setting with its default."""
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Examples, and every setting with its default."""
         from matryo.core.environment import default_text
         from matryo.core.settings import Settings
 
+        super().format_epilog(ctx, formatter)
         with formatter.section("Settings, by flag, environment or .env (more in docs/serve.md)"):
             formatter.write_dl(
                 [

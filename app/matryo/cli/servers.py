@@ -11,7 +11,17 @@ from matryo.cli.group import Serve
 from matryo.cli.options import flag, settings_from, trust_option
 
 
-@click.command(cls=Serve)
+@click.command(
+    cls=Serve,
+    epilog="""\b
+Examples:
+  matryo serve
+  matryo serve --model all-minilm-l6-v2 --precision int8 --port 9000
+  matryo serve --model all-minilm-l6-v2 --model nomic-embed-text-v1.5
+  matryo serve --model ./my-fine-tune --host 0.0.0.0 --processes 2
+  MATRYO_API_KEYS=sk-something matryo serve --uds /run/matryo.sock
+""",
+)
 @flag("--model", "Model; give it again for more, the first is the default.", multiple=True)
 @flag("--precision", "Numbers of the models: fp32, int8, q8, q4 or auto.")
 @trust_option
@@ -41,7 +51,13 @@ def serve(
         gc.enable()
 
 
-@click.command()
+@click.command(
+    epilog="""\b
+Examples:
+  matryo mcp --model all-minilm-l6-v2
+  matryo mcp --model all-minilm-l6-v2 --transport http --port 9000
+"""
+)
 @flag("--model", "Model; give it again for more, the first is the default.", multiple=True)
 @flag("--precision", "Numbers of the models: fp32, int8, q8, q4 or auto.")
 @trust_option
@@ -63,7 +79,14 @@ def mcp(model: tuple[str, ...], transport: str, **flags: str | bool | None) -> N
     run(settings, over_http=transport == "http")
 
 
-@click.command()
+@click.command(
+    epilog="""\b
+Examples:
+  matryo health
+  matryo health --live --port 9000
+  matryo health --uds /run/matryo.sock --timeout 5
+"""
+)
 @click.option(
     "--ready/--live",
     "is_ready",

@@ -27,7 +27,7 @@ from matryo.catalog.names import look_up
 from matryo.commands.batch_files import Done, Results, check_files, open_results
 from matryo.core.errors import InvalidRequest
 from matryo.core.fixed import fixed
-from matryo.core.progress import TerminalReporter
+from matryo.core.progress import SILENT, Reporter, TerminalReporter
 from matryo.core.settings import Settings
 from matryo.http.openai.lines import BatchLines
 from matryo.service import OPEN, LocalService, Service
@@ -65,14 +65,16 @@ def run(
         check_files(_stat(file), output, errors)
         checked = _checked(file, limits, source)
         settings = _with_model(settings, checked.model)
-        service = build_service(settings, ready_engines(settings))
+        service = build_service(settings, ready_engines(settings, reporter=TerminalReporter()))
         service.directory.resolve(checked.model, param="body.model")
         name = _name(checked, service, settings)
         with (
             open_results(output, errors, name, restart=restart) as results,
             LocalService(lambda: service) as local,
         ):
-            _Job(local, settings, limits).answer(file, checked, results)
+            on_screen = str(output) == "-" and sys.stdout.isatty()
+            reporter = SILENT if on_screen else TerminalReporter()
+            _Job(local, settings, limits).answer(file, checked, results, reporter)
     _say(results.done, errors, output)
     return not results.done.n_failed
 
@@ -152,7 +154,9 @@ class _Job:
         self._limits = limits
         self._window = window_limits(service.directory.largest, service.limits.max_texts)
 
-    def answer(self, file: BinaryIO, checked: Checked, results: Results) -> None:
+    def answer(
+        self, file: BinaryIO, checked: Checked, results: Results, reporter: Reporter
+    ) -> None:
         """Answer and write every line that was not answered before."""
         done, name = results.done, checked.sha256
         n_before = done.n_completed + done.n_failed
@@ -161,8 +165,7 @@ class _Job:
         chunks = _chunks(file, done.n_bytes)
         lines = split_lines(chunks, self._limits.max_line_bytes, done.n_lines)
         under_way: deque[Future[WindowResult]] = deque()
-        with TerminalReporter().bar("embedding", checked.n_lines, "line") as advance:
-            advance(n_before)
+        with reporter.bar("embedding", checked.n_lines, "line", done=n_before) as advance:
 
             def commit() -> None:
                 result = under_way.popleft().result()

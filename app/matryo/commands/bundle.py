@@ -64,7 +64,7 @@ def run(
     artifact = find_artifact(store, manifest, manifest.precision_for(settings.precision))
     artifact.check_files()
     # Loads the artefact, and asks the service itself what the model offers.
-    with LocalService(lambda: build_local_service(settings)) as local:
+    with LocalService(lambda: build_local_service(settings, reporter=TerminalReporter())) as local:
         options = Options(input_type=input_type, dimensions=dimensions)
         try:
             choose(options, local.service.directory, local.service.defaults)

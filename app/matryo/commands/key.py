@@ -12,6 +12,7 @@ from typing import Any
 
 import click
 
+from matryo.commands.table import Cell, Column, draw_table, draws_tables
 from matryo.core.errors import SettingsInvalid
 from matryo.core.sources import shown
 from matryo.service.key_file import (
@@ -28,7 +29,13 @@ _PREFIX, _RANDOM_BYTES = "sk-matryo-", 32
 _LEAST_LENGTH = 24  # of a key that nobody can guess from its hash
 _MOST_LENGTH = 4096
 
+_PAST = " PAST"
 _ROW = "{:<24} {:>10} {:>14} {:>16} {:>6}  {:<25} {}"
+_HEAD = ("KEY", "REQUESTS/M", "TOKENS/M", "TOKENS/DAY", "WEIGHT", "EXPIRES", "MODELS")
+_COLUMNS = [
+    Column(name.lower(), is_number=name.startswith(("REQUESTS", "TOKENS", "WEIGHT")))
+    for name in _HEAD
+]
 
 
 def make(name: str, limits: Mapping[str, Any]) -> None:
@@ -99,23 +106,28 @@ def check_file(file: Path) -> None:
         SettingsInvalid: the file is wrong; the message says where.
     """
     keys = merged(read_keys(file))
-    click.echo(
-        _ROW.format("KEY", "REQUESTS/M", "TOKENS/M", "TOKENS/DAY", "WEIGHT", "EXPIRES", "MODELS")
-    )
-    for one in keys:
-        click.echo(_row(one))
+    if draws_tables():
+        draw_table(_COLUMNS, [_drawn(_cells(one)) for one in keys])
+    else:
+        for row in (_HEAD, *map(_cells, keys)):
+            click.echo(_ROW.format(*row))
     click.echo(f"{file} has {len(keys)} keys, and is in order")
 
 
-def _row(one: NamedKey) -> str:
+def _cells(one: NamedKey) -> tuple[str, ...]:
     key: Key = one.key
-    return _ROW.format(
+    return (
         one.name,
         *map(_count, (key.requests_per_minute, key.tokens_per_minute, key.tokens_per_day)),
         f"{key.weight:g}",
         _expiry(key.expires),
         _names(key.models),
     )
+
+
+def _drawn(cells: tuple[str, ...]) -> list[Cell]:
+    """A row on a terminal; a key that has expired stands out."""
+    return [(cell, "red") if cell.endswith(_PAST) else cell for cell in cells]
 
 
 def _count(number: int | None) -> str:
@@ -130,7 +142,7 @@ def _expiry(moment: datetime | None) -> str:
     if moment is None:
         return "never"
     day = moment.astimezone(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
-    return f"{day} PAST" if moment <= datetime.now(UTC) else day
+    return f"{day}{_PAST}" if moment <= datetime.now(UTC) else day
 
 
 def _moment(text: str) -> str:

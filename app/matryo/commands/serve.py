@@ -7,17 +7,20 @@ import logging
 import shlex
 import signal
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from functools import partial
 
 from matryo.assembly.batch import check_batch
 from matryo.assembly.keys import load_keys
 from matryo.assembly.models import core_use, equal_part, make_ready, ready_engines, resolve_models
 from matryo.catalog.catalog import open_catalog
+from matryo.catalog.manifest import Manifest
 from matryo.commands.exposure import check_tls, scheme_of, warn_of_exposure
 from matryo.core import logging as logs
+from matryo.core.errors import MatryoError
 from matryo.core.memory import tune_allocator
 from matryo.core.metrics import Metrics
+from matryo.core.progress import SILENT, SilentReporter
 from matryo.core.settings import Settings
 from matryo.core.signals import held_back, outlive_others
 from matryo.core.steps import Steps
@@ -97,7 +100,9 @@ def serve_on(
     logs.configure(settings.log_level, settings.log_format)
     steps, loading = steps or Steps(), ExitStack()
     loading.enter_context(steps.timed("load"))
-    engines = ready_engines(settings, core_use(settings, cores), steps)
+    # Several processes would say the same several times.
+    reporter = _LoadLines() if logs.is_on_terminal() and cores is None else SILENT
+    engines = ready_engines(settings, core_use(settings, cores), steps, reporter)
     application = create_app(settings, engines, cores)
     metrics: Metrics = application.state.context.metrics
     logs.on_drop(metrics.log_lines_dropped.inc)
@@ -111,6 +116,15 @@ def serve_on(
         on_ready()
 
     build_server(application, listener, settings, on_ready=ready, on_stop=on_stop).run()
+
+
+class _LoadLines(SilentReporter):
+    """A line of the log for each model that is loaded."""
+
+    def step(self, what: str) -> AbstractContextManager[None]:
+        """Log the step."""
+        log.info("%s", what)
+        return nullcontext()
 
 
 def _with_grpc_port(settings: Settings, stack: ExitStack) -> Settings:
@@ -128,21 +142,37 @@ def _announce(settings: Settings, listener: Listener) -> None:
     served = ", ".join(
         f"{model.id} ({model.precision_for(settings.precision)})" for model in models
     )
-    path = listener.path
-    log.info("ready: %s on %s", served, path or listener.url)
+    log.info("ready: %s on %s", served, listener.path or listener.url)
+    if logs.is_on_terminal() and log.isEnabledFor(logging.INFO):
+        warn_of_exposure(settings, listener)
+        _show_panel(settings, listener, models)
+        return
     if listener.beside:
         log.info("metrics on %s/metrics", listener.beside.url)
     if settings.grpc_port is not None:
         log.info("gRPC on %s, port %d", settings.host, settings.grpc_port)
     warn_of_exposure(settings, listener)
+    log.info("try: %s", _call(settings, listener))
+
+
+def _show_panel(settings: Settings, listener: Listener, models: list[Manifest]) -> None:
+    """Show on the terminal what is served; a server serves, whether that succeeds or not."""
+    from matryo.commands.panel import start_panel
+
+    try:
+        logs.show(start_panel(settings, listener, models, _call(settings, listener)))
+    except (MatryoError, OSError) as exc:  # a model was removed from the store
+        log.warning("no start panel: %s", exc)
+    gc.freeze()  # the library that draws stays, too
+
+
+def _call(settings: Settings, listener: Listener) -> str:
+    """A command that calls the server, to try it."""
+    path = listener.path
     over = f"--unix-socket {shlex.quote(str(path))} " if path else ""
-    key = "-H 'Authorization: Bearer YOUR_KEY' " if settings.has_keys else ""
     cert = "--cert YOUR_CERT --key YOUR_KEY " if settings.tls_client_ca_file else ""
-    log.info(
-        "try: curl %s%s%s/v1/embeddings %s-H 'Content-Type: application/json' "
-        """-d '{"input": "The sky is blue."}'""",
-        over,
-        cert,
-        listener.url,
-        key,
+    key = "-H 'Authorization: Bearer YOUR_KEY' " if settings.has_keys else ""
+    return (
+        f"curl {over}{cert}{listener.url}/v1/embeddings {key}-H 'Content-Type: application/json' "
+        """-d '{"input": "The sky is blue."}'"""
     )

@@ -32,7 +32,9 @@ from matryo.catalog.golden import (
     read_golden,
 )
 from matryo.commands.sinks.output import check_standard_output
+from matryo.commands.table import Column, draw_table, draws_tables
 from matryo.core.errors import ManifestInvalid
+from matryo.core.progress import TerminalReporter
 from matryo.core.settings import Settings
 from matryo.core.untrusted import refusing
 from matryo.engine import Engine, TokenIds
@@ -81,12 +83,17 @@ def run(settings: Settings, *, as_json: bool) -> bool:
     settings = resolve_models(settings)
     model_id = settings.model[0]
     golden = read_golden(open_catalog(settings).folder(model_id))
-    with LocalService(lambda: build_local_service(settings)) as local:
+    reporter = TerminalReporter()
+    with LocalService(lambda: build_local_service(settings, reporter=reporter)) as local:
         engine = local.service.directory.engines[0]
         artifact = find_artifact(open_store(settings), engine.manifest, engine.precision)
-        with refusing(partial(_odd_golden, model_id)):
+        with (
+            reporter.step("comparing with published values"),
+            refusing(partial(_odd_golden, model_id)),
+        ):
             published = [_published(local, engine, check) for check in golden.checks]
-        results = [*published, *_consistency(local, engine, artifact)]
+        with reporter.step("comparing the model with itself"):
+            results = [*published, *_consistency(local, engine, artifact)]
     passed = all(result.passed is not False for result in results)
 
     if as_json:
@@ -125,15 +132,20 @@ def _print(engine: Engine, artifact: Artifact, results: Sequence[Result], *, pas
     if artifact.record.lacks:
         click.echo(f"the checkpoint lacked {', '.join(artifact.record.lacks)}")
     sources = list(dict.fromkeys(result.source for result in results))
-    rows = [("RESULT", "CHECK", "FOUND", "ALLOWED", "SOURCE")]
-    rows += [
+    head = ("RESULT", "CHECK", "FOUND", "ALLOWED", "SOURCE")
+    rows = [
         (words[r.passed], r.name, r.found, r.allowed, f"[{1 + sources.index(r.source)}]")
         for r in results
     ]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
-        cells = (f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True))
-        click.echo("  ".join(cells).rstrip())
+    if draws_tables():
+        columns = [Column(name.lower(), is_whole=name in {"RESULT", "SOURCE"}) for name in head]
+        styles = {"ok": "green", "FAILED": "bold red", "not run": "yellow"}
+        draw_table(columns, [((row[0], styles[row[0]]), *row[1:]) for row in rows])
+    else:
+        widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
+        for row in (head, *rows):
+            cells = (f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True))
+            click.echo("  ".join(cells).rstrip())
     for number, source in enumerate(sources, 1):
         click.echo(f"[{number}] {source}")
     if sources == [_OURS]:

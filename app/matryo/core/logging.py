@@ -25,6 +25,7 @@ import orjson
 
 from matryo.core.log_writer import WriterHandler
 from matryo.core.printable import MOST_CHARS, cut, escaped, escaped_lines
+from matryo.core.terminal import can_draw
 
 Style = Literal["auto", "text", "json"]
 """`auto` is text on a terminal, and JSON lines elsewhere."""
@@ -193,6 +194,17 @@ def open_standard_streams() -> None:
 def writes_json() -> bool:
     """Whether `configure` chose JSON lines."""
     return any(isinstance(one.formatter, JsonFormatter) for one in logging.getLogger().handlers)
+
+
+def is_on_terminal() -> bool:
+    """Whether the log is text on a terminal that shows panels and colours."""
+    return bool(_writer()) and not writes_json() and can_draw(sys.stderr)
+
+
+def show(text: str) -> None:
+    """Write lines of text among those of the log, in order."""
+    if writer := _writer():
+        writer.put(text)
 
 
 def fatal(message: str) -> None:

@@ -25,6 +25,7 @@ def pack_model(store: Store, manifest: Manifest, precision: Precision, reporter:
         artifact = find_artifact(store, manifest, precision)
         artifact.check_files()
         try:
-            prepack(artifact, manifest.output)
+            with reporter.step("laying out the weights for this machine"):
+                prepack(artifact, manifest.output)
         except (StoreFull, StoreUnwritable, BuildFailed) as exc:
             reporter.say(f"weights stay in this process's own memory: {exc.message}")

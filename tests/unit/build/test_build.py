@@ -475,7 +475,7 @@ def test_serving_imports_nothing_of_the_build() -> None:
     code = (
         "import sys; import matryo.main, matryo.commands.serve, matryo.cli; "
         "print([name for name in ('transformers', 'onnx', 'safetensors', 'torch', "
-        "'gguf', 'huggingface_hub', 'httpx2', 'pyarrow', 'tqdm') if name in sys.modules])"
+        "'gguf', 'huggingface_hub', 'httpx2', 'pyarrow', 'rich') if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

@@ -26,7 +26,7 @@ FORMATS = ("jsonl", "npy", "parquet")
 ZYGOTE = """
 import os, random, signal, sys, threading, time
 from pathlib import Path
-import pyarrow, pyarrow.parquet, sqlite3, tqdm
+import pyarrow, pyarrow.parquet, sqlite3
 from matryo.commands.embedding import command
 from tests.crashes import count_steps, die_at
 from tests.unit.commands.faked import Chunking, Reading, embed

@@ -19,7 +19,7 @@ from matryo.store.pull import checkpoint as module
 from matryo.store.pull.download import DownloadFailed, download, without_credentials
 from matryo.store.pull.hub import from_hub
 from tests.checkpoints import TinyModel, make_model
-from tests.recorder import Recorder
+from tests.recorder import Counter, Recorder
 from tests.standins import COMMIT, StandIn, hub_files, serving
 
 REPO = "acme/tiny"
@@ -77,6 +77,23 @@ def test_a_file_that_is_not_there(tmp_path: Path, hub: StandIn, code: str) -> No
     message, _ = fetch(tmp_path)
     assert "HF_TOKEN" not in message
     assert message.endswith(WAY_OUT)
+
+
+def test_bars(tmp_path: Path, hub: StandIn, model: TinyModel) -> None:
+    """Each file has a bar, and all have one, which counts no byte twice after a broken connection."""
+    hub.files = hub_files(REPO, model.checkpoint, NAMES)
+    hub.drop_after = 2000
+    sizes = {name: (model.checkpoint / name).stat().st_size for name in NAMES}
+    reporter = Counter()
+    from_hub(SOURCE, "tiny", tmp_path, sizes, reporter, sleep=_no_wait)
+    assert len(hub.requests) == 3
+    bars = {f"fetching {name}": n_bytes for name, n_bytes in sizes.items()}
+    assert reporter.counted == bars | {"2 files": sum(sizes.values())}
+
+    for unknown in (dict.fromkeys(NAMES), {NAMES[1]: sizes[NAMES[1]]}):
+        reporter = Counter()
+        from_hub(SOURCE, "tiny", tmp_path, unknown, reporter)
+        assert reporter.counted.keys() == {f"fetching {name}" for name in unknown}
 
 
 @pytest.mark.parametrize("status", [429, 500, 502, 503, 504])

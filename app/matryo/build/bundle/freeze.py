@@ -32,7 +32,6 @@ _EXCLUDED = (
         "pydantic.v1",
         "pygments",
         "pytest",
-        "rich",
         "setuptools",
     ),
     *("lib2to3", "pydoc_data", "readline", "sqlite3", "tkinter"),
@@ -153,6 +152,8 @@ def freeze(folder: Path, model: Path) -> Path:
     command += ["--paths", str(package.parent), "--collect-submodules", "matryo"]
     for path in map(Path, _DATA):
         command += ["--add-data", f"{package / path}:matryo/{path}"]
+    # rich imports the widths of characters by a name that it puts together.
+    command += ["--collect-submodules", "rich._unicode_data"]
     command += _door_flags(package)
     environment = os.environ | {"PYTHONPATH": str(package.parent), "PYTHONHASHSEED": "0"}
     _run(command, "PyInstaller", environment | {"SOURCE_DATE_EPOCH": "0"})

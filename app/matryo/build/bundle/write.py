@@ -58,9 +58,11 @@ def write_bundle(
         for sentence in missing_doors():
             reporter.say(sentence)
         reporter.say("collecting interpreter and libraries; this takes about a minute")
-        code = freeze(folder, model)
+        with reporter.step("collecting"):
+            code = freeze(folder, model)
         reporter.say("compiling the launcher; the first time takes about a minute")
-        compile_launcher(folder / "launcher")
+        with reporter.step("compiling"):
+            compile_launcher(folder / "launcher")
         end.callback(aside.unlink, missing_ok=True)
         writer = BundleWriter(aside)
         end.callback(writer.close)
@@ -71,7 +73,8 @@ def write_bundle(
         home = Store(code / HOME_FOLDER)
         stage_artifact(artifact, weights, offset, home)
         stage_extras(artifact.record.model_id, store, home)
-        write_archive(code, folder / "code.zip")
+        with reporter.step("packing the code"):
+            write_archive(code, folder / "code.zip")
         writer.add(CODE, [folder / "code.zip"])
         record = artifact.record
         index = Index(
@@ -87,9 +90,11 @@ def write_bundle(
         writer.finish(index)
         writer.close()
         aside.chmod(0o755)
-        read_bundle(aside).check()
+        with reporter.step("checking every byte"):
+            read_bundle(aside).check()
         reporter.say("starting the file once")
-        _try(aside, folder / "tried")
+        with reporter.step("starting"):
+            _try(aside, folder / "tried")
         publish_file(aside, output)
 
 

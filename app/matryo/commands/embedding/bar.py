@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import sys
 import time
 from collections.abc import Callable, Generator
@@ -10,16 +9,21 @@ from contextlib import contextmanager
 
 import click
 
+from matryo.core.terminal import can_draw, duration
+
 Advance = Callable[[int, int], None]
 """Takes the rows, and the tokens, that were done since the last call."""
 
 _LOG_S = 60.0
-_MINUTE_S, _HOUR_S = 60, 3600
 
 
 @contextmanager
 def progress_bar(
-    n_rows: int | None, n_done: int, now: Callable[[], float] = time.monotonic
+    n_rows: int | None,
+    n_done: int,
+    now: Callable[[], float] = time.monotonic,
+    *,
+    is_hidden: bool = False,
 ) -> Generator[Advance, None, None]:
     """A bar on a terminal; elsewhere, a line on standard error every minute.
 
@@ -27,29 +31,24 @@ def progress_bar(
         n_rows: of the input; None if that is unknown.
         n_done: rows that an earlier run has done.
         now: seconds of a clock.
+        is_hidden: say nothing: the rows themselves appear on the terminal.
     """
-    if not sys.stderr.isatty():
+    if is_hidden:
+        yield lambda _rows, _tokens: None
+        return
+    if not can_draw(sys.stderr):
         yield _Lines(n_rows, n_done, now).advance
         return
-    from tqdm import tqdm
+    from matryo.core.drawing import bar
 
-    size = shutil.get_terminal_size()  # tqdm hides its bar where a pty reports 0 rows
     started, n_tokens = now(), 0
-    with tqdm(
-        total=n_rows,
-        initial=n_done,
-        ncols=size.columns,
-        nrows=size.lines,
-        desc="embedding",
-        unit="text",
-    ) as shown:
+    with bar("embedding", n_rows, "text", stays=True, done=n_done) as shown:
 
         def advance(n_texts: int, n_more: int) -> None:
             nonlocal n_tokens
             n_tokens += n_more
-            rate = n_tokens / max(now() - started, 1e-9)
-            shown.set_postfix_str(f"{rate:,.0f} tok/s", refresh=False)
-            shown.update(n_texts)
+            shown.note(f"{n_tokens / max(now() - started, 1e-9):,.0f} tok/s")
+            shown.advance(n_texts)
 
         yield advance
 
@@ -80,12 +79,4 @@ class _Lines:
         )
         if self._n_rows is None or not rate:
             return line
-        return f"{line}, {_duration((self._n_rows - self._n_done) / rate)} left"
-
-
-def _duration(seconds: float) -> str:
-    if seconds < _MINUTE_S:
-        return f"{seconds:.0f} s"
-    if seconds < _HOUR_S:
-        return f"{seconds / _MINUTE_S:.0f} min"
-    return f"{seconds / _HOUR_S:.1f} h"
+        return f"{line}, {duration((self._n_rows - self._n_done) / rate)} left"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
@@ -24,6 +25,7 @@ from matryo.commands.sources.item import Item, Reading
 from matryo.commands.sources.rows import KEYS
 from matryo.core.errors import SettingsInvalid
 from matryo.core.fixed import fixed
+from matryo.core.progress import TerminalReporter
 from matryo.core.settings import Settings
 from matryo.service import EmbeddingType, LocalService, Options
 
@@ -88,7 +90,11 @@ def run(settings: Settings, wish: Wish) -> None:
         # A bundle's own command line gives what its server gives.
         defaults = operator_defaults(settings) if fixed().where else None
         local = stack.enter_context(
-            LocalService(lambda: build_local_service(settings, defaults=defaults))
+            LocalService(
+                lambda: build_local_service(
+                    settings, defaults=defaults, reporter=TerminalReporter()
+                )
+            )
         )
         job = Job(local, wish.options, wish.chunking, wish.embedding_type)
         for item in ahead.asked.values():
@@ -186,7 +192,8 @@ def _embed(job: Job, wish: Wish, ahead: Ahead, writer: Writer, output: Output | 
         keeper = _Keeper(job, writer, distinct)
         items = keeper.skip(ahead.items)
         keeper.commit()
-        with progress_bar(ahead.n_rows, done.rows) as advance:
+        on_screen = output is None and sys.stdout.isatty()
+        with progress_bar(ahead.n_rows, done.rows, is_hidden=on_screen) as advance:
             job.embed(items, keeper.write, advance, first=done.rows, distinct=distinct)
         keeper.commit(is_last=True)
     writer.finish()

@@ -21,6 +21,7 @@ from matryo.commands.guard.facts import Asked, Canary, Facts
 from matryo.commands.others import Others, ask_endpoint
 from matryo.commands.sources.item import Item
 from matryo.core.errors import SettingsInvalid
+from matryo.core.progress import TerminalReporter
 from matryo.core.settings import Settings
 from matryo.core.untrusted import reason_of
 from matryo.service import LocalService, Options, Service, Texts
@@ -145,7 +146,9 @@ class Local(AbstractContextManager["Local"]):
     def __init__(self, settings: Settings) -> None:
         settings = resolve_models(settings)
         self.model = settings.model[0]
-        self.local = LocalService(lambda: build_local_service(settings))
+        self.local = LocalService(
+            lambda: build_local_service(settings, reporter=TerminalReporter())
+        )
 
     @property
     def service(self) -> Service:

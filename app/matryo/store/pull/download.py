@@ -143,10 +143,9 @@ def _fetch(
         length = response.headers.get("content-length", "")
         rest = int(length) if re.fullmatch(r"\d{1,18}", length, re.ASCII) else 0
         with (
-            reporter.bar(f"fetching {part.stem}", n_bytes or have + rest) as advance,
+            reporter.bar(f"fetching {part.stem}", n_bytes or have + rest, done=have) as advance,
             part.open("ab" if have else "wb") as file,
         ):
-            advance(have)
             most = UNKNOWN_FILE_BYTES if n_bytes is None else n_bytes
             for piece in response.iter_raw():
                 have += len(piece)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
 from matryo.catalog.manifest import HubSource
 from matryo.core.errors import PullFailed
-from matryo.core.progress import Reporter
+from matryo.core.progress import Reporter, Together
 from matryo.store.files import make_folder
 from matryo.store.pull.download import DownloadFailed, download, without_credentials
 from matryo.store.pull.folder import from_folder
@@ -43,23 +44,35 @@ def from_hub(
     if constants.HF_HUB_OFFLINE:
         _from_cache(Path(constants.HF_HUB_CACHE), source, into, files, reporter, by_hand)
         return
-    for name, n_bytes in files.items():
-        reporter.say(f"fetching {name} of {source.repo} from the hub")
-        url = f"{constants.ENDPOINT}/{source.repo}/resolve/{source.revision}/{name}"
-        path = into / name
-        make_folder(path.parent)
-        try:
-            # The library knows the caller's token. It does not resume what an earlier process
-            # left; `download` does.
-            headers = library.build_hf_headers()
-            download(url, path, n_bytes=n_bytes, reporter=reporter, headers=headers, sleep=sleep)
-        except DownloadFailed as exc:
-            endpoint = without_credentials(constants.ENDPOINT)
-            reason = f"the hub at {endpoint} does not give us {name} of {source.repo}"
-            if exc.status is None:
-                reason = f"the hub at {endpoint} does not answer"
-            advice = _advice(exc, has_token=library.get_token() is not None)
-            raise PullFailed(f"{reason}: {exc.message}. {advice} {by_hand}") from exc
+    with _bar_of_all(files, reporter) as telling:
+        for name, n_bytes in files.items():
+            telling.say(f"fetching {name} of {source.repo} from the hub")
+            url = f"{constants.ENDPOINT}/{source.repo}/resolve/{source.revision}/{name}"
+            path = into / name
+            make_folder(path.parent)
+            try:
+                # The library knows the caller's token. It does not resume what an earlier process
+                # left; `download` does.
+                headers = library.build_hf_headers()
+                download(url, path, n_bytes=n_bytes, reporter=telling, headers=headers, sleep=sleep)
+            except DownloadFailed as exc:
+                endpoint = without_credentials(constants.ENDPOINT)
+                reason = f"the hub at {endpoint} does not give us {name} of {source.repo}"
+                if exc.status is None:
+                    reason = f"the hub at {endpoint} does not answer"
+                advice = _advice(exc, has_token=library.get_token() is not None)
+                raise PullFailed(f"{reason}: {exc.message}. {advice} {by_hand}") from exc
+
+
+@contextmanager
+def _bar_of_all(files: Sizes, reporter: Reporter) -> Generator[Reporter, None, None]:
+    """A reporter that also shows how far all files are, if there are several of known sizes."""
+    sizes = [n_bytes for n_bytes in files.values() if n_bytes is not None]
+    if len(files) == 1 or len(sizes) < len(files):
+        yield reporter
+        return
+    with reporter.bar(f"{len(files)} files", sum(sizes)) as advance:
+        yield Together(reporter, advance)
 
 
 def _advice(exc: DownloadFailed, *, has_token: bool) -> str:
