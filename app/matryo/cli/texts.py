@@ -141,9 +141,10 @@ kill; and windows of long texts.
 )
 @click.option(
     "--compare",
-    metavar="URL|PRECISION|FILE",
+    metavar="URL|PRECISION|FILE|INDEX.json",
     help="Embed nothing; say whether vectors of an endpoint (http://.../v1), another precision, or "
-    "a .npy or .jsonl file may share an index with these. Without INPUT, on a few built-in texts.",
+    "a .npy or .jsonl file may share an index with these. Without INPUT, on a few built-in texts. "
+    "Or INDEX.json, a record of matryo guard.",
 )
 @click.option("--compare-model", metavar="NAME", help="The model's name at the endpoint.")
 @click.option("--json", "as_json", is_flag=True, help="With --compare: one JSON object.")
