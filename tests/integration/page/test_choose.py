@@ -238,7 +238,11 @@ def test_a_model_without_prompts_or_smaller_sizes(server: Served, open_page: Ope
     assert [" ".join(head.split()) for head in heads] == [
         f"{native} full size", f"{native // 2} not trained", f"{native // 4} not trained",
     ]  # fmt: skip
-    # What was not trained is not suggested.
+    # Each of these finds itself at any size, and yet what was not trained is not suggested.
+    panel.get_by_label("Documents", exact=True).fill("\n".join(DOCUMENTS[:2]))
+    panel.get_by_label("Questions").fill("\n".join(DOCUMENTS[:2]))
+    compare(panel)
+    expect(panel.locator(f'[data-key="{native // 4}-float"]')).to_contain_text("1 of 1 stay")
     chosen = panel.locator("[aria-pressed=true]").get_attribute("data-key") or ""
     assert chosen.startswith(f"{native}-")
     expect(panel.get_by_text("other puts no prefix")).to_be_visible()
@@ -272,8 +276,11 @@ def test_copied_code(server: Served, open_page: Open, kind: str) -> None:
 def test_cancel(server: Served, open_page: Open) -> None:
     """Embedding stops when the reader cancels; nothing is shown, and the button has the focus."""
     page = open_page(f"{server.url}/")
-    held: list[Route] = []
-    page.route("**/v1/embeddings", held.append)
+
+    def hold(_: Route) -> None:
+        """Never answer."""
+
+    page.route("**/v1/embeddings", hold)
     panel = open_choose(page)
     panel.get_by_role("button", name="Compare").click()
     expect(panel.get_by_role("button", name="Compare")).to_be_disabled()

@@ -6,7 +6,7 @@ const FEWEST = 30; // steps of Lanczos' method
 const STEPS = 100; // at most
 const PRECISE = 1e-7; // of the largest eigenvalue
 const ROUNDS = 40; // of k-means at most
-const STARTS = 4; // of k-means for each number of clusters
+const STARTS = 8; // of k-means for each number of clusters
 export const MOST_CLUSTERS = 8;
 
 /** @returns {() => number} numbers from 0 to 1, the same ones for a seed */
