@@ -107,6 +107,22 @@ def test_metrics_elsewhere(store: dict[str, str], open_page: Open) -> None:
         page.close()  # before its server ends
 
 
+def test_metrics_kept_away(server: Served, open_page: Open) -> None:
+    """A proxy that answers 404 for the metrics is not asked again."""
+    page = open_page(f"{server.url}/#try", expect=("404",))
+    asked: list[int] = []
+
+    def refuse(route: Route) -> None:
+        asked.append(1)
+        route.fulfill(status=404, body="not here")
+
+    page.route("**/metrics", refuse)
+    page.get_by_role("tab", name="Now").click()
+    expect(page.locator("#panel-now")).to_contain_text("keeps /metrics away")
+    page.wait_for_timeout(2500)
+    assert len(asked) == 1
+
+
 def test_load(server: Served, open_page: Open) -> None:
     """Requests between two looks are shown as rates, and make a latency."""
     page = open_page(f"{server.url}/")

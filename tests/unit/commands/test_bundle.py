@@ -238,6 +238,17 @@ def test_doors_are_taken_along_if_they_are_installed(monkeypatch: pytest.MonkeyP
     assert "pip install 'matryo[grpc]'" in sentence
 
 
+def test_the_page_is_taken_along(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The files of the page, which are no modules, are in a bundle."""
+    commands: list[list[str]] = []
+    monkeypatch.setattr(freeze, "_run", lambda command, *_: commands.append(command))
+    monkeypatch.setattr(freeze, "stage_model", lambda *_: None)
+    freeze.freeze(tmp_path, tmp_path)
+    target = "matryo/http/page/assets"
+    (source,) = [one.split(":")[0] for one in commands[0] if one.endswith(f":{target}")]
+    assert (Path(source) / "index.html").is_file()
+
+
 def test_info(bundle: Bundle) -> None:
     """`matryo info FILE` checks the file and says what the file holds."""
     result = CliRunner().invoke(main, ["info", str(bundle.file)])

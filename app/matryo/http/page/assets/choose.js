@@ -220,9 +220,12 @@ function cellButton(cell, k, isChosen, isReference, onclick) {
     h("strong", {}, kept.text, say(" stay, ")),
     bar,
     h("span", { class: "hint" }, fmt.bytes(bytes), say(", ")),
-    isReference
-      ? h("span", { class: "hint" }, "the reference")
-      : h("span", { class: "hint" }, `${trimmed(factor)}×`, h("span", { class: "wide" }, " smaller"))
+    h(
+      "span",
+      { class: "hint" },
+      `${trimmed(factor)}×`,
+      h("span", { class: "wide" }, isReference ? ", the reference" : " smaller")
+    )
   );
 }
 

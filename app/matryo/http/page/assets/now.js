@@ -105,6 +105,10 @@ class Load {
         this.#take(await this.app.api.metrics());
       } catch (error) {
         this.#before = null;
+        if (error.status === 404) {
+          this.said.textContent = "The metrics are not within reach of this page: something before the server keeps /metrics away.";
+          return;
+        }
         if (error.status === 401) await this.#askForKey(error);
         else this.said.textContent = `No metrics now: ${error.message}`;
       }
