@@ -41,6 +41,7 @@ TYPES: Mapping[str, str] = {
     "numbers.js": _SCRIPT,
     "page.css": _STYLE,
     "plane.js": _SCRIPT,
+    "prefixes.js": _SCRIPT,
     "ranks.js": _SCRIPT,
     "reading.js": _SCRIPT,
     "sample.js": _SCRIPT,

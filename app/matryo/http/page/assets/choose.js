@@ -6,6 +6,7 @@ import { collected, documentsInput, inputTypeOf, onDocuments, readingNotes } fro
 import { starter, takeSample, vectorsOf } from "./documents.js";
 import { copyButton, field, fill, fmt, h, select, table } from "./dom.js";
 import { bytesOf, fits, places, rankings, sizesOf } from "./numbers.js";
+import { prefixesCard } from "./prefixes.js";
 import { agreementOf, refill, sideBySide } from "./ranks.js";
 import { MOST_QUESTIONS, textsOf } from "./reading.js";
 import { questions as sampleQuestions } from "./sample.js";
@@ -309,86 +310,3 @@ function codeCard(app, { chosen, model }, view, draw) {
 }
 
 const typeName = (type) => (type === "float" ? "float32" : type);
-
-// --- the prefixes
-
-/** Input types of questions and documents that give other prefixes than the right ones do. */
-function otherPrefixes(model) {
-  const prefixes = (...types) => JSON.stringify(types.map((type) => model.prompts[inputTypeOf(model, type)] ?? ""));
-  const seen = new Set([prefixes("query", "document")]);
-  const all = [
-    ["none", "No prefixes"],
-    ["document", "Both as documents"],
-    ["query", "Both as queries"],
-  ];
-  return all.filter(([type]) => !seen.has(prefixes(type, type)) && seen.add(prefixes(type, type)));
-}
-
-function prefixesCard(app, panel, comparison, question) {
-  const { model } = comparison;
-  const card = h("section", { class: "card" }, h("h2", {}, "What prefixes do"));
-  const settings = otherPrefixes(model);
-  if (!settings.length) {
-    card.append(h("p", {}, `${model.id} puts no prefix before questions or documents, so there is none to forget.`));
-    return { card, stop: () => {} };
-  }
-  const result = h("div", { class: "stack" });
-  const starting = starter(app, panel, "Try other prefixes", "", async (work) => {
-    fill(result);
-    const lists = [];
-    for (const [type, name] of settings) {
-      const documents = await vectorsOf(app, model, "documents", comparison.texts, inputTypeOf(model, type), work);
-      const questions = await vectorsOf(app, model, "questions", comparison.asked, inputTypeOf(model, type), work);
-      const found = rankings(documents.rows, questions.rows, model.dimensions.native, "float");
-      lists.push({ name, rankings: found, kept: agreementOf(comparison.reference, found, comparison.k) });
-    }
-    work.signal.throwIfAborted();
-    fill(result, prefixesResult(comparison, lists, question()));
-    app.announce("Prefixes compared");
-  });
-  const quoted = (type) => {
-    const prefix = model.prompts[inputTypeOf(model, type)];
-    return prefix ? h("code", { class: "prefix" }, prefix) : "nothing";
-  };
-  card.append(
-    h(
-      "p",
-      {},
-      "The model reads ",
-      quoted("query"),
-      " before a question, ",
-      quoted("document"),
-      " before a document."
-    ),
-    h("p", { class: "muted" }, "To see what a wrong prefix does, the texts are embedded again, at full size."),
-    h("div", { class: "row" }, starting.button),
-    starting.progress,
-    result
-  );
-  return { card, stop: starting.stop };
-}
-
-function prefixesResult({ reference, k, asked, texts }, lists, question) {
-  const right = { name: "Query and document", rankings: reference };
-  const own = select(
-    { onchange: () => draw() },
-    asked.map((text, i) => [String(i), text]),
-    String(question)
-  );
-  const ranks = h("div", {});
-  const draw = () => {
-    const at = Number(own.value);
-    const shown = [right, ...lists].map(({ name, rankings: all }) => ({ name, ranking: all[at] }));
-    fill(ranks, sideBySide(`The first ${k} results with each prefix`, texts, shown, k));
-  };
-  draw();
-  return [
-    table(
-      `First ${k} results that stay with other prefixes`,
-      ["Prefixes", "Results that stay", "First place stays"],
-      lists.map(({ name, kept }) => [name, kept.text, `${kept.first} of ${asked.length}`])
-    ),
-    field("Question", own),
-    ranks,
-  ];
-}
