@@ -294,7 +294,19 @@ class TestModels:
             max(map(len, re.sub(r"\x1b\[[\d;]*m", "", terminal.text).split("\r\n")[:-2])) <= columns
         )
         assert COLOUR.search(terminal.text)
+        names = [
+            "model",
+            "state",
+            "dims",
+            "tokens",
+            "built",
+            "disk",
+            "checkpoint",
+            "kind",
+            "verified",
+        ]
         if columns >= 60:
+            assert terminal.screen[0].split() == [name for name in names if name in terminal.text]
             (row,) = [line for line in terminal.screen if line.startswith("tiny ")]
             assert row.split()[:2] == ["tiny", "ready"]
             assert re.search(r"^bge-m3 +to fetch", "\n".join(terminal.screen), re.MULTILINE)
@@ -349,19 +361,20 @@ class TestServe:
             *("serve", "--port", "0", "--processes", processes),
             streams="all",
             columns=columns,
-            variables={"MATRYO_METRICS_PORT": "0"},
+            variables={"MATRYO_METRICS_PORT": "0", "MATRYO_PAGE": str(columns != 120).lower()},
         )
         text = terminal.read_until(lambda text: re.search(r"\ncurl .*\r\n", text) is not None)
         plain = re.sub(r"\x1b\[[\d;]*m", "", text)
         assert plain.count("is ready ─") == 1
         assert len(re.findall(r"ready: .* on http://", plain)) == 1
-        for name in ("model", "fingerprint", "address", "page", "metrics", "threads", "keys"):
+        for name in ("model", "fingerprint", "address", "metrics", "threads", "keys"):
             assert len(re.findall(rf"│ {name} ", plain)) == 1, name
+        assert ("│ page " in plain) == (columns != 120)
         assert f"{tiny.id}, fp32, 32 dimensions" in plain
         (call,) = re.findall(r"\n(curl .*)\r\n", plain)
         done = subprocess.run(call, shell=True, capture_output=True, check=True)  # noqa: S602
         assert len(json.loads(done.stdout)["data"][0]["embedding"]) == 32
-        assert f"{re.findall(r'http://[^/]+', call)[0]}/ " in plain
+        assert (f"{re.findall(r'http://[^/]+', call)[0]}/ " in plain) == (columns != 120)
         (panel,) = re.findall(r"╭.*╯", plain, re.DOTALL)
         assert {len(line) for line in panel.split("\r\n")} == {min(terminal.columns, 100)}
         terminal.press(b"\x03")
@@ -369,8 +382,8 @@ class TestServe:
         assert HIDE_CURSOR not in terminal.text
 
     def test_facts(self, start: Start, tmp_path: Path) -> None:
-        """Keys, a Unix socket and a page that is switched off."""
-        variables = {"MATRYO_PAGE": "false", "MATRYO_API_KEYS": "sk-test", "NO_COLOR": "1"}
+        """Keys; and a Unix socket, whose page has no address that a browser opens."""
+        variables = {"MATRYO_API_KEYS": "sk-test", "NO_COLOR": "1"}
         path = tmp_path / "s.sock"
         terminal = start(
             "serve", "--uds", str(path), streams="all", variables=variables, columns=200

@@ -2,18 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
-import pty
-import subprocess
-import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from matryo.commands.embedding.bar import progress_bar
-from tests.unit.commands.conftest import Command
 
 
 class Clock:
@@ -46,25 +39,3 @@ def test_lines(capsys: Any, n_rows: int | None, line: str) -> None:
         advance(300, 3600)
         advance(0, 0)
     assert capsys.readouterr().err == f"{line}\n"
-
-
-def test_terminal(embed: Command, tmp_path: Path) -> None:
-    """On a terminal, a bar with texts and tokens a second, up to the last row."""
-    path = tmp_path / "a.txt"
-    path.write_text("the sky\n" * 700)
-    ours, theirs = pty.openpty()
-    command = [sys.executable, "-m", "matryo", "embed", embed.model.id, str(path)]
-    with subprocess.Popen(
-        [*command, "--output", str(tmp_path / "v.npy")], env=os.environ | embed.env, stderr=theirs
-    ) as process:
-        os.close(theirs)
-        shown = b""
-        with contextlib.suppress(OSError):  # the other end is closed
-            while piece := os.read(ours, 1 << 16):
-                shown += piece
-    os.close(ours)
-    assert process.returncode == 0
-    last = shown.decode().replace("\n", "").strip("\r").split("\r")[-1]
-    assert "700/700" in last
-    assert "text/s" in last
-    assert "tok/s" in last

@@ -90,7 +90,8 @@ def test_bars(tmp_path: Path, hub: StandIn, model: TinyModel) -> None:
     bars = {f"fetching {name}": n_bytes for name, n_bytes in sizes.items()}
     assert reporter.counted == bars | {"2 files": sum(sizes.values())}
 
-    for unknown in (dict.fromkeys(NAMES), {NAMES[1]: sizes[NAMES[1]]}):
+    some: list[dict[str, int | None]] = [dict.fromkeys(NAMES), {NAMES[1]: sizes[NAMES[1]]}]
+    for unknown in some:
         reporter = Counter()
         from_hub(SOURCE, "tiny", tmp_path, unknown, reporter)
         assert reporter.counted.keys() == {f"fetching {name}" for name in unknown}
