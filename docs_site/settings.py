@@ -53,7 +53,7 @@ GROUPS = {
         "[grpc.md](grpc.md).",
         (
             *("host", "port", "uds", "grpc_port", "metrics_port", "backlog"),
-            *("root_path", "forwarded_allow_ips", "cors_origins"),
+            *("root_path", "forwarded_allow_ips", "cors_origins", "page"),
         ),
     ),
     "TLS": Group(

@@ -142,7 +142,7 @@ def test_verify_and_models(tmp_path: Path, made: Made, capsys: pytest.CaptureFix
     out = capsys.readouterr().out
     assert "graph = numpy forward" in out
     assert "no published values are known" in out
-    list_models(settings_of(tmp_path))
+    list_models(settings_of(tmp_path), as_json=False)
     out = capsys.readouterr().out
     assert f"derived from {folder}" in out
     assert "matryo serve serves my-model" in out
