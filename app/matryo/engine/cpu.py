@@ -10,16 +10,8 @@ from collections.abc import Mapping
 # versions, and features that no product of matrices uses.
 _FEATURES = (
     *("SSE41", "SSE42", "AVX", "F16C", "FMA3", "AVX2"),
-    *(
-        "AVX512F",
-        "AVX512CD",
-        "AVX512BW",
-        "AVX512DQ",
-        "AVX512VL",
-        "AVX512VNNI",
-        "AVX512BF16",
-        "AVX512FP16",
-    ),
+    *("AVX512F", "AVX512CD", "AVX512BW", "AVX512DQ", "AVX512VL"),
+    *("AVX512VNNI", "AVX512BF16", "AVX512FP16"),
     *("NEON", "NEON_FP16", "NEON_VFPV4", "ASIMD", "FPHP", "ASIMDHP", "ASIMDDP", "ASIMDFHM", "SVE"),
 )
 

@@ -9,15 +9,14 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from matryo.catalog.manifest import Manifest
 from matryo.catalog.prompts import NONE
-from matryo.core.budget import Lease
+from matryo.core.budget import Budget, Lease
 from matryo.core.errors import CapacityError
 from matryo.engine import Engine, TokenIds
 from matryo.engine.postprocess import FloatArray
@@ -116,12 +115,20 @@ class Canaries:
     """The canaries of a service's models, each computed when it is first asked for, and kept.
 
     Args:
-        compute: makes the canary of a model.
+        scheduler: runs the models.
+        pool: threads to tokenise on.
+        budget: holds tokens and vectors meanwhile.
     """
 
-    def __init__(self, compute: Callable[[Engine], Coroutine[Any, Any, Canary]]) -> None:
-        self._compute = compute
+    def __init__(self, scheduler: Scheduler, pool: TextPool, budget: Budget) -> None:
+        self._scheduler = scheduler
+        self._pool = pool
+        self._budget = budget
         self._tasks: dict[Engine, asyncio.Task[Canary]] = {}
+
+    async def _compute(self, engine: Engine) -> Canary:
+        with self._budget.lease() as lease:
+            return await compute(engine, self._scheduler, self._pool, lease)
 
     def of(self, engine: Engine) -> Awaitable[Canary]:
         """The canary of a model. Who stops to wait leaves the computation running.

@@ -10,11 +10,13 @@ from collections.abc import Callable, Coroutine, Iterable, Iterator
 from concurrent.futures import CancelledError, Future
 from functools import partial
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
-from matryo.service.canary import Canary
 from matryo.service.request import Answer, Options, Texts
 from matryo.service.service import Service
+
+if TYPE_CHECKING:
+    from matryo.service.canary import Canary
 
 T = TypeVar("T")
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Coroutine, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from matryo.core import trace_names as names
 from matryo.core.budget import Budget, Lease, Owner
@@ -20,12 +20,9 @@ from matryo.core.tracing import NO_SPAN, NO_TRACER, Span, Tracer
 from matryo.engine import Engine, Tokens
 from matryo.engine.postprocess import FloatArray
 from matryo.scheduler import Scheduler, SchedulerConfig
-from matryo.service.canary import Canaries, Canary
-from matryo.service.canary import compute as compute_canary
 from matryo.service.choices import Choices, Defaults, choose, describe
 from matryo.service.directory import Directory
 from matryo.service.expectation import check_expected
-from matryo.service.facts import ModelFacts, facts_of
 from matryo.service.keys import KeyRing
 from matryo.service.lag import watch_lag
 from matryo.service.ledger import Ledger
@@ -38,6 +35,10 @@ from matryo.service.text_pool import TextPool
 from matryo.service.token_arrays import TokenDecoder
 from matryo.service.tokenize import Tokenized, tokenize
 from matryo.service.traced import describe_span
+
+if TYPE_CHECKING:
+    from matryo.service.canary import Canaries, Canary
+    from matryo.service.facts import ModelFacts
 
 T = TypeVar("T")
 
@@ -104,7 +105,7 @@ class Service:
         self._n_looks = 0
         metrics.on_refresh(self._show)
         self._scheduler = Scheduler(engines, config.scheduler, metrics, tracer=tracer)
-        self._canaries = Canaries(self._compute_canary)
+        self._canaries: Canaries | None = None
         self.pool = TextPool(config.scheduler.workers, metrics, config.max_wait_s)
 
     # --- life
@@ -130,7 +131,8 @@ class Service:
         if self._watch:
             self._watch.cancel()
         await self._scheduler.close()
-        await self._canaries.close()
+        if self._canaries:
+            await self._canaries.close()
         await self.pool.close()
 
     def _observe(self, lag_s: float) -> None:
@@ -172,6 +174,9 @@ class Service:
 
     def facts(self, engine: Engine, version: str) -> ModelFacts:
         """The facts of one of the models; see `facts_of`."""
+        # Few servers are asked for facts and canaries while they start.
+        from matryo.service.facts import facts_of
+
         return facts_of(engine, self.defaults, version)
 
     async def canary(self, engine: Engine) -> Canary:
@@ -181,11 +186,11 @@ class Service:
             CapacityError: the service has no room now, is starting or draining.
             InferenceFailed: a run failed.
         """
-        return await self._canaries.of(engine)
+        if self._canaries is None:
+            from matryo.service.canary import Canaries
 
-    async def _compute_canary(self, engine: Engine) -> Canary:
-        with self.budget.lease() as lease:
-            return await compute_canary(engine, self._scheduler, self.pool, lease)
+            self._canaries = Canaries(self._scheduler, self.pool, self.budget)
+        return await self._canaries.of(engine)
 
     def begin(self, caller: Caller) -> None:
         """Count one request of a caller; a door calls this before a request costs anything.

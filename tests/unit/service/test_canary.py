@@ -200,6 +200,7 @@ async def test_closing_ends_the_computation(engine: FakeEngine) -> None:
         asyncio.get_running_loop().call_later(0.05, engine.gate.set)
     with pytest.raises(Abandoned):
         await asking
+    assert service._canaries
     assert not service._canaries._tasks
 
 

@@ -23,7 +23,7 @@ from matryo.service.canary import TEXTS, VERSION, Canary
 _CANARY_S = 5.0
 
 
-async def list_models(request: Request) -> Response:
+def models_of(request: Request) -> Response:
     """The served models that the caller may use, the default first."""
     caller: Caller = request.scope["state"]["caller"]
     manifests = [engine.manifest for engine in context_of(request).service.directory.engines]
@@ -31,7 +31,7 @@ async def list_models(request: Request) -> Response:
     return _json({"object": "list", "data": models})
 
 
-async def retrieve_model(request: Request) -> Response:
+async def details_of(request: Request) -> Response:
     """One served model, by id or alias, with everything that shapes its vectors."""
     model: str = request.path_params["model"]
     if not model:

@@ -14,7 +14,6 @@ from matryo.http.body import announced_deadline_s
 from matryo.http.context import context_of
 from matryo.http.heads import values_of
 from matryo.http.openai.encoding import Encoding
-from matryo.http.openai.models import list_models, retrieve_model
 from matryo.http.openai.parsing import Parsed, options_of, parse_request
 from matryo.http.openai.tally import Tally
 from matryo.http.openai.wire import (
@@ -76,6 +75,21 @@ async def create_embeddings(request: Request) -> Response:
 
 def _text_bytes(parsed: Parsed) -> int:
     return parsed[1].n_bytes
+
+
+async def list_models(request: Request) -> Response:
+    """The served models that the caller may use, the default first."""
+    from matryo.http.openai.models import models_of
+
+    return models_of(request)
+
+
+async def retrieve_model(request: Request) -> Response:
+    """One served model, by id or alias, with everything that shapes its vectors."""
+    # Loaded when first asked for: serving vectors needs none of it.
+    from matryo.http.openai.models import details_of
+
+    return await details_of(request)
 
 
 _ERRORS: dict[int, str] = {
