@@ -38,7 +38,8 @@ def assert_openai_error(response: httpx2.Response, status: int) -> dict[str, Any
 @pytest.mark.parametrize(
     ("method", "path", "status"),
     [
-        ("GET", "/", 404),
+        ("GET", "/nothing", 404),
+        ("PUT", "/", 405),
         ("GET", "/v1", 404),
         ("POST", "/v1/foo", 404),
         ("POST", "/v1/embeddings/", 404),

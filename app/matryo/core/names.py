@@ -20,6 +20,8 @@ _KEY_WORDS = frozenset(
 )
 # matryo-native reads it.
 _NATIVE_ISA = "MATRYO_NATIVE_ISA"
+# Deployments name their image so, and mean no setting, though MATRYO_PAGE is near.
+_IMAGE = "MATRYO_IMAGE"
 _LEAST_LIKENESS = 0.66
 _LEAST_BEGINNING = 3
 
@@ -40,7 +42,7 @@ def check_names(values: Mapping[str, str], known: Collection[str], source: str =
     for name in sorted(values.keys() - known - {_NATIVE_ISA}):
         if _KUBERNETES.fullmatch(name) or _KUBERNETES_VALUE.match(values[name]):
             continue
-        near = _nearest(name, known)
+        near = None if name == _IMAGE else _nearest(name, known)
         if near:
             raise SettingsInvalid(
                 f"{name}{where} is no setting; did you mean {near}? Rename or unset the variable."

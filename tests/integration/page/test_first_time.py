@@ -60,7 +60,7 @@ def test_path(real: Served, open_page: Open, width: int) -> None:
     assert screen_is_wide_enough(page)
 
     page.get_by_label("Size", exact=True).fill("16")
-    page.get_by_label("Input type").select_option("query")
+    page.get_by_label("Input type", exact=True).select_option("query")
     submit(page)
     cut = api_vectors(real.url, model=model, input=TEXTS, dimensions=16, input_type="query")
     assert vectors_of(page, 3) == cut
@@ -133,7 +133,7 @@ def test_tokens(server: Served, open_page: Open) -> None:
     """Tokens show the prompt; unknown and cut ones are told apart in words."""
     page = open_page(f"{server.url}/")
     page.get_by_role("tab", name="Try").click()
-    page.get_by_label("Input type").select_option("query")
+    page.get_by_label("Input type", exact=True).select_option("query")
     limit = 64  # of the random model
     embed(page, "apple 漢字", "word " * 100)
     tokens = page.locator("#panel-try section", has=page.locator("#tokens"))

@@ -140,6 +140,7 @@ def test_gone_and_back(store: dict[str, str], open_page: Open) -> None:
     with serve(store) as first:
         page = open_page(f"{first.url}/", expect=PRESSED)
         expect(page.locator("#model option")).to_have_count(2)
+        page.wait_for_load_state("networkidle")  # the scripts of all tabs have come
         port = first.url.rpartition(":")[2]
         first.stop()
         expect(page.get_by_role("status")).to_have_text("No answer")

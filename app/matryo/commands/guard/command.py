@@ -108,7 +108,7 @@ def report(record: Record, finding: Finding, where: str, *, as_json: bool) -> No
     if as_json:
         click.echo(json.dumps(_facts(record, finding), indent=1))
         return
-    click.echo(escaped(finding.sentence))
+    click.echo(finding.sentence)
     for cause in finding.causes:
         click.echo(f"  {escaped(cause.sentence())}")
     rows = [

@@ -220,6 +220,13 @@ class TestChoices:
             facts(PLAIN), found, LEAVE, replace(LEAVE, dimensions=256), bits_differ=False
         )[1:]
 
+    def test_native(self) -> None:
+        """A default that is the native size on both sides is no cause beside that size."""
+        sizes = PLAIN["sizes"] | {"native": 1024, "default": 1024}
+        found = facts(PLAIN | {"sizes": sizes})
+        causes = find_causes(facts(PLAIN), found, LEAVE, LEAVE, bits_differ=True)
+        assert kinds_of(causes) == ["native_dimensions"]
+
     def test_other_wishes(self) -> None:
         """Requests that name something else now are a cause by themselves."""
         plain = facts(PLAIN)

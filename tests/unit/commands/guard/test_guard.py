@@ -127,6 +127,16 @@ class TestLocal:
         assert found["vectors"][0]["found"] == "query"
         assert found["vectors"][0]["cosine_min"] < 1
 
+    def test_empty_prompt(self, tmp_path: Path) -> None:
+        """Documents without a prompt have the vectors of `none`."""
+        built = build(tmp_path, lambda text: text.replace('"search_document: "', '""'))
+        path = tmp_path / "x.json"
+        built.guard("record", path, "--input-type", "document")
+        _, found = built.check(path)
+        assert found["fingerprints"][1].split("/")[-3] == "document"
+        assert [one["recorded"] for one in found["vectors"]] == ["none", "query"]
+        assert kinds_of(built.check(path, MATRYO_DEFAULT_INPUT_TYPE="query")[1]) == []
+
     def test_named(self, plain: Built, tmp_path: Path) -> None:
         """One whose requests name one does not; a synonym is a name."""
         for number, name in enumerate(("document", "passage")):
@@ -197,6 +207,8 @@ class TestServer:
             name = ("--model", "text-embedding-3-small")
             status, found = plain.check(path, "--url", f"{live.url}/v1", *name)
             assert (status, kinds_of(found)) == (1, ["model", "weights"])
+            # A server of another URL need not know the alias: it is asked for the model's id.
+            assert plain.check(path, "--url", f"{live.url}/v1")[1]["verdict"] == "same"
 
     def test_suffix(self, plain: Built, tmp_path: Path) -> None:
         """A model's name with a suffix names the input type."""
