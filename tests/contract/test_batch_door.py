@@ -168,6 +168,18 @@ async def test_batches(sdk: openai.AsyncOpenAI, storage: MemoryStorage) -> None:
     assert (cancelled.status, cancelled.cancelling_at) == ("cancelling", NOW)
 
 
+async def test_no_pin(sdk: openai.AsyncOpenAI) -> None:
+    """A batch that is to be held to a fingerprint is refused, since no line of it would be."""
+    pin = {"x-matryo-expect-fingerprint": "all-minilm-l6-v2/int8"}
+    with pytest.raises(openai.BadRequestError, match="cannot be held to a fingerprint"):
+        await sdk.batches.create(
+            input_file_id="file-1",
+            endpoint="/v1/embeddings",
+            completion_window="24h",
+            extra_headers=pin,
+        )
+
+
 async def test_an_ended_batch(sdk: openai.AsyncOpenAI, storage: MemoryStorage) -> None:
     """Faults of the input, counts, tokens and files of a batch are there for the client."""
     file = await sdk.files.create(file=LINES, purpose="batch")

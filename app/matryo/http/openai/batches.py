@@ -6,9 +6,10 @@ from fastapi import Request
 from starlette.responses import Response
 
 from matryo.batch.objects import Batch
-from matryo.core.errors import UnknownBatch
+from matryo.core.errors import InvalidRequest, UnknownBatch
 from matryo.http.body import check_media, read_body
 from matryo.http.context import batch_door_of, context_of
+from matryo.http.heads import header_of
 from matryo.http.openai.batch_calls import (
     caller_in,
     checked_after,
@@ -19,6 +20,7 @@ from matryo.http.openai.batch_calls import (
 )
 from matryo.http.openai.batch_parsing import limit_of, parse_batch
 from matryo.http.openai.batch_wire import batch_list, batch_object
+from matryo.service.expectation import EXPECT
 
 _BATCHES, _MOST_BATCHES = 20, 100  # of a page: by default, at most
 
@@ -26,6 +28,7 @@ _BATCHES, _MOST_BATCHES = 20, 100  # of a page: by default, at most
 async def create_batch(request: Request) -> Response:
     """Have every line of an uploaded file answered."""
     context, door = context_of(request), batch_door_of(request)
+    _refuse_expectation(request)
     check_media(request)
     caller = caller_in(request)
     lease = request.scope["state"]["lease"] = context.service.lease(caller)
@@ -70,6 +73,20 @@ async def cancel_batch(request: Request) -> Response:
     batch = await door.call(door.storage.cancel, owner_of(request), _id_in(request))
     door.nudge()
     return _answer(request, batch)
+
+
+def _refuse_expectation(request: Request) -> None:
+    """Refuse a pin that no line of a batch would obey.
+
+    Raises:
+        InvalidRequest: the request has one.
+    """
+    if header_of(request.scope, EXPECT.encode()) is not None:
+        raise InvalidRequest(
+            f"A batch cannot be held to a fingerprint, and the request has {EXPECT}. Leave the "
+            "header out, and compare the x-matryo-fingerprint of one embedding, or "
+            "GET /v1/models/{id}, before and after the batch."
+        )
 
 
 def _answer(request: Request, batch: Batch) -> Response:

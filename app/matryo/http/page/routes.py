@@ -6,6 +6,7 @@ scripts ask the API for, with the key that the reader types in.
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -58,6 +59,7 @@ HEADERS: Mapping[str, str] = {
     "x-content-type-options": "nosniff",
     "referrer-policy": "no-referrer",
     "cache-control": "no-cache",
+    "vary": "accept-encoding",
 }
 """Of every answer: a browser fetches nothing from elsewhere, and asks whether a file is new."""
 
@@ -85,6 +87,7 @@ class _File:
     """A file as a browser gets it."""
 
     content: bytes
+    gzipped: bytes
     media_type: str
     etag: str
 
@@ -93,17 +96,32 @@ class _File:
         headers = {**HEADERS, "etag": self.etag}
         if _has(values_of(request.scope, b"if-none-match"), self.etag):
             return Response(status_code=304, headers=headers)
-        return Response(self.content, headers={**headers, "content-type": self.media_type})
+        headers["content-type"] = self.media_type
+        if _takes_gzip(values_of(request.scope, b"accept-encoding")):
+            return Response(self.gzipped, headers={**headers, "content-encoding": "gzip"})
+        return Response(self.content, headers=headers)
 
 
 def _has(values: list[str], etag: str) -> bool:
     """Whether a browser has the file with the tag; a proxy may have weakened the tag."""
     tags = [tag.strip().removeprefix("W/") for value in values for tag in value.split(",")]
-    return etag in tags or "*" in tags
+    return etag.removeprefix("W/") in tags or "*" in tags
+
+
+def _takes_gzip(values: list[str]) -> bool:
+    """Whether a browser takes gzip: it names gzip, and no weight of 0 behind the name."""
+    for value in values:
+        for coding in value.split(","):
+            name, _, weight = coding.partition(";")
+            if name.strip().lower() == "gzip":
+                return weight.strip().lower().rstrip("0.") != "q="
+    return False
 
 
 def _file(content: bytes, media_type: str) -> _File:
-    return _File(content, media_type, f'"{hashlib.sha256(content).hexdigest()[:32]}"')
+    # A weak tag, because it stands for the bytes with and without gzip.
+    etag = f'W/"{hashlib.sha256(content).hexdigest()[:32]}"'
+    return _File(content, gzip.compress(content, mtime=0), media_type, etag)
 
 
 def _index(facts: PageFacts) -> bytes:

@@ -97,6 +97,8 @@ export class Api {
   async #part(texts, options, signal, all) {
     const init = post(embedBody(texts, options), signal);
     init.headers.accept = "application/octet-stream";
+    // The server may start anew between two parts, with another model.
+    if (all.fingerprint) init.headers["x-matryo-expect-fingerprint"] = all.fingerprint;
     let response;
     try {
       response = await this.#send("v1/embeddings", init);
