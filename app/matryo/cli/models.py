@@ -214,7 +214,8 @@ def bundle(
 ) -> None:
     """Write one executable file that serves a model: no Python, no network, no other file.
 
-    The file has the commands serve, embed, verify, health, info, models and key, and every setting.
+    The file has the commands serve, embed, guard, verify, health, info, models and key, and every
+    setting.
     """
     from matryo.commands.bundle import run
 
