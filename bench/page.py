@@ -55,7 +55,7 @@ def main(rounds: int) -> None:
         click.echo(f"{name}: median {statistics.median(kept):.0f} ms, most {max(kept):.0f} ms")
     packed = sum(len(gzip.compress(content)) for content in sizes.values())
     total = sum(map(len, sizes.values()))
-    click.echo(f"{len(sizes)} files, {total:,} bytes ({packed:,} if a proxy packs them)")
+    click.echo(f"{len(sizes)} files, {total:,} bytes ({packed:,} on the wire, by gzip)")
 
 
 def _paint(page: Page) -> float:
