@@ -14,7 +14,7 @@ from matryo.cli import main
 from matryo.core.fixed import Fixed, fix
 
 # What a shell puts before, between and behind commands.
-_ENDS = re.compile(r"\s(?:\||>>?|<)\s")
+_ENDS = re.compile(r"\s(?:\||&&|>>?|<)\s")
 
 
 def commands(
