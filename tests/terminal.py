@@ -18,6 +18,8 @@ from dataclasses import dataclass
 
 _CONTROL = re.compile(r"\x1b\[([?\d;]*)([A-Za-z])|\x1b\]8;[^\x1b]*\x1b\\|(.)", re.DOTALL)
 _PATIENCE_S = 120.0
+# What the environment says of a terminal; pytest's workers say that one has 80 columns.
+_SAID = frozenset(("COLUMNS", "LINES", "NO_COLOR", "FORCE_COLOR", "TERM"))
 
 
 @dataclass
@@ -105,7 +107,7 @@ def start_on_terminal(
     """
     ours, theirs = pty.openpty()
     _resize(ours, columns, lines)
-    plain = {name: value for name, value in os.environ.items() if name != "NO_COLOR"}
+    plain = {name: value for name, value in os.environ.items() if name not in _SAID}
     process = subprocess.Popen(
         [sys.executable, *(["-c", code] if code else ["-m", "matryo"]), *command],
         env=plain | {"TERM": "xterm-256color"} | env,
