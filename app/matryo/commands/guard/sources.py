@@ -103,8 +103,8 @@ class Server:
             if last < _TRIES - 1:
                 time.sleep(_PAUSE_S)
         raise SettingsInvalid(
-            f"{self._endpoint.called}: the server has no room to compute its canary now. Try again "
-            "when it has less to do"
+            f"{self._endpoint.called}: no canary: the server has no room for one now, or a run of "
+            "the model fails. Try again when it has less to do, or look at its log"
         )
 
     def _facts(self, model: str) -> Facts | None:
