@@ -35,7 +35,7 @@ BAD = [
     (f"{NOMIC.id}/int8", "another precision"),
     (f"{NOMIC.id}/fp32/other+native", "another build"),
     (f"{NOMIC.id}/fp32/fake/query", "another input type"),
-    (f"{NOMIC.id}/fp32/fake/document/64", "another dimensions"),
+    (f"{NOMIC.id}/fp32/fake/document/64", "another number of dimensions"),
     (f"{NOMIC.id}/fp32/fake/document/768/int8", "another number type"),
     (f"{NOMIC.id}/fp3", "another precision"),
     (f"{WHOLE}, {WHOLE}", "another number type"),
@@ -90,7 +90,7 @@ class TestHttp:
         del body["dimensions"]
         answer = await client.post("/v1/embeddings", json=body, headers=headers)
         assert answer.status_code == 412
-        assert "another dimensions" in words(answer)
+        assert "another number of dimensions" in words(answer)
         headers = {EXPECT: MINILM.id}
         body = {"input": "a", "model": MINILM.id}
         assert (await client.post("/v1/embeddings", json=body, headers=headers)).status_code == 200

@@ -80,6 +80,14 @@ def operator_defaults(settings: Settings) -> Defaults:
     )
 
 
+def local_defaults(settings: Settings) -> Defaults | None:
+    """What a command gives that makes vectors itself; None as `build_local_service` has it.
+
+    A bundle's own commands give what its server gives.
+    """
+    return operator_defaults(settings) if fixed().where else None
+
+
 def memory_budget(settings: Settings) -> int:
     """Bytes that the requests of this process, one of `settings.processes`, may hold at once.
 

@@ -19,7 +19,7 @@ import numpy as np
 from matryo.build.texts import TEXTS
 from matryo.commands.agreement import ADVICE, NUMBERS, Comparison, compare
 from matryo.commands.embedding.job import Job
-from matryo.commands.endpoint import Endpoint
+from matryo.commands.endpoint import Endpoint, without_password
 from matryo.commands.guard.causes import Cause, find_causes
 from matryo.commands.guard.command import report
 from matryo.commands.guard.facts import Asked, Facts
@@ -92,7 +92,8 @@ def run(
     theirs: Facts | None = None
     if is_url:
         own = _own(settings, items, options)
-        with Endpoint(target, f"--compare {target}", "--compare-model") as endpoint:
+        shown = without_password(target)
+        with Endpoint(target, f"--compare {shown}", "--compare-model") as endpoint:
             name = model or settings.model[0]
             other = ask_endpoint(endpoint, items, name, options)
             theirs = _facts_of(endpoint, name) if other.fingerprint else None
@@ -115,7 +116,7 @@ def run(
         facts = _facts(found, fingerprints, order, causes)
         click.echo(json.dumps(facts, indent=1))
     else:
-        _print(found, fingerprints, order, target)
+        _print(found, fingerprints, order, without_password(target))
         for cause in causes:
             click.echo(f"  {escaped(cause.sentence('here', 'there'))}")
     return found.verdict in ("identical", "interchangeable")

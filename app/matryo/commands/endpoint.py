@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import re
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ _TIMEOUT_S = 120
 _WHOLE_S = 600  # of one answer, which may come drop by drop
 _MAX_BYTES = 64 << 20  # 32 vectors of 4,096 numbers are 3 MB of JSON
 _SHOWN_CHARS = 300
-_OK = 200
+_OK, _REDIRECTS, _SERVER_FAULTS = 200, range(300, 400), 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +57,7 @@ class Reply:
 
 
 class Endpoint:
-    """A server's base URL. Enter it to ask; the key is OPENAI_API_KEY.
+    """A server's base URL. Enter it to ask; the key is OPENAI_API_KEY, without blanks around it.
 
     A server on this machine is asked without a proxy, others as the environment says.
 
@@ -78,7 +79,13 @@ class Endpoint:
         Raises:
             SettingsInvalid: the URL, the key, or a proxy of the environment cannot be used.
         """
-        key = os.environ.get("OPENAI_API_KEY", "none")
+        # A secret that is not set comes as an empty variable, and a file ends with a line feed.
+        key = os.environ.get("OPENAI_API_KEY", "").strip() or "none"
+        if not (key.isascii() and key.isprintable()):  # the library's own words show the key
+            raise SettingsInvalid(
+                f"{self.called}: OPENAI_API_KEY has characters that a header cannot have. Set the "
+                "variable to the key alone"
+            )
         headers = {"authorization": f"Bearer {key}", "accept-encoding": "identity"}
         try:
             self._client = httpx2.Client(
@@ -123,9 +130,17 @@ class Endpoint:
         Raises:
             SettingsInvalid: always.
         """
+        said = ": ".join(filter(None, (f"{self.called}: status {reply.status}", reply.text)))
+        if reply.status in _REDIRECTS:
+            target = without_password(reply.headers.get("location", "nowhere"))
+            raise SettingsInvalid(
+                f"{said}. That is a redirect to {target[:_SHOWN_CHARS]}, and no redirect is "
+                "followed with a key; give the URL of the server itself"
+            )
+        if reply.status >= _SERVER_FAULTS:
+            raise SettingsInvalid(said)
         raise SettingsInvalid(
-            f"{self.called}: status {reply.status}: {reply.text} "
-            f"({self._model_option} names its model, OPENAI_API_KEY its key)"
+            f"{said} ({self._model_option} names its model, OPENAI_API_KEY its key)"
         )
 
     def _ask(self, method: str, path: str, body: object) -> Reply:
@@ -152,6 +167,11 @@ class Endpoint:
 
     def _silent(self, exc: Exception) -> SettingsInvalid:
         return SettingsInvalid(f"{self.called}: no answer ({exc})")
+
+
+def without_password(url: str) -> str:
+    """A URL as it may be kept, and shown: without the user and the password before the host."""
+    return re.sub(r"(?<=://)[^/?#]*@", "", url, count=1)
 
 
 def mounts(url: str) -> dict[str, httpx2.BaseTransport | None]:

@@ -20,7 +20,8 @@ from matryo.core.errors import InvalidRequest, SettingsInvalid
 from matryo.engine.postprocess import FloatArray
 from matryo.service import Options
 
-_TEXTS_OF_REQUEST = 32
+TEXTS_OF_REQUEST = 32
+"""Texts that an endpoint is sent at a time, if its limits are not known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +44,13 @@ class Others:
 # --- an endpoint
 
 
-def ask_endpoint(endpoint: Endpoint, items: Sequence[Item], model: str, options: Options) -> Others:
+def ask_endpoint(
+    endpoint: Endpoint,
+    items: Sequence[Item],
+    model: str,
+    options: Options,
+    n_texts: int = TEXTS_OF_REQUEST,
+) -> Others:
     """Vectors of an endpoint of OpenAI's shape, and its fingerprint if it is one of ours.
 
     Args:
@@ -51,6 +58,7 @@ def ask_endpoint(endpoint: Endpoint, items: Sequence[Item], model: str, options:
         items: the texts, none of them empty.
         model: its name there.
         options: of items that ask for nothing.
+        n_texts: of one request at most.
 
     Raises:
         InvalidRequest: the answers are no vectors of the texts.
@@ -58,18 +66,20 @@ def ask_endpoint(endpoint: Endpoint, items: Sequence[Item], model: str, options:
     """
     vectors: list[Any] = []
     fingerprint: str | None = None
-    for body in _bodies(items, model, options):
+    for body in _bodies(items, model, options, n_texts):
         answer = endpoint.post("embeddings", body)
         fingerprint = answer.headers.get("x-matryo-fingerprint", fingerprint)
         vectors += _in_order(answer, endpoint, len(body["input"]))
-    return Others(_matrix(vectors, endpoint.url, len(items)), fingerprint, _numbers(vectors))
+    return Others(_matrix(vectors, endpoint.called, len(items)), fingerprint, _numbers(vectors))
 
 
-def _bodies(items: Sequence[Item], model: str, options: Options) -> Iterator[dict[str, Any]]:
+def _bodies(
+    items: Sequence[Item], model: str, options: Options, n_texts: int
+) -> Iterator[dict[str, Any]]:
     """Requests of neighbours that ask for the same, in order."""
     start = 0
     for index in range(1, len(items) + 1):
-        is_end = index == len(items) or index - start == _TEXTS_OF_REQUEST
+        is_end = index == len(items) or index - start == n_texts
         if not (is_end or items[index].asked != items[start].asked):
             continue
         asked = items[start].asked

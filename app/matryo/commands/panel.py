@@ -11,11 +11,13 @@ from rich.text import Text
 
 import matryo
 from matryo.assembly.models import core_use
+from matryo.assembly.service import operator_defaults
 from matryo.catalog.manifest import Manifest
 from matryo.core.drawing import console
 from matryo.core.printable import escaped
 from matryo.core.settings import Settings
 from matryo.http.listening import Listener
+from matryo.service.choices import default_dimensions_of
 from matryo.store.artifact import find_artifact
 from matryo.store.layout import open_store
 
@@ -61,11 +63,12 @@ def start_panel(
 
 def _models(settings: Settings, models: Sequence[Manifest]) -> Iterator[tuple[str, str]]:
     """What is served, two lines for each model."""
-    store, size = open_store(settings), settings.dimensions
+    store, defaults = open_store(settings), operator_defaults(settings)
     for manifest in models:
         precision = manifest.precision_for(settings.precision)
         native = manifest.output.dimensions.native
-        default = f", {size} by default" if size and size != native else ""
+        size = default_dimensions_of(manifest, defaults)
+        default = f", {size} by default" if size != native else ""
         yield "model", f"{manifest.id}, {precision}, {native} dimensions{default}"
         yield "fingerprint", find_artifact(store, manifest, precision).record.fingerprint
 

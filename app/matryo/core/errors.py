@@ -229,12 +229,12 @@ class FingerprintMismatch(RequestError):
     def __init__(
         self, *, expected: str, fingerprint: str, differing: Sequence[str], by_request: bool
     ) -> None:
-        what = " and ".join(differing) or "number of parts"
-        remedy = (
-            "Ask for the input type, dimensions and number type of the index"
-            if by_request
-            else "Use the model, precision and build that the index was made with"
-        )
+        what = " and ".join(differing)
+        remedy = "Use the model, precision and build that the index was made with"
+        if not differing:
+            what, remedy = "number of parts", "Expect what x-matryo-fingerprint says of a vector"
+        elif by_request:
+            remedy = "Ask for the input type, dimensions and number type of the index"
         super().__init__(
             f"Expected vectors with the fingerprint '{cut(escaped(expected), 256)}', "
             f"but they would have '{fingerprint}': another {what}. {remedy}; or embed the index "

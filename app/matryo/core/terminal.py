@@ -15,12 +15,14 @@ _MINUTE_S, _HOUR_S = 60, 3600
 _erasers: list[Callable[[], object]] = []
 
 
-def can_draw(stream: TextIO) -> bool:
-    """Whether a stream is a terminal that shows colours and bars.
+def can_draw(stream: TextIO | None) -> bool:
+    """Whether a stream is a terminal that shows colours and bars; None is a closed one.
 
     Colours are left out where NO_COLOR is set; lines and bars stay.
     """
-    return stream.isatty() and os.environ.get("TERM", "").lower() not in _PLAIN
+    if stream is None or not stream.isatty():
+        return False
+    return os.environ.get("TERM", "").lower() not in _PLAIN
 
 
 def on_erase(erase: Callable[[], object]) -> None:

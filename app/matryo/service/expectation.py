@@ -10,7 +10,7 @@ EXPECT = "x-matryo-expect-fingerprint"
 """The header, and the key of gRPC's metadata, that has the expected fingerprint."""
 
 _BUILD = "build (weights, tokenizer, prompts, output steps or kernels)"
-_PARTS = ("model", "precision", _BUILD, "input type", "dimensions", "number type")
+_PARTS = ("model", "precision", _BUILD, "input type", "number of dimensions", "number type")
 _OF_THE_MODEL = 3  # parts that a request chooses with its model alone
 
 

@@ -273,6 +273,13 @@ class TestCompare:
         words = embed("--compare", url)
         assert "identical: the same vectors" in words.stdout
 
+    def test_password(self, embed: Command, texts: Path, live: Live) -> None:
+        """A password in a URL is not shown, whether the server answers or not."""
+        for port in (live.port, 1):
+            done = embed(texts, "--compare", f"http://user:hidden@127.0.0.1:{port}/v1")
+            assert f"http://127.0.0.1:{port}/v1" in done.output
+            assert "hidden" not in done.output
+
     def test_other_prefix(self, embed: Command, texts: Path, live: Live) -> None:
         """A server asked for queries gives what the fingerprint says it gives."""
         flags = (texts, "--compare", f"{live.url}/v1", "--json")

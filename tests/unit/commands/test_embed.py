@@ -119,7 +119,7 @@ class TestExpectedFingerprint:
             ((), "tiny/int8", "another precision"),
             ((), "tiny/fp32/0", "another build"),
             (("--dtype", "int8"), "{}/document/32/float", "another number type"),
-            (("--dimensions", "16"), "{}/document/32", "another dimensions"),
+            (("--dimensions", "16"), "{}/document/32", "another number of dimensions"),
             ((), "", "is empty"),
         ],
     )

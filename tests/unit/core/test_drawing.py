@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import io
+import subprocess
+import sys
 from typing import Any, cast
 
 import pytest
@@ -52,6 +54,13 @@ def test_can_draw(
     for name in ("FORCE_COLOR", "TTY_COMPATIBLE"):  # other programs' ways to ask for colours
         monkeypatch.setenv(name, "1")
     assert can_draw(Stream(is_terminal=is_terminal)) is draws
+
+
+def test_a_closed_stream() -> None:
+    """A stream that the shell closed is no terminal."""
+    closed = ["sh", "-c", '"$@" >&-', "sh", sys.executable, "-m", "matryo", "models"]
+    done = subprocess.run(closed, capture_output=True, check=False)
+    assert (done.returncode, done.stderr) == (0, b"")
 
 
 @pytest.mark.parametrize(

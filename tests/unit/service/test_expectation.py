@@ -96,15 +96,19 @@ def test_none_expects_nothing() -> None:
         ),
         ("NOMIC-embed-text-v1.5/int8", "another model", "Use the model"),
         (FULL.replace("query", "document"), "another input type.", "Ask for the input type"),
-        (FULL.replace("768", "256"), "another dimensions.", "Ask for the input type"),
+        (FULL.replace("768", "256"), "another number of dimensions.", "Ask for the input type"),
         (FULL.replace("float", "int8"), "another number type.", "Ask for the input type"),
-        (FULL.replace("query/768", "none/64"), "input type and dimensions.", "the input type"),
+        (
+            FULL.replace("query/768", "none/64"),
+            "input type and number of dimensions.",
+            "the input type",
+        ),
         (
             FULL.replace("int8", "q8").replace("768", "64"),
-            "precision and dimensions",
+            "precision and number of dimensions",
             "Use the model",
         ),
-        (f"{FULL}/more", "another number of parts", "the input type"),
+        (f"{FULL}/more", "another number of parts", "what x-matryo-fingerprint says"),
         ("/nomic-embed-text-v1.5", "another model", "Use the model"),
     ],
 )

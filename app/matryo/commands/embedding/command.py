@@ -11,7 +11,7 @@ from itertools import islice
 
 import click
 
-from matryo.assembly.service import build_local_service, operator_defaults
+from matryo.assembly.service import build_local_service, local_defaults
 from matryo.commands.embedding.bar import progress_bar
 from matryo.commands.embedding.chunks import Chunking
 from matryo.commands.embedding.distinct import Distinct, open_distinct
@@ -24,7 +24,6 @@ from matryo.commands.sources.inputs import Ahead, Digest, Inputs, open_inputs
 from matryo.commands.sources.item import Item, Reading
 from matryo.commands.sources.rows import KEYS
 from matryo.core.errors import SettingsInvalid
-from matryo.core.fixed import fixed
 from matryo.core.progress import TerminalReporter
 from matryo.core.settings import Settings
 from matryo.service import EmbeddingType, LocalService, Options
@@ -87,12 +86,10 @@ def run(settings: Settings, wish: Wish) -> None:
         inputs = open_inputs(wish.names, wish.reading)
         output = check_output(wish.output, settings.home, inputs.stats, inputs.urls)
         ahead = inputs.read_ahead()
-        # A bundle's own command line gives what its server gives.
-        defaults = operator_defaults(settings) if fixed().where else None
         local = stack.enter_context(
             LocalService(
                 lambda: build_local_service(
-                    settings, defaults=defaults, reporter=TerminalReporter()
+                    settings, defaults=local_defaults(settings), reporter=TerminalReporter()
                 )
             )
         )

@@ -9,14 +9,19 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import Path
-from urllib.parse import urlsplit, urlunsplit
 
 import click
 
-from matryo.commands.endpoint import Endpoint
+from matryo.commands.endpoint import Endpoint, without_password
 from matryo.commands.guard.facts import NONE, Asked, Facts
 from matryo.commands.guard.finding import Agreement, Finding, cosine_text, examine
-from matryo.commands.guard.record import Origin, Record, read_record, write_record
+from matryo.commands.guard.record import (
+    Origin,
+    Record,
+    fault_of,
+    read_record,
+    write_record,
+)
 from matryo.commands.guard.sources import Local, Server, Source
 from matryo.commands.sinks.output import check_standard_output
 from matryo.core.environment import load_settings
@@ -39,6 +44,11 @@ class Place:
     url: str | None = None
     model: str | None = None
     precision: str | None = None
+
+    @property
+    def shown(self) -> str | None:
+        """The URL as it is kept, and shown: without a password, and in one spelling."""
+        return None if self.url is None else without_password(self.url).rstrip("/")
 
 
 def record(path: Path, place: Place, asked: Asked, *, force: bool) -> None:
@@ -64,7 +74,7 @@ def record(path: Path, place: Place, asked: Asked, *, force: bool) -> None:
         )
     with _opened(place) as (source, name):
         origin = Origin(
-            url=_without_password(place.url),
+            url=place.shown,
             model=place.model or (name if place.url else None),
             precision=place.precision,
             input_type=asked.input_type,
@@ -72,6 +82,11 @@ def record(path: Path, place: Place, asked: Asked, *, force: bool) -> None:
             embedding_type=asked.embedding_type,
         )
         made = _made(source, origin, asked)
+    if fault := fault_of(made):  # a server says anything
+        raise SettingsInvalid(
+            f"what {place.shown or 'this machine'} says of its model does not fit together: "
+            f"{escaped(fault)}. Ask the server itself, without a proxy that changes its answers"
+        )
     write_record(path, made)
     what = made.fingerprint or f"vectors of {name}, without a fingerprint"
     click.echo(escaped(f"{path}: {what}"))
@@ -99,7 +114,7 @@ def check(
     place = _place(known, place, model, precision)
     with _opened(place) as (source, _name):
         finding = examine(known, source)
-    report(known, finding, place.url or "this machine", as_json=as_json)
+    report(known, finding, place.shown or "this machine", as_json=as_json)
     return finding
 
 
@@ -137,10 +152,9 @@ def _opened(place: Place) -> Generator[tuple[Source, str]]:
         return
     if not place.url.startswith(("http://", "https://")):
         raise SettingsInvalid(
-            f"--url {place.url} is no base URL. Give one like http://host:8080/v1"
+            f"--url {place.shown} is no base URL. Give one like http://host:8080/v1"
         )
-    called = f"--url {_without_password(place.url)}"
-    with Endpoint(place.url, called, "--model") as endpoint:
+    with Endpoint(place.url, f"--url {place.shown}", "--model") as endpoint:
         server = Server(endpoint, place.model)
         yield server, server.model
 
@@ -149,7 +163,7 @@ def _place(known: Record, given: Place | None, model: str | None, precision: str
     """Where to check: the given place, else that of the record."""
     origin = known.origin
     place = given or Place(origin.url, origin.model, origin.precision)
-    moved = given is not None and given.url != origin.url
+    moved = given is not None and given.shown != origin.url
     if given is not None:
         # A name of one place may mean nothing in another one; the model's own id does.
         name = known.facts.id if known.facts and moved else origin.model
@@ -157,14 +171,6 @@ def _place(known: Record, given: Place | None, model: str | None, precision: str
     if place.url is not None and precision is not None:
         raise SettingsInvalid("--precision is of the model on this machine; a server has its own")
     return Place(place.url, model or place.model, precision or place.precision)
-
-
-def _without_password(url: str | None) -> str | None:
-    """A URL that may be kept, and shown."""
-    if url is None:
-        return None
-    parts = urlsplit(url)
-    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2])).rstrip("/")
 
 
 # --- a record

@@ -39,6 +39,22 @@ class Runtime(_Facts):
     cpu: tuple[_Text, ...]
 
 
+class Limits(_Facts):
+    """Bounds of one text and of one request; None for no bound."""
+
+    max_tokens: _Count
+    max_inputs: _Count | None
+    max_request_tokens: _Count | None
+
+    @property
+    def n_texts(self) -> int | None:
+        """Texts that a request may have, however long each of them is; None for any number."""
+        most = [self.max_inputs]
+        if self.max_request_tokens is not None:
+            most.append(self.max_request_tokens // max(1, self.max_tokens))
+        return min((max(1, number) for number in most if number is not None), default=None)
+
+
 class Digest(_Facts):
     """The SHA-256 of the canary's vectors for one input type."""
 
@@ -61,6 +77,8 @@ class Facts(_Facts):
         settings_key: changes with any other setting of architecture, output and tokenizer that
             shapes a vector.
         canary: None while it cannot be computed.
+        limits: of a server; None for the model on this machine. They shape no vector, and no record
+            keeps them.
     """
 
     id: _Text
@@ -76,6 +94,7 @@ class Facts(_Facts):
     settings_key: _Text
     runtime: Runtime
     canary: Canary | None = None
+    limits: Limits | None = Field(default=None, exclude=True)
 
     @property
     def key(self) -> str:

@@ -93,9 +93,11 @@ class Finding:
                 "fingerprint; a caller that expects the old one is refused"
             )
         if verdict == "drifted":
+            least = self.least_cosine
+            measured = "" if least is None else f" (cosine at least {cosine_text(least)})"
             return (
-                f"drifted: the vectors differ from those of the index by rounding alone (cosine at "
-                f"least {cosine_text(self.least_cosine or 0)}); they may share the index"
+                f"drifted: the vectors differ from those of the index by rounding alone{measured}; "
+                "they may share the index"
             )
         names = ", ".join(dict.fromkeys(NAMES[cause.kind] for cause in self.causes))
         return (

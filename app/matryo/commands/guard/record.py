@@ -169,8 +169,21 @@ def read_record(path: Path) -> Record:
         content.texts,
         vectors,
     )
-    _check(path, record)
+    if fault := fault_of(record):
+        raise _damaged(path, fault)
     return record
+
+
+def fault_of(record: Record) -> str | None:
+    """Why the parts of a record do not belong together; None if they do."""
+    facts, fingerprint = record.facts, record.fingerprint
+    if facts and not (fingerprint and fingerprint.startswith(f"{facts.fingerprint}/")):
+        return "the fingerprint is not that of the model"
+    if fingerprint is not None and fingerprint.count("/") < _SLASHES:
+        return "the fingerprint has too few parts"
+    if facts and (kind := facts.shaping(record.input_type)) not in record.vectors:
+        return f"the vectors of '{kind}', which the index has, are missing"
+    return None
 
 
 def _matrix(text: str, n_texts: int) -> FloatArray:
@@ -190,15 +203,6 @@ def _first_fault(exc: ValidationError) -> str:
     """The first fault of a record, in a line."""
     first = exc.errors(include_url=False, include_context=False, include_input=False)[0]
     return reason_of(ValueError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}"))
-
-
-def _check(path: Path, record: Record) -> None:
-    """Refuse a record whose parts do not belong together."""
-    facts, fingerprint = record.facts, record.fingerprint
-    if facts and not (fingerprint and fingerprint.startswith(f"{facts.fingerprint}/")):
-        raise _damaged(path, "the fingerprint is not that of the model")
-    if fingerprint is not None and fingerprint.count("/") < _SLASHES:
-        raise _damaged(path, "the fingerprint has too few parts")
 
 
 def _damaged(path: Path, reason: str) -> InvalidRequest:

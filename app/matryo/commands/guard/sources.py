@@ -15,10 +15,10 @@ from pydantic import ValidationError
 
 import matryo
 from matryo.assembly.models import resolve_models
-from matryo.assembly.service import build_local_service
+from matryo.assembly.service import build_local_service, local_defaults
 from matryo.commands.endpoint import Endpoint, Reply
 from matryo.commands.guard.facts import Asked, Canary, Facts
-from matryo.commands.others import Others, ask_endpoint
+from matryo.commands.others import TEXTS_OF_REQUEST, Others, ask_endpoint
 from matryo.commands.sources.item import Item
 from matryo.core.errors import SettingsInvalid
 from matryo.core.progress import TerminalReporter
@@ -74,6 +74,7 @@ class Server:
 
     def __init__(self, endpoint: Endpoint, model: str | None) -> None:
         self._endpoint = endpoint
+        self._n_texts: int | None = None  # of a request, as far as the server says
         self.model = model or self._default()
 
     def _default(self) -> str:
@@ -102,12 +103,12 @@ class Server:
             if last < _TRIES - 1:
                 time.sleep(_PAUSE_S)
         raise SettingsInvalid(
-            f"{self._endpoint.called}: the server has no room to compute its canary now. Try again "
-            "when it has less to do"
+            f"{self._endpoint.called}: no canary: the server has no room for one now, or a run of "
+            "the model fails. Try again when it has less to do, or look at its log"
         )
 
     def _facts(self, model: str) -> Facts | None:
-        reply = self._endpoint.get(f"models/{quote(model, safe='/')}")
+        reply = self._endpoint.get(f"models/{quote(model, safe='/', errors='surrogateescape')}")
         if reply.status in _NONE_HERE:
             return None
         if not reply.is_ok:
@@ -123,17 +124,21 @@ class Server:
         if not isinstance(given, dict) or "fingerprint" not in given:
             return None
         try:
-            return Facts.model_validate_json(reply.content)
+            facts = Facts.model_validate_json(reply.content)
         except ValidationError as exc:
             raise SettingsInvalid(
                 f"{self._endpoint.called}: what the server says of its model cannot be read "
                 f"({reason_of(exc)}). Use the server's own version of Matryo"
             ) from exc
+        self._n_texts = facts.limits.n_texts if facts.limits else None
+        return facts
 
     def embed(self, texts: Sequence[str], asked: Asked, *, truncate: bool = False) -> Others:
         """See `Source`."""
         items = [Item(line, text) for line, text in enumerate(texts, 1)]
-        return ask_endpoint(self._endpoint, items, self.model, _options(asked, truncate=truncate))
+        options = _options(asked, truncate=truncate)
+        most = min(self._n_texts or TEXTS_OF_REQUEST, TEXTS_OF_REQUEST)
+        return ask_endpoint(self._endpoint, items, self.model, options, most)
 
 
 class Local(AbstractContextManager["Local"]):
@@ -144,10 +149,12 @@ class Local(AbstractContextManager["Local"]):
     """
 
     def __init__(self, settings: Settings) -> None:
-        settings = resolve_models(settings)
+        settings = resolve_models(settings.model_copy(update={"model": settings.model[:1]}))
         self.model = settings.model[0]
         self.local = LocalService(
-            lambda: build_local_service(settings, reporter=TerminalReporter())
+            lambda: build_local_service(
+                settings, defaults=local_defaults(settings), reporter=TerminalReporter()
+            )
         )
 
     @property

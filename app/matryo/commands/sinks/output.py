@@ -163,7 +163,7 @@ def check_standard_output(sources: Sequence[os.stat_result] = ()) -> None:
         SettingsInvalid: either.
     """
     if sys.stdout is None:  # pyright: ignore[reportUnnecessaryComparison] - closed by the shell
-        raise SettingsInvalid("standard output is closed; give --output FILE")
+        raise SettingsInvalid("standard output is closed; redirect it to a file")
     try:
         found = os.fstat(sys.stdout.fileno())
     except OSError:  # a stand-in without a descriptor

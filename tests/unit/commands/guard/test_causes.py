@@ -294,3 +294,6 @@ class TestVerdict:
         assert Finding(("a", "a"), [], [unknown]).verdict == "changed"
         near = Agreement("query", "query", False, Measured("identical"))  # type: ignore[arg-type]
         assert Finding(("a", "a"), [], [near, unknown]).verdict == "drifted"
+        same = Finding(("a", "a"), [], [Agreement("query", "query", is_equal=True), unknown])
+        assert same.verdict == "drifted"
+        assert "cosine" not in same.sentence  # none was measured

@@ -42,6 +42,7 @@ class Foreign:
         models: ids that it lists; None for a server without a list.
         respond: answers in its place; None to answer itself.
         requests: path and body of everything asked.
+        keys: the header of each request that has the key.
     """
 
     seed: int = 0
@@ -50,6 +51,7 @@ class Foreign:
     models: list[str] | None = field(default_factory=lambda: ["large"])
     respond: Respond | None = None
     requests: list[tuple[str, Any]] = field(default_factory=list[tuple[str, Any]])
+    keys: list[str] = field(default_factory=list[str])
 
     def answer(self, path: str, body: Any) -> tuple[int, bytes, dict[str, str]]:
         """Status, body and headers."""
@@ -79,6 +81,7 @@ def serving(foreign: Foreign) -> Generator[str]:
             self.reply(json.loads(self.rfile.read(int(self.headers["content-length"]))))
 
         def reply(self, body: Any) -> None:
+            foreign.keys.append(self.headers["authorization"])
             status, content, headers = foreign.answer(self.path, body)
             self.send_response(status)
             for name, value in {"content-length": str(len(content)), **headers}.items():
@@ -205,9 +208,58 @@ class TestForeign:
             assert plain.guard("record", path, "--url", own).exit_code == 0
             assert "hidden" not in path.read_text()
             assert json.loads(path.read_text())["asked"]["url"] == url
-        done = plain.guard("check", path, "--url", own)
+            done = plain.guard("check", path, "--url", own)
+            assert (done.exit_code, "hidden" in done.output) == (0, False)
+            assert url in done.stdout
+        for respond in (None, lambda *_: HOSTILE["ragged"], lambda *_: HOSTILE["own redirect"]):
+            with serving(Foreign(respond=respond)) as other:
+                gone = other if respond else url
+                own = gone.replace("//", "//user:hidden@")
+                done = plain.guard("check", path, "--url", own, "--model", "large")
+            assert done.exit_code == 2
+            assert "hidden" not in done.output
+
+    def test_odd_url(self, plain: Built, recorded: Path) -> None:
+        """A URL that is none, in one line and without its password."""
+        for url in ("http://[user:hidden@::1", "ftp://user:hidden@host", "http://user:hidden@"):
+            done = plain.guard("check", recorded, "--url", url, "--model", "large")
+            assert (done.exit_code, done.stdout, done.stderr.count("\n")) == (2, "", 1)
+            assert "hidden" not in done.stderr
+
+    def test_redirect(self, plain: Built, recorded: Path) -> None:
+        """A redirect is not followed, and its target is named."""
+        answer = HOSTILE["redirect"]
+        with serving(Foreign(respond=lambda *_: answer)) as url:
+            done = plain.guard("check", recorded, "--url", url)
         assert done.exit_code == 2
-        assert "hidden" not in done.stderr
+        assert "redirect to http://192.0.2.1/," in done.stderr
+
+    @pytest.mark.parametrize(
+        ("key", "sent"), [("", "none"), (" \n", "none"), ("a-key\n", "a-key"), ("a b", "a b")]
+    )
+    def test_key(self, plain: Built, recorded: Path, key: str, sent: str) -> None:
+        """A key that was not set, and one that came out of a file."""
+        foreign = Foreign()
+        with serving(foreign) as url:
+            done = plain.guard("check", recorded, "--url", url, OPENAI_API_KEY=key)
+        assert done.exit_code == 0, done.stderr
+        assert set(foreign.keys) == {f"Bearer {sent}"}
+
+    @pytest.mark.parametrize("key", ["secret\nkey", "secret\x01key", "sécret-key"])
+    def test_unusable_key(self, plain: Built, recorded: Path, key: str) -> None:
+        """A key that no header can have is not sent, and not shown."""
+        foreign = Foreign()
+        with serving(foreign) as url:
+            done = plain.guard("check", recorded, "--url", url, OPENAI_API_KEY=key)
+        assert (done.exit_code, foreign.requests) == (2, [])
+        assert "OPENAI_API_KEY has characters" in done.stderr
+        assert "cret" not in done.stderr
+
+    def test_odd_model(self, plain: Built, recorded: Path) -> None:
+        """A name that is no text ends in one line."""
+        with serving(Foreign()) as url:
+            done = plain.guard("check", recorded, "--url", url, "--model", "a\udcff")
+        assert (done.exit_code, done.stderr.count("\n")) == (2, 1)
 
 
 def facts_of(record: Path) -> dict[str, Any]:
@@ -229,6 +281,7 @@ HOSTILE: dict[str, tuple[int, bytes, dict[str, str]]] = {
     "zeros": (200, json.dumps({"data": [{"embedding": [0.0]}] * 8}).encode(), {}),
     "error": (500, b"\x1b[31m\xff\xfe", {}),
     "redirect": (302, b"", {"location": "http://192.0.2.1/"}),
+    "own redirect": (308, b"", {"location": "http://user:hidden@192.0.2.1/"}),
     "short": (200, b"abc", {"content-length": "10"}),
     "not gzip": (200, b"abc", {"content-encoding": "gzip"}),
 }
@@ -277,6 +330,32 @@ class TestUntrusted:
         assert done.exit_code == 0  # the bits are those of the index
         assert "\x1b" not in done.stdout
         assert "\nsame" not in done.stdout
+
+    @pytest.mark.parametrize(
+        "change", [{"fingerprint": "tiny"}, {"canary": {"version": 1, "dimensions": 32}}]
+    )
+    def test_contradiction(
+        self, plain: Built, record: Path, tmp_path: Path, change: dict[str, Any]
+    ) -> None:
+        """Facts that no record can be made of: nothing is written that cannot be read."""
+        facts = facts_of(record) | change
+        if "canary" in change:
+            facts["canary"]["vectors"] = {}
+        content, shown = json.dumps(facts).encode(), f"{facts['fingerprint']}/document/32/float"
+        foreign = Foreign(width=32)
+
+        def respond(_path: str, body: Any) -> tuple[int, bytes, dict[str, str]]:
+            if body is None:
+                return 200, content, {}
+            data = [{"embedding": vector(text, 0, 32)} for text in body["input"]]
+            return 200, json.dumps({"data": data}).encode(), {"x-matryo-fingerprint": shown}
+
+        foreign.respond = respond
+        path = tmp_path / "x.json"
+        with serving(foreign) as url:
+            done = plain.guard("record", path, "--url", url, "--model", "tiny")
+        assert (done.exit_code, done.stdout, path.exists()) == (2, "", False)
+        assert "does not fit together" in done.stderr
 
     def test_large(self, plain: Built, recorded: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """An answer without an end is not read to its end, packed or not."""

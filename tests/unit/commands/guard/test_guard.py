@@ -11,6 +11,7 @@ import httpx2
 import pytest
 
 from matryo.commands.guard import sources
+from matryo.core.fixed import Fixed, fix
 from tests.conftest import build_tiny
 from tests.contract.conftest import live_server
 from tests.unit.commands.guard.conftest import Built, build, kinds_of
@@ -146,6 +147,27 @@ class TestLocal:
             assert (status, found["verdict"], found["causes"]) == (0, "same", [])
             assert found["fingerprints"][1].endswith("/document/16/float")
 
+    def test_first_of_several(self, plain: Built, record: Path) -> None:
+        """Where several models are served, the first is asked, and no other is loaded."""
+        status, found = plain.check(record, MATRYO_MODEL="tiny,not-in-the-store")
+        assert (status, found["verdict"]) == (0, "same")
+
+    def test_bundle(self, plain: Built, tmp_path: Path) -> None:
+        """A bundle's own guard records what its server gives, and may give nothing else."""
+        values = {"model": "tiny", "models": str(plain.model.models), "dimensions": "16"}
+        path = tmp_path / "index.json"
+        fix(Fixed(values, frozenset({"dimensions"}), "/opt/tiny"))
+        try:
+            done = plain.guard("record", path)
+            assert done.exit_code == 0, done.stderr
+            assert done.stdout.endswith("/document/16/float\n")
+            assert plain.check(path)[1]["verdict"] == "same"
+            done = plain.guard("record", tmp_path / "x.json", "--dimensions", 32)
+            assert (done.exit_code, "16 only" in done.stderr) == (2, True)
+        finally:
+            fix(Fixed())
+        assert kinds_of(plain.check(path)[1]) == ["default_dimensions"]
+
 
 class TestServer:
     """A server of ours."""
@@ -209,6 +231,34 @@ class TestServer:
             assert (status, kinds_of(found)) == (1, ["model", "weights"])
             # A server of another URL need not know the alias: it is asked for the model's id.
             assert plain.check(path, "--url", f"{live.url}/v1")[1]["verdict"] == "same"
+
+    def test_same_server(self, plain: Built, tmp_path: Path) -> None:
+        """A URL with a slash or a password is that of the record: the alias is asked again."""
+        path = tmp_path / "index.json"
+        other = build(tmp_path, model_id="other", noise=1.0)
+        engines = [plain.engine(), other.engine()]
+        with live_server(engines, aliases="ada=other") as live:
+            url = f"{live.url}/v1"
+            assert plain.guard("record", path, "--url", url, "--model", "ada").exit_code == 0
+            content = json.loads(path.read_text("utf-8"))
+            content["asked"]["model"] = "tiny"  # what the alias means later
+            path.write_text(json.dumps(content), "utf-8")
+            for same in (url, f"{url}/", url.replace("//", "//user:word@") + "/"):
+                assert kinds_of(plain.check(path, "--url", same)[1]) == ["model", "weights"]
+
+    @pytest.mark.parametrize("limits", [{"max_inputs": 3}, {"max_request_tokens": 400}])
+    def test_limits(
+        self, plain: Built, record: Path, tmp_path: Path, limits: dict[str, int]
+    ) -> None:
+        """A server is asked for no more texts at a time than it takes."""
+        with plain.serve("int8", **limits) as live:
+            url = f"{live.url}/v1"
+            done = plain.guard("record", tmp_path / "served.json", "--url", url)
+            assert done.exit_code == 0, done.stderr
+            assert "limits" not in json.loads((tmp_path / "served.json").read_text())["model"]
+            status, found = plain.check(record, "--url", url)
+        assert (status, kinds_of(found)) == (1, ["precision"])
+        assert all(one["cosine_min"] for one in found["vectors"])
 
     def test_suffix(self, plain: Built, tmp_path: Path) -> None:
         """A model's name with a suffix names the input type."""

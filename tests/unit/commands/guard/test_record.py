@@ -67,6 +67,10 @@ FAULTS: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
     "zeros": (lambda c: edit(c, "vectors", "none", to=rows(np.zeros((8, 4)))), "zeros"),
     "nan": (lambda c: edit(c, "vectors", "none", to=rows(np.full((8, 4), np.nan))), "not finite"),
     "other model": (lambda c: edit(c, "fingerprint", to="a/fp32/0/none/32/float"), "fingerprint"),
+    "no own vectors": (
+        lambda c: edit(c, "vectors", to={"none": c["vectors"]["none"]}),
+        "the vectors of 'document', which the index has, are missing",
+    ),
     "short": (lambda c: edit(edit(c, "model", to=None), "fingerprint", to="a/b"), "too few parts"),
 }
 
