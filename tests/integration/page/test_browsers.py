@@ -79,3 +79,19 @@ def test_long_and_hostile_texts(server: Served, open_page: Open, axe: str, width
     page.get_by_text("As the model reads them").wait_for()
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
     assert faults(page, axe) == []
+
+
+def test_colours_of_the_system(server: Served, open_page: Open) -> None:
+    """With colours that the system forces, what is chosen is still told apart."""
+    page = open_page(f"{server.url}/#choose")
+    page.emulate_media(forced_colors="active")
+    page.get_by_role("button", name="Take the sample").click()
+    cells = page.locator("table.sizes button")
+    cells.nth(1).click()
+    outlines = cells.evaluate_all("all => all.map((one) => getComputedStyle(one).outlineStyle)")
+    assert outlines[1] == "solid"
+    assert set(outlines[2:]) == {"none"}
+    borders = page.get_by_role("tab").evaluate_all(
+        "all => all.map((one) => getComputedStyle(one).borderBottomColor)"
+    )
+    assert len(set(borders)) == 2  # the open tab, and the others
