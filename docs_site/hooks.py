@@ -162,7 +162,7 @@ class _Links(Treeprocessor):
         # HTML that a page has as such is no element, and MkDocs checks none of its links.
         blocks = self.md.htmlStash.rawHtmlBlocks
         for i, block in enumerate(blocks):
-            if isinstance(block, str):
+            if isinstance(block, str):  # pyright: ignore[reportUnnecessaryIsInstance] - or an Element
                 blocks[i] = _TAG.sub(self._rewritten_tag, block)
 
     def _rewritten_tag(self, tag: re.Match[str]) -> str:
