@@ -35,6 +35,8 @@ TOP = (HOME, "CHANGELOG.md")
 MOST_SHOWN = 32 * 1024
 """Bytes of a file that is still shown as code; a longer one makes a slow page."""
 
+_TAG = re.compile(r"<(?:a|img|source)\s[^>]*>")
+_ATTRIBUTE = re.compile(r'(\s(?:href|src|srcset)=)"([^"\s]*)"')
 _LINK = re.compile(r"\]\(([^)\s]+)\)")
 _LANGUAGES = {
     "": "text",
@@ -157,6 +159,14 @@ class _Links(Treeprocessor):
             for name in ("href", "src"):
                 if url := element.get(name):
                     element.set(name, self._rewritten(url))
+        # HTML that a page has as such is no element, and MkDocs checks none of its links.
+        blocks = self.md.htmlStash.rawHtmlBlocks
+        for i, block in enumerate(blocks):
+            if isinstance(block, str):  # pyright: ignore[reportUnnecessaryIsInstance] - or an Element
+                blocks[i] = _TAG.sub(self._rewritten_tag, block)
+
+    def _rewritten_tag(self, tag: re.Match[str]) -> str:
+        return _ATTRIBUTE.sub(lambda found: f'{found[1]}"{self._rewritten(found[2])}"', tag.group())
 
     def _rewritten(self, url: str) -> str:
         path = target(self.origin, url)
@@ -173,6 +183,7 @@ class _Links(Treeprocessor):
 class _LinksExtension(Extension):
     def extendMarkdown(self, md: Markdown) -> None:  # noqa: N802 - Markdown's name
         """Run before MkDocs checks each link, which it does last."""
+        _links.md = md
         md.treeprocessors.register(_links, "repository", 1)
 
 

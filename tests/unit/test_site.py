@@ -60,6 +60,8 @@ class Html(HTMLParser):
         values = {name: value or "" for name, value in attrs}
         if tag in LOADS and (url := values.get(LOADS[tag])):
             self.loads.append(url)
+        if srcset := values.get("srcset"):
+            self.loads += [choice.split()[0] for choice in srcset.split(",")]
         if "style" in values:
             self.loads += re.findall(r"url\(([^)]*)\)", values["style"])
         if "id" in values:
@@ -133,6 +135,8 @@ def test_nothing_is_loaded_from_elsewhere(site: Path, pages: list[Html]) -> None
         assert [url for url in page.loads if is_elsewhere(url)] == [], page.page
         # An absolute path would not work below a folder of a server, or from files.
         assert [url for url in page.loads if url.startswith("/")] == [], page.page
+        paths = [unquote(urlsplit(url).path) for url in page.loads if not url.startswith("data:")]
+        assert [path for path in paths if not (page.page.parent / path).is_file()] == [], page.page
     for sheet in site.rglob("*.css"):
         urls = re.findall(r"url\(([^)]*)\)|@import\s+(\S+)", sheet.read_text("utf-8"))
         assert [url for pair in urls for url in pair if is_elsewhere(url)] == [], sheet
@@ -202,7 +206,7 @@ def test_faults_end_a_build(tmp_path: Path) -> None:
     (tmp_path / "docs").mkdir()
     for name, text in {
         "mkdocs.yml": config + nav,
-        "README.md": "# Home\n\n[a](docs/one.md#one)\n",
+        "README.md": '# Home\n\n[a](docs/one.md#one)\n\n<img src="none.png">\n',
         "CHANGELOG.md": "# Changes\n",
         "CONTRIBUTING.md": "",
         "SECURITY.md": "",
@@ -217,6 +221,7 @@ def test_faults_end_a_build(tmp_path: Path) -> None:
         "docs/one.md links to 'nothing.md', which is not in the repository.",
         "docs/one.md links to '../nothing.conf', which is not in the repository.",
         "does not contain an anchor '#nowhere'",
+        "README.md links to 'none.png', which is not in the repository.",
     ):
         assert words in done.stderr
     assert "index.md" not in done.stderr

@@ -20,6 +20,13 @@ from tests.conftest import build_tiny
 
 MINILM = "all-minilm-l6-v2"
 _START_S = 120.0
+_BUNDLED = """
+import sys
+from matryo.cli import main
+from matryo.core.fixed import Fixed, fix
+fix(Fixed(locked=frozenset((sys.argv.pop(1),))))
+main()
+"""
 
 
 @dataclass
@@ -37,13 +44,14 @@ class Served:
 
 @contextmanager
 def serve(
-    store: dict[str, str], *arguments: str, **environment: str
+    store: dict[str, str], *arguments: str, locked: str = "", **environment: str
 ) -> Generator[Served, None, None]:
     """A server on a free port, or on that of `--port`, until the block ends.
 
     Args:
         store: the variables that name store and models.
         arguments: of `matryo serve`.
+        locked: a setting that no request may change, as in a bundle.
         environment: more variables.
     """
     inherited = {
@@ -51,8 +59,7 @@ def serve(
     }
     command = [
         sys.executable,
-        "-m",
-        "matryo",
+        *(("-c", _BUNDLED, locked) if locked else ("-m", "matryo")),
         "serve",
         "--port",
         "0",

@@ -70,4 +70,5 @@ def test_small_limits(store: dict[str, str], open_page: Open) -> None:
         assert len(answer["rows"]) == 50
         one = httpx2.post(f"{small.url}/v1/embeddings", json={"input": texts[-1]}).json()
         np.testing.assert_array_equal(answer["rows"][-1:], rows_of(one))
+        assert answer["requests"] > 1
         page.close()  # before its server ends

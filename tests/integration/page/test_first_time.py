@@ -168,14 +168,21 @@ def test_another_model(server: Served, open_page: Open) -> None:
 
 def test_sizes(server: Served, open_page: Open) -> None:
     """Trained sizes are offered; others are warned of, and sizes that cannot be are refused."""
-    page = open_page(f"{server.url}/")
+    page = open_page(f"{server.url}/", expect=("400", "Error: "))
     page.get_by_role("tab", name="Try").click()
     sizes = page.get_by_role("group", name="Trained sizes").get_by_role("button")
     assert sizes.all_text_contents() == ["32", "16"]
     sizes.nth(1).click()
     expect(page.get_by_label("Size", exact=True)).to_have_value("16")
     expect(sizes.nth(1)).to_have_attribute("aria-pressed", "true")
-    page.get_by_label("Size", exact=True).fill("20")
+    size = page.get_by_label("Size", exact=True)
+    alert = page.locator("#panel-try").get_by_role("alert")
+    for wrong, message in (("0", "It must be at least 1"), ("12e", "The size is no whole number")):
+        size.fill("")
+        size.press_sequentially(wrong)
+        page.get_by_role("button", name="Embed", exact=True).click()
+        expect(alert).to_contain_text(message)
+    size.fill("20")
     expect(page.locator("#panel-try .field .warning")).to_contain_text("not trained for this size")
     submit(page)
     answer = page.locator("#panel-try section", has=page.locator("#answer"))

@@ -11,6 +11,7 @@ from playwright.sync_api import Route, expect
 from tests.integration.page.conftest import Open, embed
 from tests.integration.page.served import Served, serve
 
+REFUSAL = {"error": {"message": "This key is no more.", "type": "invalid_request_error"}}
 PRESSED = ("401", "403", "429", "503", "ERR_")
 
 
@@ -53,6 +54,25 @@ def test_keys(store: dict[str, str], open_page: Open) -> None:
         assert page.evaluate("Object.keys(sessionStorage).length") == 0
 
 
+def test_a_key_that_ends(store: dict[str, str], open_page: Open, tmp_path: Path) -> None:
+    """A key that is taken away while the page is open is asked for again, and the page goes on."""
+    file = key_file(tmp_path, first="", second="")
+    with serve(store, MATRYO_KEYS_FILE=file) as keyed:
+        page = open_page(f"{keyed.url}/", expect=PRESSED)
+        page.get_by_label("API key").fill("first")
+        page.keyboard.press("Enter")
+        embed(page, "apple")
+        page.route("**/v1/embeddings", lambda route: route.fulfill(status=401, json=REFUSAL))
+        page.get_by_role("button", name="Embed", exact=True).click()
+        expect(page.locator("#key-fault")).to_have_text("This key is no more.")
+        page.unroute("**/v1/embeddings")
+        page.get_by_label("API key").fill("second")
+        page.keyboard.press("Enter")
+        expect(page.get_by_role("tab", name="Try")).to_be_focused()
+        expect(page.locator(".fault:visible")).to_have_count(0)
+        embed(page, "apple")
+
+
 def test_rights(store: dict[str, str], open_page: Open, tmp_path: Path) -> None:
     """A key sees its own models; one that may use no other is not shown the default's tokens."""
     file = key_file(tmp_path, few=', models = ["other"]')
@@ -92,7 +112,7 @@ def test_metrics_key(store: dict[str, str], open_page: Open) -> None:
     with serve(store, MATRYO_METRICS_KEY="metrics-key") as keyed:
         page = open_page(f"{keyed.url}/", expect=PRESSED)
         panel = page.locator("#panel-now")
-        for key, fault in (("wrong", True), ("metrics-key", False)):
+        for key, fault in (("wrong", True), ("ключ", True), ("metrics-key", False)):
             panel.get_by_label("Key of the metrics").fill(key)
             panel.get_by_role("button", name="Use this key").click()
             expect(panel.locator(".fault")).to_have_count(int(fault))
@@ -153,6 +173,88 @@ def test_gone_and_back(store: dict[str, str], open_page: Open) -> None:
             expect(page.locator("#model option")).to_have_count(1)
             expect(page.locator("#banner")).to_contain_text("other models")
             embed(page, "apple")
+
+
+def test_the_same_again(store: dict[str, str], open_page: Open) -> None:
+    """A server that comes back with the same models is used as before."""
+    with serve(store) as first:
+        page = open_page(f"{first.url}/", expect=PRESSED)
+        page.wait_for_load_state("networkidle")
+        port = first.url.rpartition(":")[2]
+        first.stop()
+        expect(page.get_by_role("status")).to_have_text("No answer")
+        with serve(store, "--port", port):
+            expect(page.get_by_role("status")).to_have_text("Ready")
+            expect(page.locator("#banner")).to_be_hidden()
+            embed(page, "apple")
+            expect(page.locator("#panel-try")).to_contain_text("As the model reads them")
+            page.close()  # before its server ends
+
+
+def test_other_vectors_unseen(server: Served, open_page: Open) -> None:
+    """Vectors of another model under the same name are refused, and the page learns of it."""
+    facts = httpx2.get(f"{server.url}/v1/models/tiny").json()
+    page = open_page(f"{server.url}/", expect=("412",))
+    old = facts | {"fingerprint": "tiny/fp32/0123456789abcdef"}
+    for tab, button in (
+        ("Try", "Embed"),
+        ("Choose", "Take the sample"),
+        ("Map", "Take the sample"),
+    ):
+        page.route("**/v1/models/tiny", lambda route: route.fulfill(json=old))
+        page.goto(f"{server.url}/#{tab.lower()}")
+        page.reload()
+        expect(page.locator("#fingerprint")).to_have_text("01234567…")
+        page.unroute("**/v1/models/tiny")
+        panel = page.locator(f"#panel-{tab.lower()}")
+        panel.get_by_role("button", name=button, exact=True).click()
+        expect(panel.get_by_role("alert")).to_contain_text("fingerprint")
+        expect(page.locator("#banner")).to_contain_text("the same with other vectors")
+        expect(page.locator("#fingerprint")).not_to_have_text("01234567…")
+    embed(page, "apple")
+
+
+def test_another_model_unseen(store: dict[str, str], open_page: Open) -> None:
+    """A server that starts anew between two looks shows its new models after the first refusal."""
+    with serve(store | {"MATRYO_MODEL": "tiny"}) as first:
+        page = open_page(f"{first.url}/", expect=("404",))
+        page.route("**/readyz", lambda route: route.fulfill(json={"status": "ok"}))
+        page.route("**/metrics", lambda route: route.fulfill(body=""))
+        page.wait_for_load_state("networkidle")
+        port = first.url.rpartition(":")[2]
+        first.stop()
+        with serve(store | {"MATRYO_MODEL": "other"}, "--port", port):
+            page.get_by_role("tab", name="Try").click()
+            page.get_by_role("button", name="Embed", exact=True).click()
+            expect(page.locator("#panel-try .fault")).to_contain_text("`tiny` does not exist")
+            expect(page.locator("#model option")).to_have_text(["other"])
+            embed(page, "apple")
+            page.close()  # before its server ends
+
+
+def test_gone_during_a_wait(server: Served, open_page: Open) -> None:
+    """A server that goes away while a refusal is waited for is missed as any other."""
+    page = open_page(f"{server.url}/#try", expect=PRESSED)
+    slow = {"error": {"message": "<b>Too many</b>"}}
+    page.route(
+        "**/v1/embeddings",
+        lambda route: route.fulfill(status=429, json=slow, headers={"retry-after": "30"}),
+    )
+    page.get_by_role("button", name="Embed", exact=True).click()
+    expect(page.locator("#banner")).to_contain_text("<b>Too many</b> Trying again in")
+    page.route("**/readyz", lambda route: route.abort())
+    expect(page.locator("#banner")).to_contain_text("does not answer")
+    page.wait_for_timeout(600)  # two steps of a countdown
+
+
+def test_a_login_of_a_proxy(server: Served, open_page: Open) -> None:
+    """An answer that is a proxy's page is told, and the page goes on once the API answers."""
+    page = open_page(f"{server.url}/")
+    page.route("**/v1/models", lambda route: route.fulfill(body="<h1>Log in</h1>"))
+    page.reload()
+    expect(page.locator("#banner")).to_contain_text("A proxy before the server")
+    page.unroute("**/v1/models")
+    expect(page.locator("#tabs")).to_be_visible()
 
 
 def test_not_ready(server: Served, open_page: Open) -> None:

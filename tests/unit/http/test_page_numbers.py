@@ -136,8 +136,9 @@ def test_moves() -> None:
 def test_sizes_and_bytes() -> None:
     """Trained sizes; parts of the full size only where no other was trained."""
 
-    def sizes(native: int, trained: list[int], **others: bool) -> list[Any]:
+    def sizes(native: int, trained: list[int], **others: int) -> list[Any]:
         facts = {"native": native, "trained": trained, "can_be_cut": True, "strict": False}
+        facts["default"] = native
         (found,) = call("numbers.js", ["sizesOf", facts | others])
         return [(each["size"], each["trained"]) for each in found]
 
@@ -145,6 +146,8 @@ def test_sizes_and_bytes() -> None:
     assert sizes(384, [384]) == [(384, True), (192, False), (96, False)]
     assert sizes(384, [384], strict=True) == [(384, True)]
     assert sizes(768, [768, 256], can_be_cut=False) == [(768, True)]
+    assert sizes(768, [768, 256], can_be_cut=False, default=256) == [(256, True)]
+    assert sizes(768, [768, 256], default=256) == [(768, True), (256, True)]
     assert sizes(100, [100]) == [(100, True), (48, False), (24, False)]
     assert call("numbers.js", ["fits", 100, "binary"], ["fits", 100, "int8"]) == [False, True]
     found = call("numbers.js", *[["bytesOf", 256, kind] for kind in TYPES])

@@ -9,6 +9,10 @@ export class ApiError extends Error {
   }
 }
 
+/** Whether a text can be a key; another cannot be sent. */
+export const isKey = (text) => /^[\x21-\x7e]+$/.test(text);
+export const NO_KEY = "A key has no blanks, and no characters outside of ASCII.";
+
 const MAX_TEXTS = 256; // of one request, so that progress can be shown
 const MAX_CHARS = 200_000;
 const MAX_WAITS = 6; // times that a request is sent again after a 429 or 503
@@ -20,7 +24,7 @@ const ARRAYS = { float32: Float32Array, int8: Int8Array, uint8: Uint8Array };
 export function embedBody(texts, { model, inputType, dimensions, embeddingType }) {
   const body = { model, input: texts };
   if (inputType) body.input_type = inputType;
-  if (dimensions) body.dimensions = dimensions;
+  if (dimensions !== undefined) body.dimensions = dimensions;
   if (embeddingType && embeddingType !== "float") body.embedding_type = embeddingType;
   body.truncate = true;
   return body;
@@ -53,7 +57,7 @@ export class Api {
   /** `{ready, reason}`; a rejection means that the server does not answer. */
   async ready() {
     const response = await this.#fetch("readyz", {});
-    const { status, reason } = await response.json().catch(() => ({}));
+    const { status, reason } = (await response.json().catch(() => null)) ?? {};
     return { ready: response.ok && status === "ok", reason: reason ?? `status ${response.status}` };
   }
 
@@ -79,13 +83,14 @@ export class Api {
    *
    * @param texts none of them empty.
    * @param options model, inputType, dimensions, embeddingType; absent ones are the server's
-   *   choice. `limits` of the model's facts; `onProgress(done, all)`; `signal` to give up.
-   * @returns `{rows, fingerprint, model, tokens, truncated, unknown, warning}`; a row is a
+   *   choice. `limits` and `fingerprint` of the model's facts, so that vectors of another model under
+   *   its name are refused; `onProgress(done, all)`; `signal` to give up.
+   * @returns `{rows, requests, fingerprint, model, tokens, truncated, unknown, warning}`; a row is a
    *   Float32Array, Int8Array or Uint8Array.
    */
-  async embed(texts, { limits = {}, onProgress = () => {}, signal, ...options } = {}) {
+  async embed(texts, { limits = {}, fingerprint, onProgress = () => {}, signal, ...options } = {}) {
     const most = Math.min(MAX_TEXTS, limits.max_inputs ?? MAX_TEXTS);
-    const all = { rows: [], tokens: 0, truncated: 0, unknown: 0, warnings: new Set() };
+    const all = { rows: [], requests: 0, fingerprint, tokens: 0, truncated: 0, unknown: 0, warnings: new Set() };
     for (const part of parts(texts, most)) {
       await this.#part(part, options, signal, all);
       onProgress(all.rows.length, texts.length);
@@ -97,7 +102,7 @@ export class Api {
   async #part(texts, options, signal, all) {
     const init = post(embedBody(texts, options), signal);
     init.headers.accept = "application/octet-stream";
-    // The server may start anew between two parts, with another model.
+    // The server may have started anew, with another model.
     if (all.fingerprint) init.headers["x-matryo-expect-fingerprint"] = all.fingerprint;
     let response;
     try {
@@ -114,6 +119,7 @@ export class Api {
     const [n, size] = header("shape").split(",").map(Number);
     const numbers = new ARRAYS[header("dtype")](await response.arrayBuffer());
     for (let row = 0; row < n; row++) all.rows.push(numbers.subarray(row * size, (row + 1) * size));
+    all.requests++;
     all.fingerprint = header("fingerprint");
     all.model = header("model");
     all.tokens += Number(header("prompt-tokens"));
@@ -123,7 +129,12 @@ export class Api {
   }
 
   async #json(path) {
-    return (await this.#send(path, { headers: {} })).json();
+    const response = await this.#send(path, { headers: {} });
+    try {
+      return await response.json();
+    } catch {
+      throw new ApiError(response.status, "The answer is not the server's. A proxy before the server may ask for a login.");
+    }
   }
 
   /** An answer of 2xx; a refusal that a wait helps against is waited for. */

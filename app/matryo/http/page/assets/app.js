@@ -1,6 +1,6 @@
 // The frame of the page: which server, which model, which tab, and whether the server answers.
 
-import { Api } from "./api.js";
+import { Api, NO_KEY, isKey } from "./api.js";
 import { copyButton, fill, h } from "./dom.js";
 
 const READY_MS = 3000; // between two looks at /readyz
@@ -27,8 +27,6 @@ const app = {
   models: () => models,
   /** Facts of the chosen model. */
   model: () => chosen,
-  /** Whether the chosen model is the server's default, the only one that TEI's routes serve. */
-  isDefault: () => chosen === models[0],
   /** Call `callback(facts)` whenever another model is chosen. */
   onModel: (callback) => callbacks.push(callback),
   /** Have a screen reader say `text`. */
@@ -47,15 +45,35 @@ function announce(text) {
 function showError(panel, error) {
   panel.querySelector(":scope > .fault")?.remove();
   if (!error || error.name === "AbortError") return;
+  if (error.status === 401) return askForKey(error.message);
   panel.prepend(h("p", { class: "fault", role: "alert" }, error.message));
-  if (error.status === 401) askForKey(error.message);
+  // The server may have started anew between two looks, with another model.
+  if ([404, 412].includes(error.status)) refresh();
   if (!error.status && error.name !== "ApiError") console.error(error);
+}
+
+/** The tab's own memory, of which a browser may let the page have none. */
+function kept(name) {
+  try {
+    return sessionStorage.getItem(name);
+  } catch {
+    return null;
+  }
+}
+
+/** Keep a value in it; an empty one takes the name away. */
+function keep(name, value) {
+  try {
+    if (value) sessionStorage.setItem(name, value);
+    else sessionStorage.removeItem(name);
+  } catch {
+    // The value then lasts until the page is loaded again.
+  }
 }
 
 function keepMetricsKey(key) {
   api.metricsKey = key;
-  if (key) sessionStorage.setItem(METRICS_KEY, key);
-  else sessionStorage.removeItem(METRICS_KEY);
+  keep(METRICS_KEY, key);
 }
 
 // --- the banner, and whether the server is ready
@@ -63,7 +81,6 @@ function keepMetricsKey(key) {
 let countdown;
 
 function showWait(seconds, error) {
-  clearInterval(countdown);
   if (seconds === null) return showBanner(null);
   const end = performance.now() + seconds * 1000;
   const tell = () => {
@@ -77,6 +94,7 @@ function showWait(seconds, error) {
 }
 
 function showBanner(...parts) {
+  clearInterval(countdown);
   const isShown = parts[0] != null;
   $("banner").hidden = !isShown;
   fill($("banner"), isShown ? parts.flatMap((part) => [part, " "]) : []);
@@ -91,7 +109,8 @@ function showReady(state, text, title) {
 }
 
 async function watch() {
-  if (!document.hidden) await look();
+  // A fault in one look must not end the looks.
+  if (!document.hidden) await look().catch(console.error);
   setTimeout(watch, READY_MS);
 }
 
@@ -146,17 +165,21 @@ async function connect() {
 
 /** Read the models again: the server may have started anew, with others. */
 async function refresh() {
-  const before = models.map((model) => model.fingerprint).join();
+  let found;
   try {
-    models = await api.models();
+    found = await api.models();
   } catch (error) {
     if (error.status === 401) askForKey(error.message);
     return;
   }
-  const now = models.map((model) => model.fingerprint).join();
-  if (!models.length || now === before) return;
+  if (!found.length) return;
+  const facts = (all) => JSON.stringify(all.map((model) => ({ ...model, canary: null })));
+  const vectors = (all) => all.map((model) => model.fingerprint).join();
+  if (facts(found) === facts(models)) return;
+  const isOther = vectors(found) !== vectors(models);
+  models = found;
   showModels(chosen.id);
-  showBanner("The server now serves other models, or the same with other vectors.");
+  if (isOther) showBanner("The server now serves other models, or the same with other vectors.");
 }
 
 function showModels(wanted) {
@@ -208,21 +231,18 @@ function askForKey(fault) {
 $("keys").addEventListener("submit", async (event) => {
   event.preventDefault();
   const key = $("key").value.trim();
-  if (!/^[\x21-\x7e]+$/.test(key)) {
-    askForKey("A key has no blanks, and no characters outside of ASCII.");
-    return;
-  }
+  if (!isKey(key)) return askForKey(NO_KEY);
   api.key = key;
   if (await connect()) {
-    sessionStorage.setItem(KEY, key);
+    keep(KEY, key);
     $("key").value = "";
     $("tab-now").parentElement.querySelector("[aria-selected=true]").focus();
   }
 });
 
 $("forget").addEventListener("click", () => {
-  sessionStorage.removeItem(KEY);
-  sessionStorage.removeItem(METRICS_KEY);
+  keep(KEY, null);
+  keep(METRICS_KEY, null);
   location.reload(); // what the panels hold goes, too
 });
 
@@ -279,13 +299,19 @@ $("skip").addEventListener("click", (event) => {
   $("main").focus();
 });
 document.addEventListener("visibilitychange", () => {
-  if (!document.hidden) look();
+  if (document.hidden) return;
+  look();
+  if (isConnected) refresh(); // what happened meanwhile was not seen
 });
+for (const kind of ["dragover", "drop"]) {
+  // A file that misses its field would otherwise take the page's place.
+  addEventListener(kind, (event) => event.dataTransfer?.types.includes("Files") && event.preventDefault());
+}
 
 // --- the start
 
-api.key = sessionStorage.getItem(KEY);
-api.metricsKey = sessionStorage.getItem(METRICS_KEY);
+api.key = kept(KEY);
+api.metricsKey = kept(METRICS_KEY);
 if (server.keys === "yes" && !api.key) askForKey(null);
 else connect();
 watch();

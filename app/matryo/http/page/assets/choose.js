@@ -17,7 +17,7 @@ const ENOUGH = 0.9; // of the places; the smallest vectors that keep so many are
 
 /** Fill the panel. */
 export function start(panel, app) {
-  const questions = h("textarea", { rows: 5, spellcheck: "false", oninput: () => stale() });
+  const questions = h("textarea", { rows: 5, dir: "auto", spellcheck: "false", oninput: () => stale() });
   const results = h("div", { class: "stack" });
   let stopPrefixes = () => {};
   const compare = starter(app, panel, "Compare", "primary", async (work) => {
@@ -82,7 +82,6 @@ async function compared(app, model, texts, asked, work) {
   const documents = await vectorsOf(app, model, "documents", texts, inputTypeOf(model, "document"), work);
   const questions = await vectorsOf(app, model, "questions", asked, inputTypeOf(model, "query"), work);
   const sizes = sizesOf(model.dimensions);
-  const native = model.dimensions.native;
   const k = places(texts.length);
   const cells = [];
   for (const { size, trained } of sizes) {
@@ -96,7 +95,7 @@ async function compared(app, model, texts, asked, work) {
   for (const cell of cells) {
     cell.kept = agreementOf(reference, cell.rankings, k);
     cell.bytes = bytesOf(cell.size, cell.type);
-    cell.factor = bytesOf(native, "float") / cell.bytes;
+    cell.factor = cells[0].bytes / cell.bytes;
   }
   const notes = [readingNotes(documents, model), readingNotes(questions, model)].filter(Boolean);
   return { model, texts, asked, sizes, cells, reference, k, notes, chosen: suggested(cells, k) };
@@ -133,8 +132,11 @@ function show(app, panel, results, comparison) {
 
 // --- the sizes
 
-function verdict({ chosen, k, cells }) {
-  if (chosen === cells[0]) return `At full size in float32, a million vectors take ${fmt.bytes(chosen.bytes)}.`;
+function verdict({ chosen, k, cells, model }) {
+  const isFull = chosen.size === model.dimensions.native;
+  if (chosen === cells[0]) {
+    return `At ${isFull ? "full size" : `${chosen.size} dimensions`} in float32, a million vectors take ${fmt.bytes(chosen.bytes)}.`;
+  }
   const place = `At ${chosen.size} dimensions in ${typeName(chosen.type)}`;
   const stay = chosen.kept.mean === k ? `all of the first ${k} results stay` : `${chosen.kept.text} results stay`;
   return `${place}, ${stay}, at ${part(chosen.factor)} of the bytes.`;
@@ -166,7 +168,7 @@ function sizesCard(comparison, choose) {
       h(
         "span",
         { class: "hint" },
-        size === model.dimensions.native ? "full size" : trained ? "trained" : "not trained"
+        size === model.dimensions.native ? "full size" : sizes.length === 1 ? "the only size" : trained ? "trained" : "not trained"
       ),
     ],
     ...TYPES.map((type) => {

@@ -1,6 +1,7 @@
 // The documents that Choose and Map share: typed or from files, and their vectors.
 
 import { field, fill, fmt, h } from "./dom.js";
+import { fullSize } from "./numbers.js";
 import { MOST_TEXTS, readFile, textsOf } from "./reading.js";
 import { documents as sampleDocuments } from "./sample.js";
 
@@ -62,7 +63,7 @@ export function onDocuments(callback) {
  * show the same documents.
  */
 export function documentsInput(panel, app, rows) {
-  const area = h("textarea", { rows, spellcheck: "false", oninput: () => typed(area.value) });
+  const area = h("textarea", { rows, dir: "auto", spellcheck: "false", oninput: () => typed(area.value) });
   const typed = (value) => {
     state.typed = value;
     showCount();
@@ -93,11 +94,12 @@ export function documentsInput(panel, app, rows) {
     try {
       for (const file of chosenFiles) {
         const texts = await readFile(file, state.by);
-        const held = state.files.reduce((sum, each) => sum + each.texts.length, 0);
+        const others = state.files.filter((each) => each.name !== file.name);
+        const held = others.reduce((sum, each) => sum + each.texts.length, 0);
         if (held + texts.length > MOST_TEXTS) {
           throw new Error(`${file.name} was not taken. ${tooMany(held + texts.length)}`);
         }
-        state.files = [...state.files.filter((each) => each.name !== file.name), { name: file.name, texts }];
+        state.files = [...others, { name: file.name, texts }];
       }
     } catch (error) {
       app.showError(panel, error);
@@ -198,11 +200,12 @@ export async function vectorsOf(app, model, part, texts, inputType, work) {
   const of = JSON.stringify([model.fingerprint, texts]);
   const kept = answers.get(key);
   if (kept?.of === of) return kept.answer;
-  const dimensions = model.dimensions.native;
+  const dimensions = fullSize(model.dimensions);
   const answer = await app.api.embed(texts, {
     model: model.id,
     inputType,
     dimensions,
+    fingerprint: model.fingerprint,
     limits: model.limits,
     ...work,
   });

@@ -109,12 +109,15 @@ async function copied(text) {
     return true;
   } catch {
     // Without TLS, browsers keep the clipboard from pages of other machines.
+    const held = document.activeElement;
     const area = h("textarea", { class: "hidden" });
     area.value = text;
     document.body.append(area);
+    area.focus({ preventScroll: true });
     area.select();
     const done = document.execCommand("copy");
     area.remove();
+    held.focus({ preventScroll: true });
     return done;
   }
 }

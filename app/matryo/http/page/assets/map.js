@@ -190,7 +190,7 @@ function groupTable({ texts }, groups, by) {
       h(
         "ul",
         { class: "nearest" },
-        members.slice(0, NEAREST).map((i) => h("li", {}, clip(texts[i])))
+        members.slice(0, NEAREST).map((i) => h("li", {}, h("bdi", {}, clip(texts[i]))))
       ),
     ]),
     { class: "groups" }
@@ -248,7 +248,7 @@ function plotOf({ texts, plane }, groups) {
     tip.hidden = i < 0;
     if (i < 0) return;
     points[i].classList.add("shown");
-    fill(tip, h("strong", {}, groups[groupOf.get(i)].name), h("span", {}, clip(texts[i])));
+    fill(tip, h("strong", {}, groups[groupOf.get(i)].name), h("span", { dir: "auto" }, clip(texts[i])));
     const { width, height } = canvas.getBoundingClientRect();
     const [x, y] = places[i];
     tip.style.left = `${Math.max(0, Math.min(x + 12, width - tip.offsetWidth))}px`;

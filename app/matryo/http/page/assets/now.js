@@ -1,5 +1,6 @@
 // The tab Now: what is served, and how busy the server is between two scrapes of /metrics.
 
+import { NO_KEY, isKey } from "./api.js";
 import { copyButton, field, fill, fmt, h, svg, table } from "./dom.js";
 import { growth, most, parse, quantile, sum } from "./metrics.js";
 
@@ -43,9 +44,10 @@ export function start(panel, app) {
 function showServed(section, app) {
   const models = app.models();
   const rows = models.map((model, index) => {
-    const { native, trained, can_be_cut } = model.dimensions;
+    const { native, trained, can_be_cut, default: usual } = model.dimensions;
     const others = trained.filter((size) => size !== native);
-    const sizes = others.length ? `also trained for ${others.join(", ")}` : can_be_cut ? "can be cut" : "fixed";
+    const bound = usual === native ? "fixed" : `this server gives ${usual} only`;
+    const sizes = !can_be_cut ? bound : others.length ? `also trained for ${others.join(", ")}` : "can be cut";
     return [
       h("span", {}, model.id, index === 0 && h("span", { class: "tag" }, "default")),
       model.precision,
@@ -200,6 +202,10 @@ class Load {
     const asked = this.app.api.metricsKey;
     const input = h("input", { type: "password", autocomplete: "off", required: true, spellcheck: "false" });
     this.said.textContent = "";
+    const tell = (fault) => {
+      this.section.querySelector(".fault")?.remove();
+      if (fault) this.section.append(h("p", { class: "fault", role: "alert" }, fault));
+    };
     return new Promise((resolve) => {
       const form = h(
         "form",
@@ -207,17 +213,18 @@ class Load {
           class: "row",
           onsubmit: (event) => {
             event.preventDefault();
-            this.app.keepMetricsKey(input.value.trim());
+            const key = input.value.trim();
+            if (!isKey(key)) return tell(NO_KEY);
+            this.app.keepMetricsKey(key);
             form.remove();
-            this.section.querySelector(".fault")?.remove();
+            tell(null);
             resolve();
           },
         },
         field("Key of the metrics", input, "The metrics of this server ask for a key of their own (MATRYO_METRICS_KEY)."),
         h("button", { type: "submit", class: "primary" }, "Use this key")
       );
-      this.section.querySelector(".fault")?.remove();
-      if (asked) this.section.append(h("p", { class: "fault", role: "alert" }, error.message));
+      tell(asked && error.message);
       this.section.append(form);
     });
   }

@@ -171,13 +171,22 @@ export function bytesOf(size, type, count = 1e6) {
 }
 
 /**
+ * The largest size that the server gives: the model's own, unless the server is bound to another.
+ * @param {{native: number, can_be_cut: boolean, default: number}} dimensions
+ */
+export function fullSize({ native, can_be_cut: cuts, default: usual }) {
+  return cuts ? native : usual;
+}
+
+/**
  * The sizes to compare, largest first: the trained ones; of a model that was trained for its full
  * size alone, also a half and a quarter, where the server cuts to any size.
- * @param {{native: number, trained: number[], can_be_cut: boolean, strict: boolean}} dimensions
+ * @param {{native: number, trained: number[], can_be_cut: boolean, default: number, strict: boolean}} dimensions
  * @returns {{size: number, trained: boolean}[]}
  */
-export function sizesOf({ native, trained, can_be_cut: cuts, strict }) {
-  if (!cuts) return [{ size: native, trained: true }];
+export function sizesOf(dimensions) {
+  const { native, trained, can_be_cut: cuts, strict } = dimensions;
+  if (!cuts) return [{ size: fullSize(dimensions), trained: true }];
   const sizes = [...new Set([native, ...trained])].map((size) => ({ size, trained: true }));
   if (sizes.length > 1 || strict) return sizes.sort((a, b) => b.size - a.size);
   const parts = [2, 4].map((n) => Math.floor(native / n / 8) * 8).filter((size) => size > 0);

@@ -2,7 +2,7 @@
 
 import { inputTypeOf, starter, vectorsOf } from "./documents.js";
 import { field, fill, h, select, table } from "./dom.js";
-import { rankings } from "./numbers.js";
+import { fullSize, rankings } from "./numbers.js";
 import { agreementOf, sideBySide } from "./ranks.js";
 
 /** Input types of questions and documents that give other prefixes than the right ones do. */
@@ -17,6 +17,13 @@ function otherPrefixes(model) {
   return all.filter(([type]) => !seen.has(prefixes(type, type)) && seen.add(prefixes(type, type)));
 }
 
+function noOthers({ id, prompts, input_types: types, default_input_type: usual }) {
+  const isBound = Object.keys(prompts).some((type) => !types.includes(type));
+  return isBound
+    ? `This server embeds every text as ${usual}, so there is no other prefix to try.`
+    : `${id} puts no prefix before questions or documents, so there is none to forget.`;
+}
+
 /**
  * What wrong prefixes do, by further requests, which a button of the card sends.
  * @returns {{card: HTMLElement, stop: () => void}} `stop` ends the requests
@@ -26,7 +33,7 @@ export function prefixesCard(app, panel, comparison, question) {
   const card = h("section", { class: "card" }, h("h2", {}, "What prefixes do"));
   const settings = otherPrefixes(model);
   if (!settings.length) {
-    card.append(h("p", {}, `${model.id} puts no prefix before questions or documents, so there is none to forget.`));
+    card.append(h("p", {}, noOthers(model)));
     return { card, stop: () => {} };
   }
   const result = h("div", { class: "stack" });
@@ -36,7 +43,7 @@ export function prefixesCard(app, panel, comparison, question) {
     for (const [type, name] of settings) {
       const documents = await vectorsOf(app, model, "documents", comparison.texts, inputTypeOf(model, type), work);
       const questions = await vectorsOf(app, model, "questions", comparison.asked, inputTypeOf(model, type), work);
-      const found = rankings(documents.rows, questions.rows, model.dimensions.native, "float");
+      const found = rankings(documents.rows, questions.rows, fullSize(model.dimensions), "float");
       lists.push({ name, rankings: found, kept: agreementOf(comparison.reference, found, comparison.k) });
     }
     work.signal.throwIfAborted();

@@ -36,7 +36,7 @@ export function sideBySide(label, texts, lists, k) {
         "ol",
         {},
         top.map((each) =>
-          h("li", {}, h("span", { class: "clipped" }, i > 0 && [mark(each, k), " "], texts[each.index]))
+          h("li", {}, h("span", { class: "clipped" }, i > 0 && [mark(each, k), " "], h("bdi", {}, texts[each.index])))
         )
       ),
       left.length > 0 && h("p", { class: "hint" }, `No longer among the first ${k}:`),
@@ -44,7 +44,7 @@ export function sideBySide(label, texts, lists, k) {
         h(
           "ul",
           { class: "left" },
-          left.map((each) => h("li", {}, h("span", { class: "clipped" }, mark(each, k), " ", texts[each.index])))
+          left.map((each) => h("li", {}, h("span", { class: "clipped" }, mark(each, k), " ", h("bdi", {}, texts[each.index]))))
         )
     );
   });

@@ -10,7 +10,7 @@ const SHADES = 9;
 export function similarityTable(texts, rows, type) {
   const shown = texts.slice(0, MOST);
   const cells = shown.map((text, i) => [
-    h("span", { class: "text", title: text }, `${i + 1} ${text}`),
+    h("span", { class: "text", dir: "auto", title: text }, `${i + 1} ${text}`),
     ...shown.map((_, j) => {
       const value = cosine(rows[i], rows[j], type);
       return { text: value.toFixed(2), class: `num shade${shade(value)}` };

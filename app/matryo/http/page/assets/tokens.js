@@ -8,7 +8,7 @@ const MOST_TOKENS = 200; // of a text, until all are asked for
 /** Fill a card with the tokens that the server's default model reads. */
 export async function showTokens(section, { texts, options, model }, answer, app, signal) {
   const title = h("h2", { id: "tokens" }, "Tokens");
-  if (!app.isDefault()) {
+  if (model.id !== app.models()[0].id) {
     fill(
       section,
       title,
@@ -16,7 +16,7 @@ export async function showTokens(section, { texts, options, model }, answer, app
     );
     return;
   }
-  const shown = texts.slice(0, MOST_TEXTS);
+  const shown = texts.slice(0, Math.min(MOST_TEXTS, model.limits.max_inputs ?? MOST_TEXTS));
   let found;
   try {
     found = await app.api.tokenize(shown, { promptName: options.inputType, signal });
@@ -32,10 +32,10 @@ export async function showTokens(section, { texts, options, model }, answer, app
       "p",
       { class: "muted" },
       "As the model reads them, with prompt and special tokens",
-      texts.length > shown.length && `, of the first ${MOST_TEXTS} texts`,
+      texts.length > shown.length && `, of the first ${shown.length === 1 ? "text" : `${shown.length} texts`}`,
       "."
     ),
-    h("ol", { class: "items" }, found.map((tokens) => h("li", {}, spelled(tokens, model))))
+    h("ol", { class: "items", tabindex: "0", "aria-label": "Tokens" }, found.map((tokens) => h("li", {}, spelled(tokens, model))))
   );
 }
 

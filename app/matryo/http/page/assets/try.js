@@ -30,6 +30,10 @@ export function start(panel, app) {
     if (running) return running.abort();
     const texts = form.texts();
     app.showError(panel, null);
+    if (form.size.validity.badInput) {
+      app.showError(panel, new Error("The size is no whole number. Write one, or leave the field empty."));
+      return form.size.focus();
+    }
     if (!texts.length) {
       app.showError(panel, new Error("There is no text. Write one at least."));
       return form.focus();
@@ -49,7 +53,7 @@ export function start(panel, app) {
   async function run(texts, n, options, signal) {
     const model = app.model();
     const begun = performance.now();
-    const answer = await app.api.embed(texts, { ...options, limits: model.limits, signal });
+    const answer = await app.api.embed(texts, { ...options, fingerprint: model.fingerprint, limits: model.limits, signal });
     const ms = performance.now() - begun;
     const asked = { texts, options, model };
     const tokens = h("section", { class: "card", "aria-labelledby": "tokens" });
@@ -59,7 +63,7 @@ export function start(panel, app) {
       vectors(asked, answer, app),
       texts.length > 1 && similarityTable(texts, answer.rows, options.embeddingType),
       tokens,
-      code(asked, app)
+      code(asked, answer, app)
     );
     app.announce(`${texts.length} ${texts.length === 1 ? "vector" : "vectors"}`);
     await showTokens(tokens, asked, answer, app, signal);
@@ -71,7 +75,7 @@ export function start(panel, app) {
 class Form {
   constructor(app) {
     this.app = app;
-    this.area = h("textarea", { rows: "7", spellcheck: "false", "aria-keyshortcuts": "Control+Enter" });
+    this.area = h("textarea", { rows: "7", dir: "auto", spellcheck: "false", "aria-keyshortcuts": "Control+Enter" });
     this.area.value = EXAMPLE;
     this.area.addEventListener("keydown", (event) => {
       if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) this.element.requestSubmit();
@@ -118,7 +122,7 @@ class Form {
     return {
       model: this.app.model().id,
       inputType: this.inputType.value || undefined,
-      dimensions: Number(this.size.value) || undefined,
+      dimensions: this.size.value ? Number(this.size.value) : undefined,
       embeddingType: this.type.value,
     };
   }
@@ -165,7 +169,7 @@ class Form {
           ? ["The model reads ", h("code", { class: "prefix" }, prompts[type]), " before each text."]
           : "The model reads the text alone."
     );
-    const size = Number(this.size.value) || dimensions.default;
+    const size = this.size.value ? Number(this.size.value) : this.size.validity.badInput ? NaN : dimensions.default;
     for (const chip of this.sizes.children) chip.setAttribute("aria-pressed", String(Number(chip.textContent) === size));
     const { native, trained, strict, can_be_cut: canBeCut } = dimensions;
     let fault = null;
@@ -176,9 +180,9 @@ class Form {
         : "The model was not trained for this size: vectors may rank worse than their size suggests.";
     }
     this.sizeHint.className = fault ? "warning" : "hint";
-    this.sizeHint.textContent = fault ?? (canBeCut ? "" : "This model's vectors cannot be cut.");
+    this.sizeHint.textContent = fault ?? (canBeCut ? "" : `This server gives ${dimensions.default} dimensions only.`);
     const packs = this.type.value.endsWith("binary");
-    const bytes = size * TYPES[this.type.value][1];
+    const bytes = (size >= 1 ? size : dimensions.default) * TYPES[this.type.value][1];
     this.typeHint.className = packs && size % 8 ? "warning" : "hint";
     this.typeHint.textContent =
       packs && size % 8
@@ -247,7 +251,7 @@ function vectors({ texts, options }, { rows }, app) {
       h(
         "div",
         { class: "row spread" },
-        h("span", { class: "text" }, text),
+        h("span", { class: "text", dir: "auto" }, text),
         h("span", { class: "buttons" }, more, copyButton(`Copy the vector of text ${index + 1}`, () => `[${Array.from(row, written).join(", ")}]`, app.announce))
       ),
       numbers
@@ -278,7 +282,7 @@ function written(x) {
   return String(x);
 }
 
-function code({ texts, options }, app) {
+function code({ texts, options }, { requests }, app) {
   const body = embedBody(texts, options);
   const shown = h("pre", { tabindex: "0", role: "region", "aria-label": "The request as code" });
   let text = "";
@@ -298,6 +302,12 @@ function code({ texts, options }, app) {
     h("div", { class: "row spread" }, h("h2", { id: "code" }, "The same as code"), copyButton("Copy the code", () => text, app.announce)),
     h("fieldset", {}, h("legend", { class: "hidden" }, "Language"), h("div", { class: "choices" }, choices)),
     shown,
-    h("p", { class: "hint" }, "The page sends this very body, and asks for the numbers as bytes (Accept: application/octet-stream).")
+    h(
+      "p",
+      { class: "hint" },
+      requests === 1
+        ? "The page sends this very body, and asks for the numbers as bytes (Accept: application/octet-stream)."
+        : `The page has sent these texts in ${requests} requests, because one may be too large for the server.`
+    )
   );
 }
