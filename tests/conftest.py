@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -35,6 +36,9 @@ def pytest_configure() -> None:
         "LANGSMITH_TRACING": "false",
         "LITELLM_LOCAL_MODEL_COST_MAP": "True",  # else litellm fetches prices when imported
     }
+    # A shell without job control has what it starts with & ignore Ctrl-C, and so would every
+    # command that a test starts.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     # A deadline would make a test depend on what else the machine does.
     hypothesis.settings.register_profile("matryo", deadline=None)
     hypothesis.settings.load_profile("matryo")
