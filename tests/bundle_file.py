@@ -45,7 +45,11 @@ def main() -> None:
     root = Path(sys.argv[1] if len(sys.argv) > 1 else tempfile.mkdtemp(prefix="matryo-bundle-"))
     model = make_model(root, "nomic_bert", model_id=MODEL, layer_norm=True, prompts=True)
     build_tiny(root, model, "int8")
-    store = {"MATRYO_HOME": str(root / "home"), "MATRYO_MODELS": str(model.models)}
+    store = {
+        "MATRYO_HOME": str(root / "home"),
+        "MATRYO_MODELS": str(model.models),
+        "MATRYO_KERNELS": "onnxruntime",  # which the model above was built for
+    }
     _run_page(root, store)
     file = root / "nomic"
 
