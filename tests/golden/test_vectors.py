@@ -18,8 +18,10 @@ pytestmark = pytest.mark.golden
 EARLIER: dict[str, Any] = json.loads(
     (Path(__file__).parent / "vectors-all-minilm-l6-v2.json").read_text(encoding="utf-8")
 )
-# Another CPU, or another version of ONNX Runtime, adds in another order.
-_OTHER_MACHINE = 1e-5
+# Another CPU, or another version of ONNX Runtime, adds in another order. Where numbers are rounded to
+# levels, a sum beside a boundary then falls to the next level: measured on AVX-512 beside AVX2, the
+# components of int8, q8 and q4 differ by up to 0.0017.
+_OTHER_MACHINE = {"fp32": 1e-5, "int8": 5e-3, "q8": 5e-3, "q4": 5e-3}
 
 
 @pytest.mark.timeout(300)
@@ -47,4 +49,4 @@ def test_the_same_vectors_as_before(
             assert hashlib.sha256(vectors.tobytes()).hexdigest() == noted["sha256"][str(size)]
         if size == 384:
             off = np.abs(vectors[:, :8] - np.array(noted["first_components"], np.float32)).max()
-            assert off <= _OTHER_MACHINE
+            assert off <= _OTHER_MACHINE[precision]
