@@ -72,6 +72,7 @@ class FakeEngine:
         self.facts = EngineFacts(
             weights_sha256=hashlib.sha256(f"{manifest.id} weights".encode()).hexdigest(),
             tokenizer_sha256=hashlib.sha256(f"{manifest.id} tokenizer".encode()).hexdigest(),
+            artifact_sha256=hashlib.sha256(f"{manifest.id} artefact".encode()).hexdigest(),
             native=0,
             onnxruntime="0.0",
         )

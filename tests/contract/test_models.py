@@ -66,6 +66,7 @@ async def test_facts(client: httpx2.AsyncClient, engine: FakeEngine) -> None:
         "runtime": {
             "matryo": matryo.__version__,
             "onnxruntime": "0.0",
+            "artifact_sha256": engine.facts.artifact_sha256,
             "native": 0,
             "machine": platform.machine(),
         },

@@ -39,12 +39,14 @@ class EngineFacts:
     Attributes:
         weights_sha256: of the checkpoint's weights.
         tokenizer_sha256: of the checkpoint's tokenizer.
+        artifact_sha256: of the files that were built from them.
         native: the interface of matryo-native that the graph uses; 0 for none.
         onnxruntime: version of the library.
     """
 
     weights_sha256: str
     tokenizer_sha256: str
+    artifact_sha256: str
     native: int
     onnxruntime: str
 

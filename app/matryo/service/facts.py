@@ -41,6 +41,7 @@ class Runtime:
     Attributes:
         matryo: version of Matryo.
         onnxruntime: version of ONNX Runtime.
+        artifact_sha256: of the files that the model was built into.
         native: the interface of matryo-native that the graph uses; 0 for none.
         machine: the kind of machine, as `uname -m` has it.
         cpu: the vector instructions that this process may use.
@@ -48,6 +49,7 @@ class Runtime:
 
     matryo: str
     onnxruntime: str
+    artifact_sha256: str
     native: int
     machine: str
     cpu: tuple[str, ...]
@@ -127,6 +129,7 @@ def facts_of(engine: Engine, defaults: Defaults, version: str) -> ModelFacts:
         runtime=Runtime(
             matryo=version,
             onnxruntime=made.onnxruntime,
+            artifact_sha256=made.artifact_sha256,
             native=made.native,
             machine=platform.machine(),
             cpu=cpu_features(),

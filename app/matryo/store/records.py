@@ -6,6 +6,7 @@ into one that names the file.
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, TypeVar, cast
@@ -101,6 +102,15 @@ class ArtifactRecord:
         native = "+native" if self.native else ""
         trusted = "+trusted" if self.against else ""
         return f"{self.model_id}/{self.precision}/{self.key}{native}{trusted}"
+
+    @property
+    def files_sha256(self) -> str:
+        """Names the bytes of the artefact's files.
+
+        Two builds of one fingerprint may differ in them: another CPU adds in another order.
+        """
+        lines = (f"{name} {file.sha256}\n" for name, file in sorted(self.files.items()))
+        return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
 _ARTIFACT = TypeAdapter(ArtifactRecord)

@@ -25,6 +25,7 @@ Kind = Literal[
     "dimensions",
     "default_input_type",
     "input_type",
+    "artifact",
     "cpu",
     "onnxruntime",
     "matryo",
@@ -58,6 +59,7 @@ NAMES: dict[Kind, str] = {
     "dimensions": "another size",
     "default_input_type": "another default input type",
     "input_type": "another input type",
+    "artifact": "another artefact of the same build, as another CPU makes it",
     "cpu": "another CPU",
     "onnxruntime": "another ONNX Runtime",
     "matryo": "another Matryo",
@@ -69,7 +71,7 @@ NAMES: dict[Kind, str] = {
 _MOVING: frozenset[Kind] = frozenset(
     {
         *("model", "precision", "kernels", "weights", "tokenizer", "output", "settings", "build"),
-        *("native_dimensions", "cpu", "onnxruntime", "matryo"),
+        *("native_dimensions", "artifact", "cpu", "onnxruntime", "matryo"),
     }
 )
 """Causes that can move the bits of a text with the same prompt."""
@@ -212,6 +214,8 @@ def _choices(recorded: Facts, found: Facts, before: Asked, after: Asked) -> Iter
 def _runtimes(recorded: Facts, found: Facts) -> Iterator[Cause]:
     """What computed the vectors."""
     one, other = recorded.runtime, found.runtime
+    if recorded.fingerprint == found.fingerprint and one.artifact_sha256 != other.artifact_sha256:
+        yield Cause("artifact", "sha256", one.artifact_sha256, other.artifact_sha256)
     if (one.machine, set(one.cpu)) != (other.machine, set(other.cpu)):
         yield Cause("cpu", "machine", _machine(one), _machine(other))
     if one.onnxruntime != other.onnxruntime:

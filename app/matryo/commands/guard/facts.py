@@ -34,6 +34,7 @@ class Runtime(_Facts):
 
     matryo: _Text
     onnxruntime: _Text
+    artifact_sha256: _Text
     native: _Count
     machine: _Text
     cpu: tuple[_Text, ...]

@@ -48,6 +48,7 @@ class OnnxEngine:
         self.facts = EngineFacts(
             weights_sha256=artifact.record.checkpoint_sha256,
             tokenizer_sha256=artifact.record.tokenizer_sha256,
+            artifact_sha256=artifact.record.files_sha256,
             native=artifact.record.native,
             onnxruntime=ORT_VERSION,
         )

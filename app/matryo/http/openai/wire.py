@@ -136,10 +136,15 @@ class ModelLimits(BaseModel):
 
 
 class ModelRuntime(BaseModel):
-    """What computes the vectors; `native` is 0 where the graph needs no matryo-native."""
+    """What computes the vectors; `native` is 0 where the graph needs no matryo-native.
+
+    `artifact_sha256` names the files that were built. A build on another CPU may give other bits
+    under the same fingerprint.
+    """
 
     matryo: str
     onnxruntime: str
+    artifact_sha256: str
     native: int
     machine: str
     cpu: list[str]

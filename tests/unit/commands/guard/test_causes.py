@@ -42,6 +42,7 @@ PLAIN: dict[str, Any] = {
     "runtime": {
         "matryo": "0.1.0",
         "onnxruntime": "1.31.1",
+        "artifact_sha256": "e" * 64,
         "native": 0,
         "machine": "x86_64",
         "cpu": ("AVX2", "FMA3"),
@@ -90,6 +91,7 @@ CHANGES: dict[Kind, Callable[[Values], Values]] = {
     "dimensions": within("sizes", strict=True),
     "default_input_type": lambda values: values | {"default_input_type": "query"},
     "input_type": lambda values: values | {"input_types": ("document", "none")},
+    "artifact": within("runtime", artifact_sha256="f" * 64),
     "cpu": within("runtime", cpu=("SSE42",)),
     "onnxruntime": within("runtime", onnxruntime="1.32.0"),
     "matryo": within("runtime", matryo="0.2.0"),
@@ -100,7 +102,7 @@ IN_KEY: frozenset[Kind] = frozenset(
         *("settings", "native_dimensions", "trained_dimensions"),
     }
 )
-RUNTIME: frozenset[Kind] = frozenset({"cpu", "onnxruntime", "matryo"})
+RUNTIME: frozenset[Kind] = frozenset({"artifact", "cpu", "onnxruntime", "matryo"})
 UNNAMED: frozenset[Kind] = frozenset({"default_dimensions", "default_input_type"})
 NAMED: frozenset[Kind] = frozenset({"dimensions", "input_type"})
 LEAVE, NAME = Asked(), Asked("query", 300)
@@ -147,8 +149,9 @@ def test_alone(kind: Kind) -> None:
 def test_together(kinds: set[Kind], names: bool, bits_differ: bool, turned: bool) -> None:
     """Several changes at once are all named, in both directions.
 
-    Those of the runtime are where bits differ, those of defaults where requests name nothing, and a
-    build where nothing else in the fingerprint's key was changed.
+    Those of the runtime are where bits differ, those of defaults where requests name nothing, a
+    build where nothing else in the fingerprint's key was changed, and an artefact where nothing in
+    the fingerprint was.
     """
     asked = NAME if names else LEAVE
     one, other = facts(PLAIN), changed(kinds)
@@ -159,6 +162,8 @@ def test_together(kinds: set[Kind], names: bool, bits_differ: bool, turned: bool
         expected -= RUNTIME
     if kinds & IN_KEY:
         expected -= {"build"}
+    if kinds & (IN_KEY | {"build", "trust"}):  # other fingerprints have other artefacts
+        expected -= {"artifact"}
     if turned:  # what was refused then, and is not now, keeps nobody from asking
         expected -= NAMED
     moving = expected - UNNAMED - NAMED - {"prompt", "trust", "trained_dimensions"}
