@@ -113,8 +113,8 @@ kill; and windows of long texts.
 @click.option(
     "--expect-fingerprint",
     metavar="FINGERPRINT",
-    help="Write nothing unless the vectors have this fingerprint, that of the index they are for, "
-    "or one that goes on behind it with a /.",
+    help="Fingerprint of the index, or its leading part up to a slash. Write nothing if the "
+    "vectors have another one.",
 )
 @click.option("--dedupe", is_flag=True, help="Compute equal texts of the whole input once.")
 @click.option(

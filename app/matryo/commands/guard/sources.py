@@ -182,13 +182,11 @@ class Local(AbstractContextManager["Local"]):
 
     def facts(self, *, canary: bool = True) -> Facts:  # noqa: ARG002 - it always has one
         """See `Source`."""
-        service = self.service
-        engine = service.directory.engines[0]
-        made = self.local.submit(lambda: service.canary(engine)).result()
+        made = self.local.canary()
         digests = {kind: {"sha256": made.sha256(kind)} for kind in made.vectors}
         shown = {
             "version": VERSION,
-            "dimensions": engine.manifest.output.dimensions.native,
+            "dimensions": self.service.directory.engines[0].manifest.output.dimensions.native,
             "vectors": digests,
         }
         return self.described().model_copy(update={"canary": Canary.model_validate(shown)})
